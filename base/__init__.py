@@ -1,0 +1,17 @@
+"""What extensions build on: the registries and the base classes."""
+from base.base_model import BaseModel
+from base.base_trainer import BaseTrainer
+from base.registries import (
+    DATASETS,
+    LOSSES,
+    METRICS,
+    MODELS,
+    OPTIMIZERS,
+    SCHEDULERS,
+    TRAINERS,
+    TRANSFORMS,
+    WRITERS,
+)
+
+__all__ = ["DATASETS", "LOSSES", "METRICS", "MODELS", "OPTIMIZERS", "SCHEDULERS", "TRAINERS", "TRANSFORMS", "WRITERS",
+           "BaseModel", "BaseTrainer"]  # fmt: skip

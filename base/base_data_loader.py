@@ -1,0 +1,277 @@
+"""Splits, samplers and loaders: which samples come in which order, and how they become batches."""
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+
+from utils.errors import ConfigError
+from utils.random import derive, permutation, seed_cpu
+from utils.signals import ignore_in_worker
+from utils.signature import CountInt, PositiveInt, at_least
+
+log = logging.getLogger(__name__)
+SPLITS = ("train", "val", "test")
+Transform = Callable[[Any], Any]
+
+
+class DataSplits:
+    """The train, val and test splits of a dataset, and loaders over them.
+
+    Order, augmentation and the train/val split are functions of `(seed, epoch, sample index)`: the number of workers
+    never changes a result, and an epoch can be entered at any batch at no cost.
+
+    Args:
+        build_dataset: split name to Dataset; None from it means that there is no such split.
+        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see `transformed` and `prepare`.
+        seed: the run's seed.
+        batch_size: samples in a batch, of all processes together.
+        eval_batch_size: the same for val and test; by default `batch_size`.
+        validation_split: the part of train (0.1) or the number of its samples (500) to validate on. None takes the
+            dataset's own val split.
+        batches_per_epoch: cuts epochs to this many batches; an endless IterableDataset needs it.
+        shuffle, drop_last: of the train split.
+        num_workers, pin_memory, timeout, prefetch_factor, persistent_workers, multiprocessing_context: of torch's
+            DataLoader. By default memory is pinned for CUDA and workers persist.
+    """
+
+    def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),
+                 seed: int = 0, *, batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
+                 validation_split: Annotated[float, at_least(0)] | None = None,
+                 batches_per_epoch: PositiveInt | None = None,
+                 shuffle: bool = True, drop_last: bool = False, num_workers: CountInt = 0,
+                 pin_memory: bool | None = None, timeout: Annotated[float, at_least(0)] = 0,
+                 prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
+                 multiprocessing_context: str | None = None):  # fmt: skip
+        self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
+        self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
+                               "pin_memory": torch.cuda.is_available() if pin_memory is None else pin_memory}  # fmt: skip
+        if num_workers:
+            self.loader_options |= {
+                "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,
+                "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}  # fmt: skip
+        self._build_dataset = build_dataset
+        self._datasets: dict[str, Dataset | None] = {}
+        self._loaders: dict[str, DataLoader] = {}
+
+    def dataset(self, split: str) -> Dataset | None:
+        """The dataset that `split` draws from, built on first use; None where there is no such split.
+
+        Raises ConfigError where it cannot be built or holds no samples.
+        """
+        source = "train" if split == "val" and self.validation_split else split
+        if source not in self._datasets:
+            try:
+                self._datasets[source] = self._build_dataset(source)
+            except ConfigError as error:
+                hint = "\nWithout a val split of its own, set data_loader.validation_split, such as 0.1." if source == "val" else ""
+                raise ConfigError(f"{error}{hint}") from error
+        return self._datasets[source]
+
+    def indices(self, split: str) -> torch.Tensor:
+        """The dataset's indices that make up `split`, ascending, int64."""
+        num_samples = len(self.dataset(split))
+        if num_samples == 0:
+            raise ConfigError(f"dataset: the {split} split holds no samples")
+        if split == "test" or not self.validation_split:
+            return torch.arange(num_samples)
+        share = self.validation_split
+        num_val = int(share) if share >= 1 else round(num_samples * share)
+        if not 0 < num_val < num_samples:
+            raise ConfigError(f"data_loader.validation_split: {share} of {num_samples} samples leaves "
+                              f"{num_samples - num_val} for training and {num_val} for validation")  # fmt: skip
+        order = permutation(derive(self.seed, "split"), num_samples)
+        return (order[:num_val] if split == "val" else order[num_val:]).sort().values
+
+    def num_samples(self, split: str) -> int | None:
+        """The size of a split; None where an IterableDataset does not tell."""
+        if isinstance(self.dataset(split), IterableDataset):
+            return len(self.dataset(split)) if hasattr(self.dataset(split), "__len__") else None
+        return len(self.indices(split))
+
+    def num_batches(self, split: str) -> int | None:
+        """Batches in an epoch of a split; None where an IterableDataset does not tell."""
+        num_samples, size = self.num_samples(split), self.batch_size if split == "train" else self.eval_batch_size
+        limit = self.batches_per_epoch if split == "train" else None
+        if num_samples is None:
+            return limit
+        drop = self.drop_last and split == "train"
+        num_batches = num_samples // size if drop else -(-num_samples // size)
+        return min(num_batches, limit) if limit else num_batches
+
+    def batches(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[tuple[int, Any]]:
+        """The batches of a split from number `start` on, as (number of samples, batch), on the CPU.
+
+        `epoch` fixes order and augmentation of the train split; val and test are the same in every epoch.
+        """
+        loader = self._loaders.get(split)
+        if loader is None:
+            loader = self._loaders[split] = self._build_loader(split)
+        position = loader.dataset if isinstance(loader.dataset, _Stream) else loader.batch_sampler
+        position.epoch, position.start = epoch, start
+        limit = self.batches_per_epoch if split == "train" else None
+        return itertools.islice(loader, limit and max(limit - start, 0))
+
+    def first_batch(self, split: str) -> tuple[int, Any]:
+        """The first batch of a split, fetched in this process."""
+        dataset = self.dataset(split)
+        size = self.batch_size if split == "train" else self.eval_batch_size
+        if isinstance(dataset, IterableDataset):
+            samples = list(itertools.islice(iter(self._view(split)), size))
+        else:
+            view = self._view(split)
+            samples = [view[key] for key in next(iter(self._sampler(split)))]
+        if not samples:
+            raise ConfigError(f"dataset: the {split} split holds no samples")
+        return self._collate(dataset)(samples)
+
+    def prepare(self, batch: Any, device: torch.device, channels_last: bool = False) -> Any:
+        """A batch on `device`, its input through the `batch` transforms there.
+
+        uint8 images `[B, C, H, W]` first become float32 in [0, 1].
+        """
+        batch = _to_device(batch, device)
+        return on_input(batch, lambda inputs: self._finish(inputs, channels_last))
+
+    def _finish(self, inputs: Any, channels_last: bool) -> Any:
+        if isinstance(inputs, torch.Tensor) and inputs.dtype == torch.uint8 and inputs.ndim == 4:
+            inputs = inputs.float().div_(255)
+        for transform in self.transforms["batch"]:
+            inputs = transform(inputs)
+        if channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _build_loader(self, split: str) -> DataLoader:
+        dataset, options = self.dataset(split), dict(self.loader_options)
+        options |= {"collate_fn": self._collate(dataset), "generator": torch.Generator()}
+        if not isinstance(dataset, IterableDataset):
+            return DataLoader(self._view(split), batch_sampler=self._sampler(split), **options)
+        if options["num_workers"]:  # several would each read the whole stream, or change its order
+            options |= {"num_workers": 1, "persistent_workers": False}
+        train = split == "train"
+        return DataLoader(self._view(split), batch_size=self.batch_size if train else self.eval_batch_size,
+                          drop_last=self.drop_last and train, **options)  # fmt: skip
+
+    def _view(self, split: str) -> Dataset:
+        dataset = self.dataset(split)
+        transforms = self.transforms["train" if split == "train" else "eval"]
+        seed = derive(self.seed, "sample", SPLITS.index(split))
+        if isinstance(dataset, IterableDataset):
+            return _Stream(dataset, transforms, seed, self.batch_size if split == "train" else self.eval_batch_size)
+        return _Samples(dataset, transforms, seed)
+
+    def _sampler(self, split: str) -> "PositionSampler":
+        train = split == "train"
+        return PositionSampler(self.indices(split), self.batch_size if train else self.eval_batch_size,
+                               derive(self.seed, "order"), shuffle=self.shuffle and train,
+                               drop_last=self.drop_last and train)  # fmt: skip
+
+    def _collate(self, dataset: Dataset) -> Callable[[list], tuple[int, Any]]:
+        return _CountingCollate(getattr(dataset, "collate_fn", default_collate))
+
+
+class PositionSampler(Sampler[list]):
+    """Batches of `(epoch, index)` pairs; set `epoch` and `start` before iterating.
+
+    The order is a function of `(seed, epoch)` alone. Entering at batch `start` skips indices, never data.
+    """
+
+    def __init__(self, indices: torch.Tensor, batch_size: int, seed: int, *, shuffle: bool, drop_last: bool):
+        self.indices, self.batch_size, self.seed, self.shuffle = indices, batch_size, seed, shuffle
+        self.num_used = len(indices) // batch_size * batch_size if drop_last else len(indices)
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return -(-self.num_used // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.indices
+        if self.shuffle:
+            order = order[permutation(derive(self.seed, "epoch", self.epoch), len(order))]
+        for first in range(self.start * self.batch_size, self.num_used, self.batch_size):
+            chosen = order[first : min(first + self.batch_size, self.num_used)]
+            yield [(self.epoch, index) for index in chosen.tolist()]
+
+
+class _Samples(Dataset):
+    """A dataset with its transforms, keyed by `(epoch, index)`, which also seeds all randomness of the sample."""
+
+    def __init__(self, dataset: Dataset, transforms: list[Transform], seed: int):
+        self.dataset, self.transforms, self.seed = dataset, transforms, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        seed_cpu(derive(self.seed, "sample", epoch, index))
+        return transformed(self.dataset[index], self.transforms)
+
+
+class _Stream(IterableDataset):
+    """An IterableDataset with its transforms; `(epoch)` seeds what it draws, `set_epoch` tells it where it has one."""
+
+    def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int):
+        self.dataset, self.transforms, self.seed, self.batch_size = dataset, transforms, seed, batch_size
+        self.epoch = self.start = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(self.epoch)
+        samples = iter(self.dataset)
+        for index in itertools.count():
+            seed_cpu(derive(self.seed, "sample", self.epoch, index))
+            try:
+                sample = next(samples)
+            except StopIteration:
+                return
+            if index >= self.start * self.batch_size:
+                yield transformed(sample, self.transforms)
+
+
+class _CountingCollate:
+    """Collates samples to `(how many, batch)`: averages over samples need the number, whatever a batch looks like."""
+
+    def __init__(self, collate: Callable[[list], Any]):
+        self.collate = collate
+
+    def __call__(self, samples: list) -> tuple[int, Any]:
+        return len(samples), self.collate(samples)
+
+
+def transformed(sample: Any, transforms: list[Transform]) -> Any:
+    """`sample` with its input through `transforms`; an input that is still a PIL image becomes uint8 `[C, H, W]`."""
+
+    def apply(value):
+        for transform in transforms:
+            value = transform(value)
+        return _image_to_tensor(value) if hasattr(value, "getbands") else value
+
+    return on_input(sample, apply)
+
+
+def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
+    """`sample` with `function` applied to its input: the first of a tuple or list, else (a dict, say) the whole."""
+    if isinstance(sample, (tuple, list)) and sample:
+        first = function(sample[0])
+        return type(sample)(first, *sample[1:]) if hasattr(sample, "_fields") else type(sample)([first, *sample[1:]])
+    return function(sample)
+
+
+def _image_to_tensor(image) -> torch.Tensor:
+    pixels = np.array(image)
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Mapping):
+        return type(batch)({key: _to_device(value, device) for key, value in batch.items()})
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_to_device(value, device) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_to_device(value, device) for value in batch)
+    return batch.to(device, non_blocking=True) if hasattr(batch, "to") else batch

@@ -1,0 +1,126 @@
+"""Totals that add up: averages over samples, whatever the batches look like, and torchmetrics for what does not add up."""
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+class Totals:
+    """Sample-weighted means of named values over an epoch, and over the stretch since the last log point.
+
+    Values stay on the device as they come and are read by the host in one go when somebody asks. They are then added
+    one by one in double precision, so that it makes no difference when, or how often, somebody asked.
+    """
+
+    def __init__(self):
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self._mark: dict[str, tuple[float, int]] = {}
+        self._pending: dict[str, list[tuple[torch.Tensor, int, int]]] = {}  # (value, its weight, samples)
+
+    def add(self, values: Mapping[str, Any], count: int) -> None:
+        """Takes the values of a batch of `count` samples: each a mean over it (0-dim) or one per sample `[count]`."""
+        for name, value in values.items():
+            value = torch.as_tensor(value).detach()
+            if value.ndim == 0:
+                entry = (value, count, count)
+            elif value.ndim == 1:
+                entry = ((value if value.is_floating_point() else value.float()).sum(), 1, len(value))
+            else:
+                raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
+                                 "or one for each sample [B]")  # fmt: skip
+            self._pending.setdefault(name, []).append(entry)
+
+    def _fold(self) -> None:
+        for name, entries in self._pending.items():
+            read = torch.stack([value for value, _, _ in entries]).tolist()
+            for value, (_, weight, count) in zip(read, entries, strict=True):
+                self.sums[name] = self.sums.get(name, 0.0) + value * weight
+                self.counts[name] = self.counts.get(name, 0) + count
+        self._pending = {}
+
+    def means(self) -> dict[str, float]:
+        """The means since `reset`. Waits for the device."""
+        self._fold()
+        return {name: self.sums[name] / self.counts[name] for name in self.sums}
+
+    def recent(self) -> dict[str, float]:
+        """The means since the last call of `recent` (or `reset`). Waits for the device."""
+        self._fold()
+        values = {}
+        for name, total in self.sums.items():
+            earlier_total, earlier_count = self._mark.get(name, (0.0, 0))
+            if count := self.counts[name] - earlier_count:
+                values[name] = (total - earlier_total) / count
+            self._mark[name] = (total, self.counts[name])
+        return values
+
+    def reset(self) -> None:
+        self.sums, self.counts, self._mark, self._pending = {}, {}, {}, {}
+
+    def state_dict(self) -> dict:
+        self._fold()
+        return {"sums": dict(self.sums), "counts": dict(self.counts), "mark": {n: list(m) for n, m in self._mark.items()}}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.sums, self.counts, self._pending = dict(state["sums"]), dict(state["counts"]), {}
+        self._mark = {name: tuple(mark) for name, mark in state["mark"].items()}
+
+
+class Metrics:
+    """The metrics of a split, called with `(outputs, targets)` batch by batch.
+
+    A metric is a function that gives one value per sample `[B]` (or the batch's mean), or an object with `update`,
+    `compute` and `reset`, such as a torchmetrics.Metric, for what does not add up sample by sample (F1, AUROC).
+    """
+
+    def __init__(self, metrics: Mapping[str, Callable] = (), device: torch.device | None = None):
+        metrics = dict(metrics)
+        objects = {name: metric for name, metric in metrics.items() if hasattr(metric, "compute")}
+        self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
+        self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
+        for metric in self.objects.values():
+            if isinstance(metric, torch.nn.Module):
+                metric.to(device)
+                metric.persistent(True)  # their counts belong to the state of an unfinished epoch
+
+    @torch.no_grad()
+    def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
+        """The values of the functions on this batch; objects take note and are asked at the end."""
+        for metric in self.objects.values():
+            metric.update(outputs, targets)
+        return {name: function(outputs, targets) for name, function in self.functions.items()}
+
+    def compute(self) -> dict[str, float]:
+        """The values of the objects since `reset`. One that gives several numbers gives `name_0`, `name_1`, ..."""
+        values = {}
+        for name, metric in self.objects.items():
+            result = metric.compute()
+            if isinstance(result, Mapping):
+                values |= {f"{name}_{key}": float(value) for key, value in result.items()}
+            elif torch.as_tensor(result).ndim == 0:
+                values[name] = float(result)
+            else:
+                values |= {f"{name}_{i}": v for i, v in enumerate(torch.as_tensor(result).flatten().tolist())}
+        return values
+
+    def reset(self) -> None:
+        for metric in self.objects.values():
+            metric.reset()
+
+    def state_dict(self) -> dict:
+        return {name: metric.state_dict() for name, metric in self.objects.items() if hasattr(metric, "state_dict")}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, inner in state.items():
+            self.objects[name].load_state_dict(inner)
+
+
+def as_values(result: Any) -> Mapping[str, Any]:
+    """What a step returned, as named values: a dict as it is, a single tensor as the loss."""
+    if isinstance(result, Mapping):
+        return result
+    if isinstance(result, (torch.Tensor, float)):
+        return {"loss": result}
+    raise TypeError(f"a step returns a dict of values such as {{'loss': loss}}, or the loss; not {type(result).__name__}")

@@ -1,0 +1,94 @@
+"""Conveniences around a model: a base class, parameter groups, freezing, a summary."""
+import fnmatch
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from utils.errors import ConfigError
+
+
+class BaseModel(nn.Module):
+    """An nn.Module that knows its size. Plain nn.Modules are as welcome."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def freeze(self, *patterns: str) -> None:
+        """Stops training the parameters whose names match one of `patterns` (`"features.*"`)."""
+        freeze(self, patterns)
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Stops training the parameters whose names match. Raises ConfigError for a pattern that matches nothing.
+
+    Layers with running statistics (BatchNorm) still update those in training mode.
+    """
+    for pattern in patterns:
+        matching = [p for name, p in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
+        if not matching:
+            raise ConfigError(f"no parameter of the model matches '{pattern}'. There are: {_some_names(model)}")
+        for parameter in matching:
+            parameter.requires_grad_(False)
+
+
+def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (), decay_bias_and_norm: bool = True) -> list[dict]:
+    """The trainable parameters as groups for an optimizer.
+
+    Args:
+        model: whose parameters to group.
+        rules: `{"match": "backbone.*", "lr": 1e-4}`: what matches by name gets options of its own, or is frozen by
+            `{"match": ..., "frozen": True}`. The first rule that matches counts.
+        decay_bias_and_norm: False exempts biases, and weights and gains of normalisation layers (all parameters of
+            fewer than two dimensions), from weight decay.
+
+    Raises ConfigError for a rule that matches no parameter.
+    """
+    rules = list(rules)
+    freeze(model, [rule["match"] for rule in rules if rule.get("frozen")])
+    groups: dict[tuple, dict] = {}
+    used: set[int] = set()
+    for name, parameter in model.named_parameters():
+        number = next((i for i, rule in enumerate(rules) if fnmatch.fnmatchcase(name, rule["match"])), None)
+        used.add(number)
+        if not parameter.requires_grad:
+            continue
+        options = {} if number is None else {k: v for k, v in rules[number].items() if k not in ("match", "frozen")}
+        exempt = not decay_bias_and_norm and parameter.ndim < 2
+        if exempt:
+            options = {"weight_decay": 0.0, **options}
+        groups.setdefault((number is not None, number or 0, exempt), {"params": [], **options})["params"].append(parameter)
+    if unused := [rule["match"] for i, rule in enumerate(rules) if i not in used]:
+        raise ConfigError(f"optimizer.groups: '{unused[0]}' matches no parameter that an earlier rule left over. "
+                          f"There are: {_some_names(model)}")  # fmt: skip
+    if not groups:
+        raise ConfigError("optimizer: the model has no parameters to train")
+    return [groups[key] for key in sorted(groups)]
+
+
+def summarize(model: nn.Module) -> str:
+    """A table of the model's layers (two levels deep) and their parameters."""
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    rows = []
+    for name, module in model.named_modules():
+        if name and name.count(".") < 2:
+            size = sum(p.numel() for p in module.parameters())
+            rows.append((f"  {'  ' * name.count('.')}{name}", type(module).__name__, f"{size:,}" if size else "-"))
+    rows = rows if len(rows) <= 24 else [row for row in rows if "." not in row[0]]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+    frozen = f", {total - trainable:,} of them frozen" if trainable < total else ""
+    return "\n".join([f"{type(model).__name__}: {total:,} parameters{frozen}", *lines])
+
+
+def _some_names(model: nn.Module) -> str:
+    names = [name for name, _ in model.named_parameters()]
+    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+
+
+def as_floats(parameters: Iterable[torch.Tensor]) -> bool:
+    """Whether all parameters are floating point on a device for which torch has fused optimizers."""
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)

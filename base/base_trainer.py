@@ -1,0 +1,340 @@
+"""The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+
+from base.base_data_loader import DataSplits
+from base.base_metric import Metrics, Totals, as_values
+from logger.run_log import RunLog
+from utils.checkpoint import load_part
+from utils.ema import WeightAverage
+from utils.errors import ConfigError, Interrupted, TrainingError
+from utils.monitor import Monitor, monitor_fault
+from utils.progress import Bar, Position, seconds, time_fault, windows
+from utils.random import derive, seed_all
+from utils.signals import StopRequest
+from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below
+from utils.updater import NonFinite, Schedule, Updater, Window
+
+log = logging.getLogger(__name__)
+
+
+class BaseTrainer:
+    """Runs the epochs; a subclass says what happens to one batch.
+
+    What must survive a restart is an object with `state_dict` and `load_state_dict` in `self.state`; that dict is the
+    checkpoint. All randomness within a step follows from (seed, step), so a resumed run repeats nothing and skips nothing.
+
+    Args:
+        model, data, optimizers, schedulers, loss, metrics, seed, device: the parts, as `base/build.py` makes them.
+        epochs: how many to train in all.
+        monitor: the value that tells the best epoch, "min val/loss" or "max val/accuracy"; None for no best.
+        early_stop: epochs without improvement of the monitor after which training ends.
+        min_delta: how much better the monitored value has to be to count as an improvement.
+        eval_every: evaluate on val every so many epochs (and after the last).
+        save_every: keep `epoch_NNNN.pt` every so many epochs, besides `last.pt` and `best.pt`.
+        keep_last: how many of those to keep; by default all.
+        log_every: steps between log points.
+        log_images_every, log_weights_every: epochs between grids of input images and histograms of the weights.
+        precision: fp32, bf16 or fp16 (with loss scaling); the weights themselves stay fp32.
+        accumulate: batches to an optimizer step; their gradients are averaged over samples.
+        clip_norm: the largest norm of the gradient.
+        ema: decay of a moving average of the weights, which is then what gets evaluated.
+        compile: whether to run the model through torch.compile.
+        channels_last: the memory format of images and convolutions.
+        max_time: a budget for this start, in seconds or as "h:mm:ss"; training then saves and ends.
+    """
+
+    def __init__(self, *, model: nn.Module, data: DataSplits, optimizers: Mapping[str, Callable],
+                 schedulers: Mapping[str, list], loss: Callable | None = None, metrics: Mapping[str, Callable] = (),
+                 seed: int = 0, device: torch.device = torch.device("cpu"),
+                 epochs: PositiveInt = 10, monitor: Annotated[str, monitor_fault] | None = "min val/loss",
+                 early_stop: PositiveInt | None = None, min_delta: Annotated[float, at_least(0)] = 0.0,
+                 eval_every: PositiveInt = 1, save_every: PositiveInt | None = None,
+                 keep_last: PositiveInt | None = None, log_every: PositiveInt = 50,
+                 log_images_every: CountInt | None = 10, log_weights_every: CountInt | None = 10,
+                 precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
+                 clip_norm: PositiveFloat | None = None, ema: Annotated[float, at_least(0), below(1)] | None = None,
+                 compile: bool = False, channels_last: bool = False,
+                 max_time: Annotated[str, time_fault] | PositiveFloat | None = None):  # fmt: skip
+        self.bare_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
+        self.optimizers, self.schedulers = optimizers, schedulers
+        self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
+        self.log_images_every, self.log_weights_every = log_images_every, log_weights_every
+        self.precision, self.accumulate, self.clip_norm = precision, accumulate, clip_norm
+        self.compile, self.channels_last, self.max_time_s = compile, channels_last, seconds(max_time)
+        self.position, self.totals = Position(), Totals()
+        self.metrics, self.eval_metrics = Metrics(metrics, device), Metrics(metrics, device)
+        self.monitor = Monitor(monitor, early_stop, min_delta) if monitor else None
+        self.keep_last, self.ema_decay = keep_last, ema
+        self.ema: WeightAverage | None = None
+        self.updaters: dict[str, Updater] = {}
+        self.run: RunLog | None = None  # from `train` on
+        self.stop_request, self.rehearsing = StopRequest(), False
+        self.window, self.last_input = Window(), None
+        self.model = self.prepare_model(model)
+        self.state = {"model": model, "progress": self.position, "totals": self.totals, "train_metrics": self.metrics}
+        if self.monitor:
+            self.state["monitor"] = self.monitor
+
+    # -- what a subclass says --------------------------------------------------------------------------------------
+
+    def train_step(self, batch: Any) -> Mapping[str, Any]:
+        """One batch, on the device: forward, loss, `self.update(loss)`. Returns what to average: 0-dim or `[B]`."""
+        raise NotImplementedError
+
+    def eval_step(self, batch: Any) -> Mapping[str, Any]:
+        """One batch of evaluation, without gradients; `self.model` is in eval mode and holds the averaged weights."""
+        raise NotImplementedError
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """The model on the device, as `self.model`; its parameters are those of `self.bare_model`."""
+        model.to(self.device)
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if self.compile:
+            model.compile()  # in place: the names in checkpoints stay as they are
+        return model
+
+    def build_updaters(self) -> dict[str, Updater]:
+        """An Updater for each optimizer of the config; one with a name of its own steps the submodule of that name."""
+        return {name: self.build_updater(name) for name in self.optimizers}
+
+    def on_train_start(self) -> None:
+        """Called before the first step of every start, resumed ones included."""
+
+    def on_step_end(self) -> None:
+        """Called after every optimizer step."""
+
+    def on_epoch_end(self) -> None:
+        """Called after the epoch's evaluation, before its checkpoint is written."""
+
+    def on_train_end(self) -> None:
+        """Called when the last epoch is done."""
+
+    # -- what a subclass calls -------------------------------------------------------------------------------------
+
+    def update(self, loss: torch.Tensor, name: str = "optimizer") -> None:
+        """Backward, and at the end of the accumulation window the step of the optimizer called `name`."""
+        if self.rehearsing:
+            return loss.backward()
+        try:
+            self.updaters[name].update(loss, self.window)
+        except NonFinite as error:
+            raise self.non_finite(error) from error
+
+    def autocast(self):
+        """The context for forward passes and losses, as `precision` says."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
+
+    def build_updater(self, name: str) -> Updater:
+        module = self.bare_model if name == "optimizer" else self.bare_model.get_submodule(name)
+        optimizer = self.optimizers[name](module)
+        num_batches = self.data.num_batches("train")
+        steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
+        schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def prepare_training(self) -> None:
+        """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
+        self.updaters = self.build_updaters()
+        self.state |= {_state_name(name): updater for name, updater in self.updaters.items()}
+        if self.ema_decay is not None:
+            self.state["ema"] = self.ema = WeightAverage(self.bare_model, self.ema_decay)
+
+    def train(self, run: RunLog) -> None:
+        """Trains from where the state stands to the last epoch, saving into `run` as it goes.
+
+        Raises Interrupted after a signal, TrainingError where it cannot go on; in both cases the checkpoint holds.
+        """
+        self.run, self.started = run, time.monotonic()
+        self.state["metrics_file"] = run.metrics_file
+        with self.stop_request.listening(), run:
+            if self.position.step == 0:
+                self.save("last.pt")
+            self.seed_for("start", self.position.step)
+            self.on_train_start()
+            while not self.finished:
+                self.train_epoch()
+                self.finish_epoch()
+            self.on_train_end()
+
+    @property
+    def finished(self) -> bool:
+        exhausted = self.monitor is not None and self.monitor.exhausted and self.position.batch == 0
+        return self.position.epoch >= self.epochs or exhausted
+
+    def train_epoch(self) -> None:
+        """The epoch under way, from its next batch to its last."""
+        position, num_batches = self.position, self.data.num_batches("train")
+        self.model.train()
+        self.epoch_started = time.monotonic()
+        self.last_log, self.num_seen = self.epoch_started, 0
+        bar = Bar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
+        with closing(bar):
+            for window in windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
+                self.seed_for("step", position.step)
+                self.train_window(window)
+                position.advance(len(window))
+                self.on_step_end()
+                bar.update(len(window))
+                if position.step % self.log_every == 0 and position.batch != num_batches:
+                    self.log_step()
+                self.leave_if_asked()
+
+    def train_window(self, window: list[tuple[int, Any]]) -> None:
+        """One optimizer step: each batch counts by its part of the window's samples."""
+        num_samples = sum(count for count, _ in window)
+        measured = (self.position.step + 1) % self.log_every == 0
+        for number, (count, batch) in enumerate(window, start=1):
+            self.window = Window(count / num_samples, number == len(window), measured)
+            batch = self.data.prepare(batch, self.device, self.channels_last)
+            self.last_input = batch
+            self.totals.add(as_values(self.train_step(batch)), count)
+        self.num_seen += num_samples
+        if self.ema:
+            self.ema.update()
+
+    def finish_epoch(self) -> None:
+        """Evaluates, lets monitor and schedules move, logs, saves."""
+        self.check_finite()
+        epoch = self.position.epoch + 1
+        values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
+        if self.evaluation_due(epoch):
+            values |= self.evaluate("val")
+        values |= self.learning_rates()
+        monitored = values.get(self.monitor.name) if self.monitor else None
+        improved = monitored is not None and self.monitor.update(monitored, epoch)
+        for updater in self.updaters.values():
+            updater.schedule.epoch(monitored)
+        self.position.next_epoch()
+        self.totals.reset()
+        self.metrics.reset()
+        self.log_epoch(values, improved)
+        self.seed_for("epoch end", epoch)
+        self.on_epoch_end()
+        kept = self.save_every is not None and epoch % self.save_every == 0
+        self.save("last.pt", *["best.pt"] * improved, *[f"epoch_{epoch:04d}.pt"] * kept)
+        if not self.finished:
+            self.leave_if_asked()
+
+    def evaluation_due(self, epoch: int) -> bool:
+        return self.data.dataset("val") is not None and (epoch % self.eval_every == 0 or epoch == self.epochs)
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Averages over every sample of a split, as `{"val/loss": 0.1, ...}`. Changes nothing of the training state."""
+        totals = Totals()
+        bar = Bar(split, self.data.num_batches(split), shown=self.run is None or self.run.bars)
+        with closing(bar), self.evaluating():
+            for number, (count, batch) in enumerate(self.data.batches(split)):
+                self.seed_for("eval", number)
+                totals.add(as_values(self.eval_step(self.data.prepare(batch, self.device, self.channels_last))), count)
+                bar.update(1)
+                self.leave_if_asked(budget=False)
+            values = totals.means() | self.metrics.compute()
+        return {f"{split}/{name}": value for name, value in values.items()}
+
+    @contextmanager
+    def evaluating(self):
+        """Within it `self.model` is the averaged model, if there is one, in eval mode, and gradients are off."""
+        before = self.model, self.metrics
+        self.model = self.ema.model if self.ema else self.model
+        self.metrics = self.eval_metrics
+        self.metrics.reset()
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model, self.metrics = before
+            self.model.train()
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def save(self, *names: str) -> None:
+        """Writes the state as checkpoints of these names."""
+        self.run.store.save({name: part.state_dict() for name, part in self.state.items()}, list(names), self.keep_last)
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
+        optional = {"monitor", "metrics_file"}
+        lacking, extra = self.state.keys() - state.keys() - optional, state.keys() - self.state.keys() - optional
+        if lacking or extra:
+            raise ConfigError(f"the checkpoint does not fit the config: it has no {sorted(lacking)}, and the config makes no "
+                              f"{sorted(extra)}")  # fmt: skip
+        for name in self.state.keys() & state.keys():
+            load_part(name, self.state[name], state[name])
+
+    def seed_for(self, purpose: str, number: int) -> None:
+        """Makes all randomness from here on a function of the run's seed, a purpose and a number."""
+        seed_all(derive(self.seed, purpose, number), self.device)
+
+    # -- the log, the clock, signals, and numbers that went wrong ---------------------------------------------------
+
+    def log_step(self) -> None:
+        """A log point: reads the totals from the device, once, and writes them."""
+        self.check_finite()
+        then, self.last_log = self.last_log, time.monotonic()
+        values = {f"step/{name}": value for name, value in self.totals.recent().items()}
+        norms = {name: updater.grad_norm for name, updater in self.updaters.items() if updater.grad_norm is not None}
+        values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
+        speed = {"speed/samples_per_s": self.num_seen / (self.last_log - then)}
+        self.num_seen = 0
+        self.run.scalars(values, self.position.epoch + 1, self.position.step, speed)
+
+    def log_epoch(self, values: Mapping[str, float], improved: bool) -> None:
+        """The epoch's line on the console and in metrics.jsonl; images and histograms where they are due."""
+        epoch, step, elapsed_s = self.position.epoch, self.position.step, time.monotonic() - self.epoch_started
+        self.run.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
+        self.run.epoch_line(epoch, self.epochs, values, elapsed_s, improved)
+        if self.log_images_every and (epoch - 1) % self.log_images_every == 0 and self.last_input is not None:
+            self.run.images("train/input", self.last_input, step)
+        if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
+            self.run.histograms(self.bare_model, step)
+
+    def learning_rates(self) -> dict[str, float]:
+        return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}
+
+    def bar_note(self) -> str:
+        means = self.totals.means()
+        return f"loss {means['loss']:.4f}" if "loss" in means else ""
+
+    def check_finite(self) -> None:
+        """On an accelerator, learns here whether a step since the last log point was not finite."""
+        try:
+            for updater in self.updaters.values():
+                updater.check()
+        except NonFinite as error:
+            raise self.non_finite(error) from error
+
+    def non_finite(self, error: NonFinite) -> TrainingError:
+        rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self.learning_rates().items())
+        return TrainingError(
+            f"epoch {self.position.epoch + 1}, step {self.position.step + 1}: {error}. The step was not made, and the last "
+            f"checkpoint is sound.\nUsual causes: a learning rate that is too high ({rates}), no trainer.args.clip_norm, "
+            "fp16 where bf16 would do, a logarithm or division by zero in the loss, NaN in the data.")  # fmt: skip
+
+    def leave_if_asked(self, budget: bool = True) -> None:
+        """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
+        number, position = self.stop_request.signal_number, self.position
+        spent = budget and self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
+        if number is None and not spent:
+            return
+        self.save("last.pt")
+        why = f"signal {number}" if number else f"the max_time of {self.max_time_s:g} s is spent"
+        raise Interrupted(f"{why}: saved at epoch {position.epoch + 1}, batch {position.batch}, step {position.step}. "
+                          f"To go on: python train.py -r {self.run.folder}", number)  # fmt: skip
+
+
+def _state_name(updater: str) -> str:
+    return updater if updater == "optimizer" else f"optimizer_{updater}"

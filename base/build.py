@@ -1,0 +1,139 @@
+"""From a checked config to its parts, and to the trainer that holds them."""
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from base.base_data_loader import DataSplits
+from base.base_model import as_floats, parameter_groups
+from base.base_trainer import BaseTrainer
+from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
+from utils.errors import ConfigError
+from utils.monitor import parse_monitor
+from utils.random import derive, seed_all
+from utils.signature import Signature
+
+
+def build_trainer(config: dict, device: torch.device) -> BaseTrainer:
+    """The trainer that a config describes, on `device`, with the first weights that its seed gives."""
+    seed = config["seed"]
+    seed_all(derive(seed, "data"), device)
+    data = build_data(config)
+    seed_all(derive(seed, "model"), device)
+    model = MODELS.build(config["model"], "model")
+    loss = config.get("loss") and build_callable(LOSSES, config["loss"], "loss", device)
+    metrics = {log_name(b): build_callable(METRICS, b, f"metrics.{i}", device) for i, b in enumerate(config["metrics"])}
+    optimizers = {name: partial(build_optimizer, block, optimizer_path(name))
+                  for name, block in optimizer_blocks(config["optimizer"]).items()}  # fmt: skip
+    schedulers = {name: [build_per(block, config["trainer"]) for block in chain]
+                  for name, chain in scheduler_blocks(config.get("scheduler"), config["optimizer"]).items()}  # fmt: skip
+    return TRAINERS.build(config["trainer"], "trainer", model=model, data=data, optimizers=optimizers,
+                          schedulers=schedulers, loss=loss, metrics=metrics, seed=seed, device=device)  # fmt: skip
+
+
+def build_data(config: dict) -> DataSplits:
+    transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}") for i, block in enumerate(blocks or [])]
+                  for key, blocks in config["transforms"].items()}  # fmt: skip
+    return DataSplits(partial(build_dataset, config["dataset"]), transforms, config["seed"], **config["data_loader"])
+
+
+def build_dataset(block, split: str):
+    """The dataset of a split: by its argument `split`, or by torchvision's `train`, which knows no val."""
+    name, args = as_block(block)["type"], as_block(block).get("args") or {}
+    if "split" in dataset_switches(block):
+        return DATASETS.build(block, "dataset", split=split)
+    if split == "val":
+        return None
+    try:
+        return DATASETS.build(block, "dataset", train=split == "train")
+    except ConfigError as error:
+        raise ConfigError(f"{error}\n{_where_files_go(DATASETS.get(name), args)}") from error
+
+
+def dataset_switches(block) -> set[str]:
+    """Which of `split` and `train` the program is to give to a dataset: those it takes and the config leaves open."""
+    block = as_block(block)
+    parameters = Signature(DATASETS.get(block["type"])).parameters.keys()
+    return {"split", "train"} & (parameters - (block.get("args") or {}).keys())
+
+
+def _where_files_go(dataset: type, args: dict) -> str:
+    root = args.get("root", ".")
+    if hasattr(dataset, "resources"):  # the MNIST family
+        folder = os.path.join(root, dataset.__name__, "raw")
+        files = ", ".join(os.path.basename(url) for url, _ in dataset.resources)
+        return f"Where there is no network, put these files into the folder {folder}: {files}"
+    if hasattr(dataset, "base_folder"):  # the CIFAR family
+        return f"Where there is no network, unpack {dataset.filename} so that its files lie in {Path(root, dataset.base_folder)}"
+    return f"Where there is no network, put its files into {root}"
+
+
+def build_callable(registry, block, where: str, device: torch.device):
+    """A loss or metric, on the device where it has tensors of its own (class weights, say)."""
+    thing = registry.build(as_block(block), where)
+    return thing.to(device) if isinstance(thing, torch.nn.Module) else thing
+
+
+def build_optimizer(block, where: str, module: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a module's parameters, in groups as the block says; fused where torch offers it."""
+    block = as_block(block)
+    groups = parameter_groups(module, block.get("groups") or (), block.get("decay_bias_and_norm", True))
+    args = dict(block.get("args") or {})
+    parameters = [p for group in groups for p in group["params"]]
+    if "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters and as_floats(parameters):
+        if not args.keys() & {"fused", "foreach", "differentiable"}:
+            args["fused"] = True  # one kernel for all parameters; `fused: false` in the config turns it off
+    return OPTIMIZERS.build({"type": block["type"], "args": args}, where, params=groups)
+
+
+def build_per(block, trainer) -> tuple:
+    """`(build, per)` of a scheduler block, for utils.updater.Schedule."""
+    block = as_block(block)
+    return partial(build_scheduler, block, as_block(trainer).get("args") or {}), block.get("per", "epoch")
+
+
+def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
+    """A scheduler. The length of the run goes in where the config leaves `T_max` or `total_steps` open."""
+    block = as_block(block)
+    args = dict(block.get("args") or {})
+    parameters = SCHEDULERS.signature(SCHEDULERS.get(block["type"])).parameters.keys()
+    for name in ("T_max", "total_steps"):
+        if name in parameters and name not in args and "steps_per_epoch" not in args:
+            if length is None:
+                raise ConfigError(f"scheduler: {block['type']} needs '{name}': nobody knows how long an epoch of this dataset is")
+            args[name] = length
+    if block["type"] == "ReduceLROnPlateau" and "mode" not in args and trainer_args.get("monitor"):
+        args["mode"] = parse_monitor(trainer_args["monitor"])[0]
+    if "schedulers" in parameters and isinstance(args.get("schedulers"), list):
+        args["schedulers"] = [build_scheduler(inner, trainer_args, optimizer, length) for inner in args["schedulers"]]
+    return SCHEDULERS.build({"type": block["type"], "args": args}, "scheduler", optimizer=optimizer)
+
+
+def as_block(block) -> dict:
+    """A bare name is short for `{type: name}`."""
+    return block if isinstance(block, dict) else {"type": block}
+
+
+def log_name(block) -> str:
+    """What a metric is called in the logs: its `name`, or its type."""
+    return str(as_block(block).get("name") or as_block(block).get("type"))
+
+
+def optimizer_path(name: str) -> str:
+    return "optimizer" if name == "optimizer" else f"optimizer.{name}"
+
+
+def optimizer_blocks(optimizer) -> dict:
+    """Optimizer blocks by name: a single one is called "optimizer"; several have the names of the model's submodules."""
+    named = isinstance(optimizer, dict) and optimizer and not optimizer.keys() & {"type", "args"}
+    return optimizer if named else {"optimizer": optimizer}
+
+
+def scheduler_blocks(scheduler, optimizer) -> dict[str, list]:
+    """Lists of scheduler blocks, by the name of the optimizer."""
+    if scheduler is None:
+        return {}
+    single = list(optimizer_blocks(optimizer)) == ["optimizer"] or not isinstance(scheduler, dict)
+    named = {"optimizer": scheduler} if single else scheduler
+    return {name: blocks if isinstance(blocks, list) else [blocks] for name, blocks in named.items()}

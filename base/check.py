@@ -1,0 +1,172 @@
+"""Finds everything that is wrong with a config before anything is built or any data is read."""
+from collections.abc import Iterator, Mapping
+
+from base.base_data_loader import DataSplits
+from base.build import as_block, dataset_switches, log_name, optimizer_blocks, optimizer_path, scheduler_blocks
+from base.registries import (
+    DATASETS,
+    LOSSES,
+    METRICS,
+    MODELS,
+    OPTIMIZERS,
+    SCHEDULERS,
+    TRAINERS,
+    TRANSFORMS,
+    WRITERS,
+)
+from utils.config import place_of
+from utils.errors import ConfigError
+from utils.registry import Fault, Registry
+from utils.run import folder_name_fault
+from utils.signature import Signature, mismatch, nearest
+
+_REQUIRED = ("name", "dataset", "model", "optimizer")
+_DEFAULTS = {"name": None, "seed": 0, "dataset": None, "transforms": {}, "data_loader": {}, "model": None, "loss": None,
+             "metrics": [], "optimizer": None, "scheduler": None, "trainer": {"type": "Trainer"},
+             "writers": ["TensorBoard"]}  # fmt: skip
+_TRANSFORM_KEYS = ("train", "eval", "batch")
+
+
+def check_config(config: Mapping, places: Mapping | None = None) -> dict:
+    """The config with its omitted sections filled in.
+
+    Raises one ConfigError that lists all faults, each with where it was written, its key, and the mend.
+    """
+    full = {key: default if config.get(key) is None else config[key] for key, default in _DEFAULTS.items()}
+    unknown = [((key,), f"there is no such section.{nearest(key, _DEFAULTS)} Sections: {', '.join(_DEFAULTS)}.")
+               for key in config if key not in _DEFAULTS]  # fmt: skip
+    if faults := [*unknown, *_faults(full)]:
+        raise ConfigError(_report(faults, places or {}))
+    return full
+
+
+def _report(faults: list[Fault], places: Mapping) -> str:
+    rows = []
+    for path, message in faults:
+        place = place_of(places, path)
+        if place.text and place.text.lower() in ("off", "no", "on", "yes"):
+            truth = str(place.text.lower() in ("on", "yes")).lower()
+            message += f" (YAML reads {place.text} as {truth}. For nothing write null; for text quote it: '{place.text}'.)"
+        rows.append((place.source, ".".join(map(str, path)), message))
+    width = max(len(source) for source, _, _ in rows)
+    return "\n".join(f"{source:<{width}}  {key}: {message}" for source, key, message in rows)
+
+
+def _faults(config: Mapping) -> Iterator[Fault]:
+    for key in _REQUIRED:
+        if config[key] is None:
+            yield (key,), "is missing." + (" Runs are kept in saved/<name>/." if key == "name" else "")
+    if config["name"] is not None and (fault := mismatch(config["name"], str) or folder_name_fault(config["name"])):
+        yield ("name",), fault
+    if fault := mismatch(config["seed"], int):
+        yield ("seed",), fault
+    if config["dataset"] is not None:
+        yield from _dataset_faults(config["dataset"])
+    yield from _transform_faults(config["transforms"])
+    data_loader = Signature(DataSplits, ("build_dataset", "transforms", "seed"))
+    yield from _table_faults(config["data_loader"], ("data_loader",), data_loader)
+    for key, registry in {"model": MODELS, "loss": LOSSES}.items():
+        if config[key] is not None:
+            yield from registry.faults(config[key], (key,))
+    yield from _list_faults(METRICS, config["metrics"], ("metrics",), keys=("name",))
+    if config["optimizer"] is not None:
+        yield from _optimizer_faults(config["optimizer"], config["scheduler"])
+    yield from _trainer_faults(config["trainer"], config["loss"])
+    yield from _list_faults(WRITERS, config["writers"], ("writers",))
+
+
+def _dataset_faults(block) -> Iterator[Fault]:
+    given = block.get("args") if isinstance(block, dict) else None
+    faults = DATASETS.faults(block, ("dataset",), provided={"split", "train"} - set(given or ()))
+    yield from faults
+    if not faults and not dataset_switches(block):
+        yield ("dataset",), (f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' or "
+                             "'train' left open. Wrap it in a dataset of your own that takes 'split'.")  # fmt: skip
+
+
+def _transform_faults(transforms) -> Iterator[Fault]:
+    if not isinstance(transforms, dict):
+        yield ("transforms",), f"a table with {', '.join(_TRANSFORM_KEYS)} is needed; this is {transforms!r}"
+        return
+    for key, blocks in transforms.items():
+        if key in _TRANSFORM_KEYS:
+            yield from _list_faults(TRANSFORMS, [] if blocks is None else blocks, ("transforms", key))
+        else:
+            known = f"There are: {', '.join(_TRANSFORM_KEYS)}."
+            yield ("transforms", key), f"there are no '{key}' transforms.{nearest(key, _TRANSFORM_KEYS)} {known}"
+
+
+def _list_faults(registry: Registry, blocks, path: tuple, keys: tuple = ()) -> Iterator[Fault]:
+    if not isinstance(blocks, list):
+        yield path, f"a list of {registry.kind}s is needed; this is {blocks!r}"
+        return
+    for number, block in enumerate(blocks):
+        yield from registry.faults(block, (*path, number), keys=keys)
+        if "name" in keys and log_name(block) in [log_name(earlier) for earlier in blocks[:number]]:
+            yield (*path, number), f"two {registry.kind}s are called '{log_name(block)}'. Give one a 'name' of its own."
+
+
+def _table_faults(table, path: tuple, signature: Signature) -> Iterator[Fault]:
+    if not isinstance(table, dict):
+        yield path, f"a table of options is needed; this is {table!r}"
+        return
+    for name, message in signature.faults(table):
+        yield (*path, *[name] * bool(name)), message.replace(signature.name, path[-1])
+
+
+def _optimizer_faults(optimizer, scheduler) -> Iterator[Fault]:
+    blocks = optimizer_blocks(optimizer)
+    for name, block in blocks.items():
+        path = tuple(optimizer_path(name).split("."))
+        faults = OPTIMIZERS.faults(block, path, keys=("groups", "decay_bias_and_norm"))
+        yield from faults or _group_faults(as_block(block), path)
+        args = as_block(block).get("args") or {}
+        if as_block(block).get("type") == "LBFGS" and (args.get("max_iter") != 1 or args.get("line_search_fn")):
+            yield (*path, "args"), "LBFGS sees the loss once a step here: it needs max_iter: 1 and no line_search_fn"
+    for name, chain in scheduler_blocks(scheduler, optimizer).items():
+        path = ("scheduler",) if name == "optimizer" else ("scheduler", name)
+        if name not in blocks:
+            yield path, f"there is no optimizer '{name}'. Write the scheduler under one of: {', '.join(blocks)}."
+        for number, block in enumerate(chain):
+            yield from _scheduler_faults(block, (*path, *[number] * isinstance(scheduler, list)))
+
+
+def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
+    if fault := mismatch(block.get("decay_bias_and_norm", True), bool):
+        yield (*path, "decay_bias_and_norm"), fault
+    groups = block.get("groups") or []
+    if not isinstance(groups, list):
+        yield (*path, "groups"), "a list of rules is needed, such as [{match: 'backbone.*', lr: 1e-4}]"
+        return
+    for number, rule in enumerate(groups):
+        where = (*path, "groups", number)
+        if not isinstance(rule, dict) or not isinstance(rule.get("match"), str):
+            yield where, "a rule is {match: PATTERN} with options of the optimizer, or with frozen: true"
+            continue
+        options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
+        signature = OPTIMIZERS.signature(OPTIMIZERS.get(block["type"]))
+        yield from (((*where, key), message) for key, message in signature.faults(options) if key)
+
+
+def _scheduler_faults(block, path: tuple) -> Iterator[Fault]:
+    if isinstance(block, str) and block.lower() in ("none", "off"):
+        yield path, f"'{block}' is text. For no scheduler write null, or leave the section out."
+        return
+    args = (block.get("args") or {}) if isinstance(block, dict) else {}
+    args = args if isinstance(args, dict) else {}
+    yield from SCHEDULERS.faults(block, path, provided={"T_max", "total_steps"} - args.keys(), keys=("per",))
+    per = block.get("per", "epoch") if isinstance(block, dict) else "epoch"
+    if per not in ("epoch", "step"):
+        yield (*path, "per"), f"{per!r} is neither step nor epoch"
+    if per == "step" and block.get("type") == "ReduceLROnPlateau":
+        yield (*path, "per"), "ReduceLROnPlateau waits for the monitored value, which comes once an epoch. Leave 'per' out."
+    for number, inner in enumerate(args["schedulers"] if isinstance(args.get("schedulers"), list) else []):
+        yield from _scheduler_faults(inner, (*path, "args", "schedulers", number))
+
+
+def _trainer_faults(block, loss) -> Iterator[Fault]:
+    yield from TRAINERS.faults(block, ("trainer",))
+    name = as_block(block).get("type")
+    if loss is None and isinstance(name, str) and not TRAINERS.faults({"type": name}, ("trainer",)):
+        if Signature(TRAINERS.get(name)).is_required("loss"):
+            yield ("loss",), f"is missing: {name} needs one, such as CrossEntropyLoss."

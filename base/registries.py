@@ -1,0 +1,61 @@
+"""The nine kinds of things that a config can name, and where each is looked for."""
+import importlib
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+
+from base.base_trainer import BaseTrainer
+from logger import WRITERS
+from utils.registry import Library, Registry
+
+# What build.py passes to every trainer; the rest of its arguments come from trainer.args.
+TRAINER_PARTS = ("model", "data", "optimizers", "schedulers", "loss", "metrics", "seed", "device")
+
+
+def subclasses(module: str, kind: type, ending: str = ""):
+    """A loader of the public subclasses of `kind` in an installed module, by name. Imports it when called."""
+
+    def load() -> dict[str, type]:
+        members = vars(importlib.import_module(module))
+        return {name: thing for name, thing in members.items()
+                if isinstance(thing, type) and issubclass(thing, kind) and thing is not kind
+                and name.endswith(ending) and not name.startswith("_")}  # fmt: skip
+
+    return load
+
+
+def _torchvision_models() -> dict:
+    from torchvision.models import get_model_builder, list_models
+
+    return {name: get_model_builder(name) for name in list_models()}
+
+
+def _torchvision_transforms() -> dict[str, type]:
+    from torchvision.transforms.v2 import Transform
+
+    return subclasses("torchvision.transforms.v2", Transform)()
+
+
+def _torchmetrics() -> dict[str, type]:
+    from torchmetrics import Metric
+
+    return {**subclasses("torchmetrics.classification", Metric)(), **subclasses("torchmetrics", Metric)()}
+
+
+MODELS = Registry("model", "model", expects=nn.Module, libraries=[
+    Library("any torchvision model", _torchvision_models),
+    Library("any torch.nn module", subclasses("torch.nn", nn.Module))])  # fmt: skip
+LOSSES = Registry("loss", "model", inputs=2, libraries=[
+    Library("any loss of torch.nn", subclasses("torch.nn", nn.Module, ending="Loss"))])  # fmt: skip
+METRICS = Registry("metric", "model", inputs=2, libraries=[Library("any torchmetrics class", _torchmetrics)])
+DATASETS = Registry("dataset", "data_loader", expects=Dataset, libraries=[
+    Library("any torchvision dataset", subclasses("torchvision.datasets", Dataset))])  # fmt: skip
+TRANSFORMS = Registry("transform", "data_loader", inputs=1, libraries=[
+    Library("any torchvision.transforms.v2 class", _torchvision_transforms)])  # fmt: skip
+OPTIMIZERS = Registry("optimizer", "trainer", expects=Optimizer, provided=("params",), libraries=[
+    Library("any torch.optim optimizer", subclasses("torch.optim", Optimizer))])  # fmt: skip
+SCHEDULERS = Registry("scheduler", "trainer", expects=LRScheduler, provided=("optimizer",), libraries=[
+    Library("any torch.optim.lr_scheduler", subclasses("torch.optim.lr_scheduler", LRScheduler))])  # fmt: skip
+TRAINERS = Registry("trainer", "trainer", expects=BaseTrainer, provided=TRAINER_PARTS)

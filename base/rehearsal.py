@@ -1,0 +1,91 @@
+"""One batch of training and one of evaluation before the run begins, so that a mistake shows in the first second."""
+import copy
+from contextlib import contextmanager
+
+import torch
+
+from base.base_metric import as_values
+from utils.errors import ConfigError, describe
+from utils.signature import nearest
+
+
+def rehearse(trainer) -> list[str]:
+    """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
+
+    Returns the names of the values that come out (`val/loss`, ...). Raises ConfigError where a step fails, or where the monitored name is not among the values that come out.
+    """
+    splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
+    produced = [name for split in splits for name in _rehearse_split(trainer, split)]
+    if trainer.monitor is None or trainer.monitor.name in produced:
+        return produced
+    hint = nearest(trainer.monitor.name, produced)
+    if trainer.monitor.name.startswith("val/") and "val" not in splits:
+        hint = " There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train value."
+    raise ConfigError(f"trainer.args.monitor: nothing produces '{trainer.monitor.name}'.{hint} "
+                      f"This experiment produces: {', '.join(produced)}.")  # fmt: skip
+
+
+def _rehearse_split(trainer, split: str) -> list[str]:
+    count, batch = trainer.data.first_batch(split)
+    try:
+        with _put_back(trainer):
+            trainer.seed_for("rehearsal", 0)
+            if split == "train":
+                trainer.model.train()
+                values = _run_step(trainer, trainer.train_step, batch, count)
+            else:
+                with trainer.evaluating():
+                    values = _run_step(trainer, trainer.eval_step, batch, count)
+    except ConfigError:
+        raise
+    except Exception as error:
+        what = "training" if split == "train" else "evaluation"
+        raise ConfigError(f"One batch of {what} was tried before the run, and failed: {describe(error)}\n"
+                          f"The batch: {_shapes(batch)}. (--verbose shows the traceback)") from error  # fmt: skip
+    return [f"{split}/{name}" for name in values]
+
+
+def _run_step(trainer, step, batch, count: int) -> dict[str, float]:
+    trainer.totals.add(as_values(step(trainer.data.prepare(batch, trainer.device, trainer.channels_last))), count)
+    return trainer.totals.means() | trainer.metrics.compute()
+
+
+@contextmanager
+def _put_back(trainer):
+    """Within it the trainer's state may change; after it everything is as before. Optimizers rest (`rehearsing`)."""
+    kept = {name: part for name, part in trainer.state.items() if part not in trainer.updaters.values()}
+    before = {name: _copy(part.state_dict()) for name, part in kept.items()}
+    buffers = [(buffer, buffer.clone()) for buffer in trainer.bare_model.buffers()]
+    trainer.rehearsing = True
+    trainer.totals.reset()
+    try:
+        yield
+    finally:
+        trainer.rehearsing = False
+        for name, part in kept.items():
+            part.load_state_dict(before[name])
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        trainer.eval_metrics.reset()
+        trainer.bare_model.zero_grad(set_to_none=True)
+
+
+def _copy(state):
+    """A deep copy of a state, its tensors on the CPU, where there is room."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _copy(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(_copy(value) for value in state)
+    return copy.deepcopy(state)
+
+
+def _shapes(batch) -> str:
+    if isinstance(batch, torch.Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
+    if isinstance(batch, dict):
+        return "{" + ", ".join(f"{key}: {_shapes(value)}" for key, value in batch.items()) + "}"
+    if isinstance(batch, (list, tuple)):
+        return "(" + ", ".join(map(_shapes, batch)) + ")"
+    return type(batch).__name__

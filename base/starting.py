@@ -1,0 +1,110 @@
+"""How a run begins: from a config, from a checkpoint, from another run's weights."""
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from base.build import as_block
+from base.check import check_config
+from base.registries import WRITERS
+from logger.run_log import RunLog
+from utils.checkpoint import CheckpointStore, load_checkpoint, load_part
+from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
+from utils.errors import ConfigError
+from utils.run import CHECKPOINTS, find_checkpoint, new_run, record_environment, run_of
+
+log = logging.getLogger(__name__)
+# Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
+_CARRIED = ("name", "seed", "optimizer", "scheduler")
+
+
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint: where it lies, its config and its state."""
+
+    file: Path
+    config: dict
+    state: dict
+
+
+def open_checkpoint(path: Path, prefer: tuple[str, ...]) -> Checkpoint:
+    """The checkpoint that a file, run or experiment stands for. Raises ConfigError."""
+    file = find_checkpoint(path, prefer)
+    content = load_checkpoint(file)
+    return Checkpoint(file, content["config"], content["state"])
+
+
+def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: list[str]) -> dict:
+    """The checked config: from `file`, else the checkpoint's own, with overrides.
+
+    Where it differs from what the checkpoint was made with, it counts, and the log says so. Raises ConfigError for all
+    its faults, and for changes that could have no effect on a run under way.
+    """
+    if file:
+        config, places = load_config(file, overrides)
+    else:
+        config, places = apply_overrides(checkpoint.config, {(): Place(str(checkpoint.file))}, overrides)
+    config = check_config(config, places)
+    if checkpoint is None:
+        return config
+    for key, (old, new) in differences(checkpoint.config, config).items():
+        if key.split(".")[0] in _CARRIED:
+            raise ConfigError(f"{key}: a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. "
+                              "For a new run from these weights: python train.py -c CONFIG --init-from "
+                              f"{checkpoint.file}")  # fmt: skip
+        log.info("%s is now %s; the checkpoint was made with %s", key, new, old)
+    return config
+
+
+def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path, run_name: str | None,
+             metrics: list[str], bars: bool) -> RunLog:  # fmt: skip
+    """The run's folder, made or opened again, with its config, environment and writers.
+
+    Metrics and curves are cut off where the checkpoint stands. `metrics` are the values to compare runs by.
+    """
+    folder = checkpoint and run_of(checkpoint.file)
+    if folder is None:
+        folder = new_run(out, config["name"], run_name)
+    start_step = checkpoint.state["progress"]["step"] if checkpoint else 0
+    writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
+               for number, block in enumerate(config["writers"])]  # fmt: skip
+    run = RunLog(folder, CheckpointStore(folder / CHECKPOINTS, config), writers, bars)
+    (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    record_environment(folder, str(device))
+    if checkpoint is None:
+        run.hparams(flatten(config), metrics)
+    elif run_of(checkpoint.file):
+        run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
+    return run
+
+
+def initial_weights(model: torch.nn.Module, path: Path) -> str:
+    """Loads from a checkpoint the weights that fit, by name and shape; returns what became of each.
+
+    Averaged weights go before plain ones. Raises ConfigError where nothing fits.
+    """
+    checkpoint = open_checkpoint(path, ("best.pt", "last.pt"))
+    given, wanted = evaluated_weights(checkpoint.state), model.state_dict()
+    fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
+    report = {
+        "loaded": list(fitting),
+        "missing (keep their first values)": [name for name in wanted if name not in given],
+        "unexpected (left out)": [name for name in given if name not in wanted],
+        "mismatched (left out)": [f"{name} {list(given[name].shape)}, not {list(wanted[name].shape)}"
+                                  for name in wanted if name in given and name not in fitting],
+    }  # fmt: skip
+    if not fitting:
+        raise ConfigError(f"--init-from {checkpoint.file}: no tensor fits the model. It has: {', '.join(list(given)[:8])}, ...")
+    model.load_state_dict(fitting, strict=False)
+    lines = [f"  {len(names):4d} {what}: {', '.join(names)}" for what, names in report.items() if names]
+    return "\n".join([f"Weights from {checkpoint.file}:", *lines])
+
+
+def load_evaluated(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Loads the weights that the run's evaluations used."""
+    load_part("model", model, evaluated_weights(checkpoint.state), str(checkpoint.file))
+
+
+def evaluated_weights(state: dict) -> dict[str, torch.Tensor]:
+    """The averaged weights of a state, if it has any, else its weights."""
+    return state["ema"]["model"] if "ema" in state else state["model"]

@@ -1,0 +1,52 @@
+"""What a run says of itself at its beginning and its end."""
+from base.base_model import summarize
+from base.base_trainer import BaseTrainer
+from utils.device import describe_device
+
+
+def describe_parts(trainer: BaseTrainer) -> str:
+    """Layers, parameters, device, sizes of the splits."""
+    data = trainer.data
+    sizes = {split: data.num_samples(split) for split in ("train", "val") if data.dataset(split) is not None}
+    splits = " | ".join(f"{split} {size:,}" if size is not None else f"{split} a stream" for split, size in sizes.items())
+    num_batches = data.num_batches("train")
+    epoch = f"{num_batches:,} batches of {data.batch_size} an epoch" if num_batches else f"batches of {data.batch_size}"
+    options = [trainer.precision]
+    options += [f"{trainer.accumulate} batches a step"] * (trainer.accumulate > 1)
+    options += [f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None) + ["compiled"] * trainer.compile
+    optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
+    return "\n".join([summarize(trainer.bare_model), f"data: {splits} samples; {epoch}",
+                      f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])  # fmt: skip
+
+
+def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
+    """The result, where the run lies, and the commands that go on from there."""
+    run = trainer.run.folder
+    return "\n".join([
+        f"{outcome(trainer)}, in {elapsed_s:.1f} s.",
+        f"  run     {run}",
+        f"  curves  tensorboard --logdir {run.parent}",
+        f"  score   python test.py -r {run}",
+        f"  go on   python train.py -r {run} trainer.args.epochs={2 * trainer.epochs}"])  # fmt: skip
+
+
+def describe_finished(trainer: BaseTrainer, run) -> str:
+    """Why there is nothing to resume, and how to train on."""
+    patience = trainer.monitor is not None and trainer.monitor.exhausted and trainer.position.epoch < trainer.epochs
+    mend = "trainer.args.early_stop=null" if patience else f"trainer.args.epochs={2 * trainer.epochs}"
+    return f"This run is finished: {outcome(trainer)}. To train on: python train.py -r {run} {mend}"
+
+
+def outcome(trainer: BaseTrainer) -> str:
+    """`10 of 10 epochs; best val/accuracy 0.9876 at epoch 8`."""
+    monitor, epoch = trainer.monitor, trainer.position.epoch
+    text = f"{epoch} of {trainer.epochs} epochs"
+    if monitor and monitor.exhausted and epoch < trainer.epochs:
+        text += f", stopped early: no better {monitor.name} for {monitor.num_bad} epochs"
+    return text + (f"; best {monitor.name} {monitor.best:.4f} at epoch {monitor.best_epoch}" if monitor and monitor.best_epoch else "")
+
+
+def table(values: dict[str, float]) -> str:
+    """Names and values in two columns."""
+    width = max(map(len, values))
+    return "\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in values.items())

@@ -1,0 +1,32 @@
+"""1,797 handwritten digits of 8x8 pixels that come with the project."""
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from base import DATASETS
+
+
+@DATASETS.register
+class Digits(Dataset):
+    """The test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998, UCI repository, CC BY 4.0),
+    as scikit-learn's `load_digits` carries it.
+
+    Every fifth image is for testing (360), the others (1,437) for training. Samples are (uint8 `[1, 8, 8]`, class).
+    """
+
+    def __init__(self, split: str):
+        if split not in ("train", "test"):
+            raise ValueError(f"Digits has the splits 'train' and 'test', not '{split}'")
+        with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+            images, labels = file["images"], file["labels"]  # 0 to 16 [N, 8, 8], [N]
+        chosen = (np.arange(len(labels)) % 5 == 0) == (split == "test")
+        self.images = torch.from_numpy((images[chosen].astype(np.float32) * (255 / 16)).round().astype(np.uint8))[:, None]
+        self.labels = torch.from_numpy(labels[chosen].astype(np.int64))
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.images[index], int(self.labels[index])

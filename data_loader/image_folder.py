@@ -1,0 +1,12 @@
+"""Images sorted into a folder per split and class."""
+from pathlib import Path
+
+from base import DATASETS
+
+
+@DATASETS.register
+def ImageFolder(split: str, root: str):
+    """torchvision's ImageFolder of `root/<split>`: `root/train/cat/1.jpg`, `root/test/dog/2.png`."""
+    from torchvision import datasets  # a second of start-up that only this dataset needs
+
+    return datasets.ImageFolder(Path(root) / split)

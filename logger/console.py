@@ -1,0 +1,35 @@
+"""What a run says: plain messages on the console, the same with time and level in run.log."""
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class _Console(logging.Handler):
+    """Messages to stdout, warnings and errors to stderr, without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        try:
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
+        except BrokenPipeError:  # `python train.py ... | head`: the run goes on, run.log has it all
+            pass
+
+
+def setup_logging(level: int = logging.INFO) -> None:
+    """Sends all logging to the console, at `level`."""
+    console = _Console(level)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=min(level, logging.INFO), handlers=[console], force=True)
+    logging.captureWarnings(True)
+    for noisy in ("PIL", "matplotlib", "tensorflow", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def log_to_file(file: Path) -> None:
+    """Sends all logging from here on to `file` too (appended), INFO and above even where the console is quiet."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.getLogger().addHandler(handler)

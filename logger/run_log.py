@@ -1,0 +1,72 @@
+"""Everything a run leaves in its folder: numbers, images, histograms, checkpoints; and its line on the console."""
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from logger.metrics_file import MetricsFile
+from logger.writer import Writer
+from utils.checkpoint import CheckpointStore
+
+log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """A run's folder and what is written there. A context: leaving it closes the writers.
+
+    Args:
+        folder: `saved/<name>/<run>`.
+        store: its checkpoints.
+        writers: besides metrics.jsonl.
+        bars: whether to show progress bars on a terminal.
+    """
+
+    def __init__(self, folder: Path, store: CheckpointStore, writers: list[Writer] = (), bars: bool = True):
+        self.folder, self.store, self.writers, self.bars = folder, store, list(writers), bars
+        self.metrics_file = MetricsFile(folder)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for writer in self.writers:
+            writer.close()
+
+    def scalars(self, values: Mapping[str, float], epoch: int, step: int, timings: Mapping[str, float] = {}) -> None:
+        """A line in metrics.jsonl and points for the writers. `timings` go to the writers only: no two runs share them."""
+        self.metrics_file.write(values, epoch, step)
+        for writer in self.writers:
+            writer.scalars({**values, **timings}, step)
+
+    def images(self, name: str, images, step: int) -> None:
+        """The first 32 of `images` [N, C, H, W] (or of the first item of a batch), each channel range stretched to [0, 1]."""
+        images = images[0] if isinstance(images, (tuple, list)) else images
+        if not self.writers or not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+            return
+        images = images[:32].detach().float().cpu()
+        low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
+        for writer in self.writers:
+            writer.images(name, (images - low) / (high - low).clamp_min(1e-8), step)
+
+    def histograms(self, model: nn.Module, step: int) -> None:
+        """The distributions of the model's trainable weights."""
+        trained = {f"weights/{n}": p for n, p in model.named_parameters() if p.requires_grad} if self.writers else {}
+        weights = {name: parameter.detach().cpu() for name, parameter in trained.items()}
+        for writer in self.writers:
+            writer.histograms(weights, step)
+
+    def hparams(self, config: Mapping, metrics: list[str]) -> None:
+        for writer in self.writers:
+            writer.hparams(config, metrics)
+
+    def epoch_line(self, epoch: int, epochs: int, values: Mapping[str, float], elapsed_s: float, improved: bool) -> None:
+        """`epoch  3/10  train loss 0.1234 accuracy 0.9612 | val loss ... | lr 0.001 | 1.2 s  * best`."""
+        groups: dict[str, list[str]] = {}
+        for name, value in values.items():
+            group, _, rest = name.partition("/")
+            shown = f"{value:.3g}" if group == "lr" else f"{value:.4f}"
+            groups.setdefault(group, []).append(shown if rest == "optimizer" else f"{rest} {shown}")
+        parts = " | ".join(f"{group} {' '.join(items)}" for group, items in groups.items())
+        log.info("epoch %*d/%d  %s | %.1f s%s", len(str(epochs)), epoch, epochs, parts, elapsed_s, "  * best" if improved else "")

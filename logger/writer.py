@@ -1,0 +1,39 @@
+"""Where the numbers of a run go, besides metrics.jsonl: the base class and the registry of writers."""
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from utils.registry import Registry
+
+
+class Writer:
+    """Receives what a run logs. Override what you need; whatever you leave out is dropped.
+
+    Args:
+        folder: the run's folder.
+        start_step: the optimizer step from which the run goes on; points after it are about to be written again.
+
+    None of these methods is called within a training step; all get plain numbers or tensors on the CPU.
+    """
+
+    def __init__(self, folder: Path, start_step: int = 0):
+        self.folder, self.start_step = folder, start_step
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """`values` such as `{"train/loss": 0.1}` at an optimizer step."""
+
+    def images(self, name: str, images: torch.Tensor, step: int) -> None:
+        """`images`: float `[N, C, H, W]` in [0, 1]."""
+
+    def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """The distributions of `tensors`, such as weights by their names."""
+
+    def hparams(self, config: Mapping, metrics: list[str]) -> None:
+        """The flat config (`{"optimizer.args.lr": 0.001}`) and the names of the scalars to compare runs by."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+WRITERS = Registry("writer", "logger", expects=Writer, provided=("folder", "start_step"))

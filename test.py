@@ -1,0 +1,44 @@
+"""Score a checkpoint on a split of its dataset.
+
+    python test.py -r saved/digits_lenet
+    python test.py -r saved/digits_lenet/2026-01-31_12-00-00/checkpoints/last.pt --split val
+"""
+import json
+import logging
+
+from utils.cli import log_level, test_arguments
+from utils.errors import ConfigError, exit_codes
+
+log = logging.getLogger("test")
+
+
+def main(args) -> None:
+    from base.build import build_trainer
+    from base.starting import load_evaluated, open_checkpoint, resolve_config
+    from base.summary import table
+    from logger.console import setup_logging
+    from utils.device import pick_device
+    from utils.run import run_of
+
+    setup_logging(log_level(args))
+    checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
+    trainer = build_trainer(resolve_config(None, checkpoint, args.overrides), pick_device(args.device))
+    load_evaluated(trainer.bare_model, checkpoint)
+    if trainer.data.dataset(args.split) is None:
+        raise ConfigError(f"--split {args.split}: the dataset has no such split")
+    values = trainer.evaluate(args.split)
+
+    progress = checkpoint.state["progress"]
+    about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}
+    file = (run_of(checkpoint.file) or checkpoint.file.parent) / "test.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    same = {key: before.get(key) for key in about} == about  # other splits of the same weights stay
+    file.write_text(json.dumps({**(before if same else {}), **about, **values}, indent=2) + "\n")
+    log.info(f"{checkpoint.file}, epoch {progress['epoch']}, {args.split} split: "
+             f"{trainer.data.num_samples(args.split)} samples\n{table(values)}\nwritten to {file}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    arguments = test_arguments()
+    with exit_codes(arguments.verbose):
+        main(arguments)

@@ -1,0 +1,51 @@
+"""Train a model from a config, or continue a run.
+
+    python train.py -c configs/digits.yaml
+    python train.py -c configs/digits.yaml optimizer.args.lr=0.01 trainer.args.epochs=3
+    python train.py -r saved/digits_lenet
+"""
+import logging
+import time
+
+from utils.cli import log_level, train_arguments
+from utils.errors import exit_codes
+
+log = logging.getLogger("train")
+
+
+def main(args) -> None:
+    from base.build import build_trainer
+    from base.rehearsal import rehearse
+    from base.starting import initial_weights, open_checkpoint, open_run, resolve_config
+    from base.summary import describe_end, describe_finished, describe_parts
+    from logger.console import log_to_file, setup_logging
+    from utils.device import pick_device
+    from utils.run import run_of
+
+    setup_logging(log_level(args))
+    checkpoint = open_checkpoint(args.resume, ("last.pt",)) if args.resume else None
+    config = resolve_config(args.config, checkpoint, args.overrides)
+    device = pick_device(args.device)
+
+    trainer = build_trainer(config, device)
+    if args.init_from:
+        log.info(initial_weights(trainer.bare_model, args.init_from))
+    trainer.prepare_training()
+    metrics = rehearse(trainer)
+    if checkpoint:
+        trainer.resume(checkpoint.state)
+        if trainer.finished:
+            return log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
+
+    run = open_run(config, checkpoint, device, args.out, args.run_name, metrics, bars=not args.quiet)
+    log_to_file(run.folder / "run.log")
+    log.info(describe_parts(trainer))
+    started = time.monotonic()
+    trainer.train(run)
+    log.info(describe_end(trainer, time.monotonic() - started))
+
+
+if __name__ == "__main__":
+    arguments = train_arguments()
+    with exit_codes(arguments.verbose):
+        main(arguments)

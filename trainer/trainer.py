@@ -1,0 +1,38 @@
+"""Supervised training: a batch of inputs and targets, one model, one loss."""
+from collections.abc import Mapping
+
+import torch
+
+from base import TRAINERS, BaseTrainer
+
+
+@TRAINERS.register
+class Trainer(BaseTrainer):
+    """Assumes batches `(inputs, targets)`, `outputs = model(inputs)` and `loss(outputs, targets)`.
+
+    A loss gives a scalar, or named terms `{"bce": ..., "dice": ...}` of which the sum is minimised (or "loss", if there).
+    Where a batch or a loss looks different, override `train_step` and `eval_step`, or just `forward`.
+    """
+
+    def __init__(self, *, loss, **kwargs):
+        super().__init__(loss=loss, **kwargs)
+
+    def train_step(self, batch):
+        outputs, targets, terms = self.forward(batch)
+        self.update(terms["loss"])
+        return terms | self.metrics(outputs, targets)
+
+    def eval_step(self, batch):
+        outputs, targets, terms = self.forward(batch)
+        return terms | self.metrics(outputs, targets)
+
+    def forward(self, batch):
+        """(outputs, targets, terms of the loss), where `terms["loss"]` is the scalar to minimise."""
+        inputs, targets = batch
+        with self.autocast():
+            outputs = self.model(inputs)
+            loss = self.loss(outputs, targets)
+        terms = dict(loss) if isinstance(loss, Mapping) else {"loss": loss}
+        if "loss" not in terms:
+            terms["loss"] = torch.stack(list(terms.values())).sum()
+        return outputs, targets, terms

@@ -1,0 +1,1 @@
+"""Tools that know nothing of configs, models or data: everything else stands on them."""

@@ -1,0 +1,48 @@
+"""The command lines of train.py and test.py. Imports nothing heavy, so that --help answers at once."""
+import argparse
+import logging
+from pathlib import Path
+
+_OVERRIDES = "config values to override, such as optimizer.args.lr=0.01 (read as YAML)"
+_TARGET = "a checkpoint, a run folder, or an experiment folder (its newest run)"
+
+
+def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses train.py's arguments; a mistake ends the program with exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train a model from a config, or continue a run.", allow_abbrev=False,
+        epilog="python train.py -c configs/digits.yaml trainer.args.epochs=3")  # fmt: skip
+    parser.add_argument("-c", "--config", type=Path, metavar="CONFIG", help="the experiment, YAML or JSON")
+    parser.add_argument("-r", "--resume", type=Path, metavar="PATH", help=f"continue {_TARGET}")
+    parser.add_argument("--init-from", type=Path, metavar="PATH", help=f"begin with the weights of {_TARGET}")
+    parser.add_argument("--out", type=Path, default=Path("saved"), metavar="DIR", help="where runs are kept (saved/)")
+    parser.add_argument("--run-name", metavar="NAME", help="the run's folder; by default the time it starts")
+    _add_common(parser)
+    args = parser.parse_intermixed_args(argv)
+    if not args.config and not args.resume:
+        parser.error("nothing to do: give a config (-c configs/digits.yaml) or a run to continue (-r saved/digits_lenet)")
+    if args.resume and (args.init_from or args.run_name):
+        parser.error("--resume continues a run in its folder; --init-from and --run-name are for new runs")
+    return args
+
+
+def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses test.py's arguments; a mistake ends the program with exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="test.py", description="Score a checkpoint on a split of its dataset.", allow_abbrev=False,
+        epilog="python test.py -r saved/digits_lenet")  # fmt: skip
+    parser.add_argument("-r", "--resume", type=Path, metavar="PATH", required=True, help=f"{_TARGET}; best.pt unless said otherwise")
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="what to evaluate (test)")
+    _add_common(parser)
+    return parser.parse_intermixed_args(argv)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:N or mps (the best there is)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=_OVERRIDES)
+
+
+def log_level(args: argparse.Namespace) -> int:
+    return logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO

@@ -1,0 +1,35 @@
+"""A moving average of the weights."""
+import copy
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights, kept as a model of its own (`self.model`, bare names).
+
+    After `n` updates the decay is min(decay, (1 + n) / (10 + n)), so that short runs are not held at their first
+    weights (the warm-up of TensorFlow's ExponentialMovingAverage). Buffers, such as BatchNorm's statistics, are copied.
+    Reads nothing back from the device. Polyak and Juditsky 1992; in deep learning Tarvainen and Valpola 2017.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.source, self.decay, self.num_updates = model, decay, 0
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Call after each optimizer step."""
+        self.num_updates += 1
+        weight = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        averaged, current = list(self.model.parameters()), list(self.source.parameters())
+        torch._foreach_lerp_(averaged, current, weight)
+        for mine, theirs in zip(self.model.buffers(), self.source.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def state_dict(self) -> dict:
+        return {"model": self.model.state_dict(), "num_updates": self.num_updates}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.num_updates = state["num_updates"]

@@ -1,0 +1,66 @@
+"""What can go wrong for a user, and how it is said: one message, an exit code, no traceback."""
+import logging
+import os
+import sys
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+log = logging.getLogger(__name__)
+
+
+class ConfigError(Exception):
+    """A user's mistake in a config, a path or an argument. Exit code 2."""
+
+
+class TrainingError(Exception):
+    """Training cannot go on, through nobody's typing: a loss that is not finite, say. Exit code 1."""
+
+
+class Interrupted(Exception):
+    """A signal, or a time budget that is spent, ended the run; its checkpoint is written. Exit code 128 + signal, or 0."""
+
+    def __init__(self, message: str, signal_number: int | None = None):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: width must be positive (model/mlp.py:12)`: the error and its innermost line in this project."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_ours(frame.filename)]
+    plug_ins = [frame for frame in frames if Path(frame.filename).parent.name not in ("utils", "base")] or frames
+    where = f" ({_short(plug_ins[-1].filename)}:{plug_ins[-1].lineno})" if plug_ins else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def is_ours(file: str) -> bool:
+    """Whether `file` is the project's own code (and not in a virtual environment that lies inside it)."""
+    return Path(file).is_relative_to(PROJECT) and "site-packages" not in file
+
+
+def _short(file: str) -> str:
+    return os.path.relpath(file, PROJECT) if is_ours(file) else file
+
+
+@contextmanager
+def exit_codes(verbose: bool = False):
+    """Runs an entry point's body and turns what it raises into a message and an exit code."""
+    try:
+        yield
+    except (ConfigError, TrainingError, Interrupted) as error:
+        if verbose:
+            traceback.print_exc()
+        if logging.getLogger().handlers:
+            log.log(logging.INFO if isinstance(error, Interrupted) else logging.ERROR, "%s", error)
+        else:  # the mistake came before logging was set up
+            print(error, file=sys.stderr)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, Interrupted):
+        return 128 + error.signal_number if error.signal_number else 0
+    return 2 if isinstance(error, ConfigError) else 1

@@ -1,0 +1,66 @@
+"""Watches one value over the epochs: which epoch is the best, and when to give up waiting for a better one."""
+import logging
+import math
+
+log = logging.getLogger(__name__)
+
+
+def parse_monitor(text: str) -> tuple[str, str]:
+    """`"max val/accuracy"` as ("max", "val/accuracy"). Raises ValueError for anything else."""
+    mode, _, name = text.partition(" ")
+    if mode not in ("min", "max") or "/" not in name:
+        raise ValueError(f"'{text}' cannot be read. Write 'min val/loss' or 'max val/accuracy'")
+    return mode, name
+
+
+def monitor_fault(text: str) -> str | None:
+    """The constraint on a trainer's `monitor` argument."""
+    try:
+        parse_monitor(text)
+    except ValueError as error:
+        return str(error)
+
+
+class Monitor:
+    """Keeps the best value so far and the number of looks since.
+
+    Args:
+        monitor: "min NAME" or "max NAME", NAME as in the logs (`val/loss`).
+        patience: looks without improvement after which `exhausted` turns true; None never gives up.
+        min_delta: how much better a value has to be to count as an improvement.
+    """
+
+    def __init__(self, monitor: str, patience: int | None = None, min_delta: float = 0.0):
+        self.mode, self.name = parse_monitor(monitor)
+        self.patience, self.min_delta = patience, min_delta
+        self._forget()
+
+    def _forget(self) -> None:
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.best_epoch, self.num_bad = 0, 0
+
+    def update(self, value: float, epoch: int) -> bool:
+        """Takes the value of an epoch; returns whether it is the best so far. A NaN never is."""
+        gain = self.best - value if self.mode == "min" else value - self.best
+        improved = gain > self.min_delta
+        if improved:
+            self.best, self.best_epoch, self.num_bad = value, epoch, 0
+        else:
+            self.num_bad += 1
+        return improved
+
+    @property
+    def exhausted(self) -> bool:
+        return self.patience is not None and self.num_bad >= self.patience
+
+    def state_dict(self) -> dict:
+        return {"mode": self.mode, "name": self.name, "best": self.best, "best_epoch": self.best_epoch,
+                "num_bad": self.num_bad}  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what was seen; a best value of another name or mode does not count any more."""
+        if (state["mode"], state["name"]) != (self.mode, self.name):
+            log.warning("monitor is now '%s %s', it was '%s %s': the best value so far is forgotten",
+                        self.mode, self.name, state["mode"], state["name"])  # fmt: skip
+            return self._forget()
+        self.best, self.best_epoch, self.num_bad = state["best"], state["best_epoch"], state["num_bad"]

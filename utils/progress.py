@@ -1,0 +1,75 @@
+"""Where training stands, and the bar that shows it."""
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from tqdm import tqdm
+
+
+class Position:
+    """Epochs completed, batches consumed of the epoch under way, optimizer steps made."""
+
+    def __init__(self):
+        self.epoch = self.batch = self.step = 0
+
+    def advance(self, num_batches: int) -> None:
+        """One optimizer step over `num_batches` batches is done."""
+        self.batch += num_batches
+        self.step += 1
+
+    def next_epoch(self) -> None:
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def state_dict(self) -> dict:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+
+
+def windows(batches: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` batches, a list for each optimizer step; the last may be shorter."""
+    batches = iter(batches)
+    while window := list(islice(batches, size)):
+        yield window
+
+
+def seconds(time_text: str | float | None) -> float | None:
+    """90, "1:30" and "0:01:30" as 90.0 seconds. Raises ValueError for other text."""
+    if time_text is None or not isinstance(time_text, str):
+        return time_text
+    parts = time_text.split(":")
+    if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
+        raise ValueError(f"'{time_text}' is no time. Write seconds (5400) or \"h:mm:ss\" (\"1:30:00\")")
+    return float(sum(int(part) * 60**power for power, part in enumerate(reversed(parts))))
+
+
+def time_fault(time_text: str) -> str | None:
+    """The constraint on a trainer's `max_time` argument."""
+    try:
+        seconds(time_text)
+    except ValueError as error:
+        return str(error)
+
+
+class Bar:
+    """A tqdm bar on a terminal, nothing elsewhere. `note()` gives the text at its end and is asked twice a second."""
+
+    def __init__(self, label: str, total: int | None, start: int = 0, note: Callable[[], str] | None = None,
+                 shown: bool = True):  # fmt: skip
+        shown = shown and sys.stderr.isatty()
+        self._bar = tqdm(desc=label, total=total, initial=start, leave=False, mininterval=0.2, dynamic_ncols=True) if shown else None
+        self._note, self._next_note_s = note, 0.0
+
+    def update(self, count: int) -> None:
+        if self._bar is None:
+            return
+        if self._note and (now := time.monotonic()) >= self._next_note_s:
+            self._next_note_s = now + 0.5
+            self._bar.set_postfix_str(self._note(), refresh=False)
+        self._bar.update(count)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,153 @@
+"""Names to classes: first in the project's folders, then in the libraries of the kind, and nowhere else."""
+import functools
+import importlib
+import logging
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from utils.errors import PROJECT, ConfigError, describe, is_ours
+from utils.signature import Signature, nearest
+
+log = logging.getLogger(__name__)
+Fault = tuple[tuple, str]  # (key path, message)
+
+
+class Library:
+    """The named things of an installed library, imported when somebody first asks.
+
+    `label` is how messages call them (`any torchvision model`), `load` returns them as a dict from name to thing.
+    """
+
+    def __init__(self, label: str, load: Callable[[], dict]):
+        self.label = label
+        self.members = functools.cache(load)
+
+
+class Registry:
+    """Everything of one kind that a config can name.
+
+    Args:
+        kind: what a thing is called in messages ("model").
+        folder: the project folder whose files are imported on first look-up ("model").
+        expects: the class that a built thing must be an instance of; None where any callable will do.
+        provided: parameters that the program fills in itself (an optimizer's `params`).
+        inputs: for kinds where a plain function *is* the thing (a loss, a metric, a transform): the number of leading
+            arguments it is called with. The config's args fill the others.
+        libraries: where to look after the project's own folder.
+    """
+
+    def __init__(self, kind: str, folder: str, *, expects: type | None = None, provided: Iterable[str] = (),
+                 inputs: int | None = None, libraries: Iterable[Library] = ()):  # fmt: skip
+        self.kind, self.folder, self.expects = kind, folder, expects
+        self.provided, self.inputs, self.libraries = tuple(provided), inputs, tuple(libraries)
+        self._own: dict[str, object] = {}
+        self._twice: dict[str, str] = {}
+
+    def register(self, thing):
+        """Decorator for a class or a function; its `__name__` becomes its name in configs."""
+        if not callable(thing) or not hasattr(thing, "__name__"):
+            raise TypeError(f"register takes a class or a function, without parentheses; this is {thing!r}")
+        other = self._own.setdefault(thing.__name__, thing)
+        if (other.__module__, other.__qualname__) != (thing.__module__, thing.__qualname__):
+            self._twice[thing.__name__] = f"{_file(other)} and {_file(thing)}"
+        self._own[thing.__name__] = thing
+        return thing
+
+    def names(self) -> list[str]:
+        """The project's own names of this kind."""
+        import_folder(self.folder)
+        return sorted(self._own)
+
+    def get(self, name: str):
+        """The class or function called `name`. Raises ConfigError, with the nearest name, where there is none."""
+        errors = import_folder(self.folder)
+        if name in self._own:
+            return self._sound(name, errors)
+        for library in self.libraries:
+            if name in library.members():
+                return library.members()[name]
+        for folder in ("model", "data_loader", "trainer", "logger"):  # an idea in one file may bring its own optimizer
+            errors = {**errors, **import_folder(folder)}
+        if name in self._own:
+            return self._sound(name, errors)
+        known = [*self._own, *(member for library in self.libraries for member in library.members())]
+        also = ", ".join([*sorted(self._own), *(library.label for library in self.libraries)])
+        broken = "".join(f"\n    {file} could not be imported: {why}" for file, why in errors.items())
+        raise ConfigError(f"no {self.kind} '{name}'.{nearest(name, known)} There are: {also}.{broken}")
+
+    def _sound(self, name: str, errors: dict[str, str]):
+        """The project's own `name`, unless two files claim it or its file broke off half-way."""
+        if name in self._twice:
+            raise ConfigError(f"two {self.kind}s are called '{name}': in {self._twice[name]}. Rename one of them.")
+        if why := errors.get(_file(self._own[name])):
+            raise ConfigError(f"{_file(self._own[name])} could not be imported: {why}")
+        return self._own[name]
+
+    def faults(self, block, path: tuple, provided: Iterable[str] = (), keys: Iterable[str] = ()) -> list[Fault]:
+        """What is wrong with a `{type, args}` block (or a bare name), as (key path, message). Builds nothing.
+
+        `provided` are arguments the program fills in, `keys` further keys that the block may have.
+        """
+        block = {"type": block} if isinstance(block, str) else block
+        if not isinstance(block, dict):
+            return [(path, f"a {self.kind} is a name or {{type: NAME, args: {{...}}}}; this is {block!r}")]
+        if not isinstance(block.get("type"), str):
+            return [(path, f"'type' is missing: the name of a {self.kind}. There are: {', '.join(self.names())}.")]
+        allowed = ("type", "args", *keys)
+        faults = [((*path, key), f"a {self.kind} has no key '{key}'.{nearest(key, allowed)} Its keys: {', '.join(allowed)}.")
+                  for key in block if key not in allowed]  # fmt: skip
+        try:
+            target = self.get(block["type"])
+        except ConfigError as error:
+            return [*faults, ((*path, "type"), str(error))]
+        args = block.get("args")
+        if args is not None and not isinstance(args, dict):
+            return [*faults, ((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
+        wrong = self.signature(target, provided).faults(args or {})
+        return faults + [((*path, "args", name) if name else (*path, "args"), message) for name, message in wrong]
+
+    def signature(self, target, provided: Iterable[str] = ()) -> Signature:
+        """What a config may pass to `target`."""
+        if self.inputs is not None and not isinstance(target, type):
+            return Signature(target, self.inputs)
+        return Signature(target, {*self.provided, *provided})
+
+    def build(self, block, where: str, **provided):
+        """The thing a block names, built; `provided` are the arguments of the program, `where` its section."""
+        block = {"type": block} if isinstance(block, str) else block
+        target = self.get(block["type"])
+        args = self.signature(target, provided).convert(block.get("args") or {})
+        if self.inputs is not None and not isinstance(target, type):
+            return functools.partial(target, **args) if args else target
+        try:
+            thing = target(**provided, **args)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{where}: {block['type']} could not be built: {describe(error)}") from error
+        if self.expects and not isinstance(thing, self.expects):
+            raise ConfigError(f"{where}: {block['type']} gives a {type(thing).__name__}; a {self.kind} is a "
+                              f"{self.expects.__module__}.{self.expects.__qualname__}")  # fmt: skip
+        return thing
+
+
+@functools.cache
+def import_folder(folder: str) -> dict[str, str]:
+    """Imports every file of a project folder, once; returns the files that failed, with their errors."""
+    errors = {}
+    for module in pkgutil.iter_modules([str(PROJECT / folder)]):
+        try:
+            importlib.import_module(f"{folder}.{module.name}")
+        except Exception as error:
+            file = f"{folder}/{module.name}" + ("/" if module.ispkg else ".py")
+            errors[file] = describe(error)
+            log.debug("%s could not be imported", file, exc_info=True)
+    return errors
+
+
+def _file(thing) -> str:
+    """`model/lenet.py`, or the module's name for what is not the project's own."""
+    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
+    return str(Path(file).relative_to(PROJECT)) if file and is_ours(file) else thing.__module__

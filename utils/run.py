@@ -1,0 +1,124 @@
+"""Run folders: `saved/<name>/<run>/`. Making a new one, finding an old one, recording what it ran on."""
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+from utils.errors import PROJECT, ConfigError
+
+CHECKPOINTS = "checkpoints"
+_ENVIRONMENT = "environment.jsonl"
+_PACKAGES = ("torch", "torchvision", "numpy", "torchmetrics", "tensorboard")
+
+
+def folder_name_fault(name: str) -> str | None:
+    """Why `name` cannot be the name of an experiment or a run; None where it can."""
+    if not re.fullmatch(r"\w[\w.+=-]*", name):
+        return f"'{name}' names a folder: letters, digits and _ . + = - only, no slashes"
+
+
+def new_run(out: Path, name: str, run_name: str | None) -> Path:
+    """Makes and returns `out/name/run_name`; by default the run is named by the time it starts.
+
+    Raises ConfigError where the run is there already or the folder cannot be made.
+    """
+    if run_name and (fault := folder_name_fault(run_name)):
+        raise ConfigError(f"--run-name: {fault}")
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    candidates = [run_name] if run_name else [stamp, *(f"{stamp}-{i}" for i in range(2, 100))]
+    for candidate in candidates:
+        run = out / name / candidate
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"{run}: cannot be made: {error.strerror}. Choose another folder with --out.") from error
+    raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\nor choose another --run-name.")
+
+
+def find_checkpoint(path: Path, prefer: tuple[str, ...]) -> Path:
+    """The checkpoint that `path` means: itself, or the first of `prefer` in a run, or in an experiment's newest run.
+
+    Raises ConfigError that lists what is there.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        near = path.parent if path.parent.is_dir() else Path()
+        others = ", ".join(sorted(p.name for p in near.iterdir() if not p.name.startswith("."))[:10])
+        raise ConfigError(f"{path}: there is no such file or folder. In {near}: {others or 'nothing'}")
+    run = path.parent if path.name == CHECKPOINTS else path if (path / CHECKPOINTS).is_dir() else newest_run(path)
+    for name in prefer:
+        if (run / CHECKPOINTS / name).is_file():
+            return run / CHECKPOINTS / name
+    if any_other := sorted((run / CHECKPOINTS).glob("*.pt"), key=lambda file: (file.name.startswith("epoch_"), file.name)):
+        return any_other[-1]
+    raise ConfigError(f"{run / CHECKPOINTS}: holds no checkpoint")
+
+
+def newest_run(experiment: Path) -> Path:
+    """The run of an experiment that was begun last."""
+    runs = {file.parent.parent for file in experiment.glob(f"*/{CHECKPOINTS}/*.pt")}
+    if not runs:
+        raise ConfigError(f"{experiment}: neither a run (it has no {CHECKPOINTS}/) nor an experiment with runs in it")
+    return max(runs, key=lambda run: (_begun(run), run.name))
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder a checkpoint lies in; None for one that was carried elsewhere."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else None
+
+
+def _begun(run: Path) -> float:
+    record = run / _ENVIRONMENT
+    if record.is_file() and (lines := record.read_text().splitlines()):
+        return json.loads(lines[0])["started_s"]
+    return run.stat().st_mtime
+
+
+def record_environment(run: Path, device: str) -> None:
+    """Appends to the run's environment.jsonl how this start came about; uncommitted changes go into a .diff beside it."""
+    now = datetime.now().astimezone()
+    record = {
+        "started": now.isoformat(timespec="seconds"),
+        "started_s": now.timestamp(),
+        "command": [sys.executable, *sys.argv],
+        "folder": os.getcwd(),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_diff": None,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "device": device,
+        "num_cpus": os.cpu_count(),
+    }
+    if diff := _git("diff", "HEAD"):
+        record["git_diff"] = f"code_{now:%Y-%m-%d_%H-%M-%S}.diff"
+        (run / record["git_diff"]).write_text(diff + "\n", encoding="utf-8")
+    with open(run / _ENVIRONMENT, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _git(*command: str) -> str | None:
+    """What git says of this project; None where there is no git or no repository of its own."""
+    if not (PROJECT / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", *command], cwd=PROJECT, capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace").strip() or None if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,196 @@
+"""The constructor is the schema: what a class or function takes, and what is wrong with given arguments."""
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter
+from numbers import Number
+from pathlib import Path
+from typing import Annotated
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null",
+          list: "a list", dict: "a table of keys"}  # fmt: skip
+
+
+def at_least(least: int | float, above: bool = False):
+    """A constraint for an annotation: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded."""
+
+    def check(value):
+        if value < least or (above and value == least):
+            return f"{value} is too small; it must be {'above' if above else 'at least'} {least}"
+
+    return check
+
+
+def below(bound: int | float):
+    """A constraint for an annotation: smaller than `bound`."""
+
+    def check(value):
+        if value >= bound:
+            return f"{value} is too large; it must be below {bound}"
+
+    return check
+
+
+PositiveInt = Annotated[int, at_least(1)]
+CountInt = Annotated[int, at_least(0)]
+PositiveFloat = Annotated[float, at_least(0, above=True)]
+_LISTS = (list, tuple, Sequence, Iterable, set)
+
+
+class Signature:
+    """The named parameters of `target`, inherited ones included where a constructor passes `**kwargs` on.
+
+    `provided` are the parameters the program fills in itself: a name, or a number of leading positional ones.
+    `open` says that any further name may be accepted.
+    """
+
+    def __init__(self, target, provided: Iterable[str] | int = ()):
+        self.name = getattr(target, "__name__", str(target))
+        self.parameters, self.open = _parameters(target)
+        if isinstance(provided, int):
+            provided = list(self.parameters)[:provided]
+        self.provided = {name for name in provided if name in self.parameters}
+
+    def __str__(self):
+        shown = [p.replace(annotation=Parameter.empty, kind=Parameter.KEYWORD_ONLY) for p in self._free().values()]
+        return f"{self.name}({', '.join(map(str, shown))}{', ...' if self.open else ''})"
+
+    def _free(self) -> dict[str, Parameter]:
+        return {name: p for name, p in self.parameters.items() if name not in self.provided}
+
+    def faults(self, args: Mapping) -> list[tuple[str, str]]:
+        """What is wrong with `args`, as (argument, message); a missing argument has the name ''."""
+        free, found = self._free(), []
+        for name, value in args.items():
+            if name in self.provided:
+                found.append((name, f"'{name}' is filled in by the program. Leave it out."))
+            elif name not in free and not self.open:
+                found.append((name, f"{self.name} has no argument '{name}'.{nearest(name, free)} {self}"))
+            elif name in free and (wrong := mismatch(value, _annotation(free[name]))):
+                found.append((name, wrong))
+        missing = [name for name in free if self.is_required(name) and name not in args]
+        if missing:
+            found.append(("", f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
+        return found
+
+    def is_required(self, name: str) -> bool:
+        """Whether there is a parameter `name` without a default."""
+        return name in self.parameters and self.parameters[name].default is Parameter.empty
+
+    def convert(self, args: Mapping) -> dict:
+        """`args` with the names of torch dtypes turned into dtypes where the annotation asks for one."""
+        return {name: _as_dtype(value, self.parameters.get(name)) for name, value in args.items()}
+
+
+def nearest(name: object, options: Iterable[str]) -> str:
+    """` Did you mean 'LeNet'?`, or nothing where nothing is near."""
+    by_lower = {str(option).lower(): str(option) for option in options}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def mismatch(value, annotation) -> str | None:
+    """Why `value` cannot be an `annotation`, in words; None where it can, or where the annotation is not simple.
+
+    Annotations may carry constraints: `Annotated[int, check]`, where `check(value)` returns a message or None.
+    """
+    simple = _simple_types(annotation)
+    if simple is None:
+        return None
+    if any(_fits(value, kind) for kind in simple):
+        return next(filter(None, (check(value) for check in _constraints(value, annotation))), None)
+    needed = " or ".join(_WORDS[kind] if isinstance(kind, type) else f"one of {kind}" for kind in simple)
+    return f"{say(value)}; {needed} is needed"
+
+
+def say(value) -> str:
+    """`'ten' is text`, `the value is false`: a config value and its kind in a user's words."""
+    if value is None or isinstance(value, bool):
+        return f"the value is {str(value).lower().replace('none', 'null')}"
+    return f"{value!r} is {_WORDS.get(type(value), type(value).__name__)}"
+
+
+def _fits(value, kind) -> bool:
+    if isinstance(kind, tuple):
+        return value in kind
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _constraints(value, annotation) -> list:
+    """The checks of those parts of an annotation that admit `value`."""
+    if typing.get_origin(annotation) is Annotated:
+        base, *checks = typing.get_args(annotation)
+        return checks if any(_fits(value, kind) for kind in _simple_types(base) or []) else []
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [check for part in typing.get_args(annotation) for check in _constraints(value, part)]
+    return []
+
+
+def _simple_types(annotation) -> list | None:
+    """The plain types an annotation admits; None where it admits something a config has no word for."""
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if annotation in _WORDS or annotation is None:
+        return [type(None) if annotation is None else annotation]
+    if annotation is Number:
+        return [float]
+    if annotation is Path:
+        return [str]
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return [typing.get_args(annotation)]
+    if origin in (typing.Union, types.UnionType):
+        kinds = [_simple_types(part) for part in typing.get_args(annotation)]
+        return None if None in kinds else list(dict.fromkeys(kind for part in kinds for kind in part))
+    if (origin or annotation) in _LISTS:
+        return [list]
+    if (origin or annotation) in (dict, Mapping):
+        return [dict]
+    return None
+
+
+def _annotation(parameter: Parameter):
+    """The annotation; without one, that of the default where it is a number, text or a switch."""
+    if parameter.annotation is not Parameter.empty and not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    return bool if isinstance(parameter.default, bool) else typing.Any
+
+
+def _as_dtype(value, parameter: Parameter | None):
+    import torch
+
+    wanted = parameter.annotation if parameter else None
+    if isinstance(value, str) and torch.dtype in (wanted, *typing.get_args(wanted)):
+        return getattr(torch, value, value)
+    return value
+
+
+def _parameters(target) -> tuple[dict[str, Parameter], bool]:
+    """(named parameters, whether others are accepted), following `**kwargs` to the next constructor in line."""
+    signature = _inspect(target)
+    if signature is None:
+        return {}, True
+    owners = [cls for cls in getattr(target, "__mro__", ()) if "__init__" in vars(cls) or "__new__" in vars(cls)]
+    if owners and (owners[0] is object or owners[0].__module__ == "torch.nn.modules.module"):
+        return {}, False  # object and nn.Module take nothing, whatever their signatures say
+    parameters = {n: p for n, p in signature.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if all(p.kind is not p.VAR_KEYWORD for p in signature.parameters.values()):
+        return parameters, False
+    next_in_line = owners[1] if owners else signature.return_annotation
+    if not isinstance(next_in_line, type) or next_in_line is Parameter.empty:
+        return parameters, True
+    inherited, is_open = _parameters(next_in_line)
+    return {**inherited, **parameters}, is_open or not inherited
+
+
+def _inspect(target) -> inspect.Signature | None:
+    try:
+        return inspect.signature(target, eval_str=True)
+    except NameError:  # an annotation that only a type checker can resolve
+        return inspect.signature(target)
+    except (ValueError, TypeError):  # builtins without a signature
+        return None

@@ -1,0 +1,183 @@
+"""From a loss to new weights: the only place that knows the order scale, backward, unscale, clip, step, schedule, zero."""
+import math
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+class NonFinite(Exception):
+    """A loss or a gradient is NaN or infinite; the weights are those of before the step."""
+
+
+class Window(NamedTuple):
+    """Where a micro-batch stands in its accumulation window (one optimizer step).
+
+    `share` is its part of the window's samples, `final` whether it is the last, `measured` whether the gradient norm
+    is wanted.
+    """
+
+    share: float = 1.0
+    final: bool = True
+    measured: bool = False
+
+
+class Updater:
+    """One optimizer with its schedulers, loss scaler and clipping.
+
+    Args:
+        optimizer: built over the parameters it steps.
+        schedule: the optimizer's learning-rate schedulers.
+        scaler: enabled for fp16, else passes everything through.
+        clip_norm: the largest global gradient norm, None for no clipping.
+        exclusive: backward fills only this optimizer's gradients. For trainers with several optimizers, where the loss
+            of one must leave nothing behind in the parameters of another.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: "Schedule", scaler: torch.amp.GradScaler,
+                 clip_norm: float | None = None, exclusive: bool = False):  # fmt: skip
+        self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.inputs = self.parameters if exclusive else None
+        self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
+        self.non_finite: torch.Tensor | None = None  # 0-dim bool, on an accelerator: seen since the last look
+
+    def update(self, loss: torch.Tensor, window: Window) -> None:
+        """Adds the loss's gradients; at the end of the window makes the step.
+
+        Raises NonFinite on the CPU. On an accelerator the host does not wait: the step is masked on the device, and
+        `check` tells at the next log point.
+        """
+        if loss.device.type == "cpu":
+            if not math.isfinite(value := loss.item()):
+                raise NonFinite(f"the loss is {value}")
+        else:
+            bad = ~torch.isfinite(loss.detach())
+            self.non_finite = bad if self.non_finite is None else self.non_finite | bad
+        scaled = self.scaler.scale(loss if window.share == 1 else loss * window.share)
+        scaled.backward(inputs=self.inputs)
+        if window.final:
+            self._step(window.measured)
+
+    def _step(self, measured: bool) -> None:
+        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        if self.clip_norm:
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        elif measured:
+            self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        self._optimizer_step(known_norm=measured or bool(self.clip_norm))
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _optimizer_step(self, known_norm: bool) -> None:
+        if self.scaler.is_enabled():  # skips steps with infinite gradients by itself: that is how it finds its scale
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        if known_norm:
+            self._check_gradients()
+        if self.non_finite is not None:
+            if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+                self.optimizer.grad_scale, self.optimizer.found_inf = None, self.non_finite.float()
+            elif self.non_finite:  # an optimizer that cannot be masked costs a look at every step
+                raise NonFinite("the loss is not finite")
+        self.optimizer.step(*self._closure())
+
+    def _check_gradients(self) -> None:
+        if self.grad_norm.device.type != "cpu":
+            self.non_finite = self.non_finite | ~torch.isfinite(self.grad_norm)
+        elif not math.isfinite(self.grad_norm):
+            raise NonFinite(f"the gradient norm is {self.grad_norm.item()}")
+
+    def _closure(self) -> list[Callable]:
+        """LBFGS asks for a closure; with `max_iter: 1` it calls it once, and the gradients are there already."""
+        return [lambda: 0.0] if isinstance(self.optimizer, torch.optim.LBFGS) else []
+
+    def check(self) -> None:
+        """Raises NonFinite if a loss on an accelerator was not finite since training began. Waits for the device."""
+        if self.non_finite is not None and self.non_finite.item():
+            raise NonFinite("the loss or its gradient is not finite")
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first parameter group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state_dict(self) -> dict:
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict()}  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+class Schedule:
+    """The learning-rate schedulers of one optimizer, each stepped per optimizer step or per epoch, in order.
+
+    Args:
+        optimizer: whose learning rate they set.
+        factories: `(build, per)` pairs: `build(optimizer, length)` gives a scheduler, where `length` is the number of
+            steps or epochs of the whole run, as `per` ("step" or "epoch") says.
+        num_epochs, steps_per_epoch: the length of the run. `steps_per_epoch` is None where nobody knows it.
+    """
+
+    def __init__(self, optimizer, factories=(), num_epochs: int = 1, steps_per_epoch: int | None = None):
+        self.optimizer = optimizer
+        self.num_epochs, self.steps_per_epoch = num_epochs, steps_per_epoch
+        length = {"epoch": num_epochs, "step": steps_per_epoch and num_epochs * steps_per_epoch}
+        self.schedulers = [(build(optimizer, length[per]), per) for build, per in factories]
+        self.num_steps_done = self.num_epochs_done = 0
+        self._first = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """Call after each optimizer step."""
+        self.num_steps_done += 1
+        for scheduler, per in self.schedulers:
+            if per == "step":
+                scheduler.step()
+
+    def epoch(self, value: float | None = None) -> None:
+        """Call after each epoch; `value` is what was monitored, None where this epoch has none."""
+        self.num_epochs_done += 1
+        for scheduler, per in self.schedulers:
+            if per == "epoch" and not isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step()
+            elif per == "epoch" and value is not None:
+                scheduler.step(value)
+
+    def state_dict(self) -> dict:
+        return {"schedulers": [scheduler.state_dict() for scheduler, _ in self.schedulers],
+                "num_steps_done": self.num_steps_done, "num_epochs_done": self.num_epochs_done,
+                "num_epochs": self.num_epochs, "steps_per_epoch": self.steps_per_epoch}  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes up a schedule where it was; one laid out for a run of another length is laid out anew.
+
+        Anew means: the learning rate becomes what it would be here had the run been planned at its new length.
+        """
+        same_length = state["num_epochs"] == self.num_epochs and state["steps_per_epoch"] == self.steps_per_epoch
+        plateau = any(isinstance(scheduler, ReduceLROnPlateau) for scheduler, _ in self.schedulers)
+        if same_length or plateau or not self.schedulers:
+            for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True):
+                scheduler.load_state_dict(inner)
+            self.num_steps_done, self.num_epochs_done = state["num_steps_done"], state["num_epochs_done"]
+        else:
+            self._replay(state["num_steps_done"], state["num_epochs_done"])
+
+    def _replay(self, num_steps: int, num_epochs: int) -> None:
+        for group, first in zip(self.optimizer.param_groups, self._first, strict=True):
+            group.update(first)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "scheduler.step() before optimizer.step()": on purpose
+            steps_per_epoch = self.steps_per_epoch or num_steps // max(num_epochs, 1)
+            for epoch in range(num_epochs):
+                for _ in range(steps_per_epoch):
+                    self.step()
+                self.epoch()
+            while self.num_steps_done < num_steps:
+                self.step()
