@@ -31,7 +31,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_ours(frame.filename)]
-    plug_ins = [frame for frame in frames if Path(frame.filename).parent.name not in ("utils", "base")] or frames
+    plug_ins = [frame for frame in frames if Path(frame.filename).parent.name not in ("utils", "base", PROJECT.name)]
     where = f" ({_short(plug_ins[-1].filename)}:{plug_ins[-1].lineno})" if plug_ins else ""
     return f"{type(error).__name__}: {error}{where}"
 

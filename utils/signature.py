@@ -85,10 +85,11 @@ class Signature:
 
 
 def nearest(name: object, options: Iterable[str]) -> str:
-    """` Did you mean 'LeNet'?`, or nothing where nothing is near."""
+    """` Did you mean 'LeNet'?`, or nothing where nothing is near. `learning_rate` is near `lr`, by its initials."""
     by_lower = {str(option).lower(): str(option) for option in options}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
-    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+    initials = "".join(word[:1] for word in str(name).lower().split("_"))
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6) or [initials]
+    return f" Did you mean '{by_lower[close[0]]}'?" if close[0] in by_lower else ""
 
 
 def mismatch(value, annotation) -> str | None:
