@@ -17,7 +17,7 @@ def main(args) -> None:
     from base.build import build_trainer
     from base.rehearsal import rehearse
     from base.starting import initial_weights, open_checkpoint, open_run, resolve_config
-    from base.summary import describe_end, describe_finished, describe_parts
+    from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
     from logger.console import log_to_file, setup_logging
     from utils.device import pick_device
     from utils.run import run_of
@@ -40,6 +40,8 @@ def main(args) -> None:
     run = open_run(config, checkpoint, device, args.out, args.run_name, metrics, bars=not args.quiet)
     log_to_file(run.folder / "run.log")
     log.info(describe_parts(trainer))
+    if checkpoint:
+        log.info(describe_resumed(trainer))
     started = time.monotonic()
     trainer.train(run)
     log.info(describe_end(trainer, time.monotonic() - started))

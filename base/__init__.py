@@ -14,4 +14,4 @@ from base.registries import (
 )
 
 __all__ = ["DATASETS", "LOSSES", "METRICS", "MODELS", "OPTIMIZERS", "SCHEDULERS", "TRAINERS", "TRANSFORMS", "WRITERS",
-           "BaseModel", "BaseTrainer"]  # fmt: skip
+           "BaseModel", "BaseTrainer"]

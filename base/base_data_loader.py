@@ -45,17 +45,17 @@ class DataSplits:
                  shuffle: bool = True, drop_last: bool = False, num_workers: CountInt = 0,
                  pin_memory: bool | None = None, timeout: Annotated[float, at_least(0)] = 0,
                  prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
-                 multiprocessing_context: str | None = None):  # fmt: skip
+                 multiprocessing_context: str | None = None):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.shuffle, self.drop_last = shuffle, drop_last
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
-                               "pin_memory": torch.cuda.is_available() if pin_memory is None else pin_memory}  # fmt: skip
+                               "pin_memory": torch.cuda.is_available() if pin_memory is None else pin_memory}
         if num_workers:
             self.loader_options |= {
                 "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,
-                "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}  # fmt: skip
+                "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
         self._build_dataset = build_dataset
         self._datasets: dict[str, Dataset | None] = {}
         self._loaders: dict[str, DataLoader] = {}
@@ -70,8 +70,8 @@ class DataSplits:
             try:
                 self._datasets[source] = self._build_dataset(source)
             except ConfigError as error:
-                hint = "\nWithout a val split of its own, set data_loader.validation_split, such as 0.1." if source == "val" else ""
-                raise ConfigError(f"{error}{hint}") from error
+                hint = "Without a val split of its own, set data_loader.validation_split, such as 0.1."
+                raise ConfigError(f"{error}\n{hint}" if source == "val" else str(error)) from error
         return self._datasets[source]
 
     def indices(self, split: str) -> torch.Tensor:
@@ -85,7 +85,7 @@ class DataSplits:
         num_val = int(share) if share >= 1 else round(num_samples * share)
         if not 0 < num_val < num_samples:
             raise ConfigError(f"data_loader.validation_split: {share} of {num_samples} samples leaves "
-                              f"{num_samples - num_val} for training and {num_val} for validation")  # fmt: skip
+                              f"{num_samples - num_val} for training and {num_val} for validation")
         order = permutation(derive(self.seed, "split"), num_samples)
         return (order[:num_val] if split == "val" else order[num_val:]).sort().values
 
@@ -157,7 +157,7 @@ class DataSplits:
             options |= {"num_workers": 1, "persistent_workers": False}
         train = split == "train"
         return DataLoader(self._view(split), batch_size=self.batch_size if train else self.eval_batch_size,
-                          drop_last=self.drop_last and train, **options)  # fmt: skip
+                          drop_last=self.drop_last and train, **options)
 
     def _view(self, split: str) -> Dataset:
         dataset = self.dataset(split)
@@ -171,7 +171,7 @@ class DataSplits:
         train = split == "train"
         return PositionSampler(self.indices(split), self.batch_size if train else self.eval_batch_size,
                                derive(self.seed, "order"), shuffle=self.shuffle and train,
-                               drop_last=self.drop_last and train)  # fmt: skip
+                               drop_last=self.drop_last and train)
 
     def _collate(self, dataset: Dataset) -> Callable[[list], tuple[int, Any]]:
         return _CountingCollate(getattr(dataset, "collate_fn", default_collate))

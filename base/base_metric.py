@@ -29,7 +29,7 @@ class Totals:
                 entry = ((value if value.is_floating_point() else value.float()).sum(), 1, len(value))
             else:
                 raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
-                                 "or one for each sample [B]")  # fmt: skip
+                                 "or one for each sample [B]")
             self._pending.setdefault(name, []).append(entry)
 
     def _fold(self) -> None:

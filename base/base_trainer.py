@@ -1,5 +1,4 @@
 """The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -21,8 +20,6 @@ from utils.signals import StopRequest
 from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below
 from utils.updater import NonFinite, Schedule, Updater, Window
 
-log = logging.getLogger(__name__)
-
 
 class BaseTrainer:
     """Runs the epochs; a subclass says what happens to one batch.
@@ -34,7 +31,7 @@ class BaseTrainer:
         model, data, optimizers, schedulers, loss, metrics, seed, device: the parts, as `base/build.py` makes them.
         epochs: how many to train in all.
         monitor: the value that tells the best epoch, "min val/loss" or "max val/accuracy"; None for no best.
-        early_stop: epochs without improvement of the monitor after which training ends.
+        early_stop: evaluations without improvement of the monitor after which training ends.
         min_delta: how much better the monitored value has to be to count as an improvement.
         eval_every: evaluate on val every so many epochs (and after the last).
         save_every: keep `epoch_NNNN.pt` every so many epochs, besides `last.pt` and `best.pt`.
@@ -61,7 +58,7 @@ class BaseTrainer:
                  precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
                  clip_norm: PositiveFloat | None = None, ema: Annotated[float, at_least(0), below(1)] | None = None,
                  compile: bool = False, channels_last: bool = False,
-                 max_time: Annotated[str, time_fault] | PositiveFloat | None = None):  # fmt: skip
+                 max_time: Annotated[str, time_fault] | PositiveFloat | None = None):
         self.bare_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
         self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
@@ -122,11 +119,9 @@ class BaseTrainer:
     def update(self, loss: torch.Tensor, name: str = "optimizer") -> None:
         """Backward, and at the end of the accumulation window the step of the optimizer called `name`."""
         if self.rehearsing:
-            return loss.backward()
-        try:
+            loss.backward()
+        else:
             self.updaters[name].update(loss, self.window)
-        except NonFinite as error:
-            raise self.non_finite(error) from error
 
     def autocast(self):
         """The context for forward passes and losses, as `precision` says."""
@@ -148,7 +143,7 @@ class BaseTrainer:
     def prepare_training(self) -> None:
         """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
         self.updaters = self.build_updaters()
-        self.state |= {_state_name(name): updater for name, updater in self.updaters.items()}
+        self.state |= {"optimizer" if name == "optimizer" else f"optimizer_{name}": u for name, u in self.updaters.items()}
         if self.ema_decay is not None:
             self.state["ema"] = self.ema = WeightAverage(self.bare_model, self.ema_decay)
 
@@ -160,13 +155,15 @@ class BaseTrainer:
         self.run, self.started = run, time.monotonic()
         self.state["metrics_file"] = run.metrics_file
         with self.stop_request.listening(), run:
-            if self.position.step == 0:
-                self.save("last.pt")
+            self.save("last.pt")  # a folder that cannot be written shows now, not after an epoch
             self.seed_for("start", self.position.step)
             self.on_train_start()
-            while not self.finished:
-                self.train_epoch()
-                self.finish_epoch()
+            try:
+                while not self.finished:
+                    self.train_epoch()
+                    self.finish_epoch()
+            except NonFinite as error:
+                raise TrainingError(self.describe_position() + f": {error}.\n{NonFinite.ADVICE}") from error
             self.on_train_end()
 
     @property
@@ -178,8 +175,7 @@ class BaseTrainer:
         """The epoch under way, from its next batch to its last."""
         position, num_batches = self.position, self.data.num_batches("train")
         self.model.train()
-        self.epoch_started = time.monotonic()
-        self.last_log, self.num_seen = self.epoch_started, 0
+        self.run.start_epoch()
         bar = Bar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
         with closing(bar):
             for window in windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
@@ -198,19 +194,19 @@ class BaseTrainer:
         measured = (self.position.step + 1) % self.log_every == 0
         for number, (count, batch) in enumerate(window, start=1):
             self.window = Window(count / num_samples, number == len(window), measured)
-            batch = self.data.prepare(batch, self.device, self.channels_last)
-            self.last_input = batch
-            self.totals.add(as_values(self.train_step(batch)), count)
-        self.num_seen += num_samples
+            self.last_input = self.data.prepare(batch, self.device, self.channels_last)
+            self.totals.add(as_values(self.train_step(self.last_input)), count)
+        self.run.num_seen += num_samples
         if self.ema:
             self.ema.update()
 
     def finish_epoch(self) -> None:
         """Evaluates, lets monitor and schedules move, logs, saves."""
-        self.check_finite()
+        for updater in self.updaters.values():
+            updater.check()
         epoch = self.position.epoch + 1
         values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
-        if self.evaluation_due(epoch):
+        if self.data.dataset("val") is not None and (epoch % self.eval_every == 0 or epoch == self.epochs):
             values |= self.evaluate("val")
         values |= self.learning_rates()
         monitored = values.get(self.monitor.name) if self.monitor else None
@@ -220,16 +216,17 @@ class BaseTrainer:
         self.position.next_epoch()
         self.totals.reset()
         self.metrics.reset()
-        self.log_epoch(values, improved)
+        self.run.epoch(values, epoch, self.epochs, self.position.step, improved)
+        if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
+            self.run.images("train/input", self.last_input, self.position.step)
+        if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
+            self.run.histograms(self.bare_model, self.position.step)
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
         kept = self.save_every is not None and epoch % self.save_every == 0
         self.save("last.pt", *["best.pt"] * improved, *[f"epoch_{epoch:04d}.pt"] * kept)
         if not self.finished:
             self.leave_if_asked()
-
-    def evaluation_due(self, epoch: int) -> bool:
-        return self.data.dataset("val") is not None and (epoch % self.eval_every == 0 or epoch == self.epochs)
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Averages over every sample of a split, as `{"val/loss": 0.1, ...}`. Changes nothing of the training state."""
@@ -271,7 +268,7 @@ class BaseTrainer:
         lacking, extra = self.state.keys() - state.keys() - optional, state.keys() - self.state.keys() - optional
         if lacking or extra:
             raise ConfigError(f"the checkpoint does not fit the config: it has no {sorted(lacking)}, and the config makes no "
-                              f"{sorted(extra)}")  # fmt: skip
+                              f"{sorted(extra)}")
         for name in self.state.keys() & state.keys():
             load_part(name, self.state[name], state[name])
 
@@ -283,24 +280,12 @@ class BaseTrainer:
 
     def log_step(self) -> None:
         """A log point: reads the totals from the device, once, and writes them."""
-        self.check_finite()
-        then, self.last_log = self.last_log, time.monotonic()
+        for updater in self.updaters.values():
+            updater.check()
         values = {f"step/{name}": value for name, value in self.totals.recent().items()}
         norms = {name: updater.grad_norm for name, updater in self.updaters.items() if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
-        speed = {"speed/samples_per_s": self.num_seen / (self.last_log - then)}
-        self.num_seen = 0
-        self.run.scalars(values, self.position.epoch + 1, self.position.step, speed)
-
-    def log_epoch(self, values: Mapping[str, float], improved: bool) -> None:
-        """The epoch's line on the console and in metrics.jsonl; images and histograms where they are due."""
-        epoch, step, elapsed_s = self.position.epoch, self.position.step, time.monotonic() - self.epoch_started
-        self.run.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
-        self.run.epoch_line(epoch, self.epochs, values, elapsed_s, improved)
-        if self.log_images_every and (epoch - 1) % self.log_images_every == 0 and self.last_input is not None:
-            self.run.images("train/input", self.last_input, step)
-        if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
-            self.run.histograms(self.bare_model, step)
+        self.run.step(values, self.position.epoch + 1, self.position.step)
 
     def learning_rates(self) -> dict[str, float]:
         return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}
@@ -309,32 +294,16 @@ class BaseTrainer:
         means = self.totals.means()
         return f"loss {means['loss']:.4f}" if "loss" in means else ""
 
-    def check_finite(self) -> None:
-        """On an accelerator, learns here whether a step since the last log point was not finite."""
-        try:
-            for updater in self.updaters.values():
-                updater.check()
-        except NonFinite as error:
-            raise self.non_finite(error) from error
-
-    def non_finite(self, error: NonFinite) -> TrainingError:
-        rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self.learning_rates().items())
-        return TrainingError(
-            f"epoch {self.position.epoch + 1}, step {self.position.step + 1}: {error}. The step was not made, and the last "
-            f"checkpoint is sound.\nUsual causes: a learning rate that is too high ({rates}), no trainer.args.clip_norm, "
-            "fp16 where bf16 would do, a logarithm or division by zero in the loss, NaN in the data.")  # fmt: skip
-
     def leave_if_asked(self, budget: bool = True) -> None:
         """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
-        number, position = self.stop_request.signal_number, self.position
+        number = self.stop_request.signal_number
         spent = budget and self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
         if number is None and not spent:
             return
         self.save("last.pt")
         why = f"signal {number}" if number else f"the max_time of {self.max_time_s:g} s is spent"
-        raise Interrupted(f"{why}: saved at epoch {position.epoch + 1}, batch {position.batch}, step {position.step}. "
-                          f"To go on: python train.py -r {self.run.folder}", number)  # fmt: skip
+        raise Interrupted(f"{why}: saved at {self.describe_position()}. To go on: python train.py -r {self.run.folder}", number)
 
-
-def _state_name(updater: str) -> str:
-    return updater if updater == "optimizer" else f"optimizer_{updater}"
+    def describe_position(self) -> str:
+        """`epoch 7, batch 120, step 2,652`."""
+        return f"epoch {self.position.epoch + 1}, batch {self.position.batch:,}, step {self.position.step:,}"

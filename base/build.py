@@ -1,7 +1,6 @@
 """From a checked config to its parts, and to the trainer that holds them."""
 import os
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -25,16 +24,16 @@ def build_trainer(config: dict, device: torch.device) -> BaseTrainer:
     loss = config.get("loss") and build_callable(LOSSES, config["loss"], "loss", device)
     metrics = {log_name(b): build_callable(METRICS, b, f"metrics.{i}", device) for i, b in enumerate(config["metrics"])}
     optimizers = {name: partial(build_optimizer, block, optimizer_path(name))
-                  for name, block in optimizer_blocks(config["optimizer"]).items()}  # fmt: skip
+                  for name, block in optimizer_blocks(config["optimizer"]).items()}
     schedulers = {name: [build_per(block, config["trainer"]) for block in chain]
-                  for name, chain in scheduler_blocks(config.get("scheduler"), config["optimizer"]).items()}  # fmt: skip
+                  for name, chain in scheduler_blocks(config.get("scheduler"), config["optimizer"]).items()}
     return TRAINERS.build(config["trainer"], "trainer", model=model, data=data, optimizers=optimizers,
-                          schedulers=schedulers, loss=loss, metrics=metrics, seed=seed, device=device)  # fmt: skip
+                          schedulers=schedulers, loss=loss, metrics=metrics, seed=seed, device=device)
 
 
 def build_data(config: dict) -> DataSplits:
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}") for i, block in enumerate(blocks or [])]
-                  for key, blocks in config["transforms"].items()}  # fmt: skip
+                  for key, blocks in config["transforms"].items()}
     return DataSplits(partial(build_dataset, config["dataset"]), transforms, config["seed"], **config["data_loader"])
 
 
@@ -65,7 +64,8 @@ def _where_files_go(dataset: type, args: dict) -> str:
         files = ", ".join(os.path.basename(url) for url, _ in dataset.resources)
         return f"Where there is no network, put these files into the folder {folder}: {files}"
     if hasattr(dataset, "base_folder"):  # the CIFAR family
-        return f"Where there is no network, unpack {dataset.filename} so that its files lie in {Path(root, dataset.base_folder)}"
+        folder = os.path.join(root, dataset.base_folder)
+        return f"Where there is no network, unpack {dataset.filename} so that its files lie in {folder}"
     return f"Where there is no network, put its files into {root}"
 
 
@@ -101,7 +101,8 @@ def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
     for name in ("T_max", "total_steps"):
         if name in parameters and name not in args and "steps_per_epoch" not in args:
             if length is None:
-                raise ConfigError(f"scheduler: {block['type']} needs '{name}': nobody knows how long an epoch of this dataset is")
+                raise ConfigError(f"scheduler: {block['type']} needs '{name}', or data_loader.batches_per_epoch: nobody "
+                                  "knows how long an epoch of this dataset is")
             args[name] = length
     if block["type"] == "ReduceLROnPlateau" and "mode" not in args and trainer_args.get("monitor"):
         args["mode"] = parse_monitor(trainer_args["monitor"])[0]

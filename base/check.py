@@ -23,7 +23,7 @@ from utils.signature import Signature, mismatch, nearest
 _REQUIRED = ("name", "dataset", "model", "optimizer")
 _DEFAULTS = {"name": None, "seed": 0, "dataset": None, "transforms": {}, "data_loader": {}, "model": None, "loss": None,
              "metrics": [], "optimizer": None, "scheduler": None, "trainer": {"type": "Trainer"},
-             "writers": ["TensorBoard"]}  # fmt: skip
+             "writers": ["TensorBoard"]}
 _TRANSFORM_KEYS = ("train", "eval", "batch")
 
 
@@ -34,7 +34,7 @@ def check_config(config: Mapping, places: Mapping | None = None) -> dict:
     """
     full = {key: default if config.get(key) is None else config[key] for key, default in _DEFAULTS.items()}
     unknown = [((key,), f"there is no such section.{nearest(key, _DEFAULTS)} Sections: {', '.join(_DEFAULTS)}.")
-               for key in config if key not in _DEFAULTS]  # fmt: skip
+               for key in config if key not in _DEFAULTS]
     if faults := [*unknown, *_faults(full)]:
         raise ConfigError(_report(faults, places or {}))
     return full
@@ -81,7 +81,7 @@ def _dataset_faults(block) -> Iterator[Fault]:
     yield from faults
     if not faults and not dataset_switches(block):
         yield ("dataset",), (f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' or "
-                             "'train' left open. Wrap it in a dataset of your own that takes 'split'.")  # fmt: skip
+                             "'train' left open. Wrap it in a dataset of your own that takes 'split'.")
 
 
 def _transform_faults(transforms) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
-from logger import WRITERS
+from logger import WRITERS  # noqa: F401, the ninth kind, of the room below
 from utils.registry import Library, Registry
 
 # What build.py passes to every trainer; the rest of its arguments come from trainer.args.
@@ -21,7 +21,7 @@ def subclasses(module: str, kind: type, ending: str = ""):
         members = vars(importlib.import_module(module))
         return {name: thing for name, thing in members.items()
                 if isinstance(thing, type) and issubclass(thing, kind) and thing is not kind
-                and name.endswith(ending) and not name.startswith("_")}  # fmt: skip
+                and name.endswith(ending) and not name.startswith("_")}
 
     return load
 
@@ -46,16 +46,16 @@ def _torchmetrics() -> dict[str, type]:
 
 MODELS = Registry("model", "model", expects=nn.Module, libraries=[
     Library("any torchvision model", _torchvision_models),
-    Library("any torch.nn module", subclasses("torch.nn", nn.Module))])  # fmt: skip
+    Library("any torch.nn module", subclasses("torch.nn", nn.Module))])
 LOSSES = Registry("loss", "model", inputs=2, libraries=[
-    Library("any loss of torch.nn", subclasses("torch.nn", nn.Module, ending="Loss"))])  # fmt: skip
+    Library("any loss of torch.nn", subclasses("torch.nn", nn.Module, ending="Loss"))])
 METRICS = Registry("metric", "model", inputs=2, libraries=[Library("any torchmetrics class", _torchmetrics)])
 DATASETS = Registry("dataset", "data_loader", expects=Dataset, libraries=[
-    Library("any torchvision dataset", subclasses("torchvision.datasets", Dataset))])  # fmt: skip
+    Library("any torchvision dataset", subclasses("torchvision.datasets", Dataset))])
 TRANSFORMS = Registry("transform", "data_loader", inputs=1, libraries=[
-    Library("any torchvision.transforms.v2 class", _torchvision_transforms)])  # fmt: skip
+    Library("any torchvision.transforms.v2 class", _torchvision_transforms)])
 OPTIMIZERS = Registry("optimizer", "trainer", expects=Optimizer, provided=("params",), libraries=[
-    Library("any torch.optim optimizer", subclasses("torch.optim", Optimizer))])  # fmt: skip
+    Library("any torch.optim optimizer", subclasses("torch.optim", Optimizer))])
 SCHEDULERS = Registry("scheduler", "trainer", expects=LRScheduler, provided=("optimizer",), libraries=[
-    Library("any torch.optim.lr_scheduler", subclasses("torch.optim.lr_scheduler", LRScheduler))])  # fmt: skip
+    Library("any torch.optim.lr_scheduler", subclasses("torch.optim.lr_scheduler", LRScheduler))])
 TRAINERS = Registry("trainer", "trainer", expects=BaseTrainer, provided=TRAINER_PARTS)

@@ -12,7 +12,8 @@ from utils.signature import nearest
 def rehearse(trainer) -> list[str]:
     """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
 
-    Returns the names of the values that come out (`val/loss`, ...). Raises ConfigError where a step fails, or where the monitored name is not among the values that come out.
+    Returns the names of the values that come out (`val/loss`, ...). Raises ConfigError where a step fails, or where the
+    monitored name is not among them.
     """
     splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
     produced = [name for split in splits for name in _rehearse_split(trainer, split)]
@@ -22,7 +23,7 @@ def rehearse(trainer) -> list[str]:
     if trainer.monitor.name.startswith("val/") and "val" not in splits:
         hint = " There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train value."
     raise ConfigError(f"trainer.args.monitor: nothing produces '{trainer.monitor.name}'.{hint} "
-                      f"This experiment produces: {', '.join(produced)}.")  # fmt: skip
+                      f"This experiment produces: {', '.join(produced)}.")
 
 
 def _rehearse_split(trainer, split: str) -> list[str]:
@@ -41,7 +42,7 @@ def _rehearse_split(trainer, split: str) -> list[str]:
     except Exception as error:
         what = "training" if split == "train" else "evaluation"
         raise ConfigError(f"One batch of {what} was tried before the run, and failed: {describe(error)}\n"
-                          f"The batch: {_shapes(batch)}. (--verbose shows the traceback)") from error  # fmt: skip
+                          f"The batch: {_shapes(batch)}. (--verbose shows the traceback)") from error
     return [f"{split}/{name}" for name in values]
 
 

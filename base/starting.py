@@ -51,13 +51,13 @@ def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: 
         if key.split(".")[0] in _CARRIED:
             raise ConfigError(f"{key}: a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. "
                               "For a new run from these weights: python train.py -c CONFIG --init-from "
-                              f"{checkpoint.file}")  # fmt: skip
+                              f"{checkpoint.file}")
         log.info("%s is now %s; the checkpoint was made with %s", key, new, old)
     return config
 
 
 def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path, run_name: str | None,
-             metrics: list[str], bars: bool) -> RunLog:  # fmt: skip
+             metrics: list[str], bars: bool) -> RunLog:
     """The run's folder, made or opened again, with its config, environment and writers.
 
     Metrics and curves are cut off where the checkpoint stands. `metrics` are the values to compare runs by.
@@ -67,7 +67,7 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
         folder = new_run(out, config["name"], run_name)
     start_step = checkpoint.state["progress"]["step"] if checkpoint else 0
     writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
-               for number, block in enumerate(config["writers"])]  # fmt: skip
+               for number, block in enumerate(config["writers"])]
     run = RunLog(folder, CheckpointStore(folder / CHECKPOINTS, config), writers, bars)
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     record_environment(folder, str(device))
@@ -92,7 +92,7 @@ def initial_weights(model: torch.nn.Module, path: Path) -> str:
         "unexpected (left out)": [name for name in given if name not in wanted],
         "mismatched (left out)": [f"{name} {list(given[name].shape)}, not {list(wanted[name].shape)}"
                                   for name in wanted if name in given and name not in fitting],
-    }  # fmt: skip
+    }
     if not fitting:
         raise ConfigError(f"--init-from {checkpoint.file}: no tensor fits the model. It has: {', '.join(list(given)[:8])}, ...")
     model.load_state_dict(fitting, strict=False)

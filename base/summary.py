@@ -16,7 +16,7 @@ def describe_parts(trainer: BaseTrainer) -> str:
     options += [f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None) + ["compiled"] * trainer.compile
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
     return "\n".join([summarize(trainer.bare_model), f"data: {splits} samples; {epoch}",
-                      f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])  # fmt: skip
+                      f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
 
 
 def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
@@ -27,7 +27,16 @@ def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
         f"  run     {run}",
         f"  curves  tensorboard --logdir {run.parent}",
         f"  score   python test.py -r {run}",
-        f"  go on   python train.py -r {run} trainer.args.epochs={2 * trainer.epochs}"])  # fmt: skip
+        f"  go on   python train.py -r {run} trainer.args.epochs={2 * trainer.epochs}"])
+
+
+def describe_resumed(trainer: BaseTrainer) -> str:
+    """`Resumed at epoch 7 of 10, batch 120 of 422, step 2,652, lr/optimizer 0.001, best val/loss 0.03 at epoch 5`."""
+    at, num_batches, monitor = trainer.position, trainer.data.num_batches("train"), trainer.monitor
+    rates = "".join(f", {name} {rate:.3g}" for name, rate in trainer.learning_rates().items())
+    patience = f", early stop {monitor.num_bad} of {monitor.patience}" if monitor and monitor.patience else ""
+    return (f"Resumed at epoch {at.epoch + 1} of {trainer.epochs}, batch {at.batch:,} of {num_batches or 'a stream'}, "
+            f"step {at.step:,}{rates}{patience}{f', best {monitor}' if monitor and monitor.best_epoch else ''}")
 
 
 def describe_finished(trainer: BaseTrainer, run) -> str:
@@ -43,7 +52,7 @@ def outcome(trainer: BaseTrainer) -> str:
     text = f"{epoch} of {trainer.epochs} epochs"
     if monitor and monitor.exhausted and epoch < trainer.epochs:
         text += f", stopped early: no better {monitor.name} for {monitor.num_bad} epochs"
-    return text + (f"; best {monitor.name} {monitor.best:.4f} at epoch {monitor.best_epoch}" if monitor and monitor.best_epoch else "")
+    return text + (f"; best {monitor}" if monitor and monitor.best_epoch else "")
 
 
 def table(values: dict[str, float]) -> str:

@@ -1,5 +1,6 @@
 """Everything a run leaves in its folder: numbers, images, histograms, checkpoints; and its line on the console."""
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,11 +35,35 @@ class RunLog:
         for writer in self.writers:
             writer.close()
 
-    def scalars(self, values: Mapping[str, float], epoch: int, step: int, timings: Mapping[str, float] = {}) -> None:
+    def start_epoch(self) -> None:
+        """Starts the clocks for `step` and `epoch`. From here on the trainer counts samples in `num_seen`."""
+        self._epoch_started = self._last_step = time.monotonic()
+        self.num_seen = 0
+
+    def step(self, values: Mapping[str, float], epoch: int, step: int) -> None:
+        """A log point within an epoch; adds samples per second since the one before."""
+        before, self._last_step = self._last_step, time.monotonic()
+        speed, self.num_seen = self.num_seen / (self._last_step - before), 0
+        self.scalars(values, epoch, step, {"speed/samples_per_s": speed})
+
+    def epoch(self, values: Mapping[str, float], epoch: int, epochs: int, step: int, improved: bool) -> None:
+        """The end of an epoch, on the console too: `epoch  3/10  train loss 0.1234 | val loss ... | 1.2 s  * best`."""
+        elapsed_s = time.monotonic() - self._epoch_started
+        self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
+        groups: dict[str, list[str]] = {}
+        for name, value in values.items():
+            group, _, rest = name.partition("/")
+            shown = f"{value:.3g}" if group == "lr" else f"{value:.4f}"
+            groups.setdefault(group, []).append(shown if rest == "optimizer" else f"{rest} {shown}")
+        parts = " | ".join(f"{group} {' '.join(items)}" for group, items in groups.items())
+        best = "  * best" if improved else ""
+        log.info("epoch %*d/%d  %s | %.1f s%s", len(str(epochs)), epoch, epochs, parts, elapsed_s, best)
+
+    def scalars(self, values: Mapping[str, float], epoch: int, step: int, timings: Mapping[str, float] | None = None) -> None:
         """A line in metrics.jsonl and points for the writers. `timings` go to the writers only: no two runs share them."""
         self.metrics_file.write(values, epoch, step)
         for writer in self.writers:
-            writer.scalars({**values, **timings}, step)
+            writer.scalars({**values, **(timings or {})}, step)
 
     def images(self, name: str, images, step: int) -> None:
         """The first 32 of `images` [N, C, H, W] (or of the first item of a batch), each channel range stretched to [0, 1]."""
@@ -60,13 +85,3 @@ class RunLog:
     def hparams(self, config: Mapping, metrics: list[str]) -> None:
         for writer in self.writers:
             writer.hparams(config, metrics)
-
-    def epoch_line(self, epoch: int, epochs: int, values: Mapping[str, float], elapsed_s: float, improved: bool) -> None:
-        """`epoch  3/10  train loss 0.1234 accuracy 0.9612 | val loss ... | lr 0.001 | 1.2 s  * best`."""
-        groups: dict[str, list[str]] = {}
-        for name, value in values.items():
-            group, _, rest = name.partition("/")
-            shown = f"{value:.3g}" if group == "lr" else f"{value:.4f}"
-            groups.setdefault(group, []).append(shown if rest == "optimizer" else f"{rest} {shown}")
-        parts = " | ".join(f"{group} {' '.join(items)}" for group, items in groups.items())
-        log.info("epoch %*d/%d  %s | %.1f s%s", len(str(epochs)), epoch, epochs, parts, elapsed_s, "  * best" if improved else "")

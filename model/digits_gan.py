@@ -22,11 +22,11 @@ class DigitsGAN(BaseModel):
             nn.BatchNorm2d(2 * width), nn.ReLU(),
             nn.ConvTranspose2d(2 * width, width, 4, 2, padding=1, bias=False),  # [B, W, 4, 4]
             nn.BatchNorm2d(width), nn.ReLU(),
-            nn.ConvTranspose2d(width, 1, 4, 2, padding=1), nn.Tanh())  # [B, 1, 8, 8]  # fmt: skip
+            nn.ConvTranspose2d(width, 1, 4, 2, padding=1), nn.Tanh())  # [B, 1, 8, 8]
         self.discriminator = nn.Sequential(  # [B, 1, 8, 8]
             nn.Conv2d(1, width, 4, 2, padding=1), nn.LeakyReLU(0.2),  # [B, W, 4, 4]
             nn.Conv2d(width, 2 * width, 4, 2, padding=1), nn.LeakyReLU(0.2),  # [B, 2W, 2, 2]
-            nn.Flatten(), nn.Dropout(0.3), nn.Linear(2 * width * 4, 1), nn.Flatten(0))  # [B]  # fmt: skip
+            nn.Flatten(), nn.Dropout(0.3), nn.Linear(2 * width * 4, 1), nn.Flatten(0))  # [B]
         self.apply(_small_weights)
 
     def forward(self, noise):

@@ -18,7 +18,7 @@ class LeNet(BaseModel):
     """
 
     def __init__(self, num_classes: int = 10, image_size_px: int = 28, channels: int = 1, width: int = 16,
-                 dropout: float = 0.5):  # fmt: skip
+                 dropout: float = 0.5):
         super().__init__()
         if image_size_px % 4:
             raise ValueError(f"image_size_px is {image_size_px}; two poolings need a multiple of 4")

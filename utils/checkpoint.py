@@ -39,7 +39,7 @@ class CheckpointStore:
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. Convert it in state_dict().")
         if bad := non_finite_weights(state["model"]):
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
-                                f"The last good one is in {self.folder}.")  # fmt: skip
+                                f"The last good one is in {self.folder}.")
         written = self.folder / f".{names[0]}.{os.getpid()}.tmp"
         try:
             write_durably({"format": FORMAT, "config": self.config, "state": state}, written)
@@ -72,7 +72,7 @@ def load_checkpoint(file: Path) -> dict:
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise ConfigError(f"{file}: refused: it holds more than tensors and plain values "
-                          f"({str(error).splitlines()[0]})") from error  # fmt: skip
+                          f"({str(error).splitlines()[0]})") from error
     except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError, NotImplementedError) as error:
         raise ConfigError(f"{file}: not a whole checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:

@@ -11,7 +11,7 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses train.py's arguments; a mistake ends the program with exit code 2."""
     parser = argparse.ArgumentParser(
         prog="train.py", description="Train a model from a config, or continue a run.", allow_abbrev=False,
-        epilog="python train.py -c configs/digits.yaml trainer.args.epochs=3")  # fmt: skip
+        epilog="python train.py -c configs/digits.yaml trainer.args.epochs=3")
     parser.add_argument("-c", "--config", type=Path, metavar="CONFIG", help="the experiment, YAML or JSON")
     parser.add_argument("-r", "--resume", type=Path, metavar="PATH", help=f"continue {_TARGET}")
     parser.add_argument("--init-from", type=Path, metavar="PATH", help=f"begin with the weights of {_TARGET}")
@@ -30,8 +30,9 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses test.py's arguments; a mistake ends the program with exit code 2."""
     parser = argparse.ArgumentParser(
         prog="test.py", description="Score a checkpoint on a split of its dataset.", allow_abbrev=False,
-        epilog="python test.py -r saved/digits_lenet")  # fmt: skip
-    parser.add_argument("-r", "--resume", type=Path, metavar="PATH", required=True, help=f"{_TARGET}; best.pt unless said otherwise")
+        epilog="python test.py -r saved/digits_lenet")
+    parser.add_argument("-r", "--resume", type=Path, metavar="PATH", required=True,
+                        help=f"{_TARGET}; best.pt unless said otherwise")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="what to evaluate (test)")
     _add_common(parser)
     return parser.parse_intermixed_args(argv)

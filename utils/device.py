@@ -21,7 +21,7 @@ def pick_device(name: str | None) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise ConfigError(f"--device: '{name}' is not there: {count} CUDA devices are visible. "
-                              "Leave --device out to use the best there is.")  # fmt: skip
+                              "Leave --device out to use the best there is.")
         return torch.device("cuda", device.index or 0)
     return device
 

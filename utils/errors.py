@@ -58,6 +58,9 @@ def exit_codes(verbose: bool = False):
         else:  # the mistake came before logging was set up
             print(error, file=sys.stderr)
         sys.exit(_exit_code(error))
+    except KeyboardInterrupt:  # before the loop began, or the second one
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _exit_code(error: Exception) -> int:

@@ -49,18 +49,21 @@ class Monitor:
             self.num_bad += 1
         return improved
 
+    def __str__(self):
+        return f"{self.name} {self.best:.4f} at epoch {self.best_epoch}"
+
     @property
     def exhausted(self) -> bool:
         return self.patience is not None and self.num_bad >= self.patience
 
     def state_dict(self) -> dict:
         return {"mode": self.mode, "name": self.name, "best": self.best, "best_epoch": self.best_epoch,
-                "num_bad": self.num_bad}  # fmt: skip
+                "num_bad": self.num_bad}
 
     def load_state_dict(self, state: dict) -> None:
         """Takes over what was seen; a best value of another name or mode does not count any more."""
         if (state["mode"], state["name"]) != (self.mode, self.name):
             log.warning("monitor is now '%s %s', it was '%s %s': the best value so far is forgotten",
-                        self.mode, self.name, state["mode"], state["name"])  # fmt: skip
+                        self.mode, self.name, state["mode"], state["name"])
             return self._forget()
         self.best, self.best_epoch, self.num_bad = state["best"], state["best_epoch"], state["num_bad"]

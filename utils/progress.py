@@ -57,10 +57,10 @@ class Bar:
     """A tqdm bar on a terminal, nothing elsewhere. `note()` gives the text at its end and is asked twice a second."""
 
     def __init__(self, label: str, total: int | None, start: int = 0, note: Callable[[], str] | None = None,
-                 shown: bool = True):  # fmt: skip
-        shown = shown and sys.stderr.isatty()
-        self._bar = tqdm(desc=label, total=total, initial=start, leave=False, mininterval=0.2, dynamic_ncols=True) if shown else None
-        self._note, self._next_note_s = note, 0.0
+                 shown: bool = True):
+        self._bar, self._note, self._next_note_s = None, note, 0.0
+        if shown and sys.stderr.isatty():
+            self._bar = tqdm(desc=label, total=total, initial=start, leave=False, mininterval=0.2, dynamic_ncols=True)
 
     def update(self, count: int) -> None:
         if self._bar is None:

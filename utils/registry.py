@@ -39,7 +39,7 @@ class Registry:
     """
 
     def __init__(self, kind: str, folder: str, *, expects: type | None = None, provided: Iterable[str] = (),
-                 inputs: int | None = None, libraries: Iterable[Library] = ()):  # fmt: skip
+                 inputs: int | None = None, libraries: Iterable[Library] = ()):
         self.kind, self.folder, self.expects = kind, folder, expects
         self.provided, self.inputs, self.libraries = tuple(provided), inputs, tuple(libraries)
         self._own: dict[str, object] = {}
@@ -97,7 +97,7 @@ class Registry:
             return [(path, f"'type' is missing: the name of a {self.kind}. There are: {', '.join(self.names())}.")]
         allowed = ("type", "args", *keys)
         faults = [((*path, key), f"a {self.kind} has no key '{key}'.{nearest(key, allowed)} Its keys: {', '.join(allowed)}.")
-                  for key in block if key not in allowed]  # fmt: skip
+                  for key in block if key not in allowed]
         try:
             target = self.get(block["type"])
         except ConfigError as error:
@@ -129,7 +129,7 @@ class Registry:
             raise ConfigError(f"{where}: {block['type']} could not be built: {describe(error)}") from error
         if self.expects and not isinstance(thing, self.expects):
             raise ConfigError(f"{where}: {block['type']} gives a {type(thing).__name__}; a {self.kind} is a "
-                              f"{self.expects.__module__}.{self.expects.__qualname__}")  # fmt: skip
+                              f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
 
 

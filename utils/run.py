@@ -51,7 +51,7 @@ def find_checkpoint(path: Path, prefer: tuple[str, ...]) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        near = path.parent if path.parent.is_dir() else Path()
+        near = next(parent for parent in path.absolute().parents if parent.is_dir())
         others = ", ".join(sorted(p.name for p in near.iterdir() if not p.name.startswith("."))[:10])
         raise ConfigError(f"{path}: there is no such file or folder. In {near}: {others or 'nothing'}")
     run = path.parent if path.name == CHECKPOINTS else path if (path / CHECKPOINTS).is_dir() else newest_run(path)

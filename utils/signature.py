@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null",
-          list: "a list", dict: "a table of keys"}  # fmt: skip
+          list: "a list", dict: "a table of keys"}
 
 
 def at_least(least: int | float, above: bool = False):

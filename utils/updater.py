@@ -11,6 +11,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 class NonFinite(Exception):
     """A loss or a gradient is NaN or infinite; the weights are those of before the step."""
 
+    ADVICE = ("The step was not made, and the last checkpoint is sound. Usual causes: a learning rate that is too high, "
+              "no trainer.args.clip_norm, fp16 where bf16 would do, a logarithm of or a division by zero, NaN in the data.")
+
 
 class Window(NamedTuple):
     """Where a micro-batch stands in its accumulation window (one optimizer step).
@@ -37,7 +40,7 @@ class Updater:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: "Schedule", scaler: torch.amp.GradScaler,
-                 clip_norm: float | None = None, exclusive: bool = False):  # fmt: skip
+                 clip_norm: float | None = None, exclusive: bool = False):
         self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.inputs = self.parameters if exclusive else None
@@ -107,7 +110,7 @@ class Updater:
 
     def state_dict(self) -> dict:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict()}  # fmt: skip
+                "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
@@ -153,7 +156,7 @@ class Schedule:
     def state_dict(self) -> dict:
         return {"schedulers": [scheduler.state_dict() for scheduler, _ in self.schedulers],
                 "num_steps_done": self.num_steps_done, "num_epochs_done": self.num_epochs_done,
-                "num_epochs": self.num_epochs, "steps_per_epoch": self.steps_per_epoch}  # fmt: skip
+                "num_epochs": self.num_epochs, "steps_per_epoch": self.steps_per_epoch}
 
     def load_state_dict(self, state: dict) -> None:
         """Takes up a schedule where it was; one laid out for a run of another length is laid out anew.
