@@ -113,6 +113,7 @@ class Metrics:
         return {name: metric.state_dict() for name, metric in self.objects.items() if hasattr(metric, "state_dict")}
 
     def load_state_dict(self, state: dict) -> None:
+        self.reset()  # torchmetrics remembers what it computed last
         for name, inner in state.items():
             self.objects[name].load_state_dict(inner)
 

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+# The order is kept below; torch warns all the same after a resume, and where fp16 skips its first step.
+warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before", category=UserWarning)
+
 
 class NonFinite(Exception):
     """A loss or a gradient is NaN or infinite; the weights are those of before the step."""
@@ -175,12 +178,10 @@ class Schedule:
     def _replay(self, num_steps: int, num_epochs: int) -> None:
         for group, first in zip(self.optimizer.param_groups, self._first, strict=True):
             group.update(first)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "scheduler.step() before optimizer.step()": on purpose
-            steps_per_epoch = self.steps_per_epoch or num_steps // max(num_epochs, 1)
-            for epoch in range(num_epochs):
-                for _ in range(steps_per_epoch):
-                    self.step()
-                self.epoch()
-            while self.num_steps_done < num_steps:
+        steps_per_epoch = self.steps_per_epoch or num_steps // max(num_epochs, 1)
+        for _ in range(num_epochs):
+            for _ in range(steps_per_epoch):
                 self.step()
+            self.epoch()
+        while self.num_steps_done < num_steps:
+            self.step()

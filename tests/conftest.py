@@ -1,0 +1,106 @@
+"""Helpers: the program as a user runs it, in this process where that is enough, and comparisons to the last bit."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only get in each other's way
+torch.set_num_threads(1)
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def train(*args, out: Path) -> Path:
+    """`python train.py ARGS --out OUT`, in this process; returns the run folder."""
+    from train import main
+    from utils.cli import train_arguments
+
+    main(train_arguments(["--quiet", *map(str, args), "--out", str(out)]))
+    return max(out.glob("*/*"), key=lambda run: (run / "run.log").stat().st_mtime_ns)
+
+
+def score(*args) -> dict:
+    """`python test.py ARGS`, in this process; returns test.json."""
+    from test import main
+
+    from utils.cli import test_arguments
+
+    arguments = test_arguments(["--quiet", *map(str, args)])
+    main(arguments)
+    path = arguments.resume
+    run = path.parent.parent if path.is_file() else path
+    return json.loads((run / "test.json").read_text())
+
+
+def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess:
+    """`python ARGS` as a process of its own, which must end with `code`, and without a traceback unless it is 1."""
+    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def metrics(run: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def epochs(run: Path) -> list[dict]:
+    """Those of them that close an epoch."""
+    return [line for line in metrics(run) if any(name.startswith("train/") for name in line)]
+
+
+def load(run: Path, name: str = "last.pt") -> dict:
+    """A checkpoint of a run, as anybody may load it."""
+    return torch.load(run / "checkpoints" / name, weights_only=True)
+
+
+def leaves(value, name: str = "") -> dict:
+    """The tensors and plain values inside a state, by their path."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return {name: value}
+    return {path: leaf for key, item in items for path, leaf in leaves(item, f"{name}.{key}").items()}
+
+
+def assert_same_state(one: dict, other: dict) -> None:
+    """Every tensor and every number equal, to the last bit."""
+    one, other = leaves(one), leaves(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+        assert same, f"{name} differs: {value} and {other[name]}"
+
+
+def assert_same_run(one: Path, other: Path, name: str = "last.pt") -> None:
+    """Equal last states, equal configs apart from machine matters, equal metrics, byte for byte."""
+    assert_same_state(load(one, name)["state"], load(other, name)["state"])
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A config file for quick runs: an MLP on the digits with dropout and random augmentation, 5 batches an epoch."""
+    file = tmp_path / "small.yaml"
+    file.write_text("""
+name: small
+seed: 7
+dataset: {type: Digits}
+transforms:
+  train: [{type: RandomAffine, args: {degrees: 10, translate: [0.1, 0.1]}}]
+  batch: [{type: Normalize, args: {mean: [0.3], std: [0.4]}}]
+data_loader: {batch_size: 30, validation_split: 40, batches_per_epoch: 5}
+model: {type: MLP, args: {sizes: [64, 16, 10], dropout: 0.2}}
+loss: CrossEntropyLoss
+metrics: [accuracy]
+optimizer: {type: Adam, args: {lr: 0.01}}
+trainer: {type: Trainer, args: {epochs: 2, log_every: 2}}
+writers: []
+""")
+    return file
