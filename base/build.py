@@ -32,6 +32,7 @@ def build_trainer(config: dict, device: torch.device) -> BaseTrainer:
 
 
 def build_data(config: dict) -> DataSplits:
+    """The splits of the config's dataset, with their transforms. Reads no data yet."""
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}") for i, block in enumerate(blocks or [])]
                   for key, blocks in config["transforms"].items()}
     return DataSplits(partial(build_dataset, config["dataset"]), transforms, config["seed"], **config["data_loader"])
@@ -122,6 +123,7 @@ def log_name(block) -> str:
 
 
 def optimizer_path(name: str) -> str:
+    """Where in the config an optimizer stands."""
     return "optimizer" if name == "optimizer" else f"optimizer.{name}"
 
 

@@ -46,4 +46,5 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def log_level(args: argparse.Namespace) -> int:
+    """What `--quiet` and `--verbose` mean for the console."""
     return logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO

@@ -1,0 +1,88 @@
+"""The walls of the house: who may import whom, what may stand nowhere, and that the README tells the truth."""
+import ast
+import re
+import sys
+
+import pytest
+from conftest import PROJECT
+
+ROOMS = ("base", "data_loader", "model", "trainer", "logger", "utils")
+MAY_IMPORT = {
+    "model": {"base", "utils", "model"},
+    "data_loader": {"base", "utils", "data_loader"},
+    "trainer": {"base", "utils", "trainer"},
+    "base": {"base", "logger", "utils"},
+    "logger": {"logger", "utils"},
+    "utils": {"utils"},
+}
+FILES = sorted(file for room in ROOMS for file in (PROJECT / room).rglob("*.py"))
+
+
+def imports(tree: ast.AST) -> set[str]:
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PROJECT)))
+def test_every_room_imports_only_from_the_rooms_below_it(file):
+    room = file.relative_to(PROJECT).parts[0]
+    rooms = {name.split(".")[0] for name in imports(ast.parse(file.read_text()))} & {*ROOMS, "train", "test", "new"}
+    assert rooms <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PROJECT)))
+def test_every_file_public_class_and_function_says_what_it_is_for(file):
+    tree = ast.parse(file.read_text())
+    assert ast.get_docstring(tree), "the module has no docstring"
+    defined = [node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"]
+    assert [node.name for node in defined if not ast.get_docstring(node)] == []
+
+
+def test_torch_distributed_is_imported_in_one_file_only():
+    importing = [file for file in FILES if any(n.startswith("torch.distributed") for n in imports(ast.parse(file.read_text())))]
+    assert importing in ([], [PROJECT / "utils" / "dist.py"])
+
+
+def test_nothing_unpickles_and_yaml_is_read_safely():
+    forbidden = re.compile(r"weights_only\s*=\s*False|add_safe_globals|pickle\.loads?\(|yaml\.(load|full_load|unsafe_load)\(")
+    for file in [*FILES, PROJECT / "train.py", PROJECT / "test.py", PROJECT / "new.py"]:
+        assert not forbidden.search(file.read_text()), file
+
+
+def test_every_torch_load_asks_for_weights_only():
+    for file in FILES:
+        for call in re.findall(r"torch\.load\([^)]*\)", file.read_text()):
+            assert "weights_only=True" in call, file
+
+
+def test_every_registered_thing_says_what_it_is():
+    from base import registries
+    from utils.registry import Registry
+
+    found = [registry for registry in vars(registries).values() if isinstance(registry, Registry)]
+    assert len(found) == 9
+    for registry in found:
+        for name in registry.names():
+            thing = registry.get(name)
+            local = thing.__module__.split(".")[0] not in ROOMS  # defined by another test
+            assert local or thing.__doc__, name
+
+
+def test_every_shipped_config_opens_with_what_it_trains_its_score_and_its_command():
+    for file in sorted((PROJECT / "configs").glob("*.yaml")):
+        comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
+        assert len(comments) >= 3 and f"python train.py -c configs/{file.name}" in comments[-1], file
+
+
+def test_every_command_and_file_that_the_readme_names_is_there():
+    text = (PROJECT / "README.md").read_text()
+    for config in set(re.findall(r"configs/[\w.]+\.(?:yaml|json)", text)) - {"configs/my_net.yaml"}:
+        assert (PROJECT / config).exists(), config
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+        assert (PROJECT / picture).exists(), picture
+
+
+def test_supported_python_versions_only_need_what_they_have():
+    assert sys.version_info >= (3, 10)
+    for file in FILES:
+        ast.parse(file.read_text(), feature_version=(3, 10))
