@@ -31,13 +31,13 @@ def main(args) -> None:
     if args.init_from:
         log.info(initial_weights(trainer.bare_model, args.init_from))
     trainer.prepare_training()
-    metrics = rehearse(trainer)
+    rehearse(trainer)
     if checkpoint:
         trainer.resume(checkpoint.state)
         if trainer.finished:
             return log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
 
-    run = open_run(config, checkpoint, device, args.out, args.run_name, metrics, bars=not args.quiet)
+    run = open_run(config, checkpoint, device, args.out, args.run_name, bars=not args.quiet)
     log_to_file(run.folder / "run.log")
     log.info(describe_parts(trainer))
     if checkpoint:

@@ -114,8 +114,8 @@ class Metrics:
 
     def load_state_dict(self, state: dict) -> None:
         self.reset()  # torchmetrics remembers what it computed last
-        for name, inner in state.items():
-            self.objects[name].load_state_dict(inner)
+        for name in self.objects.keys() & state.keys():
+            self.objects[name].load_state_dict(state[name])
 
 
 def as_values(result: Any) -> Mapping[str, Any]:

@@ -73,7 +73,7 @@ class BaseTrainer:
         self.updaters: dict[str, Updater] = {}
         self.run: RunLog | None = None  # from `train` on
         self.stop_request, self.rehearsing = StopRequest(), False
-        self.window, self.last_input = Window(), None
+        self.window, self.shown_input = Window(), None
         self.model = self.prepare_model(model)
         self.state = {"model": model, "progress": self.position, "totals": self.totals, "train_metrics": self.metrics}
         if self.monitor:
@@ -176,6 +176,7 @@ class BaseTrainer:
         position, num_batches = self.position, self.data.num_batches("train")
         self.model.train()
         self.run.start_epoch()
+        self.shown_input = None  # will be the epoch's first batch, as the network sees it
         bar = Bar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
         with closing(bar):
             for window in windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
@@ -194,8 +195,9 @@ class BaseTrainer:
         measured = (self.position.step + 1) % self.log_every == 0
         for number, (count, batch) in enumerate(window, start=1):
             self.window = Window(count / num_samples, number == len(window), measured)
-            self.last_input = self.data.prepare(batch, self.device, self.channels_last)
-            self.totals.add(as_values(self.train_step(self.last_input)), count)
+            batch = self.data.prepare(batch, self.device, self.channels_last)
+            self.shown_input = batch if self.shown_input is None else self.shown_input
+            self.totals.add(as_values(self.train_step(batch)), count)
         self.run.num_seen += num_samples
         if self.ema:
             self.ema.update()
@@ -218,7 +220,7 @@ class BaseTrainer:
         self.metrics.reset()
         self.run.epoch(values, epoch, self.epochs, self.position.step, improved)
         if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
-            self.run.images("train/input", self.last_input, self.position.step)
+            self.run.images("train/input", self.shown_input, self.position.step)
         if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
             self.run.histograms(self.bare_model, self.position.step)
         self.seed_for("epoch end", epoch)
@@ -269,7 +271,7 @@ class BaseTrainer:
         if lacking or extra:
             raise ConfigError(f"the checkpoint does not fit the config: it has no {sorted(lacking)}, and the config makes no "
                               f"{sorted(extra)}")
-        for name in self.state.keys() & state.keys():
+        for name in sorted(self.state.keys() & state.keys()):
             load_part(name, self.state[name], state[name])
 
     def seed_for(self, purpose: str, number: int) -> None:

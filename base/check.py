@@ -33,6 +33,8 @@ def check_config(config: Mapping, places: Mapping | None = None) -> dict:
     Raises one ConfigError that lists all faults, each with where it was written, its key, and the mend.
     """
     full = {key: default if config.get(key) is None else config[key] for key, default in _DEFAULTS.items()}
+    if isinstance(full["trainer"], dict):
+        full["trainer"] = {**_DEFAULTS["trainer"], **full["trainer"]}
     unknown = [((key,), f"there is no such section.{nearest(key, _DEFAULTS)} Sections: {', '.join(_DEFAULTS)}.")
                for key in config if key not in _DEFAULTS]
     if faults := [*unknown, *_faults(full)]:
@@ -71,7 +73,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     yield from _list_faults(METRICS, config["metrics"], ("metrics",), keys=("name",))
     if config["optimizer"] is not None:
         yield from _optimizer_faults(config["optimizer"], config["scheduler"])
-    yield from _trainer_faults(config["trainer"], config["loss"])
+    yield from _trainer_faults(config["trainer"], config)
     yield from _list_faults(WRITERS, config["writers"], ("writers",))
 
 
@@ -164,9 +166,22 @@ def _scheduler_faults(block, path: tuple) -> Iterator[Fault]:
         yield from _scheduler_faults(inner, (*path, "args", "schedulers", number))
 
 
-def _trainer_faults(block, loss) -> Iterator[Fault]:
-    yield from TRAINERS.faults(block, ("trainer",))
-    name = as_block(block).get("type")
-    if loss is None and isinstance(name, str) and not TRAINERS.faults({"type": name}, ("trainer",)):
-        if Signature(TRAINERS.get(name)).is_required("loss"):
-            yield ("loss",), f"is missing: {name} needs one, such as CrossEntropyLoss."
+def _trainer_faults(block, config: Mapping) -> Iterator[Fault]:
+    faults = TRAINERS.faults(block, ("trainer",))
+    yield from faults
+    if any(path == ("trainer", "type") or len(path) == 1 for path, _ in faults):
+        return
+    name, args = as_block(block)["type"], as_block(block).get("args")
+    args = args if isinstance(args, dict) else {}
+    signature = Signature(TRAINERS.get(name))
+    if config["loss"] is None and signature.is_required("loss"):
+        yield ("loss",), f"is missing: {name} needs one, such as CrossEntropyLoss."
+    if "monitor" in args and args["monitor"] is None:
+        plateau = [b for chain in scheduler_blocks(config["scheduler"], config["optimizer"]).values() for b in chain
+                   if as_block(b).get("type") == "ReduceLROnPlateau"]
+        if args.get("early_stop") is not None:
+            yield ("trainer", "args", "early_stop"), "has no effect without a monitor. Set monitor: min val/loss."
+        if plateau:
+            yield ("scheduler",), "ReduceLROnPlateau has nothing to look at without a monitor. Set monitor: min val/loss."
+    if args.get("keep_last") is not None and args.get("save_every") is None:
+        yield ("trainer", "args", "keep_last"), "has no effect without save_every: last.pt and best.pt are always kept."

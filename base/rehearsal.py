@@ -9,16 +9,15 @@ from utils.errors import ConfigError, describe
 from utils.signature import nearest
 
 
-def rehearse(trainer) -> list[str]:
+def rehearse(trainer) -> None:
     """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
 
-    Returns the names of the values that come out (`val/loss`, ...). Raises ConfigError where a step fails, or where the
-    monitored name is not among them.
+    Raises ConfigError where a step fails, or where the monitored name is not among the values that come out.
     """
     splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
     produced = [name for split in splits for name in _rehearse_split(trainer, split)]
     if trainer.monitor is None or trainer.monitor.name in produced:
-        return produced
+        return
     hint = nearest(trainer.monitor.name, produced)
     if trainer.monitor.name.startswith("val/") and "val" not in splits:
         hint = " There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train value."

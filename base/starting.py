@@ -57,10 +57,10 @@ def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: 
 
 
 def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path, run_name: str | None,
-             metrics: list[str], bars: bool) -> RunLog:
+             bars: bool) -> RunLog:
     """The run's folder, made or opened again, with its config, environment and writers.
 
-    Metrics and curves are cut off where the checkpoint stands. `metrics` are the values to compare runs by.
+    Metrics and curves are cut off where the checkpoint stands.
     """
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None:
@@ -72,7 +72,7 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     record_environment(folder, str(device))
     if checkpoint is None:
-        run.hparams(flatten(config), metrics)
+        run.hparams(flatten(config))
     elif run_of(checkpoint.file):
         run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
     return run

@@ -82,6 +82,6 @@ class RunLog:
         for writer in self.writers:
             writer.histograms(weights, step)
 
-    def hparams(self, config: Mapping, metrics: list[str]) -> None:
+    def hparams(self, config: Mapping) -> None:
         for writer in self.writers:
-            writer.hparams(config, metrics)
+            writer.hparams(config)

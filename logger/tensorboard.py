@@ -1,5 +1,4 @@
 """TensorBoard event files."""
-import math
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -32,12 +31,13 @@ class TensorBoard(Writer):
         for name, tensor in tensors.items():
             self._summary.add_histogram(name, tensor.float(), step)
 
-    def hparams(self, config: Mapping, metrics: list[str]) -> None:
+    def hparams(self, config: Mapping) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items()}
-        for summary in hparams(plain, dict.fromkeys(metrics, math.nan)):
-            self._summary.file_writer.add_summary(summary)
+        _, start, end = hparams(plain, {})  # the first, a list of columns, would hide what other runs have besides
+        self._summary.file_writer.add_summary(start)
+        self._summary.file_writer.add_summary(end)
 
     def close(self) -> None:
         if "_summary" in vars(self):

@@ -29,8 +29,8 @@ class Writer:
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """The distributions of `tensors`, such as weights by their names."""
 
-    def hparams(self, config: Mapping, metrics: list[str]) -> None:
-        """The flat config (`{"optimizer.args.lr": 0.001}`) and the names of the scalars to compare runs by."""
+    def hparams(self, config: Mapping) -> None:
+        """The flat config, `{"optimizer.args.lr": 0.001}`, to compare runs by; called when a run is new."""
 
     def close(self) -> None:
         """The run is over."""

@@ -102,7 +102,8 @@ def test_omitted_sections_are_filled_in_and_the_config_given_stays_as_it_was():
     ("scheduler", None), ("scheduler", "CosineAnnealingLR"), ("scheduler", {"type": "OneCycleLR", "args": {"max_lr": 1}}),
     ("scheduler", "ReduceLROnPlateau"),
     ("scheduler", {"type": "SequentialLR", "args": {"schedulers": ["LinearLR", "CosineAnnealingLR"], "milestones": [2]}}),
-    ("trainer", "Trainer"), ("trainer", {"type": "Trainer", "args": {"monitor": None, "early_stop": None, "max_time": "1:30:00"}}),
+    ("trainer", "Trainer"), ("trainer", {"type": "Trainer", "args": {"monitor": None, "early_stop": None}}),
+    ("trainer", {"type": "Trainer", "args": {"max_time": "1:30:00"}}),
     ("trainer", {"type": "Trainer", "args": {"max_time": 5400, "ema": 0.99, "clip_norm": 1, "precision": "bf16"}}),
     ("writers", []),
 ])
@@ -139,9 +140,10 @@ trainer: {type: Trainer, args: {epochs: 0, monitor: off}}
 
 
 @pytest.mark.parametrize("section, wrong, right", [
-    ("model", "LeNt", "LeNet"), ("model", "lenet", "LeNet"), ("model", "resnet_18", "resnet18"), ("loss", "CrossEntropy", "CrossEntropyLoss"),
-    ("metrics", "top_k_acuracy", "top_k_accuracy"), ("metrics", "F1score", "F1Score"), ("dataset", "Digts", "Digits"),
-    ("dataset", "cifar10", "CIFAR10"), ("transforms", "RandomHorizontalFlp", "RandomHorizontalFlip"), ("optimizer", "adamw", "AdamW"),
+    ("model", "LeNt", "LeNet"), ("model", "lenet", "LeNet"), ("model", "resnet_18", "resnet18"),
+    ("loss", "CrossEntropy", "CrossEntropyLoss"), ("metrics", "top_k_acuracy", "top_k_accuracy"),
+    ("metrics", "F1score", "F1Score"), ("dataset", "Digts", "Digits"), ("dataset", "cifar10", "CIFAR10"),
+    ("transforms", "RandomHorizontalFlp", "RandomHorizontalFlip"), ("optimizer", "adamw", "AdamW"),
     ("scheduler", "OneCycle", "OneCycleLR"), ("scheduler", "CosineAnealingLR", "CosineAnnealingLR"),
     ("trainer", "Trainr", "Trainer"), ("trainer", "GanTrainer", "GANTrainer"), ("writers", "Tensorboard", "TensorBoard"),
 ])
@@ -152,8 +154,10 @@ def test_an_unknown_name_is_answered_with_the_nearest(section, wrong, right):
 
 
 @pytest.mark.parametrize("section, args, wrong, right", [
-    ("optimizer", {"learning_rate": 1e-3}, "learning_rate", "lr"), ("optimizer", {"wieght_decay": 0.1}, "wieght_decay", "weight_decay"),
-    ("model", {"sizes": [1, 2], "drop_out": 0.1}, "drop_out", "dropout"), ("model", {"sizes": [1], "Dropout": 0.1}, "Dropout", "dropout"),
+    ("optimizer", {"learning_rate": 1e-3}, "learning_rate", "lr"),
+    ("optimizer", {"wieght_decay": 0.1}, "wieght_decay", "weight_decay"),
+    ("model", {"sizes": [1, 2], "drop_out": 0.1}, "drop_out", "dropout"),
+    ("model", {"sizes": [1, 2], "Dropout": 0.1}, "Dropout", "dropout"),
     ("dataset", {"noize": 0.1}, "noize", "noise"), ("loss", {"label_smooth": 0.1}, "label_smooth", "label_smoothing"),
     ("trainer", {"epoch": 3}, "epoch", "epochs"), ("trainer", {"early_stopping": 3}, "early_stopping", "early_stop"),
 ])
@@ -165,7 +169,7 @@ def test_a_misspelt_argument_is_answered_with_the_nearest_and_the_signature(sect
 
 
 def test_arguments_of_list_items_and_options_of_the_loader_are_checked_like_all_others():
-    assert "'k'" in faults(metrics=[{"type": "top_k_accuracy", "args": {"top_k": 3}}])["metrics.0.args.top_k"]
+    assert "'k'" in faults(metrics=[{"type": "top_k_accuracy", "args": {"kk": 3}}])["metrics.0.args.kk"]
     assert "'size'" in faults(transforms={"train": ["RandomCrop"]})["transforms.train.0.args"]
     assert "'batch_size'" in faults(data_loader={"batchsize": 8})["data_loader.batchsize"]
     assert "'train'" in faults(transforms={"trian": []})["transforms.trian"]
@@ -227,8 +231,9 @@ def test_options_of_the_loader_are_held_against_their_ranges(name, value, said):
 
 
 @pytest.mark.parametrize("section, text", [
-    ("monitor", "trainer: {type: Trainer, args: {monitor: off}}"), ("early_stop", "trainer: {type: Trainer, args: {early_stop: no}}"),
-    ("scheduler", "scheduler: off"), ("precision", "trainer: {type: Trainer, args: {precision: no}}"),
+    ("monitor", "trainer: {type: Trainer, args: {monitor: off}}"), ("scheduler", "scheduler: off"),
+    ("early_stop", "trainer: {type: Trainer, args: {early_stop: no}}"),
+    ("precision", "trainer: {type: Trainer, args: {precision: no}}"),
 ])
 def test_off_and_no_are_explained(from_yaml, section, text):
     message = from_yaml(f"name: x\ndataset: Digits\nmodel: LeNet\nloss: MSELoss\noptimizer: SGD\n{text}\n")
@@ -264,7 +269,8 @@ def test_a_block_is_a_name_or_a_type_with_args(section, value):
 
 
 def test_sections_that_are_lists_or_tables_are_told_so():
-    for section, value in {"metrics": "accuracy", "writers": "TensorBoard", "transforms": ["RandomCrop"], "data_loader": 32}.items():
+    wrong = {"metrics": "accuracy", "writers": "TensorBoard", "transforms": ["RandomCrop"], "data_loader": 32}
+    for section, value in wrong.items():
         (key, message), = faults(**{section: value}).items()
         assert key == section and ("a list of" in message or "a table" in message)
     assert "a table of arguments" in faults(model={"type": "MLP", "args": [4, 2]})["model.args"]
@@ -326,8 +332,9 @@ def test_a_trainer_that_needs_a_loss_is_not_left_without():
 
 @pytest.mark.parametrize("metrics", [
     ["accuracy", "accuracy"], ["accuracy", {"type": "accuracy", "args": {}}],
-    [{"type": "accuracy", "name": "same"}, {"type": "absolute_error", "name": "same"}], ["accuracy", {"type": "F1Score", "name": "accuracy",
-                                                                                  "args": {"task": "binary"}}]])
+    [{"type": "accuracy", "name": "same"}, {"type": "absolute_error", "name": "same"}],
+    ["accuracy", {"type": "F1Score", "args": {"task": "binary"}, "name": "accuracy"}],
+])
 def test_two_metrics_of_one_name_would_overwrite_each_other_and_are_refused(metrics):
     assert "two metrics" in faults(metrics=metrics)["metrics.1"]
 
@@ -347,7 +354,8 @@ def test_a_scheduler_for_an_optimizer_that_is_not_there_is_refused():
 
 
 def test_faults_of_several_optimizers_carry_the_name_of_theirs():
-    found = faults(optimizer={"generator": {"type": "Adam", "args": {"learning_rate": 1}}, "discriminator": "Adm"}, scheduler=None)
+    two = {"generator": {"type": "Adam", "args": {"learning_rate": 1}}, "discriminator": "Adm"}
+    found = faults(optimizer=two, scheduler=None)
     assert set(found) == {"optimizer.generator.args.learning_rate", "optimizer.discriminator.type"}
 
 
@@ -374,18 +382,20 @@ def test_rules_for_groups_of_parameters_are_checked(groups, key):
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 @pytest.mark.parametrize("name", [
     "os.system", "system", "subprocess.Popen", "Popen", "builtins.eval", "eval", "exec", "__import__", "open", "print",
-    "torch.load", "load", "torch.hub.load", "hub", "pickle.loads", "get_model", "get_model_builder", "list_models", "torch.nn.Linear",
-    "nn", "Module", "Dataset", "BaseTrainer", "BaseModel", "Optimizer", "LRScheduler", "Metric", "Writer", "Registry",
-    "__class__", "__builtins__", "../model/lenet", "model.lenet", "", " ",
+    "torch.load", "load", "torch.hub.load", "hub", "pickle.loads", "get_model", "get_model_builder", "list_models",
+    "torch.nn.Linear", "nn", "Module", "Dataset", "BaseTrainer", "BaseModel", "Optimizer", "LRScheduler", "Metric",
+    "Writer", "Registry", "__class__", "__builtins__", "../model/lenet", "model.lenet", "", " ",
 ])
 def test_nothing_but_things_of_the_kind_can_be_named(registry, name):
     with pytest.raises(ConfigError, match=f"no {registry.kind} "):
         registry.get(name)
 
 
-KINDS = {"model": ("LeNet", "resnet18", "Linear"), "optimizer": ("Adam",), "scheduler": ("StepLR",), "dataset": ("Digits", "MNIST"),
-         "loss": ("CrossEntropyLoss",), "metric": ("accuracy", "F1Score"), "transform": ("RandomCrop",), "trainer": ("Trainer",),
-         "writer": ("TensorBoard",)}
+KINDS = {
+    "model": ("LeNet", "resnet18", "Linear"), "loss": ("CrossEntropyLoss",), "metric": ("accuracy", "F1Score"),
+    "dataset": ("Digits", "MNIST"), "transform": ("RandomCrop",), "optimizer": ("Adam",), "scheduler": ("StepLR",),
+    "trainer": ("Trainer",), "writer": ("TensorBoard",),
+}
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)

@@ -68,11 +68,14 @@ class Updater:
             self._step(window.measured)
 
     def _step(self, measured: bool) -> None:
-        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
             self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         elif measured:
-            self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+            self.grad_norm = torch.nn.utils.get_total_norm(dense)
         self._optimizer_step(known_norm=measured or bool(self.clip_norm))
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
