@@ -13,8 +13,8 @@ from logger.run_log import RunLog
 from utils.checkpoint import load_part
 from utils.ema import WeightAverage
 from utils.errors import ConfigError, Interrupted, TrainingError
-from utils.monitor import Monitor, monitor_fault
-from utils.progress import Bar, Position, seconds, time_fault, windows
+from utils.monitor import Monitor, parse_monitor
+from utils.progress import Bar, Position, seconds, windows
 from utils.random import derive, seed_all
 from utils.signals import StopRequest
 from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below
@@ -50,7 +50,7 @@ class BaseTrainer:
     def __init__(self, *, model: nn.Module, data: DataSplits, optimizers: Mapping[str, Callable],
                  schedulers: Mapping[str, list], loss: Callable | None = None, metrics: Mapping[str, Callable] = (),
                  seed: int = 0, device: torch.device = torch.device("cpu"),
-                 epochs: PositiveInt = 10, monitor: Annotated[str, monitor_fault] | None = "min val/loss",
+                 epochs: PositiveInt = 10, monitor: Annotated[str, parse_monitor] | None = "min val/loss",
                  early_stop: PositiveInt | None = None, min_delta: Annotated[float, at_least(0)] = 0.0,
                  eval_every: PositiveInt = 1, save_every: PositiveInt | None = None,
                  keep_last: PositiveInt | None = None, log_every: PositiveInt = 50,
@@ -58,7 +58,7 @@ class BaseTrainer:
                  precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
                  clip_norm: PositiveFloat | None = None, ema: Annotated[float, at_least(0), below(1)] | None = None,
                  compile: bool = False, channels_last: bool = False,
-                 max_time: Annotated[str, time_fault] | PositiveFloat | None = None):
+                 max_time: Annotated[str, seconds] | PositiveFloat | None = None):
         self.bare_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
         self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every

@@ -278,3 +278,35 @@ def test_scores_are_written_beside_a_checkpoint_that_was_carried_away(small, tmp
     from utils.cli import test_arguments
     main(test_arguments(["-q", "-r", str(lonely)]))
     assert json.loads((lonely.parent / "test.json").read_text())["test/accuracy"] > 0
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_on_an_accelerator_a_bad_step_is_masked_and_noticed_at_the_next_look(fused):
+    """The flag that a CUDA loss would set on the device, set by hand: fused optimizers skip, others look at once."""
+    from utils.updater import NonFinite, Schedule, Updater, Window
+
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], fused=fused)
+    updater = Updater(optimizer, Schedule(optimizer), torch.amp.GradScaler("cpu", enabled=False))
+    updater.non_finite = torch.tensor(True)
+    if fused:
+        updater.update(weight.sum(), Window())
+        with pytest.raises(NonFinite):
+            updater.check()
+    else:
+        with pytest.raises(NonFinite):
+            updater.update(weight.sum(), Window())
+    assert torch.equal(weight, torch.ones(3))
+    updater.non_finite = torch.tensor(False)
+    updater.update(weight.sum(), Window())
+    assert not torch.equal(weight, torch.ones(3))
+
+
+@pytest.mark.parametrize("options, message", [
+    (["trainer.args.keep_last=3"], "no effect without save_every"),
+    (["trainer.args.monitor=null", "trainer.args.early_stop=3"], "no effect without a monitor"),
+    (["trainer.args.monitor=null", "scheduler=ReduceLROnPlateau"], "nothing to look at"),
+])
+def test_an_option_without_effect_is_an_error(small, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        train("-c", small, *options, out=tmp_path)

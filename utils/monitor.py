@@ -13,14 +13,6 @@ def parse_monitor(text: str) -> tuple[str, str]:
     return mode, name
 
 
-def monitor_fault(text: str) -> str | None:
-    """The constraint on a trainer's `monitor` argument."""
-    try:
-        parse_monitor(text)
-    except ValueError as error:
-        return str(error)
-
-
 class Monitor:
     """Keeps the best value so far and the number of looks since.
 

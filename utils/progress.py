@@ -45,14 +45,6 @@ def seconds(time_text: str | float | None) -> float | None:
     return float(sum(int(part) * 60**power for power, part in enumerate(reversed(parts))))
 
 
-def time_fault(time_text: str) -> str | None:
-    """The constraint on a trainer's `max_time` argument."""
-    try:
-        seconds(time_text)
-    except ValueError as error:
-        return str(error)
-
-
 class Bar:
     """A tqdm bar on a terminal, nothing elsewhere. `note()` gives the text at its end and is asked twice a second."""
 

@@ -18,7 +18,7 @@ def at_least(least: int | float, above: bool = False):
 
     def check(value):
         if value < least or (above and value == least):
-            return f"{value} is too small; it must be {'above' if above else 'at least'} {least}"
+            raise ValueError(f"{value} is too small; it must be {'above' if above else 'at least'} {least}")
 
     return check
 
@@ -28,7 +28,7 @@ def below(bound: int | float):
 
     def check(value):
         if value >= bound:
-            return f"{value} is too large; it must be below {bound}"
+            raise ValueError(f"{value} is too large; it must be below {bound}")
 
     return check
 
@@ -95,13 +95,18 @@ def nearest(name: object, options: Iterable[str]) -> str:
 def mismatch(value, annotation) -> str | None:
     """Why `value` cannot be an `annotation`, in words; None where it can, or where the annotation is not simple.
 
-    Annotations may carry constraints: `Annotated[int, check]`, where `check(value)` returns a message or None.
+    Annotations may carry constraints: `Annotated[int, check]`, where `check(value)` raises ValueError for what it refuses.
     """
     simple = _simple_types(annotation)
     if simple is None:
         return None
     if any(_fits(value, kind) for kind in simple):
-        return next(filter(None, (check(value) for check in _constraints(value, annotation))), None)
+        try:
+            for check in _constraints(value, annotation):
+                check(value)
+        except ValueError as error:
+            return str(error)
+        return None
     needed = " or ".join(_WORDS[kind] if isinstance(kind, type) else f"one of {kind}" for kind in simple)
     return f"{say(value)}; {needed} is needed"
 
