@@ -35,7 +35,7 @@ def main(args) -> None:
     same = {key: before.get(key) for key in about} == about  # other splits of the same weights stay
     file.write_text(json.dumps({**(before if same else {}), **about, **values}, indent=2) + "\n")
     log.info(f"{checkpoint.file}, epoch {progress['epoch']}, {args.split} split: "
-             f"{trainer.data.num_samples(args.split)} samples\n{table(values)}\nwritten to {file}")
+             f"{trainer.data.num_samples(args.split) or 'a stream of'} samples\n{table(values)}\nwritten to {file}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from multiprocessing.util import Finalize
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class DataSplits:
                  shuffle: bool = True, drop_last: bool = False, num_workers: CountInt = 0,
                  pin_memory: bool | None = None, timeout: Annotated[float, at_least(0)] = 0,
                  prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
-                 multiprocessing_context: str | None = None):
+                 multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
@@ -59,6 +60,8 @@ class DataSplits:
         self._build_dataset = build_dataset
         self._datasets: dict[str, Dataset | None] = {}
         self._loaders: dict[str, DataLoader] = {}
+        self._iterators: dict[str, Any] = {}
+        Finalize(self, _end_workers, (self._iterators,), exitpriority=1)  # at exit nobody may wait for them
 
     def dataset(self, split: str) -> Dataset | None:
         """The dataset that `split` draws from, built on first use; None where there is no such split.
@@ -66,6 +69,9 @@ class DataSplits:
         Raises ConfigError where it cannot be built or holds no samples.
         """
         source = "train" if split == "val" and self.validation_split else split
+        if source != split and isinstance(self.dataset("train"), IterableDataset):
+            raise ConfigError("data_loader.validation_split: a stream cannot be split. Set it to null; the dataset may have "
+                              "a val split of its own.")
         if source not in self._datasets:
             try:
                 self._datasets[source] = self._build_dataset(source)
@@ -83,6 +89,8 @@ class DataSplits:
             return torch.arange(num_samples)
         share = self.validation_split
         num_val = int(share) if share >= 1 else round(num_samples * share)
+        if share > 1 and share != num_val:
+            raise ConfigError(f"data_loader.validation_split: {share} is neither a part below 1 nor a whole number of samples")
         if not 0 < num_val < num_samples:
             raise ConfigError(f"data_loader.validation_split: {share} of {num_samples} samples leaves "
                               f"{num_samples - num_val} for training and {num_val} for validation")
@@ -96,13 +104,16 @@ class DataSplits:
         return len(self.indices(split))
 
     def num_batches(self, split: str) -> int | None:
-        """Batches in an epoch of a split; None where an IterableDataset does not tell."""
+        """Batches in an epoch of a split; None where an IterableDataset does not tell. Raises ConfigError for none."""
         num_samples, size = self.num_samples(split), self.batch_size if split == "train" else self.eval_batch_size
         limit = self.batches_per_epoch if split == "train" else None
         if num_samples is None:
             return limit
         drop = self.drop_last and split == "train"
         num_batches = num_samples // size if drop else -(-num_samples // size)
+        if not num_batches:
+            raise ConfigError(f"data_loader: {num_samples} {split} samples make no batch of {size}"
+                              f"{', since drop_last is on' if drop else ''}")
         return min(num_batches, limit) if limit else num_batches
 
     def batches(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[tuple[int, Any]]:
@@ -114,13 +125,20 @@ class DataSplits:
         if loader is None:
             loader = self._loaders[split] = self._build_loader(split)
         position = loader.dataset if isinstance(loader.dataset, _Stream) else loader.batch_sampler
-        position.epoch, position.start = epoch, start
+        position.epoch, position.start = epoch if split == "train" else 0, start
         limit = self.batches_per_epoch if split == "train" else None
-        return itertools.islice(loader, limit and max(limit - start, 0))
+        self._iterators[split] = iter(loader)
+        return itertools.islice(self._iterators[split], limit and max(limit - start, 0))
+
+    def close(self) -> None:
+        """Ends the loader workers, also those in the middle of an epoch."""
+        _end_workers(self._iterators)
+        self._loaders.clear()
 
     def first_batch(self, split: str) -> tuple[int, Any]:
         """The first batch of a split, fetched in this process."""
         dataset = self.dataset(split)
+        self.num_batches(split)  # raises where there is none
         size = self.batch_size if split == "train" else self.eval_batch_size
         if isinstance(dataset, IterableDataset):
             samples = list(itertools.islice(iter(self._view(split)), size))
@@ -151,13 +169,17 @@ class DataSplits:
     def _build_loader(self, split: str) -> DataLoader:
         dataset, options = self.dataset(split), dict(self.loader_options)
         options |= {"collate_fn": self._collate(dataset), "generator": torch.Generator()}
-        if not isinstance(dataset, IterableDataset):
-            return DataLoader(self._view(split), batch_sampler=self._sampler(split), **options)
-        if options["num_workers"]:  # several would each read the whole stream, or change its order
-            options |= {"num_workers": 1, "persistent_workers": False}
         train = split == "train"
-        return DataLoader(self._view(split), batch_size=self.batch_size if train else self.eval_batch_size,
-                          drop_last=self.drop_last and train, **options)
+        if not isinstance(dataset, IterableDataset):
+            options |= {"batch_sampler": self._sampler(split)}
+        else:
+            options |= {"batch_size": self.batch_size if train else self.eval_batch_size, "drop_last": self.drop_last and train}
+            if options["num_workers"]:  # several would each read the whole stream, or change its order
+                options |= {"num_workers": 1, "persistent_workers": False}
+        try:
+            return DataLoader(self._view(split), **options)
+        except ValueError as error:
+            raise ConfigError(f"data_loader: {error}") from error
 
     def _view(self, split: str) -> Dataset:
         dataset = self.dataset(split)
@@ -260,6 +282,13 @@ def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
         first = function(sample[0])
         return type(sample)(first, *sample[1:]) if hasattr(sample, "_fields") else type(sample)([first, *sample[1:]])
     return function(sample)
+
+
+def _end_workers(iterators: dict[str, Any]) -> None:
+    """Workers ignore SIGTERM, so they are told in the way of the DataLoader itself."""
+    for iterator in iterators.values():
+        getattr(iterator, "_shutdown_workers", lambda: None)()
+    iterators.clear()
 
 
 def _image_to_tensor(image) -> torch.Tensor:

@@ -26,7 +26,8 @@ class Totals:
             if value.ndim == 0:
                 entry = (value, count, count)
             elif value.ndim == 1:
-                entry = ((value if value.is_floating_point() else value.float()).sum(), 1, len(value))
+                wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+                entry = (value.sum(dtype=wide), 1, len(value))
             else:
                 raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
                                  "or one for each sample [B]")
@@ -80,6 +81,7 @@ class Metrics:
         objects = {name: metric for name, metric in metrics.items() if hasattr(metric, "compute")}
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
+        self._updated = False
         for metric in self.objects.values():
             if isinstance(metric, torch.nn.Module):
                 metric.to(device)
@@ -90,12 +92,13 @@ class Metrics:
         """The values of the functions on this batch; objects take note and are asked at the end."""
         for metric in self.objects.values():
             metric.update(outputs, targets)
+        self._updated = True
         return {name: function(outputs, targets) for name, function in self.functions.items()}
 
     def compute(self) -> dict[str, float]:
-        """The values of the objects since `reset`. One that gives several numbers gives `name_0`, `name_1`, ..."""
+        """The values of the objects since `reset`, if they were called. Several numbers become `name_0`, `name_1`, ..."""
         values = {}
-        for name, metric in self.objects.items():
+        for name, metric in self.objects.items() if self._updated else ():
             result = metric.compute()
             if isinstance(result, Mapping):
                 values |= {f"{name}_{key}": float(value) for key, value in result.items()}
@@ -106,16 +109,19 @@ class Metrics:
         return values
 
     def reset(self) -> None:
+        self._updated = False
         for metric in self.objects.values():
             metric.reset()
 
     def state_dict(self) -> dict:
-        return {name: metric.state_dict() for name, metric in self.objects.items() if hasattr(metric, "state_dict")}
+        objects = {name: metric.state_dict() for name, metric in self.objects.items() if hasattr(metric, "state_dict")}
+        return {"updated": self._updated, "objects": objects}
 
     def load_state_dict(self, state: dict) -> None:
         self.reset()  # torchmetrics remembers what it computed last
-        for name in self.objects.keys() & state.keys():
-            self.objects[name].load_state_dict(state[name])
+        self._updated = state["updated"]
+        for name in self.objects.keys() & state["objects"].keys():
+            self.objects[name].load_state_dict(state["objects"][name])
 
 
 def as_values(result: Any) -> Mapping[str, Any]:

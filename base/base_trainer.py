@@ -90,7 +90,7 @@ class BaseTrainer:
         raise NotImplementedError
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        """The model on the device, as `self.model`; its parameters are those of `self.bare_model`."""
+        """The model on the device, as `self.model`. Called by `__init__`; its parameters are those of `self.bare_model`."""
         model.to(self.device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -118,7 +118,7 @@ class BaseTrainer:
 
     def update(self, loss: torch.Tensor, name: str = "optimizer") -> None:
         """Backward, and at the end of the accumulation window the step of the optimizer called `name`."""
-        if self.rehearsing:
+        if self.rehearsing:  # no step, so that nothing has to be undone
             loss.backward()
         else:
             self.updaters[name].update(loss, self.window)
@@ -164,6 +164,8 @@ class BaseTrainer:
                     self.finish_epoch()
             except NonFinite as error:
                 raise TrainingError(self.describe_position() + f": {error}.\n{NonFinite.ADVICE}") from error
+            finally:
+                self.data.close()
             self.on_train_end()
 
     @property
@@ -196,7 +198,8 @@ class BaseTrainer:
         for number, (count, batch) in enumerate(window, start=1):
             self.window = Window(count / num_samples, number == len(window), measured)
             batch = self.data.prepare(batch, self.device, self.channels_last)
-            self.shown_input = batch if self.shown_input is None else self.shown_input
+            if self.shown_input is None:
+                self.shown_input = batch
             self.totals.add(as_values(self.train_step(batch)), count)
         self.run.num_seen += num_samples
         if self.ema:
@@ -225,8 +228,12 @@ class BaseTrainer:
             self.run.histograms(self.bare_model, self.position.step)
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
-        kept = self.save_every is not None and epoch % self.save_every == 0
-        self.save("last.pt", *["best.pt"] * improved, *[f"epoch_{epoch:04d}.pt"] * kept)
+        names = ["last.pt"]
+        if improved:
+            names.append("best.pt")
+        if self.save_every and epoch % self.save_every == 0:
+            names.append(f"epoch_{epoch:04d}.pt")
+        self.save(*names)
         if not self.finished:
             self.leave_if_asked()
 
@@ -245,7 +252,7 @@ class BaseTrainer:
 
     @contextmanager
     def evaluating(self):
-        """Within it `self.model` is the averaged model, if there is one, in eval mode, and gradients are off."""
+        """Within it gradients are off, `self.model` is the averaged model, if any, in eval mode, `self.metrics` are fresh."""
         before = self.model, self.metrics
         self.model = self.ema.model if self.ema else self.model
         self.metrics = self.eval_metrics
@@ -266,11 +273,12 @@ class BaseTrainer:
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
-        optional = {"monitor", "metrics_file"}
+        optional = {"monitor", "metrics_file"}  # may come and go with the config; the file belongs to the run
         lacking, extra = self.state.keys() - state.keys() - optional, state.keys() - self.state.keys() - optional
         if lacking or extra:
-            raise ConfigError(f"the checkpoint does not fit the config: it has no {sorted(lacking)}, and the config makes no "
-                              f"{sorted(extra)}")
+            sides = {"the config builds": sorted(lacking), "the checkpoint holds": sorted(extra)}
+            alone = ", and ".join(f"only {side} {', '.join(names)}" for side, names in sides.items() if names)
+            raise ConfigError(f"the checkpoint does not fit the config: {alone}")
         for name in sorted(self.state.keys() & state.keys()):
             load_part(name, self.state[name], state[name])
 

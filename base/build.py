@@ -63,7 +63,7 @@ def _where_files_go(dataset: type, args: dict) -> str:
     if hasattr(dataset, "resources"):  # the MNIST family
         folder = os.path.join(root, dataset.__name__, "raw")
         files = ", ".join(os.path.basename(url) for url, _ in dataset.resources)
-        return f"Where there is no network, put these files into the folder {folder}: {files}"
+        return f"Where there is no network, put these files, unpacked, into the folder {folder}: {files}"
     if hasattr(dataset, "base_folder"):  # the CIFAR family
         folder = os.path.join(root, dataset.base_folder)
         return f"Where there is no network, unpack {dataset.filename} so that its files lie in {folder}"
@@ -82,9 +82,10 @@ def build_optimizer(block, where: str, module: torch.nn.Module) -> torch.optim.O
     groups = parameter_groups(module, block.get("groups") or (), block.get("decay_bias_and_norm", True))
     args = dict(block.get("args") or {})
     parameters = [p for group in groups for p in group["params"]]
-    if "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters and as_floats(parameters):
-        if not args.keys() & {"fused", "foreach", "differentiable"}:
-            args["fused"] = True  # one kernel for all parameters; `fused: false` in the config turns it off
+    offered = "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters
+    sparse = any(getattr(layer, "sparse", False) for layer in module.modules())  # embeddings with sparse gradients
+    if offered and not sparse and as_floats(parameters) and not args.keys() & {"fused", "foreach", "differentiable"}:
+        args["fused"] = True  # one kernel for all parameters; `fused: false` in the config turns it off
     return OPTIMIZERS.build({"type": block["type"], "args": args}, where, params=groups)
 
 

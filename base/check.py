@@ -77,9 +77,14 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     yield from _list_faults(WRITERS, config["writers"], ("writers",))
 
 
+def _args(block) -> Mapping:
+    """The arguments of a block, whatever it looks like."""
+    args = block.get("args") if isinstance(block, dict) else None
+    return args if isinstance(args, dict) else {}
+
+
 def _dataset_faults(block) -> Iterator[Fault]:
-    given = block.get("args") if isinstance(block, dict) else None
-    faults = DATASETS.faults(block, ("dataset",), provided={"split", "train"} - set(given or ()))
+    faults = DATASETS.faults(block, ("dataset",), provided={"split", "train"} - _args(block).keys())
     yield from faults
     if not faults and not dataset_switches(block):
         yield ("dataset",), (f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' or "
@@ -122,7 +127,7 @@ def _optimizer_faults(optimizer, scheduler) -> Iterator[Fault]:
         path = tuple(optimizer_path(name).split("."))
         faults = OPTIMIZERS.faults(block, path, keys=("groups", "decay_bias_and_norm"))
         yield from faults or _group_faults(as_block(block), path)
-        args = as_block(block).get("args") or {}
+        args = _args(block)
         if as_block(block).get("type") == "LBFGS" and (args.get("max_iter") != 1 or args.get("line_search_fn")):
             yield (*path, "args"), "LBFGS sees the loss once a step here: it needs max_iter: 1 and no line_search_fn"
     for name, chain in scheduler_blocks(scheduler, optimizer).items():
@@ -145,6 +150,8 @@ def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
         if not isinstance(rule, dict) or not isinstance(rule.get("match"), str):
             yield where, "a rule is {match: PATTERN} with options of the optimizer, or with frozen: true"
             continue
+        if fault := mismatch(rule.get("frozen", True), bool):
+            yield (*where, "frozen"), fault
         options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
         signature = OPTIMIZERS.signature(OPTIMIZERS.get(block["type"]))
         yield from (((*where, key), message) for key, message in signature.faults(options) if key)
@@ -154,8 +161,7 @@ def _scheduler_faults(block, path: tuple) -> Iterator[Fault]:
     if isinstance(block, str) and block.lower() in ("none", "off"):
         yield path, f"'{block}' is text. For no scheduler write null, or leave the section out."
         return
-    args = (block.get("args") or {}) if isinstance(block, dict) else {}
-    args = args if isinstance(args, dict) else {}
+    args = _args(block)
     yield from SCHEDULERS.faults(block, path, provided={"T_max", "total_steps"} - args.keys(), keys=("per",))
     per = block.get("per", "epoch") if isinstance(block, dict) else "epoch"
     if per not in ("epoch", "step"):
@@ -171,8 +177,7 @@ def _trainer_faults(block, config: Mapping) -> Iterator[Fault]:
     yield from faults
     if any(path == ("trainer", "type") or len(path) == 1 for path, _ in faults):
         return
-    name, args = as_block(block)["type"], as_block(block).get("args")
-    args = args if isinstance(args, dict) else {}
+    name, args = as_block(block)["type"], _args(block)
     signature = Signature(TRAINERS.get(name))
     if config["loss"] is None and signature.is_required("loss"):
         yield ("loss",), f"is missing: {name} needs one, such as CrossEntropyLoss."
@@ -183,5 +188,5 @@ def _trainer_faults(block, config: Mapping) -> Iterator[Fault]:
             yield ("trainer", "args", "early_stop"), "has no effect without a monitor. Set monitor: min val/loss."
         if plateau:
             yield ("scheduler",), "ReduceLROnPlateau has nothing to look at without a monitor. Set monitor: min val/loss."
-    if args.get("keep_last") is not None and args.get("save_every") is None:
+    if isinstance(args.get("keep_last"), int) and args.get("save_every") is None:
         yield ("trainer", "args", "keep_last"), "has no effect without save_every: last.pt and best.pt are always kept."

@@ -26,8 +26,9 @@ def rehearse(trainer) -> None:
 
 
 def _rehearse_split(trainer, split: str) -> list[str]:
-    count, batch = trainer.data.first_batch(split)
+    batch = None
     try:
+        count, batch = trainer.data.first_batch(split)
         with _put_back(trainer):
             trainer.seed_for("rehearsal", 0)
             if split == "train":
@@ -40,8 +41,9 @@ def _rehearse_split(trainer, split: str) -> list[str]:
         raise
     except Exception as error:
         what = "training" if split == "train" else "evaluation"
+        shapes = f"The batch: {_shapes(batch)}." if batch is not None else "It could not be fetched."
         raise ConfigError(f"One batch of {what} was tried before the run, and failed: {describe(error)}\n"
-                          f"The batch: {_shapes(batch)}. (--verbose shows the traceback)") from error
+                          f"{shapes} (--verbose shows the traceback)") from error
     return [f"{split}/{name}" for name in values]
 
 

@@ -17,6 +17,8 @@ from utils.run import CHECKPOINTS, find_checkpoint, new_run, record_environment,
 log = logging.getLogger(__name__)
 # Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
 _CARRIED = ("name", "seed", "optimizer", "scheduler")
+# What decides which samples the batches of an epoch hold.
+_WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.validation_split", "data_loader.shuffle", "data_loader.drop_last")
 
 
 class Checkpoint(NamedTuple):
@@ -47,7 +49,11 @@ def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: 
     config = check_config(config, places)
     if checkpoint is None:
         return config
+    begun = checkpoint.state["progress"]["batch"] > 0
     for key, (old, new) in differences(checkpoint.config, config).items():
+        if begun and key in _WITHIN_EPOCH:
+            raise ConfigError(f"{key}: the epoch under way was begun with {old!r}; it cannot go on with {new!r}. "
+                              "Resume without this change, or from a checkpoint at the end of an epoch.")
         if key.split(".")[0] in _CARRIED:
             raise ConfigError(f"{key}: a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. "
                               "For a new run from these weights: python train.py -c CONFIG --init-from "

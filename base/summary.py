@@ -51,7 +51,7 @@ def outcome(trainer: BaseTrainer) -> str:
     monitor, epoch = trainer.monitor, trainer.position.epoch
     text = f"{epoch} of {trainer.epochs} epochs"
     if monitor and monitor.exhausted and epoch < trainer.epochs:
-        text += f", stopped early: no better {monitor.name} for {monitor.num_bad} epochs"
+        text += f", stopped early: no better {monitor.name} in {monitor.num_bad} evaluations"
     return text + (f"; best {monitor}" if monitor and monitor.best_epoch else "")
 
 

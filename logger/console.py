@@ -1,5 +1,6 @@
 """What a run says: plain messages on the console, the same with time and level in run.log."""
 import logging
+import logging.handlers
 import sys
 from pathlib import Path
 
@@ -22,14 +23,20 @@ def setup_logging(level: int = logging.INFO) -> None:
     """Sends all logging to the console, at `level`."""
     console = _Console(level)
     console.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=min(level, logging.INFO), handlers=[console], force=True)
+    early = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)  # until there is a run.log
+    logging.basicConfig(level=min(level, logging.INFO), handlers=[console, early], force=True)
     logging.captureWarnings(True)
     for noisy in ("PIL", "matplotlib", "tensorflow", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def log_to_file(file: Path) -> None:
-    """Sends all logging from here on to `file` too (appended), INFO and above even where the console is quiet."""
+    """Sends all logging to `file` too (appended), also what was said before; INFO and above even where it is quiet."""
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    logging.getLogger().addHandler(handler)
+    root = logging.getLogger()
+    for early in [h for h in root.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
+        early.setTarget(handler)
+        early.close()  # flushes
+        root.removeHandler(early)
+    root.addHandler(handler)

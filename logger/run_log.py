@@ -61,6 +61,7 @@ class RunLog:
 
     def scalars(self, values: Mapping[str, float], epoch: int, step: int, timings: Mapping[str, float] | None = None) -> None:
         """A line in metrics.jsonl and points for the writers. `timings` go to the writers only: no two runs share them."""
+        values = {name: float(value) for name, value in values.items()}
         self.metrics_file.write(values, epoch, step)
         for writer in self.writers:
             writer.scalars({**values, **(timings or {})}, step)

@@ -263,9 +263,16 @@ def test_only_schedulers_take_per_and_only_metrics_take_a_name():
 
 
 @pytest.mark.parametrize("value", [3, [], {}, [["LeNet"]], {"args": {}}, {"type": None}, {"type": ["LeNet"]}, {"type": 3}])
-@pytest.mark.parametrize("section", ["model", "loss", "dataset", "trainer"])
+@pytest.mark.parametrize("section", ["model", "loss", "dataset"])
 def test_a_block_is_a_name_or_a_type_with_args(section, value):
     assert set(faults(**{section: value})) == {section}
+
+
+def test_a_trainer_without_a_type_is_the_supervised_one():
+    assert check_config({**GOOD, "trainer": {"args": {"epochs": 2}}})["trainer"] == {"type": "Trainer", "args": {"epochs": 2}}
+    assert check_config({**GOOD, "trainer": {}})["trainer"] == {"type": "Trainer"}
+    for value in (3, [], {"type": None}, {"type": 3}):
+        assert set(faults(trainer=value)) == {"trainer"}
 
 
 def test_sections_that_are_lists_or_tables_are_told_so():

@@ -291,8 +291,8 @@ def test_an_override_with_a_broken_value_is_an_error_of_the_command_line(write, 
 
 def test_every_value_knows_the_line_it_was_written_on(write):
     places = places_in(write("c.yaml", BASE))
-    assert places[("name",)] == "c.yaml:1" and places[("model", "args", "sizes", 1)] == "c.yaml:2"
-    assert places[("metrics", 0)] == "c.yaml:5" and places[("metrics", 1, "args", "k")] == "c.yaml:6"
+    assert places[("name",)] == "c.yaml:1" and places[("model", "args", "sizes", "1")] == "c.yaml:2"
+    assert places[("metrics", "0")] == "c.yaml:5" and places[("metrics", "1", "args", "k")] == "c.yaml:6"
     places = places_in(write("c.json", '{\n"model": {\n\t"type": "MLP",\n\t"args": {"sizes": [\n1]}}}'))
     assert places[("model", "type")] == "c.json:3" and places[("model", "args", "sizes", 0)] == "c.json:5"
 

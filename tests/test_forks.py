@@ -170,13 +170,14 @@ def test_the_examples_of_the_readme_run_as_written(tmp_path):
     section = text[text.index("## Add your own"):text.index("## The config")]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     files = re.findall(r"\*\* in `((?:model|data_loader|trainer|logger)/\w+\.py)`", section)
-    assert len(blocks) == len(files) == 5
-    for file, code in zip(files, blocks):
+    assert len(blocks) == len(files) + 1 == 6  # the last, a scheduler, has no place of its own
+    for file, code in zip([*files, "trainer/my_schedule.py"], blocks):
         (tmp_path / "MyProject" / file).write_text(code)
     config = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1]
     (tmp_path / "MyProject" / "configs" / "my_net.yaml").write_text(config)
     program("train.py", "-c", "configs/my_net.yaml", "trainer={type: PenaltyTrainer, args: {epochs: 2, penalty: 0.01}}",
-            "writers=[CSV]", "transforms.train=[invert]", "--run-name", "one", cwd=tmp_path / "MyProject")
+            "scheduler={type: warmup, args: {steps: 100}, per: step}", "writers=[CSV]",
+            "transforms={train: [invert], eval: [invert]}", "--run-name", "one", cwd=tmp_path / "MyProject")
     run = tmp_path / "MyProject" / "saved" / "my_net" / "one"
     assert "val/confidence" in (run / "scalars.csv").read_text()
     done = program("train.py", "-c", "configs/my_net.yaml", "dataset=Blobs", "trainer.args.epochs=2", "transforms=null",

@@ -47,7 +47,8 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(arguments, message, tmp_
 
 
 def test_where_mnist_cannot_be_downloaded_the_folder_for_its_files_is_named(tmp_path):
-    done = program("train.py", "-c", "configs/mnist.yaml", f"dataset.args.root={tmp_path}", "dataset.args.download=false", code=2)
+    options = [f"dataset.args.root={tmp_path}", "dataset.args.download=false"]
+    done = program("train.py", "-c", "configs/mnist.yaml", *options, code=2)
     assert f"{tmp_path}/MNIST/raw" in done.stderr and "train-images-idx3-ubyte.gz" in done.stderr
 
 

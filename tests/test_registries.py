@@ -211,6 +211,7 @@ def InverseRoot(optimizer, num_warm: int):
 
 @SCHEDULERS.register
 def Decades(optimizer, total_steps: int):
+    """Falls by a factor of ten over the run."""
     return lr_scheduler.MultiplicativeLR(optimizer, lambda step: 0.1 ** (1 / total_steps))
 
 

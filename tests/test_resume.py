@@ -49,7 +49,8 @@ def test_three_epochs_and_three_more_are_six_epochs_bit_for_bit(small, tmp_path,
 ], ids=["plateau", "chained-bf16", "fp16-torchmetrics", "groups"])
 @pytest.mark.parametrize("stop_step, during", [(1, "step"), (3, "step"), (5, "step"), (5, "evaluation"), (9, "step")])
 def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(small, tmp_path, options, stop_step, during):
-    options = [*options, f"trainer={{type: StopsAt, args: {{stop_step: {stop_step}, during: {during}, epochs: 3, log_every: 2}}}}"]
+    args = f"{{stop_step: {stop_step}, during: {during}, epochs: 3, log_every: 2}}"
+    options = [*options, f"trainer={{type: StopsAt, args: {args}}}"]
     straight = train("-c", small, *options, "trainer.args.stop_step=-1", out=tmp_path / "straight")
     with pytest.raises(Interrupted) as stop:
         train("-c", small, *options, out=tmp_path / "stopped")
@@ -127,7 +128,7 @@ def test_a_run_that_stopped_early_says_so(small, tmp_path, capsys):
     from train import main
     from utils.cli import train_arguments
     main(train_arguments(["-r", str(run)]))
-    assert "stopped early: no better val/loss for 2 epochs" in capsys.readouterr().out
+    assert "stopped early: no better val/loss in 2 evaluations" in capsys.readouterr().out
 
 
 def test_a_learning_rate_cannot_be_changed_without_effect_at_resume(small, tmp_path):

@@ -92,8 +92,8 @@ def test_best_is_saved_whatever_save_every_says_and_only_the_last_k_epochs_are_k
 
 
 def test_early_stopping_counts_evaluations_without_improvement(small, tmp_path):
-    run = train("-c", small, "optimizer.args.lr=1e-12", "trainer.args={epochs: 20, early_stop: 2, min_delta: 0.5, eval_every: 2}",
-                out=tmp_path)
+    options = "trainer.args={epochs: 20, early_stop: 2, min_delta: 0.5, eval_every: 2}"
+    run = train("-c", small, "optimizer.args.lr=1e-12", options, out=tmp_path)
     assert ["val/loss" in line for line in epochs(run)] == [False, True] * 3
 
 
@@ -212,8 +212,8 @@ def test_mnist_trains_on_idx_files_through_torchvision(tmp_path):
 
 
 def test_the_cifar_resnet_trains_on_images_of_that_shape(tmp_path):
-    run = train("-c", "configs/cifar10_resnet.yaml", "dataset=GeneratedImages", "data_loader={batch_size: 16, validation_split: 16}",
-                "trainer.args.epochs=2", "trainer.args.save_every=1", "writers=[]", out=tmp_path)
+    run = train("-c", "configs/cifar10_resnet.yaml", "dataset=GeneratedImages", "trainer.args.epochs=2", "writers=[]",
+                "data_loader={batch_size: 16, validation_split: 16}", "trainer.args.save_every=1", out=tmp_path)
     assert score("-r", run)["test/loss"] > 0 and (run / "checkpoints" / "epoch_0002.pt").exists()
 
 

@@ -20,30 +20,30 @@ class GANTrainer(BaseTrainer):
     def __init__(self, *, grid: int = 32, **kwargs):
         super().__init__(**kwargs)
         noise = torch.Generator().manual_seed(derive(self.seed, "grid"))
-        self.grid_noise = torch.randn(grid, self.bare_model.latent_size, generator=noise).to(self.device)
+        self.grid_noise = torch.randn(grid, self.model.latent_size, generator=noise).to(self.device)
 
     def train_step(self, batch):
         images, fakes = self.real_and_fake(batch)
         # detach: this step is about the discriminator; nothing flows back into the generator
-        with self.autocast():
-            discriminator_loss = self.judge(images, real=True) + self.judge(fakes.detach(), real=False)
+        discriminator_loss = self.judge(images, real=True) + self.judge(fakes.detach(), real=False)
         self.update(discriminator_loss, "discriminator")
-        # no detach: the way to the generator leads through the discriminator, whose own gradients stay empty
-        with self.autocast():
-            generator_loss = self.judge(fakes, real=True)
+        # no detach: the way to the generator leads through the discriminator, in which it leaves no gradients
+        # (with several optimizers, each one's backward fills its own parameters only)
+        generator_loss = self.judge(fakes, real=True)
         self.update(generator_loss, "generator")
         return {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss}
 
     def eval_step(self, batch):
         images, fakes = self.real_and_fake(batch)
-        mistaken = (self.model.discriminator(fakes) > 0).float()
-        noticed = (self.model.discriminator(images) > 0).float()
+        with self.autocast():
+            mistaken = self.model.discriminator(fakes) > 0  # [B]
+            noticed = self.model.discriminator(images) > 0  # [B]
         # how far the first two moments of the pixels are apart: small when the images look alike on the whole
         gap = (images.mean(0) - fakes.mean(0)).abs().mean() + (images.std(0) - fakes.std(0)).abs().mean()
         return {"fakes_taken_for_real": mistaken, "reals_taken_for_real": noticed, "pixel_gap": gap}
 
     def on_epoch_end(self):
-        with self.evaluating():
+        with self.evaluating(), self.autocast():
             images = self.model.generator(self.grid_noise)
         self.run.images("generated", images, self.position.step)
 
@@ -51,8 +51,9 @@ class GANTrainer(BaseTrainer):
         images = batch[0]  # [B, C, H, W] in [-1, 1]
         noise = torch.randn(len(images), self.model.latent_size, device=self.device)  # [B, Z]
         with self.autocast():
-            return images, self.model.generator(noise)
+            return images, self.model.generator(noise).float()
 
     def judge(self, images, real: bool):
-        logits = self.model.discriminator(images)  # [B]
-        return binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+        with self.autocast():
+            logits = self.model.discriminator(images)  # [B]
+            return binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))  # 1 for real, 0 for fake

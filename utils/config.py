@@ -13,7 +13,7 @@ import yaml
 from utils.errors import ConfigError
 
 COMMAND_LINE = "command line"
-KeyPath = tuple  # ("optimizer", "args", "lr"); list items by their index
+KeyPath = tuple[str, ...]  # ("optimizer", "args", "lr"); list items by their index, ("metrics", "0", "args", "k")
 
 
 class Place(NamedTuple):
@@ -37,6 +37,7 @@ _FLOAT = re.compile(
     r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$|0x[0-9a-fA-F_]+$|0b[01_]+$")
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 _OURS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
@@ -58,45 +59,50 @@ def load_config(file: str | os.PathLike, overrides: list[str] = ()) -> tuple[dic
 def apply_overrides(config: dict, places: dict, overrides: list[str]) -> tuple[dict, dict]:
     """`config` with `key.path=value` arguments merged in (values are parsed as YAML), and its places."""
     tree: dict = {}
-    places = dict(places)
+    tree_places: dict = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         path = tuple(key.split("."))
         if not equals or not all(path):
             raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like optimizer.args.lr=0.01")
-        value, value_places = parse_yaml(text, COMMAND_LINE)
-        node = tree
-        for part in path[:-1]:
-            inner = node.get(part)
-            if not isinstance(inner, dict):
-                inner = node[part] = {} if inner is None else {"type": inner}
-            node = inner
-        node[path[-1]] = value
-        places.update({path + inner: Place(COMMAND_LINE, place.text) for inner, place in value_places.items()})
-        for end in range(1, len(path)):
-            places.setdefault(path[:end], Place(COMMAND_LINE))
-    return merge(config, tree), places
+        nested, inner_places = parse_yaml(text, COMMAND_LINE)
+        for part in reversed(path):
+            nested = {part: nested}
+        nested_places = {path + inner: place for inner, place in inner_places.items()}
+        nested_places |= {path[:end]: Place(COMMAND_LINE) for end in range(1, len(path) + 1) if path[:end] not in nested_places}
+        tree, tree_places = merge_with_places((tree, tree_places), (nested, nested_places))
+    return merge_with_places((config, places), (tree, tree_places))
 
 
-def merge(base: Any, new: Any) -> Any:
+def merge_with_places(base: tuple[Any, dict], new: tuple[Any, dict]) -> tuple[Any, dict]:
+    """`merge` for (config, places) pairs: what was replaced loses its places."""
+    replaced: list[KeyPath] = []
+    value = merge(base[0], new[0], (), replaced)
+    kept = {path: place for path, place in base[1].items() if not any(path[:len(gone)] == gone for gone in replaced)}
+    return value, {**kept, **new[1]}
+
+
+def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | None = None) -> Any:
     """`new` laid over `base`, neither changed: dicts merge key by key, everything else is replaced.
 
     A block that names another `type` replaces the one below it whole; a string is short for `{type: string}`.
-    Items of a list are reached by their index (`metrics.0.args.k=5`).
+    Items of a list are reached by their index (`metrics.0.args.k=5`). The paths of what was replaced go into `replaced`.
     """
     if isinstance(base, list) and isinstance(new, dict) and new and all(str(key).isdigit() for key in new):
         if beyond := [key for key in new if int(key) >= len(base)]:
-            raise ConfigError(f"{COMMAND_LINE}: the list has {len(base)} items, there is no item {beyond[0]} to change")
-        return [merge(item, new[str(i)]) if str(i) in new else item for i, item in enumerate(base)]
+            raise ConfigError(f"{COMMAND_LINE}  {'.'.join(path)}: the list has {len(base)} items; there is no item {beyond[0]}")
+        return [merge(item, new[str(i)], (*path, str(i)), replaced) if str(i) in new else item for i, item in enumerate(base)]
     if isinstance(base, dict) and "type" in base and isinstance(new, str):
         new = {"type": new}
     if isinstance(base, str) and isinstance(new, dict) and new.keys() - {"type"}:
         base = {"type": base}
-    if not isinstance(base, dict) or not isinstance(new, dict):
+    tables = isinstance(base, dict) and isinstance(new, dict)
+    if not tables or ("type" in base and new.get("type", base["type"]) != base["type"]):
+        if replaced is not None:
+            replaced.append(path)
         return new
-    if "type" in base and new.get("type", base["type"]) != base["type"]:
-        return new
-    return {**base, **{key: merge(base[key], value) if key in base else value for key, value in new.items()}}
+    merged = {key: merge(base[key], value, (*path, key), replaced) if key in base else value for key, value in new.items()}
+    return {**base, **merged}
 
 
 def dump_yaml(config: dict) -> str:
@@ -122,8 +128,9 @@ def differences(old: dict, new: dict) -> dict[str, tuple[Any, Any]]:
     return {k: (old_leaves.get(k), new_leaves.get(k)) for k in keys if old_leaves.get(k) != new_leaves.get(k)}
 
 
-def place_of(places: dict, path: KeyPath) -> Place:
+def place_of(places: dict, path: tuple) -> Place:
     """The place of `path`, or of the nearest key above it that was written somewhere."""
+    path = tuple(map(str, path))
     for end in range(len(path), 0, -1):
         if path[:end] in places:
             place = places[path[:end]]
@@ -151,28 +158,27 @@ def _load_file(file: Path, chain: tuple[Path, ...]) -> tuple[dict, dict]:
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise ConfigError(f"{places[('extends',)].source}  extends: a file name or a list of them is needed")
-    base: dict = {}
-    base_places: dict = {}
+    base: tuple[dict, dict] = ({}, {})
     for parent in parents:
-        inherited, inherited_places = _load_file(file.parent / parent, (*chain, file.resolve()))
-        base, base_places = merge(base, inherited), {**base_places, **inherited_places}
-    return merge(base, config), {**base_places, **places}
+        base = merge_with_places(base, _load_file(file.parent / parent, (*chain, file.resolve())))
+    return merge_with_places(base, (config, places))
 
 
 def parse_json(text: str, source: str) -> tuple[Any, dict]:
     """JSON text as (value, places); a duplicate key is an error. `source` names the file."""
     try:
-        json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{source}:{error.lineno}: this is not JSON: {error.msg} (column {error.colno})") from error
-    return parse_yaml(text.replace("\t", " "), source)  # JSON is YAML, but for tabs between its tokens
+    _, places = parse_yaml(text.replace("\t", " "), source)  # JSON is YAML, but for tabs between its tokens
+    return value, places
 
 
 def parse_yaml(text: str, source: str) -> tuple[Any, dict]:
     """YAML text as (value, places); a duplicate key is an error. `source` names the file, or is COMMAND_LINE."""
-    loader = _Loader(text)
     places: dict = {}
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         value = _construct(loader, node, (), source, places) if node else None
     except yaml.MarkedYAMLError as error:
@@ -182,8 +188,6 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict]:
         raise ConfigError(f"{where}: {error.problem or error.context}{tabs}\n{mark.get_snippet() or ''}".rstrip()) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from error
-    finally:
-        loader.dispose()
     return value, places
 
 
@@ -191,14 +195,14 @@ def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, source: str, pla
     where = source if source == COMMAND_LINE else f"{source}:{node.start_mark.line + 1}"
     plain = isinstance(node, yaml.ScalarNode) and node.style is None
     places[path] = Place(where, node.value if plain else None)
+    if node.tag not in _PLAIN_TAGS:
+        raise ConfigError(f"{where}: a config holds plain values, not {node.tag}")
     if isinstance(node, yaml.ScalarNode):
         return loader.construct_object(node)
     if len(path) > 50:
         raise ConfigError(f"{where}: nested too deeply")
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(loader, item, (*path, i), source, places) for i, item in enumerate(node.value)]
-    if node.tag != loader.DEFAULT_MAPPING_TAG:
-        raise ConfigError(f"{where}: a config holds plain values, not {node.tag}")
+        return [_construct(loader, item, (*path, str(i)), source, places) for i, item in enumerate(node.value)]
     written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
     loader.flatten_mapping(node)  # `<<: *anchor`; comes first, so that what is written here wins
     values = {}
@@ -208,6 +212,6 @@ def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, source: str, pla
             raise ConfigError(f"{where}: a key is a word, not a list or a table")
         if written.count(key) > 1:
             line = key_node.start_mark.line + 1
-            raise ConfigError(f"{source}:{line}  {'.'.join(map(str, (*path, key)))}: written twice. Keep one of the two.")
+            raise ConfigError(f"{source}:{line}  {'.'.join((*path, key))}: written twice. Keep one of the two.")
         values[key] = _construct(loader, value_node, (*path, key), source, places)
     return values

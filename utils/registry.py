@@ -96,7 +96,8 @@ class Registry:
         if not isinstance(block.get("type"), str):
             return [(path, f"'type' is missing: the name of a {self.kind}. There are: {', '.join(self.names())}.")]
         allowed = ("type", "args", *keys)
-        faults = [((*path, key), f"a {self.kind} has no key '{key}'.{nearest(key, allowed)} Its keys: {', '.join(allowed)}.")
+        known = f"Keys: {', '.join(allowed)}."
+        faults = [((*path, key), f"there is no key '{key}' for a {self.kind}.{nearest(key, allowed)} {known}")
                   for key in block if key not in allowed]
         try:
             target = self.get(block["type"])

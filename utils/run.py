@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -99,19 +100,29 @@ def record_environment(run: Path, device: str) -> None:
         "device": device,
         "num_cpus": os.cpu_count(),
     }
-    if diff := _git("diff", "HEAD"):
+    if diff := _uncommitted():
         record["git_diff"] = f"code_{now:%Y-%m-%d_%H-%M-%S}.diff"
         (run / record["git_diff"]).write_text(diff + "\n", encoding="utf-8")
     with open(run / _ENVIRONMENT, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
-def _git(*command: str) -> str | None:
+def _uncommitted() -> str | None:
+    """What differs from the last commit, new code and configs included, without touching git's own index."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        _git("read-tree", "HEAD", **index)
+        _git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt", **index)
+        return _git("diff", "HEAD", **index)
+
+
+def _git(*command: str, **environment: str) -> str | None:
     """What git says of this project; None where there is no git or no repository of its own."""
     if not (PROJECT / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", *command], cwd=PROJECT, capture_output=True, timeout=20)
+        done = subprocess.run(["git", *command], cwd=PROJECT, capture_output=True, timeout=20,
+                              env={**os.environ, **environment})
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="replace").strip() or None if done.returncode == 0 else None

@@ -49,6 +49,7 @@ class Signature:
     def __init__(self, target, provided: Iterable[str] | int = ()):
         self.name = getattr(target, "__name__", str(target))
         self.parameters, self.open = _parameters(target)
+        self._own = set(_inspect(target).parameters) if _inspect(target) else set()
         if isinstance(provided, int):
             provided = list(self.parameters)[:provided]
         self.provided = {name for name in provided if name in self.parameters}
@@ -70,7 +71,8 @@ class Signature:
                 found.append((name, f"{self.name} has no argument '{name}'.{nearest(name, free)} {self}"))
             elif name in free and (wrong := mismatch(value, _annotation(free[name]))):
                 found.append((name, wrong))
-        missing = [name for name in free if self.is_required(name) and name not in args]
+        # one that is reached through **kwargs may be filled in on the way there
+        missing = [name for name in free if self.is_required(name) and name in self._own and name not in args]
         if missing:
             found.append(("", f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
         return found
@@ -98,7 +100,7 @@ def mismatch(value, annotation) -> str | None:
     Annotations may carry constraints: `Annotated[int, check]`, where `check(value)` raises ValueError for what it refuses.
     """
     simple = _simple_types(annotation)
-    if simple is None:
+    if not simple:
         return None
     if any(_fits(value, kind) for kind in simple):
         try:
@@ -146,6 +148,8 @@ def _simple_types(annotation) -> list | None:
         return [float]
     if annotation is Path:
         return [str]
+    if getattr(annotation, "__name__", "") == "Tensor":
+        return []  # nothing that a config could hold
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return [typing.get_args(annotation)]
