@@ -5,6 +5,7 @@
 """
 import json
 import logging
+from pathlib import Path
 
 from utils.cli import log_level, test_arguments
 from utils.errors import ConfigError, exit_codes
@@ -23,7 +24,7 @@ def main(args) -> None:
     setup_logging(log_level(args))
     checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
     trainer = build_trainer(resolve_config(None, checkpoint, args.overrides), pick_device(args.device))
-    load_evaluated(trainer.bare_model, checkpoint)
+    load_evaluated(trainer, checkpoint)
     if trainer.data.dataset(args.split) is None:
         raise ConfigError(f"--split {args.split}: the dataset has no such split")
     values = trainer.evaluate(args.split)
@@ -31,11 +32,20 @@ def main(args) -> None:
     progress = checkpoint.state["progress"]
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}
     file = (run_of(checkpoint.file) or checkpoint.file.parent) / "test.json"
-    before = json.loads(file.read_text()) if file.exists() else {}
-    same = {key: before.get(key) for key in about} == about  # other splits of the same weights stay
-    file.write_text(json.dumps({**(before if same else {}), **about, **values}, indent=2) + "\n")
     log.info(f"{checkpoint.file}, epoch {progress['epoch']}, {args.split} split: "
-             f"{trainer.data.num_samples(args.split) or 'a stream of'} samples\n{table(values)}\nwritten to {file}")
+             f"{trainer.data.num_samples(args.split) or 'a stream of'} samples\n{table(values)}")
+    try:
+        keep_scores(file, about, values)
+        log.info(f"written to {file}")
+    except OSError as error:
+        log.warning(f"{file}: cannot be written: {error.strerror}")
+
+
+def keep_scores(file: Path, about: dict, values: dict) -> None:
+    """Writes test.json; scores of other splits stay in it where they are of the same checkpoint."""
+    before = json.loads(file.read_text()) if file.exists() else {}
+    same = {key: before.get(key) for key in about} == about
+    file.write_text(json.dumps({**(before if same else {}), **about, **values}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

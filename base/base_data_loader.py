@@ -32,8 +32,9 @@ class DataSplits:
         batch_size: samples in a batch, of all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: the part of train (0.1) or the number of its samples (500) to validate on. None takes the
-            dataset's own val split.
-        batches_per_epoch: cuts epochs to this many batches; an endless IterableDataset needs it.
+            dataset's own val split, 0 means no validation.
+        batches_per_epoch: cuts training epochs to this many batches; an endless IterableDataset needs it.
+        eval_batches: cuts evaluations to this many batches; an endless val or test stream needs it.
         shuffle, drop_last: of the train split.
         num_workers, pin_memory, timeout, prefetch_factor, persistent_workers, multiprocessing_context: of torch's
             DataLoader. By default memory is pinned for CUDA and workers persist.
@@ -42,7 +43,7 @@ class DataSplits:
     def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),
                  seed: int = 0, *, batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0)] | None = None,
-                 batches_per_epoch: PositiveInt | None = None,
+                 batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False, num_workers: CountInt = 0,
                  pin_memory: bool | None = None, timeout: Annotated[float, at_least(0)] = 0,
                  prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
@@ -50,6 +51,7 @@ class DataSplits:
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.eval_batches = eval_batches
         self.shuffle, self.drop_last = shuffle, drop_last
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
                                "pin_memory": torch.cuda.is_available() if pin_memory is None else pin_memory}
@@ -59,8 +61,8 @@ class DataSplits:
                 "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
         self._build_dataset = build_dataset
         self._datasets: dict[str, Dataset | None] = {}
-        self._loaders: dict[str, DataLoader] = {}
-        self._iterators: dict[str, Any] = {}
+        self._loaders: dict[tuple[str, bool], DataLoader] = {}
+        self._iterators: dict[tuple[str, bool], Any] = {}
         Finalize(self, _end_workers, (self._iterators,), exitpriority=1)  # at exit nobody may wait for them
 
     def dataset(self, split: str) -> Dataset | None:
@@ -68,6 +70,8 @@ class DataSplits:
 
         Raises ConfigError where it cannot be built or holds no samples.
         """
+        if split == "val" and self.validation_split == 0:
+            return None
         source = "train" if split == "val" and self.validation_split else split
         if source != split and isinstance(self.dataset("train"), IterableDataset):
             raise ConfigError("data_loader.validation_split: a stream cannot be split. Set it to null; the dataset may have "
@@ -76,7 +80,7 @@ class DataSplits:
             try:
                 self._datasets[source] = self._build_dataset(source)
             except ConfigError as error:
-                hint = "Without a val split of its own, set data_loader.validation_split, such as 0.1."
+                hint = "Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 for no validation."
                 raise ConfigError(f"{error}\n{hint}" if source == "val" else str(error)) from error
         return self._datasets[source]
 
@@ -103,32 +107,36 @@ class DataSplits:
             return len(self.dataset(split)) if hasattr(self.dataset(split), "__len__") else None
         return len(self.indices(split))
 
-    def num_batches(self, split: str) -> int | None:
+    def num_batches(self, split: str, training: bool | None = None) -> int | None:
         """Batches in an epoch of a split; None where an IterableDataset does not tell. Raises ConfigError for none."""
-        num_samples, size = self.num_samples(split), self.batch_size if split == "train" else self.eval_batch_size
-        limit = self.batches_per_epoch if split == "train" else None
+        training = split == "train" if training is None else training
+        num_samples, size = self.num_samples(split), self._batch_size(training)
+        limit = self._limit(training)
         if num_samples is None:
             return limit
-        drop = self.drop_last and split == "train"
+        drop = self.drop_last and training
         num_batches = num_samples // size if drop else -(-num_samples // size)
         if not num_batches:
             raise ConfigError(f"data_loader: {num_samples} {split} samples make no batch of {size}"
                               f"{', since drop_last is on' if drop else ''}")
         return min(num_batches, limit) if limit else num_batches
 
-    def batches(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[tuple[int, Any]]:
+    def batches(self, split: str, epoch: int = 0, start: int = 0, training: bool | None = None) -> Iterator[tuple[int, Any]]:
         """The batches of a split from number `start` on, as (number of samples, batch), on the CPU.
 
-        `epoch` fixes order and augmentation of the train split; val and test are the same in every epoch.
+        `training` (by default for the train split) shuffles and augments as `epoch` says. Otherwise every sample comes
+        once, in order, through the `eval` transforms, and the same in every epoch.
         """
-        loader = self._loaders.get(split)
-        if loader is None:
-            loader = self._loaders[split] = self._build_loader(split)
+        training = split == "train" if training is None else training
+        key = (split, training)
+        if key not in self._loaders:
+            self._loaders[key] = self._build_loader(split, training)
+        loader = self._loaders[key]
         position = loader.dataset if isinstance(loader.dataset, _Stream) else loader.batch_sampler
-        position.epoch, position.start = epoch if split == "train" else 0, start
-        limit = self.batches_per_epoch if split == "train" else None
-        self._iterators[split] = iter(loader)
-        return itertools.islice(self._iterators[split], limit and max(limit - start, 0))
+        position.epoch, position.start = epoch if training else 0, start
+        limit = self._limit(training)
+        self._iterators[key] = iter(loader)
+        return itertools.islice(self._iterators[key], limit and max(limit - start, 0))
 
     def close(self) -> None:
         """Ends the loader workers, also those in the middle of an epoch."""
@@ -137,14 +145,13 @@ class DataSplits:
 
     def first_batch(self, split: str) -> tuple[int, Any]:
         """The first batch of a split, fetched in this process."""
-        dataset = self.dataset(split)
+        dataset, training = self.dataset(split), split == "train"
         self.num_batches(split)  # raises where there is none
-        size = self.batch_size if split == "train" else self.eval_batch_size
+        view = self._view(split, training)
         if isinstance(dataset, IterableDataset):
-            samples = list(itertools.islice(iter(self._view(split)), size))
+            samples = list(itertools.islice(iter(view), self._batch_size(training)))
         else:
-            view = self._view(split)
-            samples = [view[key] for key in next(iter(self._sampler(split)))]
+            samples = [view[key] for key in next(iter(self._sampler(split, training)))]
         if not samples:
             raise ConfigError(f"dataset: the {split} split holds no samples")
         return self._collate(dataset)(samples)
@@ -166,34 +173,37 @@ class DataSplits:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
-    def _build_loader(self, split: str) -> DataLoader:
+    def _batch_size(self, training: bool) -> int:
+        return self.batch_size if training else self.eval_batch_size
+
+    def _limit(self, training: bool) -> int | None:
+        return self.batches_per_epoch if training else self.eval_batches
+
+    def _build_loader(self, split: str, training: bool) -> DataLoader:
         dataset, options = self.dataset(split), dict(self.loader_options)
         options |= {"collate_fn": self._collate(dataset), "generator": torch.Generator()}
-        train = split == "train"
         if not isinstance(dataset, IterableDataset):
-            options |= {"batch_sampler": self._sampler(split)}
+            options |= {"batch_sampler": self._sampler(split, training)}
         else:
-            options |= {"batch_size": self.batch_size if train else self.eval_batch_size, "drop_last": self.drop_last and train}
+            options |= {"batch_size": self._batch_size(training), "drop_last": self.drop_last and training}
             if options["num_workers"]:  # several would each read the whole stream, or change its order
                 options |= {"num_workers": 1, "persistent_workers": False}
         try:
-            return DataLoader(self._view(split), **options)
+            return DataLoader(self._view(split, training), **options)
         except ValueError as error:
             raise ConfigError(f"data_loader: {error}") from error
 
-    def _view(self, split: str) -> Dataset:
+    def _view(self, split: str, training: bool) -> Dataset:
         dataset = self.dataset(split)
-        transforms = self.transforms["train" if split == "train" else "eval"]
+        transforms = self.transforms["train" if training else "eval"]
         seed = derive(self.seed, "sample", SPLITS.index(split))
         if isinstance(dataset, IterableDataset):
-            return _Stream(dataset, transforms, seed, self.batch_size if split == "train" else self.eval_batch_size)
+            return _Stream(dataset, transforms, seed, self._batch_size(training))
         return _Samples(dataset, transforms, seed)
 
-    def _sampler(self, split: str) -> "PositionSampler":
-        train = split == "train"
-        return PositionSampler(self.indices(split), self.batch_size if train else self.eval_batch_size,
-                               derive(self.seed, "order"), shuffle=self.shuffle and train,
-                               drop_last=self.drop_last and train)
+    def _sampler(self, split: str, training: bool) -> "PositionSampler":
+        return PositionSampler(self.indices(split), self._batch_size(training), derive(self.seed, "order"),
+                               shuffle=self.shuffle and training, drop_last=self.drop_last and training)
 
     def _collate(self, dataset: Dataset) -> Callable[[list], tuple[int, Any]]:
         return _CountingCollate(getattr(dataset, "collate_fn", default_collate))
@@ -284,7 +294,7 @@ def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
     return function(sample)
 
 
-def _end_workers(iterators: dict[str, Any]) -> None:
+def _end_workers(iterators: dict[tuple[str, bool], Any]) -> None:
     """Workers ignore SIGTERM, so they are told in the way of the DataLoader itself."""
     for iterator in iterators.values():
         getattr(iterator, "_shutdown_workers", lambda: None)()

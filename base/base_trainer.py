@@ -9,7 +9,7 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
-from logger.run_log import RunLog
+from logger.run_log import RunLog, SilentRun
 from utils.checkpoint import load_part
 from utils.ema import WeightAverage
 from utils.errors import ConfigError, Interrupted, TrainingError
@@ -17,7 +17,7 @@ from utils.monitor import Monitor, parse_monitor
 from utils.progress import Bar, Position, seconds, windows
 from utils.random import derive, seed_all
 from utils.signals import StopRequest
-from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below
+from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below, nearest
 from utils.updater import NonFinite, Schedule, Updater, Window
 
 
@@ -33,7 +33,7 @@ class BaseTrainer:
         monitor: the value that tells the best epoch, "min val/loss" or "max val/accuracy"; None for no best.
         early_stop: evaluations without improvement of the monitor after which training ends.
         min_delta: how much better the monitored value has to be to count as an improvement.
-        eval_every: evaluate on val every so many epochs (and after the last).
+        eval_every: evaluate on val every so many epochs.
         save_every: keep `epoch_NNNN.pt` every so many epochs, besides `last.pt` and `best.pt`.
         keep_last: how many of those to keep; by default all.
         log_every: steps between log points.
@@ -71,13 +71,15 @@ class BaseTrainer:
         self.keep_last, self.ema_decay = keep_last, ema
         self.ema: WeightAverage | None = None
         self.updaters: dict[str, Updater] = {}
-        self.run: RunLog | None = None  # from `train` on
+        self.run: RunLog | SilentRun = SilentRun()  # until `train` is given one
         self.stop_request, self.rehearsing = StopRequest(), False
         self.window, self.shown_input = Window(), None
         self.model = self.prepare_model(model)
         self.state = {"model": model, "progress": self.position, "totals": self.totals, "train_metrics": self.metrics}
         if self.monitor:
             self.state["monitor"] = self.monitor
+        if isinstance(loss, nn.Module) and loss.state_dict():
+            self.state["loss"] = loss
 
     # -- what a subclass says --------------------------------------------------------------------------------------
 
@@ -103,7 +105,10 @@ class BaseTrainer:
         return {name: self.build_updater(name) for name in self.optimizers}
 
     def on_train_start(self) -> None:
-        """Called before the first step of every start, resumed ones included."""
+        """Called before the first step of every start, resumed ones included.
+
+        What the steps need, and what goes into `self.state`, is made in `__init__`: there is a rehearsal before this.
+        """
 
     def on_step_end(self) -> None:
         """Called after every optimizer step."""
@@ -118,6 +123,8 @@ class BaseTrainer:
 
     def update(self, loss: torch.Tensor, name: str = "optimizer") -> None:
         """Backward, and at the end of the accumulation window the step of the optimizer called `name`."""
+        if name not in self.updaters:
+            raise ConfigError(f"optimizer: this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
         if self.rehearsing:  # no step, so that nothing has to be undone
             loss.backward()
         else:
@@ -130,8 +137,11 @@ class BaseTrainer:
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def build_updater(self, name: str) -> Updater:
-        module = self.bare_model if name == "optimizer" else self.bare_model.get_submodule(name)
-        optimizer = self.optimizers[name](module)
+        parts = {"optimizer": self.bare_model, **dict(self.bare_model.named_modules())}
+        if name not in parts:
+            raise ConfigError(f"optimizer.{name}: the model has no part '{name}'.{nearest(name, parts)}")
+        own = self.loss.parameters() if name == "optimizer" and isinstance(self.loss, nn.Module) else ()
+        optimizer = self.optimizers[name](parts[name], list(own))  # a loss may have parameters to train, too
         num_batches = self.data.num_batches("train")
         steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
@@ -176,7 +186,7 @@ class BaseTrainer:
     def train_epoch(self) -> None:
         """The epoch under way, from its next batch to its last."""
         position, num_batches = self.position, self.data.num_batches("train")
-        self.model.train()
+        self.set_mode(training=True)
         self.run.start_epoch()
         self.shown_input = None  # will be the epoch's first batch, as the network sees it
         bar = Bar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
@@ -211,7 +221,7 @@ class BaseTrainer:
             updater.check()
         epoch = self.position.epoch + 1
         values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
-        if self.data.dataset("val") is not None and (epoch % self.eval_every == 0 or epoch == self.epochs):
+        if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
             values |= self.evaluate("val")
         values |= self.learning_rates()
         monitored = values.get(self.monitor.name) if self.monitor else None
@@ -228,11 +238,11 @@ class BaseTrainer:
             self.run.histograms(self.bare_model, self.position.step)
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
-        names = ["last.pt"]
+        names = ["last.pt"]  # comes last: whoever is killed in between does this epoch's end again
         if improved:
-            names.append("best.pt")
+            names.insert(0, "best.pt")
         if self.save_every and epoch % self.save_every == 0:
-            names.append(f"epoch_{epoch:04d}.pt")
+            names.insert(0, f"epoch_{epoch:04d}.pt")
         self.save(*names)
         if not self.finished:
             self.leave_if_asked()
@@ -240,9 +250,9 @@ class BaseTrainer:
     def evaluate(self, split: str) -> dict[str, float]:
         """Averages over every sample of a split, as `{"val/loss": 0.1, ...}`. Changes nothing of the training state."""
         totals = Totals()
-        bar = Bar(split, self.data.num_batches(split), shown=self.run is None or self.run.bars)
+        bar = Bar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
         with closing(bar), self.evaluating():
-            for number, (count, batch) in enumerate(self.data.batches(split)):
+            for number, (count, batch) in enumerate(self.data.batches(split, training=False)):
                 self.seed_for("eval", number)
                 totals.add(as_values(self.eval_step(self.data.prepare(batch, self.device, self.channels_last))), count)
                 bar.update(1)
@@ -257,19 +267,26 @@ class BaseTrainer:
         self.model = self.ema.model if self.ema else self.model
         self.metrics = self.eval_metrics
         self.metrics.reset()
-        self.model.eval()
+        self.set_mode(training=False)
         try:
             with torch.no_grad():
                 yield
         finally:
             self.model, self.metrics = before
-            self.model.train()
+            self.set_mode(training=True)
+
+    def set_mode(self, training: bool) -> None:
+        """Training or evaluation mode for the model, and for a loss that is a module."""
+        self.model.train(training)
+        if isinstance(self.loss, nn.Module):
+            self.loss.train(training)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
     def save(self, *names: str) -> None:
         """Writes the state as checkpoints of these names."""
-        self.run.store.save({name: part.state_dict() for name, part in self.state.items()}, list(names), self.keep_last)
+        state = {name: part.state_dict() for name, part in self.state.items()}
+        self.run.store.save(state, list(names), dict(self.bare_model.named_parameters()), self.keep_last)
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""

@@ -1,5 +1,6 @@
 """From a checked config to its parts, and to the trainer that holds them."""
 import os
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -76,10 +77,11 @@ def build_callable(registry, block, where: str, device: torch.device):
     return thing.to(device) if isinstance(thing, torch.nn.Module) else thing
 
 
-def build_optimizer(block, where: str, module: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a module's parameters, in groups as the block says; fused where torch offers it."""
+def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence[torch.nn.Parameter] = ()):
+    """The optimizer of a module's parameters, in groups as the block says, and of `others`; fused where torch offers it."""
     block = as_block(block)
     groups = parameter_groups(module, block.get("groups") or (), block.get("decay_bias_and_norm", True))
+    groups += [{"params": list(others)}] if others else []
     args = dict(block.get("args") or {})
     parameters = [p for group in groups for p in group["params"]]
     offered = "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters

@@ -111,6 +111,8 @@ def _list_faults(registry: Registry, blocks, path: tuple, keys: tuple = ()) -> I
         yield from registry.faults(block, (*path, number), keys=keys)
         if "name" in keys and log_name(block) in [log_name(earlier) for earlier in blocks[:number]]:
             yield (*path, number), f"two {registry.kind}s are called '{log_name(block)}'. Give one a 'name' of its own."
+        if "name" in keys and log_name(block) == "loss":
+            yield (*path, number), "'loss' is what the loss is called. Give this metric another 'name'."
 
 
 def _table_faults(table, path: tuple, signature: Signature) -> Iterator[Fault]:
@@ -188,5 +190,8 @@ def _trainer_faults(block, config: Mapping) -> Iterator[Fault]:
             yield ("trainer", "args", "early_stop"), "has no effect without a monitor. Set monitor: min val/loss."
         if plateau:
             yield ("scheduler",), "ReduceLROnPlateau has nothing to look at without a monitor. Set monitor: min val/loss."
+    epochs, eval_every = args.get("epochs", 10), args.get("eval_every", 1)
+    if isinstance(epochs, int) and isinstance(eval_every, int) and eval_every > max(epochs, 1):
+        yield ("trainer", "args", "eval_every"), f"{eval_every} is more than the {epochs} epochs: nothing would be evaluated"
     if isinstance(args.get("keep_last"), int) and args.get("save_every") is None:
         yield ("trainer", "args", "keep_last"), "has no effect without save_every: last.pt and best.pt are always kept."

@@ -32,7 +32,7 @@ def _rehearse_split(trainer, split: str) -> list[str]:
         with _put_back(trainer):
             trainer.seed_for("rehearsal", 0)
             if split == "train":
-                trainer.model.train()
+                trainer.set_mode(training=True)
                 values = _run_step(trainer, trainer.train_step, batch, count)
             else:
                 with trainer.evaluating():
@@ -70,6 +70,8 @@ def _put_back(trainer):
             buffer.copy_(value)
         trainer.eval_metrics.reset()
         trainer.bare_model.zero_grad(set_to_none=True)
+        for updater in trainer.updaters.values():  # may hold parameters beside the model's, such as a loss's
+            updater.optimizer.zero_grad(set_to_none=True)
 
 
 def _copy(state):

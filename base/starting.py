@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from base.base_trainer import BaseTrainer
 from base.build import as_block
 from base.check import check_config
 from base.registries import WRITERS
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 # Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
 _CARRIED = ("name", "seed", "optimizer", "scheduler")
 # What decides which samples the batches of an epoch hold.
-_WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.validation_split", "data_loader.shuffle", "data_loader.drop_last")
+_WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.shuffle", "data_loader.drop_last")
 
 
 class Checkpoint(NamedTuple):
@@ -54,6 +55,9 @@ def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: 
         if begun and key in _WITHIN_EPOCH:
             raise ConfigError(f"{key}: the epoch under way was begun with {old!r}; it cannot go on with {new!r}. "
                               "Resume without this change, or from a checkpoint at the end of an epoch.")
+        if key == "data_loader.validation_split":
+            raise ConfigError(f"{key}: a run under way keeps its split ({old!r}); with another it would train on samples "
+                              "that it validates on.")
         if key.split(".")[0] in _CARRIED:
             raise ConfigError(f"{key}: a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. "
                               "For a new run from these weights: python train.py -c CONFIG --init-from "
@@ -71,6 +75,13 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None:
         folder = new_run(out, config["name"], run_name)
+    try:
+        return _open_run(folder, config, checkpoint, device, bars)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, device: torch.device, bars: bool) -> RunLog:
     start_step = checkpoint.state["progress"]["step"] if checkpoint else 0
     writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
                for number, block in enumerate(config["writers"])]
@@ -106,9 +117,11 @@ def initial_weights(model: torch.nn.Module, path: Path) -> str:
     return "\n".join([f"Weights from {checkpoint.file}:", *lines])
 
 
-def load_evaluated(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Loads the weights that the run's evaluations used."""
-    load_part("model", model, evaluated_weights(checkpoint.state), str(checkpoint.file))
+def load_evaluated(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
+    """Loads the weights that the run's evaluations used, those of the loss included."""
+    load_part("model", trainer.bare_model, evaluated_weights(checkpoint.state), str(checkpoint.file))
+    if "loss" in trainer.state and "loss" in checkpoint.state:
+        load_part("loss", trainer.loss, checkpoint.state["loss"], str(checkpoint.file))
 
 
 def evaluated_weights(state: dict) -> dict[str, torch.Tensor]:

@@ -14,6 +14,17 @@ from utils.checkpoint import CheckpointStore
 log = logging.getLogger(__name__)
 
 
+class SilentRun:
+    """Stands in for a RunLog where nothing is to be kept: in rehearsals, and in evaluations outside of training."""
+
+    folder, bars = None, True
+
+    def scalars(self, *args, **kwargs) -> None:
+        """Keeps nothing."""
+
+    images = histograms = scalars
+
+
 class RunLog:
     """A run's folder and what is written there. A context: leaving it closes the writers.
 
@@ -61,7 +72,7 @@ class RunLog:
 
     def scalars(self, values: Mapping[str, float], epoch: int, step: int, timings: Mapping[str, float] | None = None) -> None:
         """A line in metrics.jsonl and points for the writers. `timings` go to the writers only: no two runs share them."""
-        values = {name: float(value) for name, value in values.items()}
+        values = {name: float(value.detach() if isinstance(value, torch.Tensor) else value) for name, value in values.items()}
         self.metrics_file.write(values, epoch, step)
         for writer in self.writers:
             writer.scalars({**values, **(timings or {})}, step)

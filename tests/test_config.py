@@ -294,7 +294,7 @@ def test_every_value_knows_the_line_it_was_written_on(write):
     assert places[("name",)] == "c.yaml:1" and places[("model", "args", "sizes", "1")] == "c.yaml:2"
     assert places[("metrics", "0")] == "c.yaml:5" and places[("metrics", "1", "args", "k")] == "c.yaml:6"
     places = places_in(write("c.json", '{\n"model": {\n\t"type": "MLP",\n\t"args": {"sizes": [\n1]}}}'))
-    assert places[("model", "type")] == "c.json:3" and places[("model", "args", "sizes", 0)] == "c.json:5"
+    assert places[("model", "type")] == "c.json:3" and places[("model", "args", "sizes", "0")] == "c.json:5"
 
 
 def test_places_follow_values_across_files_and_the_command_line(write):

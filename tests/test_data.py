@@ -267,11 +267,18 @@ def test_augmentation_follows_from_seed_epoch_and_sample_alone():
         assert not set(other.values()) & set(once.values())
 
 
-def test_evaluation_draws_the_same_in_every_epoch_and_otherwise_than_training():
+@pytest.mark.parametrize("val", [Numbers(8), StreamWithLength()])
+def test_evaluation_draws_the_same_in_every_epoch(val):
+    data = splits(Numbers(8), transforms={"eval": [jitter]}, val=val)
+    first = inputs_of(data, "val")
+    assert inputs_of(data) and same(inputs_of(data, "val"), first)
+    assert same(inputs_of(data, "val", epoch=3), first)
+
+
+def test_each_split_draws_numbers_of_its_own():
     data = splits(Numbers(8), transforms={"train": [jitter], "eval": [jitter]}, val=Numbers(8), test=Numbers(8), shuffle=False)
-    val = inputs_of(data, "val")
-    assert same(inputs_of(data, "val", epoch=3), val)
-    assert not same(inputs_of(data), val) and not same(inputs_of(data, "test"), val)
+    (train,), (val,), (test,) = (inputs_of(data, split) for split in ("train", "val", "test"))
+    assert not (train == val).any() and not (val == test).any() and not (train == test).any()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -202,7 +202,8 @@ def test_it_makes_no_difference_when_or_how_often_the_totals_are_read():
     def total(look):
         totals = Totals()
         for number, values in enumerate(ragged(sizes=(7,) * 40 + (3,))):
-            totals.add({"loss": values.mean() * 1e3, "each": values / 3}, len(values))
+            size = 10.0 ** (number % 17 - 8)  # of such different sizes that every rounding shows
+            totals.add({"loss": values.mean() * size, "each": values * size}, len(values))
             if look(number):
                 totals.recent()
                 totals.means()
@@ -213,6 +214,14 @@ def test_it_makes_no_difference_when_or_how_often_the_totals_are_read():
 
     chance = random.Random(0)
     assert total(lambda _: False) == total(lambda _: True) == total(lambda _: chance.random() < 0.3)  # to the last bit
+
+
+def test_long_sums_do_not_lose_small_values():
+    totals = Totals()
+    for _ in range(5000):
+        totals.add({"loss": torch.tensor(0.1)}, 1)
+    totals.add({"loss": torch.tensor(1e6)}, 1)
+    assert totals.means()["loss"] == pytest.approx((5000 * torch.tensor(0.1).item() + 1e6) / 5001, rel=1e-12)
 
 
 def test_recent_means_are_those_since_the_last_look_and_survive_a_restart():
@@ -275,8 +284,10 @@ def test_a_torchmetrics_class_goes_on_from_its_state_in_the_middle_of_an_epoch()
     for metrics in (straight, stopped):
         metrics(LOGITS[:9], TARGETS[:9])
     assert find_unstorable(stopped.state_dict(), "state") is None
-    resumed(LOGITS[:2], TARGETS[:2]), resumed.compute()  # a rehearsal, say, leaves no trace
+    resumed(LOGITS[:2], TARGETS[:2])
+    resumed.compute()  # of a rehearsal, say; it leaves no trace
     resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
+    assert resumed.compute() == stopped.compute()
     for metrics in (straight, resumed):
         metrics(LOGITS[9:], TARGETS[9:])
     assert straight.compute() == resumed.compute() == {"metric": pytest.approx(macro_f1(LOGITS.argmax(1), TARGETS), abs=1e-6)}

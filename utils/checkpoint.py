@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,15 +30,15 @@ class CheckpointStore:
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
 
-    def save(self, state: dict, names: list[str], keep_last: int | None = None) -> None:
-        """Writes `state` once and gives it all `names` ("last.pt", ...).
+    def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], keep_last: int | None = None) -> None:
+        """Writes `state` once and gives it all `names` (..., "last.pt"), in this order.
 
         Only then drops the oldest `epoch_NNNN.pt` beyond the newest `keep_last`; None keeps all of them.
-        Raises TrainingError where the state cannot be stored, holds weights that are not finite, or does not fit.
+        Raises TrainingError where the state cannot be stored, one of `weights` is not finite, or the disk refuses.
         """
         if unstorable := find_unstorable(state, "state"):
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. Convert it in state_dict().")
-        if bad := non_finite_weights(state["model"]):
+        if bad := non_finite(weights):
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
                                 f"The last good one is in {self.folder}.")
         written = self.folder / f".{names[0]}.{os.getpid()}.tmp"
@@ -99,7 +100,7 @@ def write_durably(content: dict, file: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def non_finite_weights(weights: dict) -> str | None:
+def non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     """The name of the first tensor that holds a NaN or an infinity. Waits for the device once."""
     floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
     if not floats:

@@ -97,12 +97,19 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
     if isinstance(base, str) and isinstance(new, dict) and new.keys() - {"type"}:
         base = {"type": base}
     tables = isinstance(base, dict) and isinstance(new, dict)
+    if tables and path in (("optimizer",), ("scheduler",)) and _is_one(base) != _is_one(new):
+        tables = False  # from one optimizer to several, or back
     if not tables or ("type" in base and new.get("type", base["type"]) != base["type"]):
         if replaced is not None:
             replaced.append(path)
         return new
     merged = {key: merge(base[key], value, (*path, key), replaced) if key in base else value for key, value in new.items()}
     return {**base, **merged}
+
+
+def _is_one(block: dict) -> bool:
+    """Whether a table is (part of) one optimizer or scheduler, and not several by their names."""
+    return bool(block.keys() & {"type", "args", "per", "groups", "decay_bias_and_norm"}) or not block
 
 
 def dump_yaml(config: dict) -> str:
@@ -142,7 +149,7 @@ def _load_file(file: Path, chain: tuple[Path, ...]) -> tuple[dict, dict]:
     if file.resolve() in chain:
         raise ConfigError(f"{file}: extends itself, by way of " + " -> ".join(f.name for f in chain))
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         others = sorted(p.name for p in file.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
         also = f" There are {', '.join(others)} in {file.parent}." if others else ""
@@ -167,11 +174,28 @@ def _load_file(file: Path, chain: tuple[Path, ...]) -> tuple[dict, dict]:
 def parse_json(text: str, source: str) -> tuple[Any, dict]:
     """JSON text as (value, places); a duplicate key is an error. `source` names the file."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_no_duplicates)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{source}:{error.lineno}: this is not JSON: {error.msg} (column {error.colno})") from error
-    _, places = parse_yaml(text.replace("\t", " "), source)  # JSON is YAML, but for tabs between its tokens
+    except (RecursionError, _Duplicate) as error:
+        parse_yaml(text.replace("\t", " "), source)  # says on which line
+        raise ConfigError(f"{source}: {error}") from error
+    try:
+        _, places = parse_yaml(text.replace("\t", " "), source)  # nearly all JSON is YAML, but for tabs
+    except ConfigError:
+        places = {(): Place(source)}
     return value, places
+
+
+class _Duplicate(Exception):
+    """A key that stands twice in a JSON object."""
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict:
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise _Duplicate(f"{twice[0]}: written twice. Keep one of the two.")
+    return dict(pairs)
 
 
 def parse_yaml(text: str, source: str) -> tuple[Any, dict]:
@@ -186,6 +210,8 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict]:
         where = source if source == COMMAND_LINE else f"{source}:{mark.line + 1}"
         tabs = " (YAML is indented by spaces, not tabs)" if "'\\t'" in str(error.problem) else ""
         raise ConfigError(f"{where}: {error.problem or error.context}{tabs}\n{mark.get_snippet() or ''}".rstrip()) from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from error
     return value, places

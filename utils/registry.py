@@ -141,8 +141,8 @@ def import_folder(folder: str) -> dict[str, str]:
     for module in pkgutil.iter_modules([str(PROJECT / folder)]):
         try:
             importlib.import_module(f"{folder}.{module.name}")
-        except Exception as error:
-            file = f"{folder}/{module.name}" + ("/" if module.ispkg else ".py")
+        except (Exception, SystemExit) as error:
+            file = f"{folder}/{module.name}" + ("/__init__.py" if module.ispkg else ".py")
             errors[file] = describe(error)
             log.debug("%s could not be imported", file, exc_info=True)
     return errors

@@ -68,7 +68,9 @@ def newest_run(experiment: Path) -> Path:
     """The run of an experiment that was begun last."""
     runs = {file.parent.parent for file in experiment.glob(f"*/{CHECKPOINTS}/*.pt")}
     if not runs:
-        raise ConfigError(f"{experiment}: neither a run (it has no {CHECKPOINTS}/) nor an experiment with runs in it")
+        inner = sorted({str(file.parents[2]) for file in experiment.glob(f"*/*/{CHECKPOINTS}/*.pt")})
+        hint = f" Did you mean one of these? {', '.join(inner)}" if inner else ""
+        raise ConfigError(f"{experiment}: neither a run, with {CHECKPOINTS}/ in it, nor an experiment with runs.{hint}")
     return max(runs, key=lambda run: (_begun(run), run.name))
 
 

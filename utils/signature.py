@@ -1,5 +1,6 @@
 """The constructor is the schema: what a class or function takes, and what is wrong with given arguments."""
 import difflib
+import importlib
 import inspect
 import types
 import typing
@@ -82,8 +83,8 @@ class Signature:
         return name in self.parameters and self.parameters[name].default is Parameter.empty
 
     def convert(self, args: Mapping) -> dict:
-        """`args` with the names of torch dtypes turned into dtypes where the annotation asks for one."""
-        return {name: _as_dtype(value, self.parameters.get(name)) for name, value in args.items()}
+        """`args` as what the annotations ask for and YAML has no word for: dtypes, tensors, paths, tuples, sets."""
+        return {name: _convert(value, self.parameters.get(name)) for name, value in args.items()}
 
 
 def nearest(name: object, options: Iterable[str]) -> str:
@@ -100,7 +101,7 @@ def mismatch(value, annotation) -> str | None:
     Annotations may carry constraints: `Annotated[int, check]`, where `check(value)` raises ValueError for what it refuses.
     """
     simple = _simple_types(annotation)
-    if not simple:
+    if simple is None:
         return None
     if any(_fits(value, kind) for kind in simple):
         try:
@@ -144,17 +145,18 @@ def _simple_types(annotation) -> list | None:
         annotation = typing.get_args(annotation)[0]
     if annotation in _WORDS or annotation is None:
         return [type(None) if annotation is None else annotation]
-    if annotation is Number:
-        return [float]
-    if annotation is Path:
-        return [str]
-    if getattr(annotation, "__name__", "") == "Tensor":
-        return []  # nothing that a config could hold
+    if annotation in (Number, Path):
+        return [float if annotation is Number else str]
+    if _is_tensor(annotation):
+        return [list]
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return [typing.get_args(annotation)]
     if origin in (typing.Union, types.UnionType):
-        kinds = [_simple_types(part) for part in typing.get_args(annotation)]
+        parts = typing.get_args(annotation)
+        if float in parts:  # `lr: float | Tensor`: from a config it is the number
+            parts = [part for part in parts if not _is_tensor(part)]
+        kinds = [_simple_types(part) for part in parts]
         return None if None in kinds else list(dict.fromkeys(kind for part in kinds for kind in part))
     if (origin or annotation) in _LISTS:
         return [list]
@@ -170,12 +172,21 @@ def _annotation(parameter: Parameter):
     return bool if isinstance(parameter.default, bool) else typing.Any
 
 
-def _as_dtype(value, parameter: Parameter | None):
-    import torch
+def _is_tensor(annotation) -> bool:
+    return getattr(annotation, "__name__", "") == "Tensor"
 
-    wanted = parameter.annotation if parameter else None
-    if isinstance(value, str) and torch.dtype in (wanted, *typing.get_args(wanted)):
-        return getattr(torch, value, value)
+
+def _convert(value, parameter: Parameter | None):
+    annotation = parameter.annotation if parameter else None
+    wanted = [typing.get_origin(part) or part for part in (annotation, *typing.get_args(annotation))]
+    if isinstance(value, str) and any(getattr(part, "__name__", "") == "dtype" for part in wanted):
+        return getattr(importlib.import_module("torch"), value, value)
+    if isinstance(value, str) and Path in wanted and str not in wanted:
+        return Path(value)
+    if isinstance(value, list) and any(map(_is_tensor, wanted)):
+        return importlib.import_module("torch").tensor(value)
+    if isinstance(value, list) and list not in wanted:
+        return next((part(value) for part in wanted if part in (tuple, set)), value)
     return value
 
 
@@ -200,7 +211,9 @@ def _parameters(target) -> tuple[dict[str, Parameter], bool]:
 def _inspect(target) -> inspect.Signature | None:
     try:
         return inspect.signature(target, eval_str=True)
-    except NameError:  # an annotation that only a type checker can resolve
+    except Exception:  # an annotation that only a type checker can resolve, whatever it raises
+        pass
+    try:
         return inspect.signature(target)
     except (ValueError, TypeError):  # builtins without a signature
         return None

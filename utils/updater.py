@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from utils.errors import ConfigError, describe
+
 # The order is kept below; torch warns all the same after a resume, and where fp16 skips its first step.
 warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before", category=UserWarning)
 
@@ -148,16 +150,23 @@ class Schedule:
         self.num_steps_done += 1
         for scheduler, per in self.schedulers:
             if per == "step":
-                scheduler.step()
+                self._advance(scheduler)
 
     def epoch(self, value: float | None = None) -> None:
         """Call after each epoch; `value` is what was monitored, None where this epoch has none."""
         self.num_epochs_done += 1
         for scheduler, per in self.schedulers:
             if per == "epoch" and not isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step()
+                self._advance(scheduler)
             elif per == "epoch" and value is not None:
-                scheduler.step(value)
+                self._advance(scheduler, value)
+
+    def _advance(self, scheduler, *value: float) -> None:
+        try:
+            scheduler.step(*value)
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise ConfigError(f"scheduler: {type(scheduler).__name__} breaks down at step {self.num_steps_done}, epoch "
+                              f"{self.num_epochs_done}: {describe(error)}") from error
 
     def state_dict(self) -> dict:
         return {"schedulers": [scheduler.state_dict() for scheduler, _ in self.schedulers],
