@@ -1,22 +1,21 @@
-"""Splits, samplers and loaders: which samples come in which order, and how they become batches."""
+"""Splits and their loaders: which samples of a dataset train, which evaluate, and how batches come about."""
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.util import Finalize
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from base.samples import CountingCollate, PositionSampler, Samples, Stream, Transform, on_input, to_device
 from utils.errors import ConfigError
-from utils.random import derive, permutation, seed_cpu
+from utils.random import derive, permutation
 from utils.signals import ignore_in_worker
 from utils.signature import CountInt, PositiveInt, at_least
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-Transform = Callable[[Any], Any]
 
 
 class DataSplits:
@@ -27,7 +26,7 @@ class DataSplits:
 
     Args:
         build_dataset: split name to Dataset; None from it means that there is no such split.
-        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see `transformed` and `prepare`.
+        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see `samples.transformed` and `prepare`.
         seed: the run's seed.
         batch_size: samples in a batch, of all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
@@ -132,7 +131,7 @@ class DataSplits:
         if key not in self._loaders:
             self._loaders[key] = self._build_loader(split, training)
         loader = self._loaders[key]
-        position = loader.dataset if isinstance(loader.dataset, _Stream) else loader.batch_sampler
+        position = loader.dataset if isinstance(loader.dataset, Stream) else loader.batch_sampler
         position.epoch, position.start = epoch if training else 0, start
         limit = self._limit(training)
         self._iterators[key] = iter(loader)
@@ -161,7 +160,7 @@ class DataSplits:
 
         uint8 images `[B, C, H, W]` first become float32 in [0, 1].
         """
-        batch = _to_device(batch, device)
+        batch = to_device(batch, device)
         return on_input(batch, lambda inputs: self._finish(inputs, channels_last))
 
     def _finish(self, inputs: Any, channels_last: bool) -> Any:
@@ -187,6 +186,7 @@ class DataSplits:
         else:
             options |= {"batch_size": self._batch_size(training), "drop_last": self.drop_last and training}
             if options["num_workers"]:  # several would each read the whole stream, or change its order
+                log.info("%s is a stream: one worker reads it", type(dataset).__name__)
                 options |= {"num_workers": 1, "persistent_workers": False}
         try:
             return DataLoader(self._view(split, training), **options)
@@ -198,100 +198,15 @@ class DataSplits:
         transforms = self.transforms["train" if training else "eval"]
         seed = derive(self.seed, "sample", SPLITS.index(split))
         if isinstance(dataset, IterableDataset):
-            return _Stream(dataset, transforms, seed, self._batch_size(training))
-        return _Samples(dataset, transforms, seed)
+            return Stream(dataset, transforms, seed, self._batch_size(training))
+        return Samples(dataset, transforms, seed)
 
-    def _sampler(self, split: str, training: bool) -> "PositionSampler":
+    def _sampler(self, split: str, training: bool) -> PositionSampler:
         return PositionSampler(self.indices(split), self._batch_size(training), derive(self.seed, "order"),
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training)
 
     def _collate(self, dataset: Dataset) -> Callable[[list], tuple[int, Any]]:
-        return _CountingCollate(getattr(dataset, "collate_fn", default_collate))
-
-
-class PositionSampler(Sampler[list]):
-    """Batches of `(epoch, index)` pairs; set `epoch` and `start` before iterating.
-
-    The order is a function of `(seed, epoch)` alone. Entering at batch `start` skips indices, never data.
-    """
-
-    def __init__(self, indices: torch.Tensor, batch_size: int, seed: int, *, shuffle: bool, drop_last: bool):
-        self.indices, self.batch_size, self.seed, self.shuffle = indices, batch_size, seed, shuffle
-        self.num_used = len(indices) // batch_size * batch_size if drop_last else len(indices)
-        self.epoch = self.start = 0
-
-    def __len__(self) -> int:
-        return -(-self.num_used // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self.indices
-        if self.shuffle:
-            order = order[permutation(derive(self.seed, "epoch", self.epoch), len(order))]
-        for first in range(self.start * self.batch_size, self.num_used, self.batch_size):
-            chosen = order[first : min(first + self.batch_size, self.num_used)]
-            yield [(self.epoch, index) for index in chosen.tolist()]
-
-
-class _Samples(Dataset):
-    """A dataset with its transforms, keyed by `(epoch, index)`, which also seeds all randomness of the sample."""
-
-    def __init__(self, dataset: Dataset, transforms: list[Transform], seed: int):
-        self.dataset, self.transforms, self.seed = dataset, transforms, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        epoch, index = key
-        seed_cpu(derive(self.seed, "sample", epoch, index))
-        return transformed(self.dataset[index], self.transforms)
-
-
-class _Stream(IterableDataset):
-    """An IterableDataset with its transforms; `(epoch)` seeds what it draws, `set_epoch` tells it where it has one."""
-
-    def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int):
-        self.dataset, self.transforms, self.seed, self.batch_size = dataset, transforms, seed, batch_size
-        self.epoch = self.start = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(self.epoch)
-        samples = iter(self.dataset)
-        for index in itertools.count():
-            seed_cpu(derive(self.seed, "sample", self.epoch, index))
-            try:
-                sample = next(samples)
-            except StopIteration:
-                return
-            if index >= self.start * self.batch_size:
-                yield transformed(sample, self.transforms)
-
-
-class _CountingCollate:
-    """Collates samples to `(how many, batch)`: averages over samples need the number, whatever a batch looks like."""
-
-    def __init__(self, collate: Callable[[list], Any]):
-        self.collate = collate
-
-    def __call__(self, samples: list) -> tuple[int, Any]:
-        return len(samples), self.collate(samples)
-
-
-def transformed(sample: Any, transforms: list[Transform]) -> Any:
-    """`sample` with its input through `transforms`; an input that is still a PIL image becomes uint8 `[C, H, W]`."""
-
-    def apply(value):
-        for transform in transforms:
-            value = transform(value)
-        return _image_to_tensor(value) if hasattr(value, "getbands") else value
-
-    return on_input(sample, apply)
-
-
-def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
-    """`sample` with `function` applied to its input: the first of a tuple or list, else (a dict, say) the whole."""
-    if isinstance(sample, (tuple, list)) and sample:
-        first = function(sample[0])
-        return type(sample)(first, *sample[1:]) if hasattr(sample, "_fields") else type(sample)([first, *sample[1:]])
-    return function(sample)
+        return CountingCollate(getattr(dataset, "collate_fn", default_collate))
 
 
 def _end_workers(iterators: dict[tuple[str, bool], Any]) -> None:
@@ -299,18 +214,3 @@ def _end_workers(iterators: dict[tuple[str, bool], Any]) -> None:
     for iterator in iterators.values():
         getattr(iterator, "_shutdown_workers", lambda: None)()
     iterators.clear()
-
-
-def _image_to_tensor(image) -> torch.Tensor:
-    pixels = np.array(image)
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Mapping):
-        return type(batch)({key: _to_device(value, device) for key, value in batch.items()})
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_to_device(value, device) for value in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(_to_device(value, device) for value in batch)
-    return batch.to(device, non_blocking=True) if hasattr(batch, "to") else batch

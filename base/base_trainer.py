@@ -1,5 +1,4 @@
 """The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from torch import nn
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from logger.run_log import RunLog, SilentRun
-from utils.checkpoint import load_part
+from utils.checkpoint import load_parts
 from utils.ema import WeightAverage
 from utils.errors import ConfigError, Interrupted, TrainingError
 from utils.monitor import Monitor, parse_monitor
@@ -64,7 +63,7 @@ class BaseTrainer:
         self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
         self.log_images_every, self.log_weights_every = log_images_every, log_weights_every
         self.precision, self.accumulate, self.clip_norm = precision, accumulate, clip_norm
-        self.compile, self.channels_last, self.max_time_s = compile, channels_last, seconds(max_time)
+        self.compile, self.channels_last = compile, channels_last
         self.position, self.totals = Position(), Totals()
         self.metrics, self.eval_metrics = Metrics(metrics, device), Metrics(metrics, device)
         self.monitor = Monitor(monitor, early_stop, min_delta) if monitor else None
@@ -72,7 +71,7 @@ class BaseTrainer:
         self.ema: WeightAverage | None = None
         self.updaters: dict[str, Updater] = {}
         self.run: RunLog | SilentRun = SilentRun()  # until `train` is given one
-        self.stop_request, self.rehearsing = StopRequest(), False
+        self.stop_request, self.rehearsing = StopRequest(seconds(max_time)), False
         self.window, self.shown_input = Window(), None
         self.model = self.prepare_model(model)
         self.state = {"model": model, "progress": self.position, "totals": self.totals, "train_metrics": self.metrics}
@@ -162,7 +161,7 @@ class BaseTrainer:
 
         Raises Interrupted after a signal, TrainingError where it cannot go on; in both cases the checkpoint holds.
         """
-        self.run, self.started = run, time.monotonic()
+        self.run = run
         self.state["metrics_file"] = run.metrics_file
         with self.stop_request.listening(), run:
             self.save("last.pt")  # a folder that cannot be written shows now, not after an epoch
@@ -290,14 +289,7 @@ class BaseTrainer:
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
-        optional = {"monitor", "metrics_file"}  # may come and go with the config; the file belongs to the run
-        lacking, extra = self.state.keys() - state.keys() - optional, state.keys() - self.state.keys() - optional
-        if lacking or extra:
-            sides = {"the config builds": sorted(lacking), "the checkpoint holds": sorted(extra)}
-            alone = ", and ".join(f"only {side} {', '.join(names)}" for side, names in sides.items() if names)
-            raise ConfigError(f"the checkpoint does not fit the config: {alone}")
-        for name in sorted(self.state.keys() & state.keys()):
-            load_part(name, self.state[name], state[name])
+        load_parts(self.state, state, optional={"monitor", "metrics_file"})  # they go with the config, and with the run
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all randomness from here on a function of the run's seed, a purpose and a number."""
@@ -323,13 +315,10 @@ class BaseTrainer:
 
     def leave_if_asked(self, budget: bool = True) -> None:
         """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
-        number = self.stop_request.signal_number
-        spent = budget and self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
-        if number is None and not spent:
-            return
-        self.save("last.pt")
-        why = f"signal {number}" if number else f"the max_time of {self.max_time_s:g} s is spent"
-        raise Interrupted(f"{why}: saved at {self.describe_position()}. To go on: python train.py -r {self.run.folder}", number)
+        if why := self.stop_request.reason(budget):
+            self.save("last.pt")
+            where = f"{why}: saved at {self.describe_position()}. To go on: python train.py -r {self.run.folder}"
+            raise Interrupted(where, self.stop_request.signal_number)
 
     def describe_position(self) -> str:
         """`epoch 7, batch 120, step 2,652`."""

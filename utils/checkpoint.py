@@ -83,6 +83,16 @@ def load_checkpoint(file: Path) -> dict:
     return content
 
 
+def load_parts(parts: Mapping, state: Mapping, optional: set[str]) -> None:
+    """`load_part` for all parts; those in `optional` may stand on either side alone. Raises ConfigError."""
+    sides = {"the config builds": parts.keys() - state.keys(), "the checkpoint holds": state.keys() - parts.keys()}
+    alone = [f"only {side} {', '.join(sorted(names - optional))}" for side, names in sides.items() if names - optional]
+    if alone:
+        raise ConfigError(f"the checkpoint does not fit the config: {', and '.join(alone)}")
+    for name in sorted(parts.keys() & state.keys()):
+        load_part(name, parts[name], state[name])
+
+
 def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> None:
     """`part.load_state_dict(state)`, with its error shortened to a ConfigError that names the part."""
     try:

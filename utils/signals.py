@@ -1,22 +1,26 @@
 """Signals ask the loop to end; the loop looks, saves, and ends."""
 import signal
+import time
 from contextlib import contextmanager
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class StopRequest:
-    """Set by a handler, looked at by the loop; never acted upon inside the handler.
+    """Set by a signal's handler or by the clock, looked at by the loop; never acted upon inside the handler.
 
     A second SIGINT ends the process at once: files are written under temporary names, so none comes to harm.
+    `max_time_s` counts from `listening` on; None is for ever.
     """
 
-    def __init__(self):
+    def __init__(self, max_time_s: float | None = None):
         self.signal_number: int | None = None
+        self.max_time_s, self.started = max_time_s, time.monotonic()
 
     @contextmanager
     def listening(self):
         """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request."""
+        self.started = time.monotonic()
         numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
         before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
@@ -24,6 +28,14 @@ class StopRequest:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def reason(self, budget: bool = True) -> str | None:
+        """Why the loop should end now, in words; None where it should not. Without `budget` the clock does not count."""
+        if self.signal_number is not None:
+            return f"signal {self.signal_number}"
+        if budget and self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s:
+            return f"the max_time of {self.max_time_s:g} s is spent"
+        return None
 
     def _handle(self, number, frame) -> None:
         if number == signal.SIGINT and self.signal_number is not None:
