@@ -13,7 +13,7 @@ from logger.run_log import RunLog
 from utils.checkpoint import CheckpointStore, load_checkpoint, load_part
 from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
 from utils.errors import ConfigError
-from utils.run import CHECKPOINTS, find_checkpoint, new_run, record_environment, run_of
+from utils.run import CHECKPOINTS, find_checkpoints, new_run, record_environment, run_of
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
@@ -31,10 +31,32 @@ class Checkpoint(NamedTuple):
 
 
 def open_checkpoint(path: Path, prefer: tuple[str, ...]) -> Checkpoint:
-    """The checkpoint that a file, run or experiment stands for. Raises ConfigError."""
-    file = find_checkpoint(path, prefer)
-    content = load_checkpoint(file)
-    return Checkpoint(file, content["config"], content["state"])
+    """The checkpoint that a file, run or experiment stands for; in a run, damaged ones are named and passed over.
+
+    Raises ConfigError where there is none that is sound, or where the file itself is not.
+    """
+    for file in find_checkpoints(path, prefer):
+        try:
+            content = load_checkpoint(file)
+            return Checkpoint(file, content["config"], content["state"])
+        except ConfigError as error:
+            if path.is_file():
+                sound = newest_sound(file)
+                raise ConfigError(f"{error}{f'. Beside it {sound} is sound.' if sound else ''}") from error
+            log.warning("%s. Looking for an older one.", error)
+    raise ConfigError(f"{path}: holds no checkpoint that is sound")
+
+
+def newest_sound(damaged: Path) -> Path | None:
+    """The newest sound checkpoint in the same run."""
+    others = find_checkpoints(damaged.parent, ("last.pt",)) if run_of(damaged) else []
+    for file in others:
+        try:
+            load_checkpoint(file)
+            return file
+        except ConfigError:
+            continue
+    return None
 
 
 def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: list[str]) -> dict:

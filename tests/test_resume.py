@@ -177,6 +177,22 @@ def test_time_budget_ends_a_run_that_can_be_resumed(small, tmp_path):
     assert_same_run(straight, run)
 
 
+def test_a_damaged_checkpoint_is_named_and_the_newest_sound_one_is_used(small, tmp_path, capsys):
+    straight = train("-c", small, "trainer.args.epochs=4", "trainer.args.save_every=1", out=tmp_path / "straight")
+    run = train("-c", small, "trainer.args.epochs=3", "trainer.args.save_every=1", out=tmp_path / "damaged")
+    for name, size in (("last.pt", 1000), ("epoch_0003.pt", 0)):
+        damaged = run / "checkpoints" / name
+        content = damaged.read_bytes()
+        damaged.unlink()  # its other names are links to the same file
+        damaged.write_bytes(content[:size])
+    with pytest.raises(ConfigError, match=r"last.pt: not a whole checkpoint.*epoch_0002.pt is sound"):
+        train("-r", run / "checkpoints" / "last.pt", out=tmp_path / "damaged")
+    capsys.readouterr()
+    train("-r", run, "trainer.args.epochs=4", out=tmp_path / "damaged")
+    assert "last.pt: not a whole" in (said := capsys.readouterr().err) and "epoch_0003.pt: not a whole" in said
+    assert_same_run(straight, run)
+
+
 def test_the_environment_of_every_start_is_recorded(small, tmp_path):
     run = train("-c", small, out=tmp_path)
     train("-r", run, "trainer.args.epochs=3", out=tmp_path)

@@ -78,6 +78,9 @@ def load_checkpoint(file: Path) -> dict:
         raise ConfigError(f"{file}: not a whole checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
         raise ConfigError(f"{file}: not a checkpoint of this project: 'format', 'config' and 'state' are needed")
+    state = content["state"]
+    if not isinstance(content["config"], dict) or not isinstance(state, dict) or not {"model", "progress"} <= state.keys():
+        raise ConfigError(f"{file}: not a checkpoint of this project: its config or its state is incomplete")
     if content["format"] != FORMAT:
         raise ConfigError(f"{file}: written in checkpoint format {content['format']}; this version reads {FORMAT}")
     return content

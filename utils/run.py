@@ -44,24 +44,23 @@ def new_run(out: Path, name: str, run_name: str | None) -> Path:
     raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\nor choose another --run-name.")
 
 
-def find_checkpoint(path: Path, prefer: tuple[str, ...]) -> Path:
-    """The checkpoint that `path` means: itself, or the first of `prefer` in a run, or in an experiment's newest run.
+def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> list[Path]:
+    """The checkpoints that `path` can mean: itself, or those of a run, or of an experiment's newest run.
 
-    Raises ConfigError that lists what is there.
+    In a run the names in `prefer` come first, then the epochs, newest first. Raises ConfigError that lists what is there.
     """
     if path.is_file():
-        return path
+        return [path]
     if not path.is_dir():
         near = next(parent for parent in path.absolute().parents if parent.is_dir())
         others = ", ".join(sorted(p.name for p in near.iterdir() if not p.name.startswith("."))[:10])
         raise ConfigError(f"{path}: there is no such file or folder. In {near}: {others or 'nothing'}")
     run = path.parent if path.name == CHECKPOINTS else path if (path / CHECKPOINTS).is_dir() else newest_run(path)
-    for name in prefer:
-        if (run / CHECKPOINTS / name).is_file():
-            return run / CHECKPOINTS / name
-    if any_other := sorted((run / CHECKPOINTS).glob("*.pt"), key=lambda file: (file.name.startswith("epoch_"), file.name)):
-        return any_other[-1]
-    raise ConfigError(f"{run / CHECKPOINTS}: holds no checkpoint")
+    there = sorted((run / CHECKPOINTS).glob("*.pt"), key=lambda file: (file.name.startswith("epoch_"), file.name), reverse=True)
+    if not there:
+        raise ConfigError(f"{run / CHECKPOINTS}: holds no checkpoint")
+    preferred = [run / CHECKPOINTS / name for name in prefer if run / CHECKPOINTS / name in there]
+    return preferred + [file for file in there if file not in preferred]
 
 
 def newest_run(experiment: Path) -> Path:
