@@ -14,6 +14,7 @@ log = logging.getLogger("train")
 
 
 def main(args) -> None:
+    # imported here, so that --help answers without loading torch
     from base.build import build_trainer
     from base.rehearsal import rehearse
     from base.starting import initial_weights, open_checkpoint, open_run, resolve_config
@@ -35,7 +36,8 @@ def main(args) -> None:
     if checkpoint:
         trainer.resume(checkpoint.state)
         if trainer.finished:
-            return log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
+            log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
+            return
 
     run = open_run(config, checkpoint, device, args.out, args.run_name, bars=not args.quiet)
     log_to_file(run.folder / "run.log")

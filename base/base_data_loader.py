@@ -36,7 +36,7 @@ class DataSplits:
         eval_batches: cuts evaluations to this many batches; an endless val or test stream needs it.
         shuffle, drop_last: of the train split.
         num_workers, pin_memory, timeout, prefetch_factor, persistent_workers, multiprocessing_context: of torch's
-            DataLoader. By default memory is pinned for CUDA and workers persist.
+            DataLoader. By default workers persist; build.py pins memory for CUDA.
     """
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),
@@ -44,7 +44,7 @@ class DataSplits:
                  validation_split: Annotated[float, at_least(0)] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False, num_workers: CountInt = 0,
-                 pin_memory: bool | None = None, timeout: Annotated[float, at_least(0)] = 0,
+                 pin_memory: bool | None = False, timeout: Annotated[float, at_least(0)] = 0,
                  prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
@@ -53,7 +53,7 @@ class DataSplits:
         self.eval_batches = eval_batches
         self.shuffle, self.drop_last = shuffle, drop_last
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
-                               "pin_memory": torch.cuda.is_available() if pin_memory is None else pin_memory}
+                               "pin_memory": bool(pin_memory)}
         if num_workers:
             self.loader_options |= {
                 "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,

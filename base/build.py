@@ -19,7 +19,7 @@ def build_trainer(config: dict, device: torch.device) -> BaseTrainer:
     """The trainer that a config describes, on `device`, with the first weights that its seed gives."""
     seed = config["seed"]
     seed_all(derive(seed, "data"), device)
-    data = build_data(config)
+    data = build_data(config, device)
     seed_all(derive(seed, "model"), device)
     model = MODELS.build(config["model"], "model")
     loss = config.get("loss") and build_callable(LOSSES, config["loss"], "loss", device)
@@ -32,11 +32,14 @@ def build_trainer(config: dict, device: torch.device) -> BaseTrainer:
                           schedulers=schedulers, loss=loss, metrics=metrics, seed=seed, device=device)
 
 
-def build_data(config: dict) -> DataSplits:
+def build_data(config: dict, device: torch.device) -> DataSplits:
     """The splits of the config's dataset, with their transforms. Reads no data yet."""
+    options = dict(config["data_loader"])
+    if options.get("pin_memory") is None:
+        options["pin_memory"] = device.type == "cuda"
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}") for i, block in enumerate(blocks or [])]
                   for key, blocks in config["transforms"].items()}
-    return DataSplits(partial(build_dataset, config["dataset"]), transforms, config["seed"], **config["data_loader"])
+    return DataSplits(partial(build_dataset, config["dataset"]), transforms, config["seed"], **options)
 
 
 def build_dataset(block, split: str):

@@ -291,6 +291,7 @@ def test_validation_never_sees_training_transforms_even_where_it_is_split_from_t
         assert torch.equal(inputs[:, 0], numbers + 100.0)
         with pytest.raises(AssertionError, match="another split"):
             list(data.batches("train"))
+        data.close()  # the error holds on to the loader, and the loader to its workers
 
 
 def test_training_never_sees_evaluation_transforms():

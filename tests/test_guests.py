@@ -184,7 +184,7 @@ def test_scoring_the_train_split_takes_every_sample_once_without_augmentation(sm
     run = train("-c", small, "data_loader.drop_last=true", "model.args.dropout=0", out=tmp_path)
     config = load(run)["config"]
     scored = score("-r", run, "--split", "train")
-    data = build_data(check_config({**config, "transforms": {"batch": config["transforms"]["batch"]}}))
+    data = build_data(check_config({**config, "transforms": {"batch": config["transforms"]["batch"]}}), torch.device("cpu"))
     model = MLP([64, 16, 10])
     model.load_state_dict(load(run, "best.pt")["state"]["model"])
     right = total = 0

@@ -65,7 +65,7 @@ def test_averages_are_over_samples_not_batches(small, tmp_path):
     run = train("-c", small, "metrics=[target_mean]", "data_loader.batches_per_epoch=null", "data_loader.batch_size=100",
                 "data_loader.validation_split=0.13", "trainer.args.epochs=1", out=tmp_path)
     from base.build import build_data
-    data = build_data(load(run)["config"])
+    data = build_data(load(run)["config"], torch.device("cpu"))
     labels = data.dataset("train").labels
     for split in ("train", "val"):
         expected = labels[data.indices(split)].double().mean().item()

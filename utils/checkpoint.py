@@ -1,4 +1,5 @@
 """Checkpoints on disk: written whole or not at all, verified on load, tensors and plain values only."""
+import copy
 import errno
 import logging
 import os
@@ -43,7 +44,7 @@ class CheckpointStore:
                                 f"The last good one is in {self.folder}.")
         written = self.folder / f".{names[0]}.{os.getpid()}.tmp"
         try:
-            write_durably({"format": FORMAT, "config": self.config, "state": state}, written)
+            write_durably({"format": FORMAT, "config": self.config, "state": on_cpu(state)}, written)
             for name in names:
                 link = self.folder / f".{name}.{os.getpid()}.link.tmp"
                 _link_or_copy(written, link)
@@ -105,6 +106,18 @@ def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> Non
         raise ConfigError(f"{file}: '{name}' does not fit what the config builds: {text[:600]}") from error
 
 
+def on_cpu(value):
+    """`value` with its tensors on the CPU, so that any machine can load it; what is there already is not copied."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        moved = copy.copy(value)  # of the same kind: a module's state_dict carries its version along
+        for key, inner in value.items():
+            moved[key] = on_cpu(inner)
+        return moved
+    return type(value)(map(on_cpu, value)) if type(value) in (list, tuple) else value
+
+
 def write_durably(content: dict, file: Path) -> None:
     """torch.save, then fsync: when it returns, the file is on the disk."""
     with open(file, "wb") as handle:
@@ -156,6 +169,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

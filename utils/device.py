@@ -8,7 +8,7 @@ def pick_device(name: str | None) -> torch.device:
     """The device called `name` (cpu, cuda, cuda:N, mps); by default the best there is. Raises ConfigError."""
     has_mps = torch.backends.mps.is_available()
     if name is None:
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("mps" if has_mps else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -22,7 +22,8 @@ def pick_device(name: str | None) -> torch.device:
         if (device.index or 0) >= count:
             raise ConfigError(f"--device: '{name}' is not there: {count} CUDA devices are visible. "
                               "Leave --device out to use the best there is.")
-        return torch.device("cuda", device.index or 0)
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
     return device
 
 

@@ -33,6 +33,7 @@ def seed_all(seed: int, device: torch.device) -> None:
     """Seeds what `seed_cpu` seeds, and the generator of `device`."""
     seed_cpu(seed)
     if device.type == "cuda":
+        torch.cuda.init()  # does nothing but the first time
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
