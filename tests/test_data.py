@@ -1,10 +1,13 @@
 """Splits, order, augmentation and batches are functions of the seed, the epoch and the sample, and of nothing else."""
 import random
+import subprocess
+import sys
 from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
+from conftest import PROJECT
 from torch.utils.data import Dataset, IterableDataset
 
 from base.base_data_loader import DataSplits
@@ -455,3 +458,17 @@ def test_the_first_batch_is_the_first_that_comes():
 def test_an_option_that_torch_refuses_is_a_config_error(options):
     with pytest.raises(ConfigError, match="multiprocessing_context"):
         list(splits(Numbers(4), **options).batches("train"))
+
+
+def test_a_mistake_while_workers_are_busy_ends_the_process():
+    code = """
+import torch
+from torch.utils.data import TensorDataset
+from base.base_data_loader import DataSplits
+
+data = DataSplits(lambda split: TensorDataset(torch.zeros(99, 1)), batch_size=4, num_workers=2)
+next(data.batches("train"))
+raise KeyError("a mistake of the user")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1 and "a mistake of the user" in done.stderr

@@ -73,7 +73,7 @@ class Run:
         return {"model": self.module.state_dict(), "optimizer": self.updater.state_dict()}
 
     def store(self, folder) -> None:
-        CheckpointStore(folder, {}).save(self.state, ["last.pt"], self.module.state_dict())
+        CheckpointStore(folder, {}).save({**self.state, "progress": {}}, ["last.pt"], self.module.state_dict())
 
     def load(self, folder, steps: int) -> "Run":
         state = load_checkpoint(folder / "last.pt")["state"]  # with weights_only=True

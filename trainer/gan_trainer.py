@@ -39,7 +39,8 @@ class GANTrainer(BaseTrainer):
             mistaken = self.model.discriminator(fakes) > 0  # [B]
             noticed = self.model.discriminator(images) > 0  # [B]
         # how far the first two moments of the pixels are apart: small when the images look alike on the whole
-        gap = (images.mean(0) - fakes.mean(0)).abs().mean() + (images.std(0) - fakes.std(0)).abs().mean()
+        moments = [(batch.mean(0), batch.std(0, correction=0)) for batch in (images, fakes)]
+        gap = sum((real - fake).abs().mean() for real, fake in zip(*moments, strict=True))
         return {"fakes_taken_for_real": mistaken, "reals_taken_for_real": noticed, "pixel_gap": gap}
 
     def on_epoch_end(self):
