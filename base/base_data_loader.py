@@ -1,8 +1,9 @@
 """Splits and their loaders: which samples of a dataset train, which evaluate, and how batches come about."""
+import atexit
 import itertools
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing.util import Finalize
 from typing import Annotated, Any, Literal
 
 import torch
@@ -62,7 +63,7 @@ class DataSplits:
         self._datasets: dict[str, Dataset | None] = {}
         self._loaders: dict[tuple[str, bool], DataLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
-        Finalize(self, _end_workers, (self._iterators,), exitpriority=1)  # at exit nobody may wait for them
+        atexit.register(_close, weakref.ref(self))  # comes before multiprocessing waits for its children
 
     def dataset(self, split: str) -> Dataset | None:
         """The dataset that `split` draws from, built on first use; None where there is no such split.
@@ -138,8 +139,10 @@ class DataSplits:
         return itertools.islice(self._iterators[key], limit and max(limit - start, 0))
 
     def close(self) -> None:
-        """Ends the loader workers, also those in the middle of an epoch."""
-        _end_workers(self._iterators)
+        """Ends the loader workers, also those in the middle of an epoch. They ignore SIGTERM: nothing else would."""
+        for iterator in self._iterators.values():
+            getattr(iterator, "_shutdown_workers", lambda: None)()
+        self._iterators.clear()
         self._loaders.clear()
 
     def first_batch(self, split: str) -> tuple[int, Any]:
@@ -209,8 +212,6 @@ class DataSplits:
         return CountingCollate(getattr(dataset, "collate_fn", default_collate))
 
 
-def _end_workers(iterators: dict[tuple[str, bool], Any]) -> None:
-    """Workers ignore SIGTERM, so they are told in the way of the DataLoader itself."""
-    for iterator in iterators.values():
-        getattr(iterator, "_shutdown_workers", lambda: None)()
-    iterators.clear()
+def _close(splits: weakref.ref) -> None:
+    if splits() is not None:
+        splits().close()

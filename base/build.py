@@ -114,7 +114,11 @@ def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
     if block["type"] == "ReduceLROnPlateau" and "mode" not in args and trainer_args.get("monitor"):
         args["mode"] = parse_monitor(trainer_args["monitor"])[0]
     if "schedulers" in parameters and isinstance(args.get("schedulers"), list):
-        args["schedulers"] = [build_scheduler(inner, trainer_args, optimizer, length) for inner in args["schedulers"]]
+        bounds = [0, *(args.get("milestones") or [])]  # of SequentialLR; each one's length is that of its stretch
+        lengths = [length and (bounds[i + 1] if i + 1 < len(bounds) else length) - bounds[i] if i < len(bounds) else length
+                   for i in range(len(args["schedulers"]))]
+        args["schedulers"] = [build_scheduler(inner, trainer_args, optimizer, stretch)
+                              for inner, stretch in zip(args["schedulers"], lengths, strict=True)]
     return SCHEDULERS.build({"type": block["type"], "args": args}, "scheduler", optimizer=optimizer)
 
 

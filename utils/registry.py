@@ -73,9 +73,11 @@ class Registry:
         if name in self._own:
             return self._sound(name, errors)
         known = [*self._own, *(member for library in self.libraries for member in library.members())]
-        also = ", ".join([*sorted(self._own), *(library.label for library in self.libraries)])
         broken = "".join(f"\n    {file} could not be imported: {why}" for file, why in errors.items())
-        raise ConfigError(f"no {self.kind} '{name}'.{nearest(name, known)} There are: {also}.{broken}")
+        raise ConfigError(f"no {self.kind} '{name}'.{nearest(name, known)} There are: {self._offer()}.{broken}")
+
+    def _offer(self) -> str:
+        return ", ".join([*self.names(), *(library.label for library in self.libraries)])
 
     def _sound(self, name: str, errors: dict[str, str]):
         """The project's own `name`, unless two files claim it or its file broke off half-way."""
@@ -94,7 +96,7 @@ class Registry:
         if not isinstance(block, dict):
             return [(path, f"a {self.kind} is a name or {{type: NAME, args: {{...}}}}; this is {block!r}")]
         if not isinstance(block.get("type"), str):
-            return [(path, f"'type' is missing: the name of a {self.kind}. There are: {', '.join(self.names())}.")]
+            return [(path, f"'type' is missing: the name of a {self.kind}. There are: {self._offer()}.")]
         allowed = ("type", "args", *keys)
         known = f"Keys: {', '.join(allowed)}."
         faults = [((*path, key), f"there is no key '{key}' for a {self.kind}.{nearest(key, allowed)} {known}")

@@ -1,4 +1,5 @@
 """Signals ask the loop to end; the loop looks, saves, and ends."""
+import gc
 import signal
 import time
 from contextlib import contextmanager
@@ -46,5 +47,6 @@ class StopRequest:
 
 def ignore_in_worker(worker_id: int) -> None:
     """For loader workers: a signal to the whole group is for the main process, which ends its workers itself."""
+    gc.freeze()  # what the worker inherited is not its own to tidy up: old iterators, with their threads and queues
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

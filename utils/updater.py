@@ -180,6 +180,11 @@ class Schedule:
         """
         same_length = state["num_epochs"] == self.num_epochs and state["steps_per_epoch"] == self.steps_per_epoch
         plateau = any(isinstance(scheduler, ReduceLROnPlateau) for scheduler, _ in self.schedulers)
+        if plateau and any(inner.get(name, getattr(scheduler, name, None)) != getattr(scheduler, name, None)
+                           for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True)
+                           for name in ("total_steps", "T_max")):
+            raise ConfigError("scheduler: beside ReduceLROnPlateau a schedule that depends on the length of the run cannot be "
+                              "laid out anew. Resume with the same number of epochs.")
         if same_length or plateau or not self.schedulers:
             for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True):
                 scheduler.load_state_dict(inner)
