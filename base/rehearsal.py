@@ -1,5 +1,6 @@
 """One batch of training and one of evaluation before the run begins, so that a mistake shows in the first second."""
 import copy
+import logging
 from contextlib import contextmanager
 
 import torch
@@ -8,6 +9,8 @@ from base.base_metric import as_values
 from utils.errors import ConfigError, describe
 from utils.signature import nearest
 
+log = logging.getLogger(__name__)
+
 
 def rehearse(trainer) -> None:
     """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
@@ -15,6 +18,8 @@ def rehearse(trainer) -> None:
     Raises ConfigError where a step fails, or where the monitored name is not among the values that come out.
     """
     splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
+    if "val" in splits and trainer.data.num_batches("val") is None:
+        log.warning("val is a stream that does not tell its length; an endless one needs data_loader.eval_batches")
     produced = [name for split in splits for name in _rehearse_split(trainer, split)]
     if trainer.monitor is None or trainer.monitor.name in produced:
         return

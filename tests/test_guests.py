@@ -262,6 +262,15 @@ def test_a_file_that_exits_at_import_does_not_stop_runs_that_do_not_need_it(tmp_
     program("train.py", "-c", "configs/linear_regression.yaml", "trainer.args.epochs=1", "writers=[]", cwd=tmp_path / "fork")
 
 
+def test_an_annotation_that_cannot_be_resolved_leaves_the_others_in_force():
+    def build(width: "int", where: "Path", thing: "Missing | None" = None):  # noqa: F821
+        """As under `from __future__ import annotations`."""
+
+    signature = Signature(build)
+    assert [name for name, _ in signature.faults({"width": "wide", "where": 3, "thing": 5})] == ["width", "where"]
+    assert signature.convert({"where": "here"}) == {"where": Path("here")}
+
+
 def test_class_weights_are_given_as_a_list(small, tmp_path):
     weights = [1.0] * 9 + [0.0]
     train("-c", small, f"loss={{type: CrossEntropyLoss, args: {{weight: {weights}}}}}", out=tmp_path)

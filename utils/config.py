@@ -236,7 +236,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, source: str, pla
         key = key_node.value  # as written: keys are text, as in JSON
         if not isinstance(key, str):
             raise ConfigError(f"{where}: a key is a word, not a list or a table")
-        if written.count(key) > 1:
+        if key in values and written.count(key) > 1:
             at = source if source == COMMAND_LINE else f"{source}:{key_node.start_mark.line + 1}"
             raise ConfigError(f"{at}  {'.'.join((*path, key))}: written twice. Keep one of the two.")
         values[key] = _construct(loader, value_node, (*path, key), source, places)

@@ -214,6 +214,17 @@ def _inspect(target) -> inspect.Signature | None:
     except Exception:  # an annotation that only a type checker can resolve, whatever it raises
         pass
     try:
-        return inspect.signature(target)
+        signature = inspect.signature(target)
     except (ValueError, TypeError):  # builtins without a signature
         return None
+    names = getattr(target.__init__ if isinstance(target, type) else target, "__globals__", {})
+    parameters = [p.replace(annotation=_resolve(p.annotation, names)) for p in signature.parameters.values()]
+    return signature.replace(parameters=parameters)
+
+
+def _resolve(annotation, names: dict):
+    """A text annotation as what it names; none where it names nothing that is there at run time."""
+    try:
+        return eval(annotation, names) if isinstance(annotation, str) else annotation  # code of the plug-in itself
+    except Exception:
+        return Parameter.empty
