@@ -25,6 +25,7 @@ def main(args) -> None:
     checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
     trainer = build_trainer(resolve_config(None, checkpoint, args.overrides), pick_device(args.device))
     load_evaluated(trainer, checkpoint)
+    trainer.run.bars = not args.quiet
     if trainer.data.dataset(args.split) is None:
         raise ConfigError(f"--split {args.split}: the dataset has no such split")
     values = trainer.evaluate(args.split)
@@ -43,7 +44,10 @@ def main(args) -> None:
 
 def keep_scores(file: Path, about: dict, values: dict) -> None:
     """Writes test.json; scores of other splits stay in it where they are of the same checkpoint."""
-    before = json.loads(file.read_text()) if file.exists() else {}
+    try:
+        before = dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):  # none yet, or none that can be read
+        before = {}
     same = {key: before.get(key) for key in about} == about
     file.write_text(json.dumps({**(before if same else {}), **about, **values}, indent=2) + "\n")
 

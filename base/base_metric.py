@@ -81,7 +81,7 @@ class Metrics:
         objects = {name: metric for name, metric in metrics.items() if hasattr(metric, "compute")}
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
-        self._updated = False
+        self._updated, self.device = False, device
         for metric in self.objects.values():
             if isinstance(metric, torch.nn.Module):
                 metric.to(device)
@@ -122,6 +122,8 @@ class Metrics:
         self._updated = state["updated"]
         for name in self.objects.keys() & state["objects"].keys():
             self.objects[name].load_state_dict(state["objects"][name])
+            if isinstance(self.objects[name], torch.nn.Module):
+                self.objects[name].to(self.device)  # torchmetrics takes tensors over from wherever they are
 
 
 def as_values(result: Any) -> Mapping[str, Any]:

@@ -216,8 +216,6 @@ class BaseTrainer:
 
     def finish_epoch(self) -> None:
         """Evaluates, lets monitor and schedules move, logs, saves."""
-        for updater in self.updaters.values():
-            updater.check()
         epoch = self.position.epoch + 1
         values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
         if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
@@ -283,7 +281,9 @@ class BaseTrainer:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def save(self, *names: str) -> None:
-        """Writes the state as checkpoints of these names."""
+        """Writes the state as checkpoints of these names. Raises NonFinite where a masked step came before."""
+        for updater in self.updaters.values():
+            updater.check()
         state = {name: part.state_dict() for name, part in self.state.items()}
         self.run.store.save(state, list(names), dict(self.bare_model.named_parameters()), self.keep_last)
 

@@ -104,15 +104,15 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
 
 
 def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, device: torch.device, bars: bool) -> RunLog:
-    start_step = checkpoint.state["progress"]["step"] if checkpoint else 0
+    start_step = checkpoint.state["progress"]["step"] if checkpoint and run_of(checkpoint.file) else None
     writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
                for number, block in enumerate(config["writers"])]
     run = RunLog(folder, CheckpointStore(folder / CHECKPOINTS, config), writers, bars)
     (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     record_environment(folder, str(device))
-    if checkpoint is None:
+    if start_step is None:
         run.hparams(flatten(config))
-    elif run_of(checkpoint.file):
+    else:
         run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
     return run
 

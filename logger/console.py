@@ -15,7 +15,7 @@ class _Console(logging.Handler):
         try:
             tqdm.write(self.format(record), file=stream)
             stream.flush()
-        except BrokenPipeError:  # `python train.py ... | head`: the run goes on, run.log has it all
+        except (OSError, ValueError):  # `... | head`, a closed terminal, an ASCII console: the run goes on, run.log has it
             pass
 
 

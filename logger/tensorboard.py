@@ -18,7 +18,7 @@ class TensorBoard(Writer):
     def _summary(self):
         from torch.utils.tensorboard import SummaryWriter  # 0.3 s: only when there is something to write
 
-        return SummaryWriter(str(self.folder), purge_step=self.start_step + 1 if self.start_step else None)
+        return SummaryWriter(str(self.folder), purge_step=None if self.start_step is None else self.start_step + 1)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

@@ -12,12 +12,13 @@ class Writer:
 
     Args:
         folder: the run's folder.
-        start_step: the optimizer step from which the run goes on; points after it are about to be written again.
+        start_step: the optimizer step from which the run goes on; points after it are about to be written again. None
+            for a new run.
 
     None of these methods is called within a training step; all get plain numbers or tensors on the CPU.
     """
 
-    def __init__(self, folder: Path, start_step: int = 0):
+    def __init__(self, folder: Path, start_step: int | None = None):
         self.folder, self.start_step = folder, start_step
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

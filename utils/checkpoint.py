@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,9 +55,10 @@ class CheckpointStore:
         finally:
             written.unlink(missing_ok=True)
         _sync_folder(self.folder)
-        epochs = sorted(self.folder.glob("epoch_*.pt"))
+        epochs = sorted(self.folder.glob("epoch_*.pt"), key=lambda file: (len(file.name), file.name))
         for old in epochs[:-keep_last] if keep_last else []:
-            old.unlink()
+            if old.name not in names:
+                old.unlink()
 
 
 def load_checkpoint(file: Path) -> dict:
@@ -74,9 +76,10 @@ def load_checkpoint(file: Path) -> dict:
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise ConfigError(f"{file}: refused: it holds more than tensors and plain values "
-                          f"({str(error).splitlines()[0]})") from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError, NotImplementedError) as error:
-        raise ConfigError(f"{file}: not a whole checkpoint: {str(error).splitlines()[0]}") from error
+                          f"({_first_line(error)})") from error
+    except (zipfile.BadZipFile, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError,
+            AssertionError) as error:
+        raise ConfigError(f"{file}: not a whole checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
         raise ConfigError(f"{file}: not a checkpoint of this project: 'format', 'config' and 'state' are needed")
     state = content["state"]
@@ -85,6 +88,10 @@ def load_checkpoint(file: Path) -> dict:
     if content["format"] != FORMAT:
         raise ConfigError(f"{file}: written in checkpoint format {content['format']}; this version reads {FORMAT}")
     return content
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def load_parts(parts: Mapping, state: Mapping, optional: set[str]) -> None:
@@ -139,7 +146,7 @@ def find_unstorable(value, where: str) -> str | None:
     """Which value inside `value` is neither a tensor nor plain, in words; None where all are."""
     if isinstance(value, (torch.Tensor, torch.dtype)) or type(value) in (type(None), bool, int, float, str):
         return None
-    if isinstance(value, dict):
+    if type(value) in (dict, OrderedDict, Counter):
         inner = [(key, f"{where}[{key!r}]") for key in value] + [(v, f"{where}[{k!r}]") for k, v in value.items()]
     elif type(value) in (list, tuple, set, torch.Size):
         inner = [(item, f"{where}[{i}]") for i, item in enumerate(value)]

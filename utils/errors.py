@@ -58,7 +58,7 @@ def exit_codes(verbose: bool = False):
         else:  # the mistake came before logging was set up
             print(error, file=sys.stderr)
         sys.exit(_exit_code(error))
-    except KeyboardInterrupt:  # before the loop began, or the second one
+    except KeyboardInterrupt:  # before the loop began
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 

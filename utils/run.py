@@ -56,11 +56,16 @@ def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> list[Path]:
         others = ", ".join(sorted(p.name for p in near.iterdir() if not p.name.startswith("."))[:10])
         raise ConfigError(f"{path}: there is no such file or folder. In {near}: {others or 'nothing'}")
     run = path.parent if path.name == CHECKPOINTS else path if (path / CHECKPOINTS).is_dir() else newest_run(path)
-    there = sorted((run / CHECKPOINTS).glob("*.pt"), key=lambda file: (file.name.startswith("epoch_"), file.name), reverse=True)
+    there = sorted((run / CHECKPOINTS).glob("*.pt"), key=_age, reverse=True)
     if not there:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no checkpoint")
     preferred = [run / CHECKPOINTS / name for name in prefer if run / CHECKPOINTS / name in there]
     return preferred + [file for file in there if file not in preferred]
+
+
+def _age(file: Path) -> tuple:
+    """Sorts epoch_10000.pt behind epoch_9999.pt, and epochs behind other names."""
+    return file.name.startswith("epoch_"), len(file.name), file.name
 
 
 def newest_run(experiment: Path) -> Path:
@@ -75,14 +80,18 @@ def newest_run(experiment: Path) -> Path:
 
 def run_of(checkpoint: Path) -> Path | None:
     """The run folder a checkpoint lies in; None for one that was carried elsewhere."""
-    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else None
+    folder = checkpoint.absolute().parent
+    if folder.name != CHECKPOINTS:
+        return None
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else folder.parent
 
 
 def _begun(run: Path) -> float:
     record = run / _ENVIRONMENT
-    if record.is_file() and (lines := record.read_text().splitlines()):
-        return json.loads(lines[0])["started_s"]
-    return run.stat().st_mtime
+    try:
+        return json.loads(record.read_text().splitlines()[0])["started_s"]
+    except (OSError, ValueError, LookupError):  # none, or torn by a full disk
+        return run.stat().st_mtime
 
 
 def record_environment(run: Path, device: str) -> None:

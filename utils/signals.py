@@ -23,7 +23,8 @@ class StopRequest:
         """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request."""
         self.started = time.monotonic()
         numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-        before = {number: signal.signal(number, self._handle) for number in numbers}
+        heard = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup stays nohup
+        before = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield self
         finally:
@@ -48,5 +49,6 @@ class StopRequest:
 def ignore_in_worker(worker_id: int) -> None:
     """For loader workers: a signal to the whole group is for the main process, which ends its workers itself."""
     gc.freeze()  # what the worker inherited is not its own to tidy up: old iterators, with their threads and queues
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in _NAMES:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -49,6 +49,7 @@ class Updater:
         self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.inputs = self.parameters if exclusive else None
+        self._kernels = [{k: group[k] for k in ("fused", "foreach") if k in group} for group in optimizer.param_groups]
         self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
         self.non_finite: torch.Tensor | None = None  # 0-dim bool, on an accelerator: seen since the last look
 
@@ -121,7 +122,9 @@ class Updater:
                 "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        # which kernels step is a matter of this machine, not of the one that wrote the state
+        groups = [{**group, **own} for group, own in zip(state["optimizer"]["param_groups"], self._kernels, strict=True)]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -190,15 +193,21 @@ class Schedule:
                 scheduler.load_state_dict(inner)
             self.num_steps_done, self.num_epochs_done = state["num_steps_done"], state["num_epochs_done"]
         else:
-            self._replay(state["num_steps_done"], state["num_epochs_done"])
+            num_in_epoch = state["num_steps_done"] - state["num_epochs_done"] * (state["steps_per_epoch"] or 0)
+            self._replay(state["num_epochs_done"], num_in_epoch, state["num_steps_done"])
 
-    def _replay(self, num_steps: int, num_epochs: int) -> None:
+    def _replay(self, num_epochs: int, num_in_epoch: int, num_steps: int) -> None:
+        """Steps from the start to the end of `num_epochs` epochs, and `num_in_epoch` steps into the next."""
         for group, first in zip(self.optimizer.param_groups, self._first, strict=True):
             group.update(first)
-        steps_per_epoch = self.steps_per_epoch or num_steps // max(num_epochs, 1)
+        if self.steps_per_epoch is None:  # a stream: nobody knows how the steps fell into epochs
+            steps_per_epoch = num_steps // max(num_epochs, 1)
+            num_in_epoch = num_steps - num_epochs * steps_per_epoch
+        else:
+            steps_per_epoch = self.steps_per_epoch
         for _ in range(num_epochs):
             for _ in range(steps_per_epoch):
                 self.step()
             self.epoch()
-        while self.num_steps_done < num_steps:
+        for _ in range(num_in_epoch):
             self.step()
