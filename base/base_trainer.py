@@ -95,8 +95,8 @@ class BaseTrainer:
         model.to(self.device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
-        if self.compile:
-            model.compile()  # in place: the names in checkpoints stay as they are
+        for name in self.optimizers if self.compile else ():  # in place: the names in checkpoints stay as they are
+            (model if name == "optimizer" else model.get_submodule(name)).compile()
         return model
 
     def build_updaters(self) -> dict[str, Updater]:

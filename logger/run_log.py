@@ -54,7 +54,7 @@ class RunLog:
     def step(self, values: Mapping[str, float], epoch: int, step: int) -> None:
         """A log point within an epoch; adds samples per second since the one before."""
         before, self._last_step = self._last_step, time.monotonic()
-        speed, self.num_seen = self.num_seen / (self._last_step - before), 0
+        speed, self.num_seen = self.num_seen / max(self._last_step - before, 1e-9), 0
         self.scalars(values, epoch, step, {"speed/samples_per_s": speed})
 
     def epoch(self, values: Mapping[str, float], epoch: int, epochs: int, step: int, improved: bool) -> None:

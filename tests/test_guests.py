@@ -282,3 +282,80 @@ def test_loader_workers_are_gone_when_a_run_ends(small, tmp_path):
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children if Path(f"/proc/{child}").exists()]
     assert not any(b"multiprocessing" not in command and b"pytest" in command for command in commands)
+
+
+def test_metrics_stay_on_their_device_when_a_state_from_the_cpu_is_loaded():
+    from torchmetrics.classification import MulticlassF1Score
+
+    from base.base_metric import Metrics
+
+    metrics = Metrics({"f1": MulticlassF1Score(num_classes=3)}, torch.device("meta"))
+    metrics.load_state_dict(Metrics({"f1": MulticlassF1Score(num_classes=3)}, torch.device("cpu")).state_dict())
+    assert metrics.objects["f1"].tp.device.type == "meta"
+
+
+def test_a_state_written_without_fused_kernels_resumes_with_them():
+    from utils.updater import Schedule, Updater, Window
+
+    def updater(fused):
+        weight = nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.Adam([weight], fused=fused)
+        return weight, Updater(optimizer, Schedule(optimizer), torch.amp.GradScaler("cpu", enabled=False))
+
+    weight, first = updater(fused=False)
+    first.update(weight.sum(), Window())
+    weight, second = updater(fused=True)
+    second.load_state_dict(first.state_dict())
+    second.non_finite = torch.tensor(False)  # as on an accelerator, where steps are masked
+    second.update(weight.sum(), Window())
+    assert second.optimizer.param_groups[0]["fused"] is True
+
+
+def test_a_schedule_of_fewer_steps_an_epoch_is_taken_up_at_the_same_epoch():
+    from utils.updater import Schedule
+
+    def schedule(steps_per_epoch):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        build = (lambda optimizer, length: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=length), "step")
+        return optimizer, Schedule(optimizer, [build], num_epochs=10, steps_per_epoch=steps_per_epoch)
+
+    _, fine = schedule(100)
+    for step in range(510):
+        fine.step()
+        if step % 100 == 99:
+            fine.epoch()
+    optimizer, coarse = schedule(50)
+    coarse.load_state_dict(fine.state_dict())
+    expected_optimizer, expected = schedule(50)
+    for _ in range(260):
+        expected.step()
+    assert optimizer.param_groups[0]["lr"] == expected_optimizer.param_groups[0]["lr"]
+
+
+def test_epochs_are_kept_by_their_number_and_never_what_was_just_written(tmp_path):
+    from utils.checkpoint import CheckpointStore
+    from utils.run import find_checkpoints
+
+    store, state = CheckpointStore(tmp_path / "checkpoints", {}), {"model": {}, "progress": {}}
+    for name in ("epoch_9999.pt", "epoch_10000.pt", "epoch_10001.pt"):
+        store.save(state, [name, "last.pt"], {}, keep_last=2)
+    assert {file.name for file in store.folder.iterdir()} == {"epoch_10000.pt", "epoch_10001.pt", "last.pt"}
+    assert [file.name for file in find_checkpoints(tmp_path, ())][:2] == ["epoch_10001.pt", "epoch_10000.pt"]
+    store.save(state, ["epoch_0005.pt", "last.pt"], {}, keep_last=1)
+    assert (store.folder / "epoch_0005.pt").exists()
+
+
+def test_an_ignored_hangup_stays_ignored():
+    import signal
+
+    from utils.signals import StopRequest
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest().listening() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.signal_number is None
+            signal.raise_signal(signal.SIGUSR1)
+            assert request.signal_number == signal.SIGUSR1
+    finally:
+        signal.signal(signal.SIGHUP, before)
