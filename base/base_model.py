@@ -9,12 +9,7 @@ from utils.errors import ConfigError
 
 
 class BaseModel(nn.Module):
-    """An nn.Module that knows its size. Plain nn.Modules are as welcome."""
-
-    @property
-    def num_parameters(self) -> int:
-        """Trainable parameters."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+    """An nn.Module that can freeze its parameters by name. Plain nn.Modules are as welcome."""
 
     def freeze(self, *patterns: str) -> None:
         """Stops training the parameters whose names match one of `patterns` (`"features.*"`)."""

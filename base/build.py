@@ -9,6 +9,7 @@ from base.base_data_loader import DataSplits
 from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
 from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
+from utils.config import is_single
 from utils.errors import ConfigError
 from utils.monitor import parse_monitor
 from utils.random import derive, seed_all
@@ -139,8 +140,7 @@ def optimizer_path(name: str) -> str:
 
 def optimizer_blocks(optimizer) -> dict:
     """Optimizer blocks by name: a single one is called "optimizer"; several have the names of the model's submodules."""
-    named = isinstance(optimizer, dict) and optimizer and not optimizer.keys() & {"type", "args"}
-    return optimizer if named else {"optimizer": optimizer}
+    return optimizer if isinstance(optimizer, dict) and not is_single(optimizer) else {"optimizer": optimizer}
 
 
 def scheduler_blocks(scheduler, optimizer) -> dict[str, list]:

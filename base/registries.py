@@ -1,4 +1,4 @@
-"""The nine kinds of things that a config can name, and where each is looked for."""
+"""The kinds of things that a config can name, and where each is looked for."""
 import importlib
 
 from torch import nn
@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
-from logger import WRITERS  # noqa: F401, the ninth kind, of the room below
+from logger import WRITERS  # noqa: F401, a kind of the room below
 from utils.registry import Library, Registry
 
 # What build.py passes to every trainer; the rest of its arguments come from trainer.args.

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from base.base_metric import as_values
+from utils.checkpoint import on_cpu
 from utils.errors import ConfigError, describe
 from utils.signature import nearest
 
@@ -61,7 +62,7 @@ def _run_step(trainer, step, batch, count: int) -> dict[str, float]:
 def _put_back(trainer):
     """Within it the trainer's state may change; after it everything is as before. Optimizers rest (`rehearsing`)."""
     kept = {name: part for name, part in trainer.state.items() if part not in trainer.updaters.values()}
-    before = {name: _copy(part.state_dict()) for name, part in kept.items()}
+    before = {name: copy.deepcopy(on_cpu(part.state_dict())) for name, part in kept.items()}
     buffers = [(buffer, buffer.clone()) for buffer in trainer.bare_model.buffers()]
     trainer.rehearsing = True
     trainer.totals.reset()
@@ -77,17 +78,6 @@ def _put_back(trainer):
         trainer.bare_model.zero_grad(set_to_none=True)
         for updater in trainer.updaters.values():  # may hold parameters beside the model's, such as a loss's
             updater.optimizer.zero_grad(set_to_none=True)
-
-
-def _copy(state):
-    """A deep copy of a state, its tensors on the CPU, where there is room."""
-    if isinstance(state, torch.Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, dict):
-        return {key: _copy(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(_copy(value) for value in state)
-    return copy.deepcopy(state)
 
 
 def _shapes(batch) -> str:

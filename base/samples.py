@@ -48,7 +48,7 @@ class Samples(Dataset):
 
 
 class Stream(IterableDataset):
-    """An IterableDataset with its transforms; `(epoch)` seeds what it draws, `set_epoch` tells it where it has one."""
+    """An IterableDataset with its transforms; `(epoch, index)` seeds what it draws, `set_epoch` tells it where it has one."""
 
     def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int):
         self.dataset, self.transforms, self.seed, self.batch_size = dataset, transforms, seed, batch_size

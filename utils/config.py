@@ -97,7 +97,7 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
     if isinstance(base, str) and isinstance(new, dict) and new.keys() - {"type"}:
         base = {"type": base}
     tables = isinstance(base, dict) and isinstance(new, dict)
-    if tables and path in (("optimizer",), ("scheduler",)) and _is_one(base) != _is_one(new):
+    if tables and path in (("optimizer",), ("scheduler",)) and is_single(base) != is_single(new):
         tables = False  # from one optimizer to several, or back
     if not tables or ("type" in base and new.get("type", base["type"]) != base["type"]):
         if replaced is not None:
@@ -107,7 +107,7 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
     return {**base, **merged}
 
 
-def _is_one(block: dict) -> bool:
+def is_single(block: dict) -> bool:
     """Whether a table is (part of) one optimizer or scheduler, and not several by their names."""
     return bool(block.keys() & {"type", "args", "per", "groups", "decay_bias_and_norm"}) or not block
 
