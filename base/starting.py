@@ -1,5 +1,6 @@
 """How a run begins: from a config, from a checkpoint, from another run's weights."""
 import logging
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +109,9 @@ def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, device:
     writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
                for number, block in enumerate(config["writers"])]
     run = RunLog(folder, CheckpointStore(folder / CHECKPOINTS, config), writers, bars)
-    (folder / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    unfinished = folder / "config.yaml.tmp"  # a disk that is full must not cost a run that goes on its config
+    unfinished.write_text(dump_yaml(config), encoding="utf-8")
+    os.replace(unfinished, folder / "config.yaml")
     record_environment(folder, str(device))
     if start_step is None:
         run.hparams(flatten(config))

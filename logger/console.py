@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.errors import ConfigError
+
 
 class _Console(logging.Handler):
     """Messages to stdout, warnings and errors to stderr, without tearing a progress bar."""
@@ -17,6 +19,14 @@ class _Console(logging.Handler):
             stream.flush()
         except (OSError, ValueError):  # `... | head`, a closed terminal, an ASCII console: the run goes on, run.log has it
             pass
+
+
+class _RunLogFile(logging.FileHandler):
+    """run.log; where its disk is full the run goes on, the console has it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -31,8 +41,14 @@ def setup_logging(level: int = logging.INFO) -> None:
 
 
 def log_to_file(file: Path) -> None:
-    """Sends all logging to `file` too (appended), also what was said before; INFO and above even where it is quiet."""
-    handler = logging.FileHandler(file, encoding="utf-8")
+    """Sends all logging to `file` too (appended), also what was said before; INFO and above even where it is quiet.
+
+    Raises ConfigError where the file cannot be opened.
+    """
+    try:
+        handler = _RunLogFile(file, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror or error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     root = logging.getLogger()
     for early in [h for h in root.handlers if isinstance(h, logging.handlers.MemoryHandler)]:

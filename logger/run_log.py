@@ -26,7 +26,9 @@ class SilentRun:
 
 
 class RunLog:
-    """A run's folder and what is written there. A context: leaving it closes the writers.
+    """A run's folder and what is written there. A context: leaving it closes metrics.jsonl and the writers.
+
+    A disk that refuses ends no run from here: a writer that raises OSError is left out from then on, with a warning.
 
     Args:
         folder: `saved/<name>/<run>`.
@@ -43,8 +45,8 @@ class RunLog:
         return self
 
     def __exit__(self, *error):
-        for writer in self.writers:
-            writer.close()
+        self.metrics_file.close()
+        self._tell_writers("close")
 
     def start_epoch(self) -> None:
         """Starts the clocks for `step` and `epoch`. From here on the trainer counts samples in `num_seen`."""
@@ -74,8 +76,7 @@ class RunLog:
         """A line in metrics.jsonl and points for the writers. `timings` go to the writers only: no two runs share them."""
         values = {name: float(value.detach() if isinstance(value, torch.Tensor) else value) for name, value in values.items()}
         self.metrics_file.write(values, epoch, step)
-        for writer in self.writers:
-            writer.scalars({**values, **(timings or {})}, step)
+        self._tell_writers("scalars", {**values, **(timings or {})}, step)
 
     def images(self, name: str, images, step: int) -> None:
         """The first 32 of `images` [N, C, H, W] (or of the first item of a batch), each channel range stretched to [0, 1]."""
@@ -84,16 +85,21 @@ class RunLog:
             return
         images = images[:32].detach().float().cpu()
         low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-        for writer in self.writers:
-            writer.images(name, (images - low) / (high - low).clamp_min(1e-8), step)
+        self._tell_writers("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
 
     def histograms(self, model: nn.Module, step: int) -> None:
         """The distributions of the model's trainable weights."""
         trained = {f"weights/{n}": p for n, p in model.named_parameters() if p.requires_grad} if self.writers else {}
-        weights = {name: parameter.detach().cpu() for name, parameter in trained.items()}
-        for writer in self.writers:
-            writer.histograms(weights, step)
+        self._tell_writers("histograms", {name: parameter.detach().cpu() for name, parameter in trained.items()}, step)
 
     def hparams(self, config: Mapping) -> None:
-        for writer in self.writers:
-            writer.hparams(config)
+        self._tell_writers("hparams", config)
+
+    def _tell_writers(self, method: str, *args) -> None:
+        for writer in list(self.writers):
+            try:
+                getattr(writer, method)(*args)
+            except OSError as error:
+                self.writers.remove(writer)
+                log.warning("%s: cannot write: %s. Training goes on without this writer.", type(writer).__name__,
+                            error.strerror or error)

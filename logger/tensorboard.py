@@ -1,5 +1,6 @@
 """TensorBoard event files."""
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -18,6 +19,7 @@ class TensorBoard(Writer):
     def _summary(self):
         from torch.utils.tensorboard import SummaryWriter  # 0.3 s: only when there is something to write
 
+        threading.excepthook = _quiet_about_tensorboard(threading.excepthook)
         return SummaryWriter(str(self.folder), purge_step=None if self.start_step is None else self.start_step + 1)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -42,3 +44,11 @@ class TensorBoard(Writer):
     def close(self) -> None:
         if "_summary" in vars(self):
             self._summary.close()
+
+
+def _quiet_about_tensorboard(others: Callable) -> Callable:
+    """A hook for errors that end threads. TensorBoard's thread keeps an OSError for the next call: no need to print it."""
+    def hook(args) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            others(args)
+    return hook
