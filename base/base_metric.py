@@ -17,17 +17,22 @@ class Totals:
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self._mark: dict[str, tuple[float, int]] = {}
-        self._pending: dict[str, list[tuple[torch.Tensor, int, int]]] = {}  # (value, its weight, samples)
+        self._pending: dict[str, list[tuple]] = {}  # (value, its weight, samples, whether it is lost)
 
-    def add(self, values: Mapping[str, Any], count: int) -> None:
-        """Takes the values of a batch of `count` samples: each a mean over it (0-dim) or one per sample `[count]`."""
+    def add(self, values: Mapping[str, Any], count: int, lost: bool | torch.Tensor = False) -> None:
+        """Takes the values of a batch of `count` samples: each a mean over it (0-dim) or one per sample `[count]`.
+
+        `lost` (0-dim bool on a device, perhaps) says that they do not count; only then may they not be finite.
+        """
+        if lost is True:
+            return
         for name, value in values.items():
             value = torch.as_tensor(value).detach()
             if value.ndim == 0:
-                entry = (value, count, count)
+                entry = (value, count, count, lost)
             elif value.ndim == 1:
                 wide = torch.float64 if value.dtype == torch.float64 else torch.float32
-                entry = (value.sum(dtype=wide), 1, len(value))
+                entry = (value.sum(dtype=wide), 1, len(value), lost)
             else:
                 raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
                                  "or one for each sample [B]")
@@ -35,10 +40,14 @@ class Totals:
 
     def _fold(self) -> None:
         for name, entries in self._pending.items():
-            read = torch.stack([value for value, _, _ in entries]).tolist()
-            for value, (_, weight, count) in zip(read, entries, strict=True):
-                self.sums[name] = self.sums.get(name, 0.0) + value * weight
-                self.counts[name] = self.counts.get(name, 0) + count
+            read = torch.stack([value for value, *_ in entries]).tolist()
+            flags = [lost for *_, lost in entries]
+            if any(isinstance(flag, torch.Tensor) for flag in flags):
+                flags = torch.stack([torch.as_tensor(flag, device=entries[0][0].device) for flag in flags]).tolist()
+            for value, (_, weight, count, _), lost in zip(read, entries, flags, strict=True):
+                if not lost:
+                    self.sums[name] = self.sums.get(name, 0.0) + value * weight
+                    self.counts[name] = self.counts.get(name, 0) + count
         self._pending = {}
 
     def means(self) -> dict[str, float]:

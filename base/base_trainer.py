@@ -1,4 +1,5 @@
 """The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from typing import Annotated, Any, Literal
@@ -8,16 +9,22 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
+from base.evidence import describe_non_finite
+from base.recovery import BeforeStep, Splitting, describe_out_of_memory, is_out_of_memory
 from logger.run_log import RunLog, SilentRun
-from utils.checkpoint import load_parts
+from utils.checkpoint import SavePolicy
 from utils.ema import WeightAverage
 from utils.errors import ConfigError, Interrupted, TrainingError
+from utils.guard import NonFinite, NonFiniteGuard
 from utils.monitor import Monitor, parse_monitor
-from utils.progress import Bar, Position, seconds, windows
+from utils.progress import Bar, Position, parse_interval, seconds, windows
 from utils.random import derive, seed_all
 from utils.signals import StopRequest
 from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below, nearest
-from utils.updater import NonFinite, Schedule, Updater, Window
+from utils.state import load_parts
+from utils.updater import Schedule, Updater, Window
+
+log = logging.getLogger(__name__)
 
 
 class BaseTrainer:
@@ -33,8 +40,12 @@ class BaseTrainer:
         early_stop: evaluations without improvement of the monitor after which training ends.
         min_delta: how much better the monitored value has to be to count as an improvement.
         eval_every: evaluate on val every so many epochs.
+        checkpoint_every: how often `last.pt` is written, `{"epochs": 1, "steps": 500, "minutes": 10}` or some of these; it
+            always is where training ends or gets better. By default after every epoch.
         save_every: keep `epoch_NNNN.pt` every so many epochs, besides `last.pt` and `best.pt`.
         keep_last: how many of those to keep; by default all.
+        async_save: whether checkpoints are written in the background; training waits for the copy of its state alone.
+        max_failed_saves: how many saves in a row may fail, for want of space say, before that ends the run.
         log_every: steps between log points.
         log_images_every, log_weights_every: epochs between grids of input images and histograms of the weights.
         precision: fp32, bf16 or fp16 (with loss scaling); the weights themselves stay fp32.
@@ -44,6 +55,9 @@ class BaseTrainer:
         compile: whether to run the model through torch.compile.
         channels_last: the memory format of images and convolutions.
         max_time: a budget for this start, in seconds or as "h:mm:ss"; training then saves and ends.
+        on_nan: what to do about a loss that is not finite: "stop", or "skip" the step.
+        max_nan_steps: how many steps in a row "skip" may leave out.
+        on_oom: what to do where memory does not suffice for a batch: "stop", or "split" it from then on.
     """
 
     def __init__(self, *, model: nn.Module, data: DataSplits, optimizers: Mapping[str, Callable],
@@ -51,13 +65,16 @@ class BaseTrainer:
                  seed: int = 0, device: torch.device = torch.device("cpu"),
                  epochs: PositiveInt = 10, monitor: Annotated[str, parse_monitor] | None = "min val/loss",
                  early_stop: PositiveInt | None = None, min_delta: Annotated[float, at_least(0)] = 0.0,
-                 eval_every: PositiveInt = 1, save_every: PositiveInt | None = None,
-                 keep_last: PositiveInt | None = None, log_every: PositiveInt = 50,
+                 eval_every: PositiveInt = 1, checkpoint_every: Annotated[dict, parse_interval] | None = None,
+                 save_every: PositiveInt | None = None, keep_last: PositiveInt | None = None, async_save: bool = True,
+                 max_failed_saves: PositiveInt = 3, log_every: PositiveInt = 50,
                  log_images_every: CountInt | None = 10, log_weights_every: CountInt | None = 10,
                  precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
                  clip_norm: PositiveFloat | None = None, ema: Annotated[float, at_least(0), below(1)] | None = None,
                  compile: bool = False, channels_last: bool = False,
-                 max_time: Annotated[str, seconds] | PositiveFloat | None = None):
+                 max_time: Annotated[str, seconds] | PositiveFloat | None = None,
+                 on_nan: Literal["stop", "skip"] = "stop", max_nan_steps: PositiveInt = 10,
+                 on_oom: Literal["stop", "split"] = "stop"):
         self.bare_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
         self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
@@ -67,18 +84,24 @@ class BaseTrainer:
         self.position, self.totals = Position(), Totals()
         self.metrics, self.eval_metrics = Metrics(metrics, device), Metrics(metrics, device)
         self.monitor = Monitor(monitor, early_stop, min_delta) if monitor else None
-        self.keep_last, self.ema_decay = keep_last, ema
+        self.save_interval = parse_interval(checkpoint_every or {"epochs": 1})
+        self.save_policy = SavePolicy(async_save, max_failed_saves, keep_last)
+        self.guard = NonFiniteGuard(max_nan_steps if on_nan == "skip" else 0)
+        self.splitting = Splitting(enabled=on_oom == "split")
+        self.ema_decay = ema
         self.ema: WeightAverage | None = None
         self.updaters: dict[str, Updater] = {}
         self.run: RunLog | SilentRun = SilentRun()  # until `train` is given one
         self.stop_request, self.rehearsing = StopRequest(seconds(max_time)), False
-        self.window, self.shown_input = Window(), None
+        self.window, self.shown_input, self.unsaved = Window(), None, False
         self.model = self.prepare_model(model)
         self.state = {"model": model, "progress": self.position, "totals": self.totals, "train_metrics": self.metrics}
         if self.monitor:
             self.state["monitor"] = self.monitor
         if isinstance(loss, nn.Module) and loss.state_dict():
             self.state["loss"] = loss
+        if self.splitting.enabled:
+            self.state["splitting"] = self.splitting
 
     # -- what a subclass says --------------------------------------------------------------------------------------
 
@@ -145,7 +168,7 @@ class BaseTrainer:
         steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1)
+        return Updater(optimizer, schedule, scaler, self.clip_norm, self.guard, exclusive=len(self.optimizers) > 1)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -165,14 +188,21 @@ class BaseTrainer:
         self.state["metrics_file"] = run.metrics_file
         with self.stop_request.listening(), run:
             self.save("last.pt")  # a folder that cannot be written shows now, not after an epoch
+            run.store.finish()
+            self.leave_if_asked(budget=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
             try:
                 while not self.finished:
                     self.train_epoch()
                     self.finish_epoch()
+                run.store.finish()
             except NonFinite as error:
-                raise TrainingError(self.describe_position() + f": {error}.\n{NonFinite.ADVICE}") from error
+                raise TrainingError(describe_non_finite(self, error)) from error
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise TrainingError(f"{self.describe_position()}: {describe_out_of_memory(self)}") from error
             finally:
                 self.data.close()
             self.on_train_end()
@@ -191,31 +221,47 @@ class BaseTrainer:
         bar = Bar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
         with closing(bar):
             for window in windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
-                self.seed_for("step", position.step)
                 self.train_window(window)
                 position.advance(len(window))
+                self.unsaved = True
                 self.on_step_end()
                 bar.update(len(window))
                 if position.step % self.log_every == 0 and position.batch != num_batches:
                     self.log_step()
+                if position.batch != num_batches and self.save_interval.due(position.step):
+                    self.save("last.pt")
                 self.leave_if_asked()
 
     def train_window(self, window: list[tuple[int, Any]]) -> None:
-        """One optimizer step: each batch counts by its part of the window's samples."""
+        """One optimizer step; taken back where it must not count, and made again where memory did not suffice."""
+        self.seed_for("step", self.position.step)
+        before = self.before_step()
+        while (values := self.splitting.attempt(self.run_window, window)) is None:
+            self.take_back(before)
+        if (lost := self.guard.end_step()) is not False:
+            before.restore(lost)
+        for named, count in values:
+            self.totals.add(named, count, lost)
+        self.run.num_seen += sum(count for count, _ in window)
+        if self.ema:
+            self.ema.update()
+
+    def run_window(self, window: list[tuple[int, Any]]) -> list[tuple[Mapping[str, Any], int]]:
+        """Forward, backward and the update: each batch counts by its part of the window's samples."""
         num_samples = sum(count for count, _ in window)
         measured = (self.position.step + 1) % self.log_every == 0
-        for number, (count, batch) in enumerate(window, start=1):
+        values = []
+        for number, (count, batch) in enumerate(window, 1):
             self.window = Window(count / num_samples, number == len(window), measured)
             batch = self.data.prepare(batch, self.device, self.channels_last)
             if self.shown_input is None:
                 self.shown_input = batch
-            self.totals.add(as_values(self.train_step(batch)), count)
-        self.run.num_seen += num_samples
-        if self.ema:
-            self.ema.update()
+            values.append((as_values(self.train_step(batch)), count))
+        return values
 
     def finish_epoch(self) -> None:
         """Evaluates, lets monitor and schedules move, logs, saves."""
+        self.check_guard()
         epoch = self.position.epoch + 1
         values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
         if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
@@ -226,6 +272,7 @@ class BaseTrainer:
         for updater in self.updaters.values():
             updater.schedule.epoch(monitored)
         self.position.next_epoch()
+        self.unsaved = True
         self.totals.reset()
         self.metrics.reset()
         self.run.epoch(values, epoch, self.epochs, self.position.step, improved)
@@ -235,12 +282,10 @@ class BaseTrainer:
             self.run.histograms(self.bare_model, self.position.step)
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
-        names = ["last.pt"]  # comes last: whoever is killed in between does this epoch's end again
-        if improved:
-            names.insert(0, "best.pt")
-        if self.save_every and epoch % self.save_every == 0:
-            names.insert(0, f"epoch_{epoch:04d}.pt")
-        self.save(*names)
+        names = [f"epoch_{epoch:04d}.pt"] if self.save_every and epoch % self.save_every == 0 else []
+        names += ["best.pt"] * improved
+        if names or self.finished or self.save_interval.due(self.position.step, epoch):
+            self.save(*names, "last.pt")  # comes last: whoever is killed in between does this epoch's end again
         if not self.finished:
             self.leave_if_asked()
 
@@ -282,29 +327,54 @@ class BaseTrainer:
 
     def save(self, *names: str) -> None:
         """Writes the state as checkpoints of these names. Raises NonFinite where a masked step came before."""
-        for updater in self.updaters.values():
-            updater.check()
+        self.check_guard()
+        self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
-        self.run.store.save(state, list(names), dict(self.bare_model.named_parameters()), self.keep_last)
+        self.run.store.save(state, list(names), dict(self.bare_model.named_parameters()), self.save_policy)
+        self.save_interval.saved()
+        self.unsaved = False
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
-        load_parts(self.state, state, optional={"monitor", "metrics_file"})  # they go with the config, and with the run
+        # these go with the config, and with the run
+        load_parts(self.state, state, optional={"monitor", "splitting", "metrics_file"})
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all randomness from here on a function of the run's seed, a purpose and a number."""
         seed_all(derive(self.seed, purpose, number), self.device)
 
+    def before_step(self) -> BeforeStep | None:
+        """What it takes to undo the step about to be made; None where the config does not ask for that."""
+        if not self.guard.tolerated and not self.splitting.enabled:
+            return None
+        modules = [self.bare_model] + [self.loss] * isinstance(self.loss, nn.Module)
+        return BeforeStep(modules, self.metrics)
+
+    def take_back(self, before: BeforeStep) -> None:
+        """Undoes forward and backward passes that memory did not suffice for. Raises TrainingError for a step half made."""
+        if any(updater.stepping for updater in self.updaters.values()):
+            raise TrainingError(f"{self.describe_position()}, in the optimizer: {describe_out_of_memory(self)}")
+        before.restore()
+        for updater in self.updaters.values():
+            updater.optimizer.zero_grad(set_to_none=True)
+        self.guard.lost = False
+        self.seed_for("step", self.position.step)
+
     # -- the log, the clock, signals, and numbers that went wrong ---------------------------------------------------
 
     def log_step(self) -> None:
         """A log point: reads the totals from the device, once, and writes them."""
-        for updater in self.updaters.values():
-            updater.check()
+        self.check_guard()
         values = {f"step/{name}": value for name, value in self.totals.recent().items()}
         norms = {name: updater.grad_norm for name, updater in self.updaters.items() if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
         self.run.step(values, self.position.epoch + 1, self.position.step)
+
+    def check_guard(self) -> None:
+        """Learns from the device which steps were lost. Raises NonFinite where they were too many in a row."""
+        if num_lost := self.guard.check():
+            log.warning("%s: the loss was not finite in %d steps since the last look; they were left out",
+                        self.describe_position(), num_lost)
 
     def learning_rates(self) -> dict[str, float]:
         return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}
@@ -315,8 +385,10 @@ class BaseTrainer:
 
     def leave_if_asked(self, budget: bool = True) -> None:
         """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
-        if why := self.stop_request.reason(budget):
-            self.save("last.pt")
+        if why := self.stop_request.reason(self.position.step, budget):
+            if self.unsaved:
+                self.save("last.pt")
+            self.run.store.finish()
             where = f"{why}: saved at {self.describe_position()}. To go on: python train.py -r {self.run.folder}"
             raise Interrupted(where, self.stop_request.signal_number)
 

@@ -1,14 +1,15 @@
 """One batch of training and one of evaluation before the run begins, so that a mistake shows in the first second."""
-import copy
 import logging
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from base.base_metric import as_values
-from utils.checkpoint import on_cpu
-from utils.errors import ConfigError, describe
+from base.recovery import describe_out_of_memory, is_out_of_memory
+from utils.errors import ConfigError, TrainingError, describe
 from utils.signature import nearest
+from utils.state import Copies
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +40,17 @@ def _rehearse_split(trainer, split: str) -> list[str]:
             trainer.seed_for("rehearsal", 0)
             if split == "train":
                 trainer.set_mode(training=True)
-                values = _run_step(trainer, trainer.train_step, batch, count)
+                values = None
+                while values is None:
+                    values = trainer.splitting.attempt(partial(_run_step, trainer, trainer.train_step), [(count, batch)])
             else:
                 with trainer.evaluating():
-                    values = _run_step(trainer, trainer.eval_step, batch, count)
+                    values = _run_step(trainer, trainer.eval_step, [(count, batch)])
     except ConfigError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise TrainingError(f"before the first step: {describe_out_of_memory(trainer)}") from error
         what = "training" if split == "train" else "evaluation"
         shapes = f"The batch: {_shapes(batch)}." if batch is not None else "It could not be fetched."
         raise ConfigError(f"One batch of {what} was tried before the run, and failed: {describe(error)}\n"
@@ -53,16 +58,18 @@ def _rehearse_split(trainer, split: str) -> list[str]:
     return [f"{split}/{name}" for name in values]
 
 
-def _run_step(trainer, step, batch, count: int) -> dict[str, float]:
-    trainer.totals.add(as_values(step(trainer.data.prepare(batch, trainer.device, trainer.channels_last))), count)
+def _run_step(trainer, step, pieces: list) -> dict[str, float]:
+    for count, batch in pieces:
+        trainer.totals.add(as_values(step(trainer.data.prepare(batch, trainer.device, trainer.channels_last))), count)
     return trainer.totals.means() | trainer.metrics.compute()
 
 
 @contextmanager
 def _put_back(trainer):
-    """Within it the trainer's state may change; after it everything is as before. Optimizers rest (`rehearsing`)."""
-    kept = {name: part for name, part in trainer.state.items() if part not in trainer.updaters.values()}
-    before = {name: copy.deepcopy(on_cpu(part.state_dict())) for name, part in kept.items()}
+    """Within it the trainer's state may change; after it all is as before, but for how batches are split. Optimizers rest."""
+    kept = {name: part for name, part in trainer.state.items()
+            if part not in trainer.updaters.values() and part is not trainer.splitting}
+    before = Copies().of({name: part.state_dict() for name, part in kept.items()})
     buffers = [(buffer, buffer.clone()) for buffer in trainer.bare_model.buffers()]
     trainer.rehearsing = True
     trainer.totals.reset()

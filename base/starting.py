@@ -11,10 +11,11 @@ from base.build import as_block
 from base.check import check_config
 from base.registries import WRITERS
 from logger.run_log import RunLog
-from utils.checkpoint import CheckpointStore, load_checkpoint, load_part
+from utils.checkpoint import CheckpointStore, load_checkpoint
 from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
 from utils.errors import ConfigError
-from utils.run import CHECKPOINTS, find_checkpoints, new_run, record_environment, run_of
+from utils.run import CHECKPOINTS, find_checkpoints, new_run, record_environment, run_of, runs_of
+from utils.state import load_part
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
@@ -48,10 +49,37 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...]) -> Checkpoint:
     raise ConfigError(f"{path}: holds no checkpoint that is sound")
 
 
+def checkpoint_to_resume(path: Path | None, file: Path | None, overrides: list[str], out: Path,
+                         run_name: str | None) -> Checkpoint | None:
+    """What `--resume PATH` asks for; None for a new run. "auto" is the newest unfinished run of the config's experiment."""
+    if path is None:
+        return None
+    if str(path) != "auto":
+        return open_checkpoint(path, ("last.pt",))
+    checkpoint = _unfinished_checkpoint(file, overrides, out, run_name)
+    log.info("--resume auto: %s", f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
+    return checkpoint
+
+
+def _unfinished_checkpoint(file: Path, overrides: list[str], out: Path, run_name: str | None) -> Checkpoint | None:
+    """With a `run_name` that run alone counts, be it finished or not. Runs without a sound checkpoint are named and left."""
+    name = str(load_config(file, overrides)[0].get("name"))
+    for run in [out / name / run_name] if run_name else runs_of(out / name):
+        if not any((run / CHECKPOINTS).glob("*.pt")):
+            continue
+        try:
+            checkpoint = open_checkpoint(run, ("last.pt",))
+        except ConfigError as error:
+            log.warning("%s", error)
+            continue
+        if run_name or not checkpoint.state["progress"].get("finished"):
+            return checkpoint
+    return None
+
+
 def newest_sound(damaged: Path) -> Path | None:
     """The newest sound checkpoint in the same run."""
-    others = find_checkpoints(damaged.parent, ("last.pt",)) if run_of(damaged) else []
-    for file in others:
+    for file in find_checkpoints(damaged.parent, ("last.pt",)) if run_of(damaged) else ():
         try:
             load_checkpoint(file)
             return file
@@ -108,7 +136,8 @@ def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, device:
     start_step = checkpoint.state["progress"]["step"] if checkpoint and run_of(checkpoint.file) else None
     writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
                for number, block in enumerate(config["writers"])]
-    run = RunLog(folder, CheckpointStore(folder / CHECKPOINTS, config), writers, bars)
+    resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
+    run = RunLog(folder, CheckpointStore(folder / CHECKPOINTS, config, resumed_from), writers, bars)
     unfinished = folder / "config.yaml.tmp"  # a disk that is full must not cost a run that goes on its config
     unfinished.write_text(dump_yaml(config), encoding="utf-8")
     os.replace(unfinished, folder / "config.yaml")

@@ -58,19 +58,10 @@ def load(run: Path, name: str = "last.pt") -> dict:
     return torch.load(run / "checkpoints" / name, weights_only=True)
 
 
-def leaves(value, name: str = "") -> dict:
-    """The tensors and plain values inside a state, by their path."""
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    else:
-        return {name: value}
-    return {path: leaf for key, item in items for path, leaf in leaves(item, f"{name}.{key}").items()}
-
-
 def assert_same_state(one: dict, other: dict) -> None:
     """Every tensor and every number equal, to the last bit."""
+    from utils.state import leaves
+
     one, other = leaves(one), leaves(other)
     assert one.keys() == other.keys()
     for name, value in one.items():

@@ -306,7 +306,7 @@ def test_a_state_written_without_fused_kernels_resumes_with_them():
     first.update(weight.sum(), Window())
     weight, second = updater(fused=True)
     second.load_state_dict(first.state_dict())
-    second.non_finite = torch.tensor(False)  # as on an accelerator, where steps are masked
+    second.guard.lost = torch.tensor(False)  # as on an accelerator, where steps are masked
     second.update(weight.sum(), Window())
     assert second.optimizer.param_groups[0]["fused"] is True
 
@@ -333,15 +333,17 @@ def test_a_schedule_of_fewer_steps_an_epoch_is_taken_up_at_the_same_epoch():
 
 
 def test_epochs_are_kept_by_their_number_and_never_what_was_just_written(tmp_path):
-    from utils.checkpoint import CheckpointStore
+    from utils.checkpoint import CheckpointStore, SavePolicy
     from utils.run import find_checkpoints
 
-    store, state = CheckpointStore(tmp_path / "checkpoints", {}), {"model": {}, "progress": {}}
-    for name in ("epoch_9999.pt", "epoch_10000.pt", "epoch_10001.pt"):
-        store.save(state, [name, "last.pt"], {}, keep_last=2)
-    assert {file.name for file in store.folder.iterdir()} == {"epoch_10000.pt", "epoch_10001.pt", "last.pt"}
-    assert [file.name for file in find_checkpoints(tmp_path, ())][:2] == ["epoch_10001.pt", "epoch_10000.pt"]
-    store.save(state, ["epoch_0005.pt", "last.pt"], {}, keep_last=1)
+    store = CheckpointStore(tmp_path / "checkpoints", {})
+    for number in (9999, 10000, 10001):
+        state = {"model": {}, "progress": {"epoch": number, "batch": 0, "step": number}}
+        store.save(state, [f"epoch_{number}.pt", "last.pt"], {}, SavePolicy(keep_last=2))
+    store.finish()
+    names = [file.name for file in find_checkpoints(tmp_path, ("last.pt",))]
+    assert names == ["last.pt", "epoch_10001.pt", "epoch_10000.pt", "previous.pt"]
+    store.save(state, ["epoch_0005.pt", "last.pt"], {}, SavePolicy(keep_last=1, background=False))
     assert (store.folder / "epoch_0005.pt").exists()
 
 

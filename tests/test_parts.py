@@ -12,7 +12,7 @@ from torch import nn
 from base import METRICS
 from base.base_metric import Metrics, Totals, as_values
 from base.build import build_callable
-from utils.checkpoint import find_unstorable
+from utils.state import find_unstorable
 from utils.ema import WeightAverage
 from utils.errors import ConfigError
 from utils.monitor import Monitor, parse_monitor

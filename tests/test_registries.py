@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 
 from base import OPTIMIZERS, SCHEDULERS
 from base.build import build_optimizer, build_per
-from utils.checkpoint import CheckpointStore, load_checkpoint
+from utils.checkpoint import CheckpointStore, SavePolicy, load_checkpoint
 from utils.errors import ConfigError
 from utils.updater import Schedule, Updater, Window
 
@@ -73,7 +73,9 @@ class Run:
         return {"model": self.module.state_dict(), "optimizer": self.updater.state_dict()}
 
     def store(self, folder) -> None:
-        CheckpointStore(folder, {}).save({**self.state, "progress": {}}, ["last.pt"], self.module.state_dict())
+        progress = {"epoch": 0, "batch": 0, "step": self.steps}
+        store, weights = CheckpointStore(folder, {}), self.module.state_dict()
+        store.save({**self.state, "progress": progress}, ["last.pt"], weights, SavePolicy(background=False))
 
     def load(self, folder, steps: int) -> "Run":
         state = load_checkpoint(folder / "last.pt")["state"]  # with weights_only=True

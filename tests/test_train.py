@@ -36,7 +36,8 @@ def target_mean(outputs, targets):
 def test_a_run_folder_holds_what_the_contract_says(small, tmp_path):
     run = train("-c", small, "trainer.args.save_every=2", "trainer.args.epochs=5", "writers=[TensorBoard]", out=tmp_path)
     assert run.parent == tmp_path / "small"
-    assert {file.name for file in (run / "checkpoints").iterdir()} == {"last.pt", "best.pt", "epoch_0002.pt", "epoch_0004.pt"}
+    assert {file.name for file in (run / "checkpoints").iterdir()} == {
+        "last.pt", "previous.pt", "best.pt", "epoch_0002.pt", "epoch_0004.pt"}
     assert list(run.glob("events.out.tfevents.*")) and "epoch 5/5" in (run / "run.log").read_text()
     resolved, _ = load_config(run / "config.yaml")
     assert resolved == load(run)["config"] and resolved["trainer"]["args"]["epochs"] == 5
@@ -281,25 +282,23 @@ def test_scores_are_written_beside_a_checkpoint_that_was_carried_away(small, tmp
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_on_an_accelerator_a_bad_step_is_masked_and_noticed_at_the_next_look(fused):
-    """The flag that a CUDA loss would set on the device, set by hand: fused optimizers skip, others look at once."""
-    from utils.updater import NonFinite, Schedule, Updater, Window
+def test_on_an_accelerator_bad_steps_are_masked_and_noticed_at_the_next_look(fused):
+    """The flag that a CUDA loss would set on the device, set by hand; after it no step is made any more."""
+    from utils.guard import NonFinite
+    from utils.updater import Schedule, Updater, Window
 
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.Adam([weight], fused=fused)
     updater = Updater(optimizer, Schedule(optimizer), torch.amp.GradScaler("cpu", enabled=False))
-    updater.non_finite = torch.tensor(True)
-    if fused:
+    for lost in (False, True, False):
+        updater.guard.lost = torch.tensor(lost)
+        before = weight.detach().clone()
         updater.update(weight.sum(), Window())
-        with pytest.raises(NonFinite):
-            updater.check()
-    else:
-        with pytest.raises(NonFinite):
-            updater.update(weight.sum(), Window())
-    assert torch.equal(weight, torch.ones(3))
-    updater.non_finite = torch.tensor(False)
-    updater.update(weight.sum(), Window())
-    assert not torch.equal(weight, torch.ones(3))
+        updater.guard.end_step()
+        assert torch.equal(weight, before) == (lost or bool(updater.guard.over))
+    with pytest.raises(NonFinite) as error:
+        updater.guard.check()
+    assert error.value.num_late == 2
 
 
 @pytest.mark.parametrize("options, message", [

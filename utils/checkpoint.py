@@ -1,21 +1,34 @@
 """Checkpoints on disk: written whole or not at all, verified on load, tensors and plain values only."""
-import copy
 import errno
 import logging
 import os
-import pickle
 import shutil
-import zipfile
-from collections import Counter, OrderedDict
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from utils.archive import DamagedError, read_archive, write_archive
 from utils.errors import ConfigError, TrainingError
+from utils.state import Copies, find_unstorable, non_finite, tensors_in
 
 FORMAT = 1
+_VERIFIED = "finite_weights"  # in a file's state: the names in "model" that were finite when it was written
 log = logging.getLogger(__name__)
+
+
+class SavePolicy(NamedTuple):
+    """How a CheckpointStore saves.
+
+    `background`: a thread writes, while training goes on. `max_failures`: how many saves in a row may fail. `keep_last`:
+    how many `epoch_NNNN.pt` to keep, None for all.
+    """
+
+    background: bool = True
+    max_failures: int = 3
+    keep_last: int | None = None
 
 
 class CheckpointStore:
@@ -24,155 +37,107 @@ class CheckpointStore:
     Args:
         folder: made if it is not there; half-written files of killed runs are removed from it.
         config: the resolved config, stored in every checkpoint.
+        resumed_from: the checkpoint that the run goes on from; if it lies here it is never pruned.
     """
 
-    def __init__(self, folder: Path, config: dict):
+    def __init__(self, folder: Path, config: dict, resumed_from: Path | None = None):
         self.folder, self.config = folder, config
+        self.num_failures, self._failure = 0, ""  # in a row, and what the last one was
+        self._resumed_from = resumed_from.name if resumed_from else None
+        self._last_is_sound = self._resumed_from == "last.pt"
+        self._copies, self._owed = Copies(), {}
+        self._writer: threading.Thread | None = None
+        self._bug: BaseException | None = None
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
 
-    def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], keep_last: int | None = None) -> None:
-        """Writes `state` once and gives it all `names` (..., "last.pt"), in this order.
+    def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], policy: SavePolicy) -> None:
+        """Writes `state` once and gives it all `names` (..., "last.pt"), in this order; one save at a time.
 
-        Only then drops the oldest `epoch_NNNN.pt` beyond the newest `keep_last`; None keeps all of them.
-        Raises TrainingError where the state cannot be stored, one of `weights` is not finite, or the disk refuses.
+        What was "last.pt" becomes "previous.pt": no damage to one file costs the run. A save that the disk refuses is an
+        error in the log: what was saved before stays, and names but "last.pt" are made up for with the next save. Raises
+        TrainingError where the state cannot be stored, one of `weights` is not finite, or too many saves in a row failed.
         """
         if unstorable := find_unstorable(state, "state"):
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. Convert it in state_dict().")
         if bad := non_finite(weights):
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
                                 f"The last good one is in {self.folder}.")
+        self.wait(policy.max_failures)
+        content = {"format": FORMAT, "config": self.config, "state": {**self._copies.of(state), _VERIFIED: list(weights)}}
+        self._writer = threading.Thread(target=self._write_all, args=(content, names, policy), name="checkpoint writer")
+        self._writer.start()
+        if not policy.background:
+            self.wait(policy.max_failures)
+
+    def wait(self, max_failures: int | None = None) -> None:
+        """Until what was saved is on the disk, or has failed to get there. Raises TrainingError after `max_failures`."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._bug is not None:
+            raise self._bug
+        if max_failures is not None and self.num_failures >= max_failures:
+            raise TrainingError(f"{self._failure}. {self.num_failures} saves in a row have failed; what was saved before is "
+                                f"in {self.folder}.")
+
+    def finish(self) -> None:
+        """`wait` for a save that has to succeed: raises TrainingError where it did not."""
+        self.wait(max_failures=1)
+
+    def _write_all(self, content: dict, names: list[str], policy: SavePolicy) -> None:
+        owed = {name: earlier for name, earlier in self._owed.items() if name not in names}
+        try:
+            for name, earlier in owed.items():
+                self._write(earlier, [name])
+            self._write(content, names)
+            self._prune(policy.keep_last, {*names, self._resumed_from})
+            self.num_failures, self._owed = 0, {}
+        except OSError as error:
+            self._owed = {**owed, **{name: content for name in names if name != "last.pt"}}
+            self._copies = Copies()  # the old ones hold what is owed
+            self.num_failures += 1
+            self._failure = f"{self.folder / names[-1]}: not saved: {_reason(error)}"
+            log.error("%s (failure %d in a row, %d end the run; what was saved before stays)",
+                      self._failure, self.num_failures, policy.max_failures)
+        except BaseException as error:  # surfaces in the loop
+            self._bug = error
+
+    def _write(self, content: dict, names: list[str]) -> None:
+        needed = sum(tensor.nbytes for tensor in tensors_in(content)) + 1_000_000
+        if (free := shutil.disk_usage(self.folder).free) < needed:
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
         written = self.folder / f".{names[0]}.{os.getpid()}.tmp"
         try:
-            write_durably({"format": FORMAT, "config": self.config, "state": on_cpu(state)}, written)
+            write_archive(content, written)
+            if "last.pt" in names and self._last_is_sound and (self.folder / "last.pt").exists():
+                _give_name(self.folder / "last.pt", "previous.pt")
             for name in names:
-                link = self.folder / f".{name}.{os.getpid()}.link.tmp"
-                _link_or_copy(written, link)
-                os.replace(link, self.folder / name)
-        except (OSError, RuntimeError) as error:
-            raise TrainingError(f"{self.folder / names[0]}: {_why_not_written(error, self.folder)}") from error
+                _give_name(written, name)
+            self._last_is_sound = self._last_is_sound or "last.pt" in names
         finally:
             written.unlink(missing_ok=True)
         _sync_folder(self.folder)
+
+    def _prune(self, keep_last: int | None, spared: set) -> None:
         epochs = sorted(self.folder.glob("epoch_*.pt"), key=lambda file: (len(file.name), file.name))
         for old in epochs[:-keep_last] if keep_last else []:
-            if old.name not in names:
+            if old.name not in spared:
                 old.unlink()
 
 
-def load_checkpoint(file: Path) -> dict:
-    """The content of a checkpoint, on the CPU: `{"format", "config", "state"}`.
-
-    Every record is held against its CRC-32, and unpickling is confined to tensors and plain values: a file from a
-    stranger runs no code. Raises ConfigError for whatever is not a whole, sound checkpoint of this format.
-    """
+def _give_name(file: Path, name: str) -> None:
+    """Another name in the same folder for what is in `file`, from one moment to the next; a link, or else a copy."""
+    link = file.parent / f".{name}.{os.getpid()}.link.tmp"
+    link.unlink(missing_ok=True)
     try:
-        with zipfile.ZipFile(file) as archive:
-            if damaged := archive.testzip():
-                raise ConfigError(f"{file}: damaged: the checksum of '{damaged}' does not match")
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        raise ConfigError(f"{file}: refused: it holds more than tensors and plain values "
-                          f"({_first_line(error)})") from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError,
-            AssertionError) as error:
-        raise ConfigError(f"{file}: not a whole checkpoint: {_first_line(error)}") from error
-    if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
-        raise ConfigError(f"{file}: not a checkpoint of this project: 'format', 'config' and 'state' are needed")
-    state = content["state"]
-    if not isinstance(content["config"], dict) or not isinstance(state, dict) or not {"model", "progress"} <= state.keys():
-        raise ConfigError(f"{file}: not a checkpoint of this project: its config or its state is incomplete")
-    if content["format"] != FORMAT:
-        raise ConfigError(f"{file}: written in checkpoint format {content['format']}; this version reads {FORMAT}")
-    return content
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def load_parts(parts: Mapping, state: Mapping, optional: set[str]) -> None:
-    """`load_part` for all parts; those in `optional` may stand on either side alone. Raises ConfigError."""
-    sides = {"the config builds": parts.keys() - state.keys(), "the checkpoint holds": state.keys() - parts.keys()}
-    alone = [f"only {side} {', '.join(sorted(names - optional))}" for side, names in sides.items() if names - optional]
-    if alone:
-        raise ConfigError(f"the checkpoint does not fit the config: {', and '.join(alone)}")
-    for name in sorted(parts.keys() & state.keys()):
-        load_part(name, parts[name], state[name])
-
-
-def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> None:
-    """`part.load_state_dict(state)`, with its error shortened to a ConfigError that names the part."""
-    try:
-        part.load_state_dict(state)
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        text = " ".join(str(error).split())
-        raise ConfigError(f"{file}: '{name}' does not fit what the config builds: {text[:600]}") from error
-
-
-def on_cpu(value):
-    """`value` with its tensors on the CPU, so that any machine can load it; what is there already is not copied."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        moved = copy.copy(value)  # of the same kind: a module's state_dict carries its version along
-        for key, inner in value.items():
-            moved[key] = on_cpu(inner)
-        return moved
-    return type(value)(map(on_cpu, value)) if type(value) in (list, tuple) else value
-
-
-def write_durably(content: dict, file: Path) -> None:
-    """torch.save, then fsync: when it returns, the file is on the disk."""
-    with open(file, "wb") as handle:
-        torch.save(content, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity. Waits for the device once."""
-    floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
-    if not floats:
-        return None
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
-    return next((name for name, good in zip(floats, finite, strict=True) if not good), None)
-
-
-def find_unstorable(value, where: str) -> str | None:
-    """Which value inside `value` is neither a tensor nor plain, in words; None where all are."""
-    if isinstance(value, (torch.Tensor, torch.dtype)) or type(value) in (type(None), bool, int, float, str):
-        return None
-    if type(value) in (dict, OrderedDict, Counter):
-        inner = [(key, f"{where}[{key!r}]") for key in value] + [(v, f"{where}[{k!r}]") for k, v in value.items()]
-    elif type(value) in (list, tuple, set, torch.Size):
-        inner = [(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    else:
-        return f"{where} is a {type(value).__module__}.{type(value).__qualname__}"
-    return next(filter(None, (find_unstorable(item, name) for item, name in inner)), None)
-
-
-def _why_not_written(error: BaseException, folder: Path) -> str:
-    causes = [error, error.__cause__, error.__context__]  # torch's zip writer hides the OSError behind a RuntimeError
-    os_error = next((cause for cause in causes if isinstance(cause, OSError)), None)
-    if os_error is None:
-        return f"cannot be written: {error}"
-    if os_error.errno == errno.ENOSPC:
-        return f"no space left: {shutil.disk_usage(folder).free / 1e6:.0f} MB are free"
-    return f"cannot be written: {os_error.strerror}"
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
+        os.link(file, link)
     except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
-        with open(target, "rb") as handle:
+        shutil.copyfile(file, link)
+        with open(link, "rb") as handle:
             os.fsync(handle.fileno())
+    os.replace(link, file.parent / name)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -183,3 +148,52 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk: {error.strerror}"
+    return error.strerror or str(error)
+
+
+def load_checkpoint(file: Path) -> dict:
+    """The content of a checkpoint, on the CPU: `{"format", "config", "state"}`.
+
+    Raises ConfigError for whatever is not a whole, sound checkpoint of this format with finite weights; see `read_archive`.
+    """
+    try:
+        content = read_archive(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except DamagedError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
+        raise ConfigError(f"{file}: not a checkpoint of this project: 'format', 'config' and 'state' are needed")
+    if content["format"] != FORMAT:
+        raise ConfigError(f"{file}: written in checkpoint format {content['format']}; this version reads {FORMAT}")
+    config, state = content["config"], content["state"]
+    if not isinstance(config, dict) or not isinstance(state, dict) or any(True for _ in tensors_in(config)):
+        raise ConfigError(f"{file}: not a checkpoint of this project: config and state are needed, as tables")
+    if fault := _state_fault(state):
+        raise ConfigError(f"{file}: {fault}")
+    return content
+
+
+def _state_fault(state: dict) -> str | None:
+    """What keeps a state from being one of this project; None where nothing does."""
+    model, progress = state.get("model"), state.get("progress")
+    if not isinstance(model, dict) or not isinstance(progress, dict):
+        return "not a checkpoint of this project: its state is incomplete"
+    if not all(type(progress.get(name)) is int for name in ("epoch", "batch", "step")):
+        return "not a checkpoint of this project: its progress is not epoch, batch and step"
+    verified = state.pop(_VERIFIED, ())
+    bad = non_finite({name: tensor for name, tensor in model.items() if name in verified and isinstance(tensor, torch.Tensor)})
+    return bad and f"damaged: the weights of {bad} are not finite"
+
+
+def step_of(file: Path) -> float:
+    """The optimizer step that a checkpoint was written at, at a glance; infinity where it cannot be read."""
+    try:
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"]["progress"]["step"]
+    except Exception:  # whatever is wrong with it will show when it is loaded
+        return float("inf")

@@ -13,16 +13,28 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="train.py", description="Train a model from a config, or continue a run.", allow_abbrev=False,
         epilog="python train.py -c configs/digits.yaml trainer.args.epochs=3")
     parser.add_argument("-c", "--config", type=Path, metavar="CONFIG", help="the experiment, YAML or JSON")
-    parser.add_argument("-r", "--resume", type=Path, metavar="PATH", help=f"continue {_TARGET}")
+    parser.add_argument("-r", "--resume", type=Path, metavar="PATH",
+                        help=f"continue {_TARGET}; with -c, 'auto': the experiment's newest unfinished run, or else a new one")
     parser.add_argument("--init-from", type=Path, metavar="PATH", help=f"begin with the weights of {_TARGET}")
     parser.add_argument("--out", type=Path, default=Path("saved"), metavar="DIR", help="where runs are kept (saved/)")
     parser.add_argument("--run-name", metavar="NAME", help="the run's folder; by default the time it starts")
+    parser.add_argument("--steps", type=_positive, metavar="N", help="save and end after the run's optimizer step N")
+    parser.add_argument("--crash-at-step", type=_positive, metavar="N",
+                        help="a rehearsed crash: the process kills itself (SIGKILL) after the run's optimizer step N")
+    parser.add_argument("--verify-resume", action="store_true",
+                        help="prove that a run of this config, killed and resumed, ends with the same bits as one that was "
+                             "not; takes --steps N steps (20)")
     _add_common(parser)
     args = parser.parse_intermixed_args(argv)
     if not args.config and not args.resume:
         parser.error("nothing to do: give a config (-c configs/digits.yaml) or a run to continue (-r saved/digits_lenet)")
-    if args.resume and (args.init_from or args.run_name):
+    automatic = str(args.resume) == "auto"
+    if automatic and not args.config:
+        parser.error("--resume auto looks for runs of a config's experiment: name it with -c")
+    if args.resume and not automatic and (args.init_from or args.run_name):
         parser.error("--resume continues a run in its folder; --init-from and --run-name are for new runs")
+    if args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config):
+        parser.error("--verify-resume takes a config, -c CONFIG, and makes runs of its own")
     return args
 
 
@@ -36,6 +48,18 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="what to evaluate (test)")
     _add_common(parser)
     return parser.parse_intermixed_args(argv)
+
+
+def verify_arguments(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """For train.py again: what of `args` describes the run to verify, and what describes the machine."""
+    start = ["--init-from", str(args.init_from)] if args.init_from else []
+    return ["-c", str(args.config), *start, *args.overrides], ["--device", args.device] if args.device else []
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

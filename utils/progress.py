@@ -8,10 +8,11 @@ from tqdm import tqdm
 
 
 class Position:
-    """Epochs completed, batches consumed of the epoch under way, optimizer steps made."""
+    """Epochs completed, batches consumed of the epoch under way, optimizer steps made; whether training is finished."""
 
     def __init__(self):
         self.epoch = self.batch = self.step = 0
+        self.finished = False
 
     def advance(self, num_batches: int) -> None:
         """One optimizer step over `num_batches` batches is done."""
@@ -21,11 +22,48 @@ class Position:
     def next_epoch(self) -> None:
         self.epoch, self.batch = self.epoch + 1, 0
 
+    def rewind(self, num_steps: int, accumulate: int) -> None:
+        """Back to where it stood before the last `num_steps` steps, all of this epoch, of `accumulate` batches each."""
+        if num_steps:
+            self.batch = (-(-self.batch // accumulate) - num_steps) * accumulate
+            self.step -= num_steps
+
     def state_dict(self) -> dict:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict) -> None:
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        self.finished = state.get("finished", False)
+
+
+class SaveInterval:
+    """When a checkpoint is due: after so many epochs, steps or minutes, whichever comes first."""
+
+    def __init__(self, epochs: int | None = None, steps: int | None = None, minutes: float | None = None):
+        self.epochs, self.steps, self.minutes = epochs, steps, minutes
+        self.saved()
+
+    def saved(self) -> None:
+        """A checkpoint was written: the minutes count anew."""
+        self._saved_at = time.monotonic()
+
+    def due(self, step: int, epoch: int | None = None) -> bool:
+        """Whether one is due after `step` steps in all and, at the end of an epoch, `epoch` epochs."""
+        elapsed_s = time.monotonic() - self._saved_at
+        return bool((self.steps and step % self.steps == 0) or (self.minutes and elapsed_s >= 60 * self.minutes)
+                    or (self.epochs and epoch and epoch % self.epochs == 0))
+
+
+def parse_interval(table: dict) -> SaveInterval:
+    """`{"steps": 500, "minutes": 10}` as a SaveInterval. Raises ValueError for anything else."""
+    for name, value in table.items():
+        if name not in ("epochs", "steps", "minutes"):
+            raise ValueError(f"'{name}' is no interval. Write one or more of {{epochs: 1, steps: 500, minutes: 10}}")
+        if isinstance(value, bool) or not isinstance(value, int if name != "minutes" else (int, float)) or value <= 0:
+            raise ValueError(f"{name}: {value!r} is no {'number' if name == 'minutes' else 'whole number'} above 0")
+    if not table:
+        raise ValueError("is empty. Write one or more of {epochs: 1, steps: 500, minutes: 10}")
+    return SaveInterval(**table)
 
 
 def windows(batches: Iterable, size: int) -> Iterator[list]:

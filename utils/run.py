@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
+from utils.checkpoint import step_of
 from utils.errors import PROJECT, ConfigError
 
 CHECKPOINTS = "checkpoints"
@@ -26,7 +28,8 @@ def folder_name_fault(name: str) -> str | None:
 def new_run(out: Path, name: str, run_name: str | None) -> Path:
     """Makes and returns `out/name/run_name`; by default the run is named by the time it starts.
 
-    Raises ConfigError where the run is there already or the folder cannot be made.
+    A folder that a start left behind before its first checkpoint is used again. Raises ConfigError where the run is
+    there already or the folder cannot be made.
     """
     if run_name and (fault := folder_name_fault(run_name)):
         raise ConfigError(f"--run-name: {fault}")
@@ -38,44 +41,48 @@ def new_run(out: Path, name: str, run_name: str | None) -> Path:
             run.mkdir(parents=True)
             return run
         except FileExistsError:
-            continue
+            if run_name and not any(run.glob(f"{CHECKPOINTS}/*.pt")) and not (run / "metrics.jsonl").exists():
+                return run
         except OSError as error:
             raise ConfigError(f"{run}: cannot be made: {error.strerror}. Choose another folder with --out.") from error
     raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\nor choose another --run-name.")
 
 
-def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> list[Path]:
+def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> Iterator[Path]:
     """The checkpoints that `path` can mean: itself, or those of a run, or of an experiment's newest run.
 
-    In a run the names in `prefer` come first, then the epochs, newest first. Raises ConfigError that lists what is there.
+    In a run the names in `prefer` come first, then what was trained longest. Raises ConfigError that lists what is there.
     """
     if path.is_file():
-        return [path]
+        yield path
+        return
     if not path.is_dir():
         near = next(parent for parent in path.absolute().parents if parent.is_dir())
         others = ", ".join(sorted(p.name for p in near.iterdir() if not p.name.startswith("."))[:10])
         raise ConfigError(f"{path}: there is no such file or folder. In {near}: {others or 'nothing'}")
     run = path.parent if path.name == CHECKPOINTS else path if (path / CHECKPOINTS).is_dir() else newest_run(path)
-    there = sorted((run / CHECKPOINTS).glob("*.pt"), key=_age, reverse=True)
+    there = set((run / CHECKPOINTS).glob("*.pt"))
     if not there:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no checkpoint")
     preferred = [run / CHECKPOINTS / name for name in prefer if run / CHECKPOINTS / name in there]
-    return preferred + [file for file in there if file not in preferred]
+    yield from preferred
+    yield from sorted(there - {*preferred}, key=lambda file: (-step_of(file), file.name))  # only for whoever asks on
 
 
-def _age(file: Path) -> tuple:
-    """Sorts epoch_10000.pt behind epoch_9999.pt, and epochs behind other names."""
-    return file.name.startswith("epoch_"), len(file.name), file.name
+def runs_of(experiment: Path) -> list[Path]:
+    """The runs of an experiment that hold checkpoints, the one begun last first."""
+    runs = {file.parent.parent for file in experiment.glob(f"*/{CHECKPOINTS}/*.pt")}
+    return sorted(runs, key=lambda run: (_begun(run), run.name), reverse=True)
 
 
 def newest_run(experiment: Path) -> Path:
     """The run of an experiment that was begun last."""
-    runs = {file.parent.parent for file in experiment.glob(f"*/{CHECKPOINTS}/*.pt")}
+    runs = runs_of(experiment)
     if not runs:
         inner = sorted({str(file.parents[2]) for file in experiment.glob(f"*/*/{CHECKPOINTS}/*.pt")})
         hint = f" Did you mean one of these? {', '.join(inner)}" if inner else ""
         raise ConfigError(f"{experiment}: neither a run, with {CHECKPOINTS}/ in it, nor an experiment with runs.{hint}")
-    return max(runs, key=lambda run: (_begun(run), run.name))
+    return runs[0]
 
 
 def run_of(checkpoint: Path) -> Path | None:

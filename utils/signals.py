@@ -1,5 +1,6 @@
 """Signals ask the loop to end; the loop looks, saves, and ends."""
 import gc
+import os
 import signal
 import time
 from contextlib import contextmanager
@@ -11,11 +12,14 @@ class StopRequest:
     """Set by a signal's handler or by the clock, looked at by the loop; never acted upon inside the handler.
 
     A second SIGINT ends the process at once: files are written under temporary names, so none comes to harm.
-    `max_time_s` counts from `listening` on; None is for ever.
+    `max_time_s` counts from `listening` on; None is for ever. `at_step` is the last step of this start. `crash_at_step`
+    rehearses the worst: after that step the process kills itself.
     """
 
     def __init__(self, max_time_s: float | None = None):
         self.signal_number: int | None = None
+        self.at_step: int | None = None
+        self.crash_at_step: int | None = None
         self.max_time_s, self.started = max_time_s, time.monotonic()
 
     @contextmanager
@@ -31,12 +35,16 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def reason(self, budget: bool = True) -> str | None:
-        """Why the loop should end now, in words; None where it should not. Without `budget` the clock does not count."""
+    def reason(self, step: int, budget: bool = True) -> str | None:
+        """Why the loop should end after `step`, in words, or None. Without `budget` the clock does not count."""
+        if step == self.crash_at_step:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.signal_number is not None:
             return f"signal {self.signal_number}"
         if budget and self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s:
             return f"the max_time of {self.max_time_s:g} s is spent"
+        if self.at_step is not None and step >= self.at_step:
+            return f"step {self.at_step:,} is done"
         return None
 
     def _handle(self, number, frame) -> None:

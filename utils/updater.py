@@ -1,5 +1,4 @@
 """From a loss to new weights: the only place that knows the order scale, backward, unscale, clip, step, schedule, zero."""
-import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,16 +7,10 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from utils.errors import ConfigError, describe
+from utils.guard import NonFiniteGuard
 
 # The order is kept below; torch warns all the same after a resume, and where fp16 skips its first step.
 warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before", category=UserWarning)
-
-
-class NonFinite(Exception):
-    """A loss or a gradient is NaN or infinite; the weights are those of before the step."""
-
-    ADVICE = ("The step was not made, and the last checkpoint is sound. Usual causes: a learning rate that is too high, "
-              "no trainer.args.clip_norm, fp16 where bf16 would do, a logarithm of or a division by zero, NaN in the data.")
 
 
 class Window(NamedTuple):
@@ -40,35 +33,32 @@ class Updater:
         schedule: the optimizer's learning-rate schedulers.
         scaler: enabled for fp16, else passes everything through.
         clip_norm: the largest global gradient norm, None for no clipping.
+        guard: keeps losses that are not finite from becoming steps; several updaters share one.
         exclusive: backward fills only this optimizer's gradients. For trainers with several optimizers, where the loss
             of one must leave nothing behind in the parameters of another.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: "Schedule", scaler: torch.amp.GradScaler,
-                 clip_norm: float | None = None, exclusive: bool = False):
+                 clip_norm: float | None = None, guard: NonFiniteGuard | None = None, exclusive: bool = False):
         self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
+        self.guard = guard or NonFiniteGuard()
+        self.stepping = False  # an error in between leaves a step half made
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.inputs = self.parameters if exclusive else None
         self._kernels = [{k: group[k] for k in ("fused", "foreach") if k in group} for group in optimizer.param_groups]
         self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
-        self.non_finite: torch.Tensor | None = None  # 0-dim bool, on an accelerator: seen since the last look
 
     def update(self, loss: torch.Tensor, window: Window) -> None:
-        """Adds the loss's gradients; at the end of the window makes the step.
-
-        Raises NonFinite on the CPU. On an accelerator the host does not wait: the step is masked on the device, and
-        `check` tells at the next log point.
-        """
-        if loss.device.type == "cpu":
-            if not math.isfinite(value := loss.item()):
-                raise NonFinite(f"the loss is {value}")
-        else:
-            bad = ~torch.isfinite(loss.detach())
-            self.non_finite = bad if self.non_finite is None else self.non_finite | bad
-        scaled = self.scaler.scale(loss if window.share == 1 else loss * window.share)
-        scaled.backward(inputs=self.inputs)
+        """Adds the loss's gradients; at the end of the window makes the step, unless the guard has something against it."""
+        self.guard.look(loss)
+        if self.guard.lost is not True:
+            scaled = self.scaler.scale(loss if window.share == 1 else loss * window.share)
+            scaled.backward(inputs=self.inputs)
         if window.final:
-            self._step(window.measured)
+            if self.guard.lost is not True:
+                self._step(window.measured)
+            self.schedule.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
     def _step(self, measured: bool) -> None:
         if self.scaler.is_enabled():
@@ -79,38 +69,28 @@ class Updater:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
             self.grad_norm = torch.nn.utils.get_total_norm(dense)
-        self._optimizer_step(known_norm=measured or bool(self.clip_norm))
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _optimizer_step(self, known_norm: bool) -> None:
-        if self.scaler.is_enabled():  # skips steps with infinite gradients by itself: that is how it finds its scale
+        self.stepping = True
+        if self.scaler.is_enabled():  # leaves out steps with infinite gradients by itself: that is how it finds its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            return
-        if known_norm:
-            self._check_gradients()
-        if self.non_finite is not None:
-            if getattr(self.optimizer, "_step_supports_amp_scaling", False):
-                self.optimizer.grad_scale, self.optimizer.found_inf = None, self.non_finite.float()
-            elif self.non_finite:  # an optimizer that cannot be masked costs a look at every step
-                raise NonFinite("the loss is not finite")
-        self.optimizer.step(*self._closure())
+        else:
+            self._guarded_step(known_norm=measured or bool(self.clip_norm))
+        self.stepping = False
 
-    def _check_gradients(self) -> None:
-        if self.grad_norm.device.type != "cpu":
-            self.non_finite = self.non_finite | ~torch.isfinite(self.grad_norm)
-        elif not math.isfinite(self.grad_norm):
-            raise NonFinite(f"the gradient norm is {self.grad_norm.item()}")
+    def _guarded_step(self, known_norm: bool) -> None:
+        if known_norm:
+            self.guard.look(self.grad_norm, "gradient norm")
+        if (mask := self.guard.mask) is not None:
+            if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+                self.optimizer.grad_scale, self.optimizer.found_inf = None, mask.float()
+            elif mask:  # an optimizer that cannot be masked costs a look at every step
+                return
+        if self.guard.lost is not True:
+            self.optimizer.step(*self._closure())
 
     def _closure(self) -> list[Callable]:
         """LBFGS asks for a closure; with `max_iter: 1` it calls it once, and the gradients are there already."""
         return [lambda: 0.0] if isinstance(self.optimizer, torch.optim.LBFGS) else []
-
-    def check(self) -> None:
-        """Raises NonFinite if a loss on an accelerator was not finite since training began. Waits for the device."""
-        if self.non_finite is not None and self.non_finite.item():
-            raise NonFinite("the loss or its gradient is not finite")
 
     @property
     def lr(self) -> float:

@@ -1,0 +1,99 @@
+"""What is kept of a step whose loss was not finite, and which module it began in."""
+import json
+import logging
+from contextlib import contextmanager
+
+import torch
+
+from utils.archive import write_archive
+from utils.checkpoint import CheckpointStore, SavePolicy
+from utils.guard import NonFinite
+from utils.progress import windows
+from utils.state import Copies, find_unstorable, non_finite, tensors_in
+
+log = logging.getLogger(__name__)
+FOLDER = "nan_report"
+ADVICE = ("The step was not made, and the last checkpoint is sound. Usual causes: a learning rate that is too high, "
+          "no trainer.args.clip_norm, fp16 where bf16 would do, a logarithm of or a division by zero, NaN in the data. "
+          "trainer.args.on_nan=skip leaves such steps out.")
+
+
+def describe_non_finite(trainer, error: NonFinite) -> str:
+    """Goes back to the step that was not made, runs it again with an eye on every module, and keeps what it finds.
+
+    `nan_report/` gets `checkpoint.pt` (the state before the step: resume it to see the step fail), `batch.pt` and
+    `report.json`. Returns all of it in words.
+    """
+    position = trainer.position
+    position.rewind(error.num_late, trainer.accumulate)
+    where, folder = trainer.describe_position(), trainer.run.folder / FOLDER
+    if bad := non_finite(dict(trainer.bare_model.named_parameters())):
+        return f"{where}: {error}. The weights of {bad} are not finite: the steps before made them so.\n{ADVICE}"
+    try:
+        window = next(windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
+        window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last)
+                  for _, piece in trainer.splitting.pieces(window)]
+        found = _find_origin(trainer, window)
+        _keep(trainer, folder, window, {**position.state_dict(), "error": str(error), "found": found})
+    except Exception as failure:  # the evidence must not hide what it is about
+        log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
+        return f"{where}: {error}.\n{ADVICE}"
+    return f"{where}: {error}. {found}.\nKept in {folder}: the batch, the weights and where they stood.\n{ADVICE}"
+
+
+def _keep(trainer, folder, window: list, report: dict) -> None:
+    store = CheckpointStore(folder, trainer.run.store.config)
+    state = {name: part.state_dict() for name, part in trainer.state.items()}
+    store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False))
+    content = {"batches": window}
+    if find_unstorable(content, "batch"):
+        content = {"tensors": list(tensors_in(window))}
+    write_archive(Copies().of(content), folder / "batch.pt")
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _find_origin(trainer, window: list) -> str:
+    """Where the first value came up that is not finite, in a sentence."""
+    for number, batch in enumerate(window):
+        if any(not _finite(tensor) for tensor in tensors_in(batch)):
+            return f"The batch itself holds values that are not finite (number {number} of the step, after batch transforms)"
+    trainer.set_mode(training=True)
+    trainer.seed_for("step", trainer.position.step)
+    trainer.rehearsing = True  # no step
+    modules = {"the model": trainer.bare_model, **dict(trainer.bare_model.named_modules())}
+    if isinstance(trainer.loss, torch.nn.Module):
+        modules |= {f"loss {name}".strip(): module for name, module in trainer.loss.named_modules()}
+    modules.pop("", None)
+    with _watched(modules) as found, torch.compiler.set_stance("force_eager"):
+        for batch in window:
+            trainer.train_step(batch)
+            if found:
+                return f"The first module whose output is not finite: {found[0]}"
+    bad = [name for name, p in trainer.bare_model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    if bad:
+        return f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward reached it first)"
+    return "Every module's output is finite: the loss itself is where it begins"
+
+
+@contextmanager
+def _watched(modules: dict[str, torch.nn.Module]):
+    """Within it forward passes put into the list that is yielded which module gave what is not finite, first things first."""
+    found: list[str] = []
+
+    def watch(name: str, module: torch.nn.Module):
+        def look(_, inputs, output):
+            if not found and any(not _finite(tensor) for tensor in tensors_in(output)):
+                largest = max((t.detach().abs().max().item() for t in tensors_in(inputs) if t.numel()), default=0.0)
+                found.append(f"{name} ({type(module).__name__}); the largest of its inputs is {largest:.3g}")
+        return module.register_forward_hook(look)
+
+    handles = [watch(name, module) for name, module in modules.items()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _finite(value: torch.Tensor) -> bool:
+    return bool(torch.isfinite(value).all())

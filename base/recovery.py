@@ -1,0 +1,112 @@
+"""Steps that went wrong: taking them back, and making them in smaller pieces where memory does not suffice."""
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from utils.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class BeforeStep:
+    """What a forward pass leaves behind besides gradients: buffers (BatchNorm's statistics) and metrics; to be put back."""
+
+    def __init__(self, modules: list[torch.nn.Module], metrics):
+        self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+        self._metrics, self._counts = metrics, copy.deepcopy(metrics.state_dict())
+
+    @torch.no_grad()
+    def restore(self, lost: bool | torch.Tensor = True) -> None:
+        """Puts it back; with a 0-dim bool tensor the device decides, for the buffers, and nobody waits for it."""
+        for buffer, before in self._buffers:
+            buffer.copy_(torch.where(lost, before, buffer) if isinstance(lost, torch.Tensor) else before)
+        if lost is True:
+            self._metrics.load_state_dict(self._counts)
+
+
+class Splitting:
+    """Halves batches until memory suffices: more of them to a step, the same samples in the same order.
+
+    `num_parts` grows as needed and stays; it belongs to the state, since sums in another order have other last bits.
+    BatchNorm sees the smaller batches.
+    """
+
+    def __init__(self, enabled: bool = True):
+        self.enabled, self.num_parts = enabled, 1
+
+    def pieces(self, window: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """The batches of a window, as (number of samples, batch), each in up to `num_parts` pieces."""
+        if self.num_parts == 1:
+            return window
+        return [piece for count, batch in window for piece in _pieces(count, batch, self.num_parts)]
+
+    def attempt(self, step: Callable, window: list[tuple[int, Any]]):
+        """What `step(pieces)` returns; None where memory did not suffice, after which the pieces are half as large."""
+        try:
+            return step(self.pieces(window))
+        except RuntimeError as error:
+            if not self.enabled or not is_out_of_memory(error) or self.num_parts >= max(count for count, _ in window):
+                raise
+            self.num_parts *= 2
+            log.warning("out of memory: from here on every batch is taken in %d pieces, at the same effective batch",
+                        self.num_parts)
+        if torch.cuda.is_available():  # after the handler, whose error holds on to the tensors that are in the way
+            torch.cuda.empty_cache()
+        return None
+
+    def state_dict(self) -> dict:
+        return {"num_parts": self.num_parts}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.num_parts = state["num_parts"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory does not suffice, whichever library says it."""
+    said = "out of memory" in str(error) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and said)
+
+
+def _pieces(count: int, batch: Any, num_parts: int) -> Iterator[tuple[int, Any]]:
+    bounds = [part * count // num_parts for part in range(num_parts + 1)]
+    for first, last in zip(bounds, bounds[1:], strict=False):
+        if first < last:
+            yield last - first, _slice(batch, slice(first, last), count)
+
+
+def _slice(batch: Any, part: slice, count: int) -> Any:
+    """The samples `part` of a batch of `count`: of tensors along the first dimension, of lists with an item a sample."""
+    if isinstance(batch, torch.Tensor):
+        if batch.ndim == 0 or len(batch) != count:
+            raise ConfigError(f"trainer.args.on_oom: a batch of {count} samples with a tensor {list(batch.shape)} in it cannot "
+                              "be split. Set on_oom: stop.")
+        return batch[part]
+    if isinstance(batch, Mapping):
+        return type(batch)({key: _slice(value, part, count) for key, value in batch.items()})
+    if isinstance(batch, (list, tuple)):
+        if len(batch) == count and not isinstance(batch[0], torch.Tensor):
+            return batch[part]
+        items = [_slice(value, part, count) for value in batch]
+        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    return batch
+
+
+def describe_out_of_memory(trainer) -> str:
+    """What was tried, what it took, and the settings that help, in numbers."""
+    data, device = trainer.data, trainer.device
+    lines = [f"out of memory with batches of {data.batch_size} samples, "
+             f"{data.batch_size * trainer.accumulate} to a step, in {trainer.precision}"]
+    if device.type == "cuda":
+        peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        lines[0] += f"; at most {peak / 1e9:.1f} GB were taken of the {total / 1e9:.1f} GB of {device}"
+    half = f"data_loader.batch_size={max(data.batch_size // 2, 1)} trainer.args.accumulate={2 * trainer.accumulate}"
+    lines += ["What helps:",
+              f"  {half}  (the same effective batch in half the memory)",
+              "  trainer.args.on_oom=split  (does that by itself, as often as it takes)"]
+    lines += ["  trainer.args.precision=bf16  (nearly halves what activations take)"] * (trainer.precision == "fp32")
+    lines += [f"  data_loader.eval_batch_size={max(data.eval_batch_size // 2, 1)}  (if it happened in evaluation)",
+              "  torch.utils.checkpoint in the model  (computes activations again instead of keeping them)"]
+    return "\n".join(lines)

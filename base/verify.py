@@ -1,0 +1,91 @@
+"""`train.py --verify-resume`: proves for a config that a run, killed and resumed, ends with the bits of one that was not."""
+import json
+import logging
+import signal
+import subprocess
+import sys
+import tempfile
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+
+from utils.checkpoint import load_checkpoint
+from utils.errors import PROJECT, ConfigError, TrainingError
+from utils.run import CHECKPOINTS
+from utils.state import leaves, same
+
+log = logging.getLogger(__name__)
+CAUSES = """Usual causes:
+  a dataset or transform that draws from a generator of its own (numpy.random.default_rng(), random.Random()), made when
+    it was built: draw from torch, random or numpy.random instead, which are seeded for every sample
+  something that changes in training and is in no checkpoint: put an object with state_dict and load_state_dict into the
+    trainer's self.state
+  results that depend on the time, on the order of a set, on the process
+  an iterable dataset that is not the same when it is read again"""
+NOISE = """Two runs that nobody killed differ, too, so it is not the resume: this training gives other numbers every time. Usual
+causes: CUDA kernels that are not deterministic (torch.use_deterministic_algorithms(True)), and those above."""
+
+
+def verify_resume(arguments: list[str], machine: list[str], num_steps: int) -> bool:
+    """Trains `num_steps` steps; trains a twin that kills itself (SIGKILL) on the way, and resumes it; compares the two.
+
+    Every tensor and number of the two states and every line of the two metrics.jsonl have to be equal. `arguments` for
+    train.py name the config, `machine` what goes for a resume, too. Logs the verdict and returns it. Raises ConfigError
+    or TrainingError where training itself fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out, limit = Path(folder), ["--steps", str(num_steps)]
+        new = [*arguments, *machine, "trainer.args.log_every=1", "writers=[]", "--out", folder, *limit]
+        log.info("1. up to %d steps without a break", num_steps)
+        straight = _train(out, "straight", new)
+        num_made = load_checkpoint(straight / CHECKPOINTS / "last.pt")["state"]["progress"]["step"]
+
+        every, crash = max(num_made // 4, 1), num_made // 2 + 1
+        log.info("2. the same, with a checkpoint every %d steps, killed by SIGKILL after step %d", every, crash)
+        saving = f"trainer.args.checkpoint_every={{steps: {every}}}"
+        twin = _train(out, "twin", [*new, saving, "--crash-at-step", str(crash)], killed=True)
+        at = load_checkpoint(twin / CHECKPOINTS / "last.pt")["state"]["progress"]
+        log.info("3. resumed from step %d: epoch %d, batch %d", at["step"], at["epoch"] + 1, at["batch"])
+        _train(out, "twin", ["-r", str(twin), *machine, *limit])
+
+        if not (difference := first_difference(straight, twin)):
+            log.info("PASS: after %d steps every value of the state and every line of metrics.jsonl is equal, to the last bit",
+                     num_made)
+            return True
+        log.error("FAIL: %s\n%s", difference, CAUSES)
+        if first_difference(straight, _train(out, "again", new)):
+            log.error(NOISE)
+        return False
+
+
+def _train(out: Path, name: str, arguments: list[str], killed: bool = False) -> Path:
+    """Runs train.py as a process of its own; returns the folder of the run called `name`."""
+    names = [] if "-r" in arguments else ["--run-name", name]
+    done = subprocess.run([sys.executable, str(PROJECT / "train.py"), "-q", *arguments, *names], capture_output=True, text=True)
+    said = done.stderr.strip()
+    if done.returncode != (-signal.SIGKILL if killed else 0):
+        raise ConfigError(said) if done.returncode == 2 else TrainingError(f"Training itself fails:\n{said}")
+    return next(out.glob(f"*/{name}"))
+
+
+def first_difference(straight: Path, resumed: Path) -> str | None:
+    """What differs between two runs, in words: of the logged numbers the first in time, then of the last state; or None."""
+    lines = [(run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for run in (straight, resumed)]
+    for one, other in zip_longest(*lines, fillvalue="{}"):
+        if one != other:
+            return _describe(leaves(json.loads(one)), leaves(json.loads(other)), "metrics.jsonl, " + one.split(", \"epoch")[0])
+    states = [load_checkpoint(run / CHECKPOINTS / "last.pt")["state"] for run in (straight, resumed)]
+    return _describe(*map(leaves, states), "the last state")
+
+
+def _describe(straight: dict, resumed: dict, where: str) -> str | None:
+    for name in [*straight, *(resumed.keys() - straight.keys())]:
+        one, other = (side.get(name, "nothing") for side in (straight, resumed))
+        if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
+            if not same(one, other):
+                gap = (one.double() - other.double()).abs().max().item()
+                return f"{where}: {name} {list(one.shape)} differs by up to {gap:.3g}"
+        elif type(one) is not type(other) or one != other:
+            return f"{where}: {name} is {one} without a break, {other} when resumed"
+    return None

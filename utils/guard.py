@@ -1,0 +1,72 @@
+"""Keeps a loss that is not finite from becoming a step."""
+import logging
+import math
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+class NonFinite(Exception):
+    """A loss or a gradient is NaN or infinite; the weights are those of before the step.
+
+    `num_late`: the steps between the one that was not made and now, itself included; 0 while it is under way.
+    """
+
+    def __init__(self, message: str, num_late: int = 0):
+        super().__init__(message)
+        self.num_late = num_late
+
+
+class NonFiniteGuard:
+    """Looks at every loss and at the gradient norms that are known, and keeps bad steps from being made.
+
+    On the CPU the host sees a bad value at once. On an accelerator it does not wait: steps are masked on the device
+    (`mask`), as GradScaler's found_inf does, and `check` tells at the next log point.
+
+    Args:
+        tolerated: how many steps in a row may be left out before NonFinite is raised.
+    """
+
+    def __init__(self, tolerated: int = 0):
+        self.tolerated = tolerated
+        self.lost: bool | torch.Tensor = False  # whether the step under way is; on an accelerator 0-dim bool
+        self.over: bool | torch.Tensor = False  # whether more were lost in a row than are tolerated: none is made any more
+        self.num_in_a_row: int | torch.Tensor = 0
+        self.num_lost: int | torch.Tensor = 0  # since the last `check`
+        self.num_over: int | torch.Tensor = 0  # steps since then
+
+    def look(self, value: torch.Tensor, what: str = "loss") -> None:
+        """Takes note of a 0-dim loss or gradient norm. Raises NonFinite on the CPU, where none is tolerated."""
+        if value.device.type != "cpu":
+            bad = value.detach() * 0 != 0  # isfinite would be four kernels; every one of them counts in every step
+            self.lost = bad if self.lost is False else self.lost | bad
+        elif not math.isfinite(number := value.item()):
+            if not self.tolerated:
+                raise NonFinite(f"the {what} is {number}")
+            self.lost = True
+
+    @property
+    def mask(self) -> torch.Tensor | None:
+        """0-dim bool on the device: whether the step must not be made; None where the host knows."""
+        return self.lost | self.over if isinstance(self.lost, torch.Tensor) else None
+
+    def end_step(self) -> bool | torch.Tensor:
+        """Call after every step; whether it is to be left out. Raises NonFinite on the CPU after too many in a row."""
+        lost, self.lost = self.lost, False
+        if self.tolerated:
+            self.num_in_a_row = (self.num_in_a_row + 1) * lost
+            self.num_lost = self.num_lost + lost
+        if isinstance(lost, torch.Tensor):
+            self.over = self.over | (self.num_in_a_row > self.tolerated if self.tolerated else lost)
+            self.num_over = self.num_over + self.over
+        elif self.num_in_a_row > self.tolerated:
+            raise NonFinite(f"the loss was not finite in {self.num_in_a_row} steps in a row")
+        return lost if self.tolerated else False
+
+    def check(self) -> int:
+        """How many steps were lost since the last look. Waits for the device. Raises NonFinite after too many in a row."""
+        if isinstance(self.num_over, torch.Tensor) and (late := int(self.num_over)):
+            raise NonFinite("the loss or its gradient is not finite", late)
+        num_lost, self.num_lost = int(self.num_lost), 0
+        return num_lost
