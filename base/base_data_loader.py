@@ -9,7 +9,19 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from base.samples import CountingCollate, PositionSampler, Samples, Stream, Transform, on_input, to_device
+from base.samples import (
+    CountingCollate,
+    PositionSampler,
+    Samples,
+    Stream,
+    StreamCollate,
+    StreamPlace,
+    Transform,
+    copy_of_state,
+    is_stateful,
+    on_input,
+    to_device,
+)
 from utils.errors import ConfigError
 from utils.random import derive, permutation
 from utils.signals import ignore_in_worker
@@ -33,7 +45,8 @@ class DataSplits:
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: the part of train (0.1) or the number of its samples (500) to validate on. None takes the
             dataset's own val split, 0 means no validation.
-        batches_per_epoch: cuts training epochs to this many batches; an endless IterableDataset needs it.
+        batches_per_epoch: cuts training epochs to this many batches; an endless IterableDataset needs it. One that tells
+            its state goes on behind the cut; where it ends, so does the epoch, and the next begins it again.
         eval_batches: cuts evaluations to this many batches; an endless val or test stream needs it.
         shuffle, drop_last: of the train split.
         num_workers, pin_memory, timeout, prefetch_factor, persistent_workers, multiprocessing_context: of torch's
@@ -60,7 +73,9 @@ class DataSplits:
                 "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,
                 "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
         self._build_dataset = build_dataset
+        self.place = StreamPlace()  # of training, where its dataset is a stream that tells its state
         self._datasets: dict[str, Dataset | None] = {}
+        self._first_states: dict[str, Any] = {}
         self._loaders: dict[tuple[str, bool], DataLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
         atexit.register(_close, weakref.ref(self))  # comes before multiprocessing waits for its children
@@ -82,6 +97,7 @@ class DataSplits:
             except ConfigError as error:
                 hint = "Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 for no validation."
                 raise ConfigError(f"{error}\n{hint}" if source == "val" else str(error)) from error
+            self._first_states[source] = copy_of_state(self._datasets[source])
         return self._datasets[source]
 
     def indices(self, split: str) -> torch.Tensor:
@@ -125,18 +141,29 @@ class DataSplits:
         """The batches of a split from number `start` on, as (number of samples, batch), on the CPU.
 
         `training` (by default for the train split) shuffles and augments as `epoch` says. Otherwise every sample comes
-        once, in order, through the `eval` transforms, and the same in every epoch.
+        once, in order, through the `eval` transforms, and the same in every epoch. A train stream that tells its state goes
+        on at `place`, which moves along; other streams are read from their beginning up to `start`.
         """
         training = split == "train" if training is None else training
-        key = (split, training)
+        key, limit = (split, training), self._limit(training)
+        if limit and start >= limit:
+            return iter(())
         if key not in self._loaders:
             self._loaders[key] = self._build_loader(split, training)
         loader = self._loaders[key]
         position = loader.dataset if isinstance(loader.dataset, Stream) else loader.batch_sampler
         position.epoch, position.start = epoch if training else 0, start
-        limit = self._limit(training)
-        self._iterators[key] = iter(loader)
-        return itertools.islice(self._iterators[key], limit and max(limit - start, 0))
+        if isinstance(position, Stream):
+            position.place = self.place if key == ("train", True) and is_stateful(position.dataset) else StreamPlace()
+            _tell_what_is_read_again(position)
+        batches = self._iterators[key] = iter(loader)
+        if isinstance(position, Stream):
+            batches = _follow(batches, position.place)
+        return itertools.islice(batches, limit and limit - start)
+
+    def to_checkpoint(self) -> dict[str, StreamPlace]:
+        """What a checkpoint has to hold of the data: the place in a train stream that tells its state, else nothing."""
+        return {"stream": self.place} if is_stateful(self.dataset("train")) else {}
 
     def close(self) -> None:
         """Ends the loader workers, also those in the middle of an epoch. They ignore SIGTERM: nothing else would."""
@@ -151,11 +178,12 @@ class DataSplits:
         self.num_batches(split)  # raises where there is none
         view = self._view(split, training)
         if isinstance(dataset, IterableDataset):
-            samples = list(itertools.islice(iter(view), self._batch_size(training)))
+            samples, _ = next(iter(view), ([], None))
         else:
             samples = [view[key] for key in next(iter(self._sampler(split, training)))]
         if not samples:
-            raise ConfigError(f"dataset: the {split} split holds no samples")
+            what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
+            raise ConfigError(f"dataset: the {split} split holds no {what}")
         return self._collate(dataset)(samples)
 
     def prepare(self, batch: Any, device: torch.device, channels_last: bool = False) -> Any:
@@ -187,7 +215,7 @@ class DataSplits:
         if not isinstance(dataset, IterableDataset):
             options |= {"batch_sampler": self._sampler(split, training)}
         else:
-            options |= {"batch_size": self._batch_size(training), "drop_last": self.drop_last and training}
+            options |= {"batch_size": None, "collate_fn": StreamCollate(options["collate_fn"])}  # it makes the batches
             if options["num_workers"]:  # several would each read the whole stream, or change its order
                 log.info("%s is a stream: one worker reads it", type(dataset).__name__)
                 options |= {"num_workers": 1, "persistent_workers": False}
@@ -201,7 +229,8 @@ class DataSplits:
         transforms = self.transforms["train" if training else "eval"]
         seed = derive(self.seed, "sample", SPLITS.index(split))
         if isinstance(dataset, IterableDataset):
-            return Stream(dataset, transforms, seed, self._batch_size(training))
+            return Stream(dataset, transforms, seed, self._batch_size(training), drop_last=self.drop_last and training,
+                          first_state=self._first_states[split])
         return Samples(dataset, transforms, seed)
 
     def _sampler(self, split: str, training: bool) -> PositionSampler:
@@ -210,6 +239,21 @@ class DataSplits:
 
     def _collate(self, dataset: Dataset) -> Callable[[list], tuple[int, Any]]:
         return CountingCollate(getattr(dataset, "collate_fn", default_collate))
+
+
+def _follow(batches: Iterator, place: StreamPlace) -> Iterator[tuple[int, Any]]:
+    """The batches of a Stream alone; `place` is always the one after the last of them that was taken."""
+    for counted, after in batches:
+        place.load_state_dict(after.state_dict())
+        yield counted
+    place.load_state_dict({"epoch": place.epoch, "state": None, "over": True})
+
+
+def _tell_what_is_read_again(stream: Stream) -> None:
+    if stream.start and stream.place.state is None and not stream.place.over:
+        lacks = "saved state" if is_stateful(stream.dataset) else "state_dict"
+        log.info("%s has no %s: the stream is read again from the start of epoch %d, and %d batches are passed over",
+                 type(stream.dataset).__name__, lacks, stream.epoch + 1, stream.start)
 
 
 def _close(splits: weakref.ref) -> None:

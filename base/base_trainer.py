@@ -176,6 +176,7 @@ class BaseTrainer:
         """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
         self.updaters = self.build_updaters()
         self.state |= {"optimizer" if name == "optimizer" else f"optimizer_{name}": u for name, u in self.updaters.items()}
+        self.state |= self.data.to_checkpoint()
         if self.ema_decay is not None:
             self.state["ema"] = self.ema = WeightAverage(self.bare_model, self.ema_decay)
 
@@ -336,8 +337,8 @@ class BaseTrainer:
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
-        # these go with the config, and with the run
-        load_parts(self.state, state, optional={"monitor", "splitting", "metrics_file"})
+        # these go with the config, the data and the run
+        load_parts(self.state, state, optional={"monitor", "splitting", "stream", "metrics_file"})
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all randomness from here on a function of the run's seed, a purpose and a number."""

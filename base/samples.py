@@ -1,4 +1,5 @@
 """One sample at a time: its place in the order, its randomness, its transforms, its way into a batch."""
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -47,25 +48,88 @@ class Samples(Dataset):
         return transformed(self.dataset[index], self.transforms)
 
 
+class StreamPlace:
+    """Where a stream with a `state_dict` stands after a batch. The one of training is a part of the checkpoint.
+
+    An object, and no tuple or dict: the loader's `pin_memory` leaves it alone, and so the tuples within a state.
+
+    Args:
+        epoch: the one in which this pass over the stream began.
+        state: the dataset's; None at the beginning and at the end of a pass.
+        over: whether the pass is over; the next epoch then begins another one.
+    """
+
+    def __init__(self, epoch: int = 0, state: Any = None, over: bool = False):
+        self.epoch, self.state, self.over = epoch, state, over
+
+    def state_dict(self) -> dict:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch, self.state, self.over = state["epoch"], state["state"], state["over"]
+
+
 class Stream(IterableDataset):
-    """An IterableDataset with its transforms; `(epoch, index)` seeds what it draws, `set_epoch` tells it where it has one."""
+    """The batches of an IterableDataset, as (list of transformed samples, the place after them).
 
-    def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int):
-        self.dataset, self.transforms, self.seed, self.batch_size = dataset, transforms, seed, batch_size
+    `(epoch, index)` seeds what it draws; `set_epoch` tells it, where it has one, the epoch in which its pass began. Set
+    `epoch`, `start` and `place` before iterating. A dataset with `state_dict` and `load_state_dict` goes on at `place`, or
+    begins at `first_state`. Any other is read from its beginning, and the batches before `start` are passed over.
+    """
+
+    def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
+                 drop_last: bool, first_state: Any = None):
+        self.dataset, self.transforms, self.seed, self.first_state = dataset, transforms, seed, first_state
+        self.batch_size, self.drop_last = batch_size, drop_last
         self.epoch = self.start = 0
+        self.place = StreamPlace()
 
-    def __iter__(self) -> Iterator[Any]:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(self.epoch)
-        samples = iter(self.dataset)
-        for index in itertools.count():
+    def __iter__(self) -> Iterator[tuple[list, StreamPlace]]:
+        if self.start and self.place.over:
+            return
+        anew, goes_on = StreamPlace(self.epoch, self.first_state), self.place.state is not None
+        first_index = self.start * self.batch_size
+        batches = self._read(self.place, first_index) if goes_on else self._read(anew, 0)
+        first = next(batches, None)
+        if first is None and goes_on and not self.start:  # the epoch before was cut just where the data end
+            batches = self._read(anew, 0)
+            first = next(batches, None)
+        if first is not None:
+            yield first
+            yield from batches
+
+    def _read(self, place: StreamPlace, first_index: int) -> Iterator[tuple[list, StreamPlace]]:
+        epoch, samples, batch = place.epoch, self._open(place), []
+        for index in itertools.count(first_index):
             seed_cpu(derive(self.seed, "sample", self.epoch, index))
             try:
                 sample = next(samples)
             except StopIteration:
-                return
+                break
             if index >= self.start * self.batch_size:
-                yield transformed(sample, self.transforms)
+                batch.append(transformed(sample, self.transforms))
+            if len(batch) == self.batch_size:
+                yield batch, StreamPlace(epoch, copy_of_state(self.dataset))
+                batch = []
+        if batch and not self.drop_last:
+            yield batch, StreamPlace(epoch, over=True)
+
+    def _open(self, place: StreamPlace) -> Iterator[Any]:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(place.epoch)
+        if is_stateful(self.dataset):
+            self.dataset.load_state_dict(copy.deepcopy(place.state))  # the dataset may keep it, and change it
+        return iter(self.dataset)
+
+
+def is_stateful(dataset: Dataset | None) -> bool:
+    """Whether a dataset is a stream that tells where it stands and can be put there."""
+    return isinstance(dataset, IterableDataset) and hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
+
+
+def copy_of_state(dataset: Dataset | None) -> Any:
+    """The state of a stateful stream, which reading on does not change; None for any other dataset."""
+    return copy.deepcopy(dataset.state_dict()) if is_stateful(dataset) else None
 
 
 class CountingCollate:
@@ -76,6 +140,17 @@ class CountingCollate:
 
     def __call__(self, samples: list) -> tuple[int, Any]:
         return len(samples), self.collate(samples)
+
+
+class StreamCollate:
+    """Collates the samples of what a Stream yields, and hands on the place."""
+
+    def __init__(self, collate: Callable[[list], Any]):
+        self.collate = collate
+
+    def __call__(self, samples_and_place: tuple[list, StreamPlace]) -> tuple[Any, StreamPlace]:
+        samples, place = samples_and_place
+        return self.collate(samples), place
 
 
 def transformed(sample: Any, transforms: list[Transform]) -> Any:
