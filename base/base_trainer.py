@@ -1,5 +1,4 @@
 """The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from typing import Annotated, Any, Literal
@@ -9,13 +8,12 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
-from base.evidence import describe_non_finite
-from base.recovery import BeforeStep, Splitting, describe_out_of_memory, is_out_of_memory
+from base.recovery import Splitting, careful_step, explained
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint import SavePolicy
 from utils.ema import WeightAverage
-from utils.errors import ConfigError, Interrupted, TrainingError
-from utils.guard import NonFinite, NonFiniteGuard
+from utils.errors import ConfigError, Interrupted
+from utils.guard import NonFiniteGuard
 from utils.monitor import Monitor, parse_monitor
 from utils.progress import Bar, Position, parse_interval, seconds, windows
 from utils.random import derive, seed_all
@@ -23,8 +21,6 @@ from utils.signals import StopRequest
 from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below, nearest
 from utils.state import load_parts
 from utils.updater import Schedule, Updater, Window
-
-log = logging.getLogger(__name__)
 
 
 class BaseTrainer:
@@ -193,19 +189,11 @@ class BaseTrainer:
             self.leave_if_asked(budget=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
-            try:
+            with closing(self.data), explained(self):
                 while not self.finished:
                     self.train_epoch()
                     self.finish_epoch()
                 run.store.finish()
-            except NonFinite as error:
-                raise TrainingError(describe_non_finite(self, error)) from error
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise TrainingError(f"{self.describe_position()}: {describe_out_of_memory(self)}") from error
-            finally:
-                self.data.close()
             self.on_train_end()
 
     @property
@@ -234,13 +222,8 @@ class BaseTrainer:
                 self.leave_if_asked()
 
     def train_window(self, window: list[tuple[int, Any]]) -> None:
-        """One optimizer step; taken back where it must not count, and made again where memory did not suffice."""
-        self.seed_for("step", self.position.step)
-        before = self.before_step()
-        while (values := self.splitting.attempt(self.run_window, window)) is None:
-            self.take_back(before)
-        if (lost := self.guard.end_step()) is not False:
-            before.restore(lost)
+        """One optimizer step and what it leaves in the totals and averages."""
+        values, lost = careful_step(self, window)
         for named, count in values:
             self.totals.add(named, count, lost)
         self.run.num_seen += sum(count for count, _ in window)
@@ -248,7 +231,7 @@ class BaseTrainer:
             self.ema.update()
 
     def run_window(self, window: list[tuple[int, Any]]) -> list[tuple[Mapping[str, Any], int]]:
-        """Forward, backward and the update: each batch counts by its part of the window's samples."""
+        """Forward, backward and update: each batch counts by its part of the window's samples. Returns (values, samples)."""
         num_samples = sum(count for count, _ in window)
         measured = (self.position.step + 1) % self.log_every == 0
         values = []
@@ -262,7 +245,7 @@ class BaseTrainer:
 
     def finish_epoch(self) -> None:
         """Evaluates, lets monitor and schedules move, logs, saves."""
-        self.check_guard()
+        self.guard.check()
         epoch = self.position.epoch + 1
         values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
         if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
@@ -328,7 +311,7 @@ class BaseTrainer:
 
     def save(self, *names: str) -> None:
         """Writes the state as checkpoints of these names. Raises NonFinite where a masked step came before."""
-        self.check_guard()
+        self.guard.check()
         self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
         self.run.store.save(state, list(names), dict(self.bare_model.named_parameters()), self.save_policy)
@@ -344,38 +327,15 @@ class BaseTrainer:
         """Makes all randomness from here on a function of the run's seed, a purpose and a number."""
         seed_all(derive(self.seed, purpose, number), self.device)
 
-    def before_step(self) -> BeforeStep | None:
-        """What it takes to undo the step about to be made; None where the config does not ask for that."""
-        if not self.guard.tolerated and not self.splitting.enabled:
-            return None
-        modules = [self.bare_model] + [self.loss] * isinstance(self.loss, nn.Module)
-        return BeforeStep(modules, self.metrics)
-
-    def take_back(self, before: BeforeStep) -> None:
-        """Undoes forward and backward passes that memory did not suffice for. Raises TrainingError for a step half made."""
-        if any(updater.stepping for updater in self.updaters.values()):
-            raise TrainingError(f"{self.describe_position()}, in the optimizer: {describe_out_of_memory(self)}")
-        before.restore()
-        for updater in self.updaters.values():
-            updater.optimizer.zero_grad(set_to_none=True)
-        self.guard.lost = False
-        self.seed_for("step", self.position.step)
-
     # -- the log, the clock, signals, and numbers that went wrong ---------------------------------------------------
 
     def log_step(self) -> None:
         """A log point: reads the totals from the device, once, and writes them."""
-        self.check_guard()
+        self.guard.check()
         values = {f"step/{name}": value for name, value in self.totals.recent().items()}
         norms = {name: updater.grad_norm for name, updater in self.updaters.items() if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
         self.run.step(values, self.position.epoch + 1, self.position.step)
-
-    def check_guard(self) -> None:
-        """Learns from the device which steps were lost. Raises NonFinite where they were too many in a row."""
-        if num_lost := self.guard.check():
-            log.warning("%s: the loss was not finite in %d steps since the last look; they were left out",
-                        self.describe_position(), num_lost)
 
     def learning_rates(self) -> dict[str, float]:
         return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from base.samples import is_stateful
 from utils.archive import write_archive
 from utils.checkpoint import CheckpointStore, SavePolicy
 from utils.guard import NonFinite
@@ -30,7 +31,7 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     if bad := non_finite(dict(trainer.bare_model.named_parameters())):
         return f"{where}: {error}. The weights of {bad} are not finite: the steps before made them so.\n{ADVICE}"
     try:
-        window = next(windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
+        window = error.window or _fetch_again(trainer)
         window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last)
                   for _, piece in trainer.splitting.pieces(window)]
         found = _find_origin(trainer, window)
@@ -39,6 +40,13 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
     return f"{where}: {error}. {found}.\nKept in {folder}: the batch, the weights and where they stood.\n{ADVICE}"
+
+
+def _fetch_again(trainer) -> list:
+    position = trainer.position
+    if is_stateful(trainer.data.dataset("train")):
+        raise RuntimeError("the stream has gone on; with trainer.args.log_every=1 it is looked at in time")
+    return next(windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
 
 
 def _keep(trainer, folder, window: list, report: dict) -> None:

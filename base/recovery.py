@@ -1,22 +1,60 @@
-"""Steps that went wrong: taking them back, and making them in smaller pieces where memory does not suffice."""
+"""Steps that go wrong: explaining them, taking them back, making them in smaller pieces where memory does not suffice."""
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
-from utils.errors import ConfigError
+from base.evidence import describe_non_finite
+from utils.errors import ConfigError, TrainingError
+from utils.guard import NonFinite
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def explained(trainer):
+    """Within it a loss that is not finite, and a want of memory, become a TrainingError that says what helps."""
+    try:
+        yield
+    except NonFinite as error:
+        raise TrainingError(describe_non_finite(trainer, error)) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(f"{trainer.describe_position()}: {describe_out_of_memory(trainer)}") from error
+
+
+def careful_step(trainer, window: list[tuple[int, Any]]) -> tuple[list, bool | torch.Tensor]:
+    """One optimizer step by `trainer.run_window`; what that returned, and whether the step was lost (not finite, left out).
+
+    Where memory does not suffice the step is taken back and made again in smaller pieces, if `on_oom` says so.
+    """
+    before = BeforeStep(trainer) if trainer.guard.tolerated or trainer.splitting.enabled else None
+    trainer.seed_for("step", trainer.position.step)
+    try:
+        while (values := trainer.splitting.attempt(trainer.run_window, window)) is None:
+            before.take_back()
+        lost = trainer.guard.end_step()
+    except NonFinite as error:
+        error.window = window
+        raise
+    if lost is not False:
+        before.restore(lost)
+    return values, lost
 
 
 class BeforeStep:
     """What a forward pass leaves behind besides gradients: buffers (BatchNorm's statistics) and metrics; to be put back."""
 
-    def __init__(self, modules: list[torch.nn.Module], metrics):
+    def __init__(self, trainer):
+        self._trainer = trainer
+        modules = [trainer.bare_model] + [trainer.loss] * isinstance(trainer.loss, nn.Module)
         self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
-        self._metrics, self._counts = metrics, copy.deepcopy(metrics.state_dict())
+        self._counts = copy.deepcopy(trainer.metrics.state_dict())
 
     @torch.no_grad()
     def restore(self, lost: bool | torch.Tensor = True) -> None:
@@ -24,7 +62,18 @@ class BeforeStep:
         for buffer, before in self._buffers:
             buffer.copy_(torch.where(lost, before, buffer) if isinstance(lost, torch.Tensor) else before)
         if lost is True:
-            self._metrics.load_state_dict(self._counts)
+            self._trainer.metrics.load_state_dict(self._counts)
+
+    def take_back(self) -> None:
+        """Undoes forward and backward passes that memory did not suffice for. Raises TrainingError for a step half made."""
+        trainer, updaters = self._trainer, self._trainer.updaters.values()
+        if any(updater.stepping for updater in updaters):
+            raise TrainingError(f"{trainer.describe_position()}, in the optimizer: {describe_out_of_memory(trainer)}")
+        self.restore()
+        for updater in updaters:
+            updater.optimizer.zero_grad(set_to_none=True)
+        trainer.guard.lost = False
+        trainer.seed_for("step", trainer.position.step)
 
 
 class Splitting:

@@ -10,12 +10,13 @@ log = logging.getLogger(__name__)
 class NonFinite(Exception):
     """A loss or a gradient is NaN or infinite; the weights are those of before the step.
 
-    `num_late`: the steps between the one that was not made and now, itself included; 0 while it is under way.
+    `num_late`: the steps between the one that was not made and now, itself included; 0 while it is under way, where
+    `window` are its batches.
     """
 
     def __init__(self, message: str, num_late: int = 0):
         super().__init__(message)
-        self.num_late = num_late
+        self.num_late, self.window = num_late, None
 
 
 class NonFiniteGuard:
@@ -64,9 +65,10 @@ class NonFiniteGuard:
             raise NonFinite(f"the loss was not finite in {self.num_in_a_row} steps in a row")
         return lost if self.tolerated else False
 
-    def check(self) -> int:
-        """How many steps were lost since the last look. Waits for the device. Raises NonFinite after too many in a row."""
+    def check(self) -> None:
+        """Tells of the steps lost since the last look. Waits for the device. Raises NonFinite after too many in a row."""
         if isinstance(self.num_over, torch.Tensor) and (late := int(self.num_over)):
             raise NonFinite("the loss or its gradient is not finite", late)
-        num_lost, self.num_lost = int(self.num_lost), 0
-        return num_lost
+        if num_lost := int(self.num_lost):
+            log.warning("the loss was not finite in %d steps since the last look: they were left out", num_lost)
+        self.num_lost = 0
