@@ -1,6 +1,7 @@
 """What is kept of a step whose loss was not finite, and which module it began in."""
 import json
 import logging
+import math
 from contextlib import contextmanager
 
 import torch
@@ -91,8 +92,7 @@ def _watched(modules: dict[str, torch.nn.Module]):
     def watch(name: str, module: torch.nn.Module):
         def look(_, inputs, output):
             if not found and any(not _finite(tensor) for tensor in tensors_in(output)):
-                largest = max((t.detach().abs().max().item() for t in tensors_in(inputs) if t.numel()), default=0.0)
-                found.append(f"{name} ({type(module).__name__}); the largest of its inputs is {largest:.3g}")
+                found.append(f"{name} ({type(module).__name__}); {_describe_inputs(inputs)}")
         return module.register_forward_hook(look)
 
     handles = [watch(name, module) for name, module in modules.items()]
@@ -101,6 +101,13 @@ def _watched(modules: dict[str, torch.nn.Module]):
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _describe_inputs(inputs) -> str:
+    largest = max((tensor.detach().abs().max().item() for tensor in tensors_in(inputs) if tensor.numel()), default=0.0)
+    if math.isfinite(largest):
+        return f"the largest of its inputs is {largest:.3g}"
+    return "its inputs are not finite already: it happened in the code between the modules"
 
 
 def _finite(value: torch.Tensor) -> bool:

@@ -26,7 +26,7 @@ class SilentRun:
 
 
 class RunLog:
-    """A run's folder and what is written there. A context: leaving it closes metrics.jsonl and the writers.
+    """A run's folder and what is written there. A context: leaving it waits for the last save and closes all files.
 
     A disk that refuses ends no run from here: a writer that raises OSError is left out from then on, with a warning.
 
@@ -45,6 +45,7 @@ class RunLog:
         return self
 
     def __exit__(self, *error):
+        self.store.wait()
         self.metrics_file.close()
         self._tell_writers("close")
 

@@ -1,0 +1,287 @@
+"""Runs that go wrong, end in between, are retried, or are asked to prove themselves."""
+import json
+
+import pytest
+import torch
+from conftest import assert_same_run, assert_same_state, epochs, load, metrics, program, train
+from torch import nn
+from torch.utils.data import Dataset
+
+from base import DATASETS, MODELS, TRAINERS
+from trainer.trainer import Trainer
+from utils.checkpoint import load_checkpoint
+from utils.errors import ConfigError, Interrupted, TrainingError
+
+
+@MODELS.register
+class Sick(nn.Module):
+    """Gives NaN in its second layer at chosen training steps; runs out of memory above a number of samples."""
+
+    def __init__(self, at: list, limit: int = 10**9):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(64, 16), nn.BatchNorm1d(16), Breaks()
+        self.head, self.at, self.limit, self.num_calls = nn.Linear(16, 10), at, limit, 0
+
+    def forward(self, images):
+        if self.training and len(images) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        self.num_calls += self.training
+        self.second.broken = self.training and self.num_calls - 1 in self.at  # the first call is the rehearsal
+        return self.head(self.second(self.norm(self.first(images.flatten(1)))))
+
+
+class Breaks(nn.Module):
+    broken = False
+
+    def forward(self, inputs):
+        return inputs / 0 * 0 if self.broken else inputs.relu()
+
+
+@DATASETS.register
+class Private(Dataset):
+    """Digits at random from a generator of its own, which is in no checkpoint."""
+
+    def __init__(self, split: str):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return torch.randn(1, 8, 8, generator=self.generator), index % 10
+
+
+@TRAINERS.register
+class Recorder(Trainer):
+    """Keeps the state of after every step, and of before."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.weights = []
+
+    def on_step_end(self):
+        self.weights.append({name: p.detach().clone() for name, p in self.bare_model.named_parameters()})
+        Recorder.latest = self
+
+
+def sick(**args) -> str:
+    return f"model={{type: Sick, args: {json.dumps(args)}}}"
+
+
+RECORDED = "trainer={type: Recorder, args: {epochs: 2, log_every: 2}}"
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_the_batch_and_the_culprit(small, tmp_path):
+    with pytest.raises(TrainingError, match=r"(?s)batch 6, step 3: the loss is nan. The first module.*: second \(Breaks\)"):
+        train("-c", small, sick(at=list(range(8, 99))), RECORDED, "trainer.args.accumulate=2",
+              "data_loader.batches_per_epoch=20", out=tmp_path)
+    report = next(tmp_path.glob("*/*")) / "nan_report"
+    assert json.loads((report / "report.json").read_text())["step"] == 3
+    state = load_checkpoint(report / "checkpoint.pt")["state"]
+    for name, weight in Recorder.latest.weights[2].items():
+        assert torch.equal(state["model"][name], weight)
+    assert state["progress"]["step"] == 3 and state["progress"]["batch"] == 6
+    batches = torch.load(report / "batch.pt", weights_only=True)["batches"]
+    assert [list(inputs.shape) for inputs, _ in batches] == [[30, 1, 8, 8]] * 2
+    assert load(report.parent)["state"]["progress"]["step"] == 0  # the last good checkpoint
+
+
+def test_weights_that_are_not_finite_are_named_and_never_saved(small, tmp_path):
+    with pytest.raises(TrainingError, match="learning rate"):
+        train("-c", small, "optimizer={type: SGD, args: {lr: 1e38}}", "trainer.args.checkpoint_every={steps: 1}", out=tmp_path)
+    for file in tmp_path.rglob("*.pt"):
+        if file.name != "batch.pt":
+            assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(file)["state"]["model"].values())
+
+
+def test_steps_with_a_bad_loss_can_be_left_out_as_if_they_had_not_been(small, tmp_path):
+    options = [RECORDED, "trainer.args.on_nan=skip", "trainer.args.max_nan_steps=2", "metrics=[accuracy]"]
+    run = train("-c", small, sick(at=[3, 4, 7]), *options, out=tmp_path)
+    weights = Recorder.latest.weights
+    assert len(weights) == 10
+    unchanged = [all(torch.equal(weights[i][name], weights[i - 1][name]) for name in weights[i]) for i in range(1, 10)]
+    assert [number + 1 for number, still in enumerate(unchanged) if still] == [2, 3, 6]
+    model = load(run)["state"]["model"]
+    assert all(torch.isfinite(tensor).all() for tensor in model.values())  # the statistics of BatchNorm, too
+    assert all(line["train/loss"] is not None for line in epochs(run))
+    assert "not finite in 2 steps since the last look" in (run / "run.log").read_text()
+    with pytest.raises(TrainingError, match="not finite in 3 steps in a row"):
+        train("-c", small, sick(at=[3, 4, 5]), *options, out=tmp_path / "more")
+
+
+@pytest.mark.parametrize("tolerated", [0, 2])
+def test_on_an_accelerator_a_guard_counts_without_waiting(tolerated):
+    """The 0-dim tensors that a device would hold; this machine's are on the CPU, where `meta` stands in for the look."""
+    from utils.guard import NonFinite, NonFiniteGuard
+
+    guard, seen = NonFiniteGuard(tolerated), []
+    for bad in (0, 1, 1, 0, 1, 1, 1, 0):
+        guard.lost = torch.tensor(bool(bad))
+        seen.append(bool(guard.mask))
+        lost = guard.end_step()
+        assert lost is False if not tolerated else bool(lost) == bool(bad)
+    assert seen == ([False, True, True, True, True, True, True, True] if not tolerated else
+                    [False, True, True, False, True, True, True, True])
+    with pytest.raises(NonFinite) as error:
+        guard.check()
+    assert error.value.num_late == (2 if tolerated else 7)
+
+
+def test_totals_leave_out_what_a_device_says_is_lost():
+    from base.base_metric import Totals
+    totals = Totals()
+    for value, lost in ((1.0, False), (float("nan"), True), (3.0, False)):
+        totals.add({"loss": torch.tensor(value)}, 2, torch.tensor(lost))
+    assert totals.means() == {"loss": 2.0} and totals.counts == {"loss": 4}
+
+
+def test_without_memory_the_run_ends_with_numbers_that_help(small, tmp_path):
+    with pytest.raises(TrainingError) as error:
+        train("-c", small, sick(at=[], limit=16), out=tmp_path)
+    for text in ("batches of 30 samples", "data_loader.batch_size=15 trainer.args.accumulate=2", "on_oom=split", "bf16"):
+        assert text in str(error.value)
+
+
+def test_batches_are_split_until_they_fit_with_the_same_samples_in_the_same_order(small, tmp_path):
+    options = ["metrics=[accuracy]", "trainer.args.log_every=1"]
+    fits = "model={type: MLP, args: {sizes: [64, 16, 10], dropout: 0.0}}"
+    whole = train("-c", small, fits, *options, out=tmp_path / "whole")
+
+    @MODELS.register
+    class Greedy(type(MODELS.build({"type": "MLP", "args": {"sizes": [64, 16, 10]}}, "model"))):
+        """An MLP that needs the memory of a large machine for more than 9 samples."""
+
+        def forward(self, images):
+            if self.training and len(images) > 9:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+            return super().forward(images)
+
+    greedy = [fits.replace("MLP", "Greedy"), *options, "trainer.args.on_oom=split"]
+    split = train("-c", small, *greedy, out=tmp_path / "split")
+    assert load(split)["state"]["splitting"] == {"num_parts": 4}
+    assert "taken in 4 pieces" in (split / "run.log").read_text()
+    for one, other in zip(metrics(whole), metrics(split), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    with pytest.raises(Interrupted):
+        train("-c", small, *greedy, "--steps", 3, out=tmp_path / "resumed")
+    run = next((tmp_path / "resumed").glob("*/*"))
+    train("-r", run, out=tmp_path / "resumed")
+    assert_same_run(split, run)
+
+
+def test_splitting_knows_tensors_tables_and_lists_of_samples():
+    from base.recovery import Splitting
+    splitting = Splitting()
+    splitting.num_parts = 2
+    batch = {"image": torch.arange(6).view(3, 2), "name": ["a", "b", "c"], "scale": 2.0, "pair": (torch.arange(3), None)}
+    (one, first), (two, second) = splitting.pieces([(3, batch)])
+    assert (one, two) == (1, 2) and first["name"] == ["a"] and second["name"] == ["b", "c"]
+    assert torch.equal(torch.cat([first["image"], second["image"]]), batch["image"]) and second["scale"] == 2.0
+    assert second["pair"][0].tolist() == [1, 2]
+    with pytest.raises(ConfigError, match="cannot be split"):
+        splitting.pieces([(3, torch.zeros(4))])
+
+
+@pytest.mark.parametrize("options, message", [
+    (["trainer.args.max_nan_steps=3"], "no effect without on_nan"),
+    (["trainer.args.checkpoint_every={hours: 1}"], "'hours' is no interval"),
+    (["trainer.args.checkpoint_every={steps: 0}"], "steps: 0 is no whole number above 0"),
+    (["trainer.args.checkpoint_every={}"], "is empty"),
+    (["trainer.args.on_oom=splitt"], "one of"),
+    (["trainer.args.max_failed_saves=0"], "too small"),
+])
+def test_options_without_meaning_are_errors(small, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        train("-c", small, *options, out=tmp_path)
+
+
+@pytest.mark.parametrize("every, expected", [
+    ("{steps: 2}", [0, 2, 4, 5, 6, 8, 10]), ("{steps: 7}", [0, 5, 7, 10]), ("{epochs: 2}", [0, 5, 10]),
+    ("{epochs: 1, steps: 3}", [0, 3, 5, 6, 9, 10]), ("{minutes: 1e-9}", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+])
+def test_checkpoints_are_written_as_often_as_asked_for_and_where_it_gets_better(small, tmp_path, monkeypatch, every, expected):
+    from utils.checkpoint import CheckpointStore
+    steps, save = [], CheckpointStore.save
+    monkeypatch.setattr(CheckpointStore, "save", lambda store, state, *args: (
+        steps.append(state["progress"]["step"]), save(store, state, *args)))
+    run = train("-c", small, f"trainer.args.checkpoint_every={every}", out=tmp_path)
+    assert steps == expected and all(line["val/loss"] is not None for line in epochs(run))
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_a_resume_from_every_seventh_step_and_every_epoch_ends_with_the_same_bits(small, tmp_path, background):
+    """Every leaf: weights, optimizer, schedule, average, early stopping, best value, running means."""
+    options = ["trainer.args.ema=0.9", "trainer.args.early_stop=9", "trainer.args.epochs=6", "trainer.args.accumulate=2",
+               "scheduler={type: OneCycleLR, args: {max_lr: 0.01}, per: step}", "data_loader.batches_per_epoch=9",
+               "trainer.args.save_every=1", f"trainer.args.async_save={background}"]
+    straight = train("-c", small, *options, out=tmp_path / "straight")
+    assert load(straight)["state"]["progress"]["step"] == 30
+    for step in (5, 7, 10, 14, 15, 20, 21, 25, 28):
+        with pytest.raises(Interrupted):
+            train("-c", small, *options, "--steps", step, "--run-name", f"at{step}", out=tmp_path / "stopped")
+        run = train("-r", tmp_path / "stopped" / "small" / f"at{step}", out=tmp_path / "stopped")
+        assert_same_run(straight, run)
+        assert_same_state(load(straight, "best.pt")["state"], load(run, "best.pt")["state"])
+    for epoch in range(1, 6):
+        train("-r", run / "checkpoints" / f"epoch_{epoch:04d}.pt", out=tmp_path / "stopped")
+        assert_same_run(straight, run)
+
+
+def test_a_run_that_is_retried_with_auto_goes_on_until_it_is_finished_and_then_another_begins(small, tmp_path):
+    auto = ["-c", small, "-r", "auto"]
+    straight = train("-c", small, out=tmp_path / "straight")
+    for step in (2, 4, 7):
+        with pytest.raises(Interrupted):
+            train(*auto, "--steps", step, out=tmp_path / "auto")
+    run = train(*auto, out=tmp_path / "auto")
+    assert_same_run(straight, run)
+    assert len(list((tmp_path / "auto").glob("*/*"))) == 1
+    again = train(*auto, out=tmp_path / "auto")
+    assert again != run and len(list((tmp_path / "auto").glob("*/*"))) == 2
+    named = [*auto, "--run-name", "mine"]
+    with pytest.raises(Interrupted):
+        train(*named, "--steps", 3, out=tmp_path / "auto")
+    mine = train(*named, out=tmp_path / "auto")
+    assert_same_run(straight, mine)
+    before = (mine / "run.log").read_text()
+    train(*named, out=tmp_path / "auto")  # finished: says so and changes nothing
+    assert (mine / "run.log").read_text() == before
+
+
+def test_auto_begins_anew_in_the_folder_of_a_start_that_died_before_its_first_checkpoint(small, tmp_path):
+    (tmp_path / "small" / "mine" / "checkpoints").mkdir(parents=True)
+    run = train("-c", small, "-r", "auto", "--run-name", "mine", out=tmp_path)
+    assert run.name == "mine" and load(run)["state"]["progress"]["finished"]
+
+
+def test_auto_needs_a_config(tmp_path):
+    assert "name it with -c" in program("train.py", "-r", "auto", code=2).stderr
+
+
+def test_a_start_may_end_after_a_step_and_says_so_again(small, tmp_path):
+    for _ in range(2):
+        with pytest.raises(Interrupted, match="step 3 is done: saved at epoch 1, batch 3, step 3") as stop:
+            train("-c", small, "-r", "auto", "--steps", 3, out=tmp_path)
+        assert stop.value.signal_number is None
+
+
+def test_verify_resume_passes_for_what_is_exact(small, tmp_path):
+    done = program("train.py", "--verify-resume", "-c", small, "--steps", 8, "--device", "cpu", "data_loader.num_workers=2")
+    assert "killed by SIGKILL after step 5" in done.stdout and "resumed from step" in done.stdout
+    assert "PASS: after 8 steps" in done.stdout
+
+
+def test_verify_resume_names_what_differs_first_and_why_it_may(small, tmp_path):
+    from conftest import PROJECT
+    project = tmp_path / "project"
+    program("new.py", "project", project)
+    source = (PROJECT / "tests" / "test_recovery.py").read_text()
+    private = source[source.index("@DATASETS.register"):source.index("@TRAINERS.register")]
+    (project / "data_loader" / "private.py").write_text(
+        f"import torch\nfrom torch.utils.data import Dataset\nfrom base import DATASETS\n\n\n{private}")
+    done = program("train.py", "--verify-resume", "-c", small, "dataset.type=Private", "data_loader.batch_size=10",
+                   "--steps", 6, cwd=project, code=1)
+    assert "FAIL: metrics.jsonl" in done.stderr and "step/loss is" in done.stderr and "generator of its own" in done.stderr
+    assert "nobody killed" not in done.stderr
+    wrong = program("train.py", "--verify-resume", "-c", small, "model.type=MPL", cwd=project, code=2)
+    assert "Did you mean 'MLP'?" in wrong.stderr
