@@ -1,4 +1,5 @@
 """How a run begins: from a config, from a checkpoint, from another run's weights."""
+import errno
 import logging
 import os
 from pathlib import Path
@@ -11,9 +12,9 @@ from base.build import as_block
 from base.check import check_config
 from base.registries import WRITERS
 from logger.run_log import RunLog
-from utils.checkpoint import CheckpointStore, load_checkpoint
+from utils.checkpoint import CheckpointStore, load_checkpoint, remove_leftovers
 from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
-from utils.errors import ConfigError
+from utils.errors import ConfigError, TrainingError
 from utils.run import CHECKPOINTS, find_checkpoints, new_run, record_environment, run_of, runs_of
 from utils.state import load_part
 
@@ -55,7 +56,9 @@ def checkpoint_to_resume(path: Path | None, file: Path | None, overrides: list[s
     if path is None:
         return None
     if str(path) != "auto":
-        return open_checkpoint(path, ("last.pt",))
+        checkpoint = open_checkpoint(path, ("last.pt",))
+        remove_leftovers(checkpoint.file.parent)  # also of a run that turns out to be finished
+        return checkpoint
     checkpoint = _unfinished_checkpoint(file, overrides, out, run_name)
     log.info("--resume auto: %s", f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
     return checkpoint
@@ -129,7 +132,8 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
     try:
         return _open_run(folder, config, checkpoint, device, bars)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        kind = TrainingError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
+        raise kind(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, device: torch.device, bars: bool) -> RunLog:

@@ -16,6 +16,7 @@ from logger.run_log import RunLog
 from logger.tensorboard import TensorBoard
 from logger.writer import Writer
 from trainer.trainer import Trainer
+from utils.checkpoint import CheckpointStore
 from utils.errors import ConfigError
 
 
@@ -107,14 +108,14 @@ def test_a_checkpoint_first_brings_to_the_disk_the_lines_that_it_counts(tmp_path
 
 
 def test_the_end_of_a_run_tries_once_more(tmp_path, caplog):
-    run = RunLog(tmp_path, store=None)
+    run = RunLog(tmp_path, CheckpointStore(tmp_path / "checkpoints", {}))
     with run, refused(run.metrics_file):
         write(run.metrics_file, 0, 1)
     assert run.metrics_file.path.read_bytes() == undisturbed(tmp_path, 2) and len(warnings(caplog)) == 1
 
 
 def test_the_end_of_a_run_says_how_many_lines_are_lost(tmp_path, caplog):
-    run = RunLog(tmp_path, store=None)
+    run = RunLog(tmp_path, CheckpointStore(tmp_path / "checkpoints", {}))
     with refused(run.metrics_file), run:
         write(run.metrics_file, 0, 1)
     assert "the last 2 of its 2 lines are lost" in warnings(caplog)[-1]
@@ -172,19 +173,20 @@ ALL = ["hparams", "scalars", "images", "histograms", "close"]
 def test_a_writer_whose_disk_is_full_is_left_out_with_one_warning_and_the_others_go_on(tmp_path, caplog, method):
     full = Refusing(tmp_path, method, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     sound = Refusing(tmp_path, "none", OSError())
-    log_everything(RunLog(tmp_path, None, [full, sound]))
+    log_everything(RunLog(tmp_path, CheckpointStore(tmp_path / "checkpoints", {}), [full, sound]))
     assert full.calls == ALL[: ALL.index(method) + 1] and sound.calls == ALL
     assert warnings(caplog) == ["Refusing: cannot write: No space left on device. Training goes on without this writer."]
     assert len(metrics(tmp_path)) == 1
     with pytest.raises(ZeroDivisionError):  # a fault of the writer's own still ends the run
-        log_everything(RunLog(tmp_path, None, [Refusing(tmp_path, method, ZeroDivisionError())]))
+        store = CheckpointStore(tmp_path / "checkpoints", {})
+        log_everything(RunLog(tmp_path, store, [Refusing(tmp_path, method, ZeroDivisionError())]))
 
 
 @pytest.mark.parametrize("size", [0, 100, 400])  # from its first record on, among the hyper-parameters, later
 def test_tensorboard_on_a_full_disk_is_left_out_and_neither_hangs_nor_prints_a_traceback(tmp_path, caplog, capsys, monkeypatch,
                                                                                          size):
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # Python's own instead of pytest's
-    run = RunLog(tmp_path, None, [TensorBoard(tmp_path)])
+    run = RunLog(tmp_path, CheckpointStore(tmp_path / "checkpoints", {}), [TensorBoard(tmp_path)])
     thread = threading.Thread(target=log_everything, args=[run], daemon=True)
     with no_file_beyond(size):
         thread.start()

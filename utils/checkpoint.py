@@ -49,8 +49,7 @@ class CheckpointStore:
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink()
+        remove_leftovers(folder)
 
     def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], policy: SavePolicy) -> None:
         """Writes `state` once and gives it all `names` (..., "last.pt"), in this order; one save at a time.
@@ -127,6 +126,25 @@ class CheckpointStore:
                 old.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed saves left behind; what a process that is running has under way stays."""
+    for leftover in folder.glob(".*.tmp"):
+        number = leftover.name.removesuffix(".tmp").removesuffix(".link").rpartition(".")[2]
+        if not number.isdigit() or int(number) == os.getpid() or not _is_running(int(number)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(process_number: int) -> bool:
+    try:
+        if os.name == "posix":  # elsewhere this would end it
+            os.kill(process_number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
+
+
 def _give_name(file: Path, name: str) -> None:
     """Another name in the same folder for what is in `file`, from one moment to the next; a link, or else a copy."""
     link = file.parent / f".{name}.{os.getpid()}.link.tmp"
@@ -169,7 +187,7 @@ def load_checkpoint(file: Path) -> dict:
         raise ConfigError(f"{file}: {error}") from error
     if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
         raise ConfigError(f"{file}: not a checkpoint of this project: 'format', 'config' and 'state' are needed")
-    if content["format"] != FORMAT:
+    if type(content["format"]) is not int or content["format"] != FORMAT:
         raise ConfigError(f"{file}: written in checkpoint format {content['format']}; this version reads {FORMAT}")
     config, state = content["config"], content["state"]
     if not isinstance(config, dict) or not isinstance(state, dict) or any(True for _ in tensors_in(config)):
@@ -186,9 +204,12 @@ def _state_fault(state: dict) -> str | None:
         return "not a checkpoint of this project: its state is incomplete"
     if not all(type(progress.get(name)) is int for name in ("epoch", "batch", "step")):
         return "not a checkpoint of this project: its progress is not epoch, batch and step"
-    verified = state.pop(_VERIFIED, ())
-    bad = non_finite({name: tensor for name, tensor in model.items() if name in verified and isinstance(tensor, torch.Tensor)})
-    return bad and f"damaged: the weights of {bad} are not finite"
+    verified, average = state.pop(_VERIFIED, ()), state.get("ema")
+    for weights in (model, average.get("model") if isinstance(average, dict) else None):
+        tensors = weights if isinstance(weights, dict) else {}
+        if bad := non_finite({name: tensors[name] for name in verified if isinstance(tensors.get(name), torch.Tensor)}):
+            return f"damaged: the weights of {bad} are not finite"
+    return None
 
 
 def step_of(file: Path) -> float:
