@@ -225,3 +225,16 @@ def mounted_tmpfs(folder: Path, size: str):
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+# -- files that nobody should trust ------------------------------------------------------------------------------------
+
+
+def assert_refused(command: list, file: Path, within_s: float = 60) -> str:
+    """`python COMMAND` ends with exit code 2 and one line that names `file`, soon and in little memory; returns the line."""
+    with Started(*command, preexec=little_memory()) as program:
+        code = program.end(within_s)
+        said = program.said.strip()
+    assert code == 2, f"exit code {code}: {said[-2000:]}"
+    assert len(said.splitlines()) == 1 and file.name in said, said[-2000:]
+    return said
