@@ -20,9 +20,10 @@ import zipfile
 import numpy
 import pytest
 import torch
-from conftest import score, train
+from conftest import train
 from harness import assert_refused, write_config
 
+from utils import cli
 from utils.errors import ConfigError
 
 WITNESS = "WITNESS_FILE"  # of the environment: what must never be made
@@ -49,6 +50,13 @@ def witness(tmp_path, monkeypatch):
     monkeypatch.setenv(WITNESS, str(tmp_path / "executed"))
     yield tmp_path / "executed"
     assert not (tmp_path / "executed").exists(), "code from the file was executed"
+
+
+def score(file) -> None:
+    """`python test.py -r FILE`, in this process."""
+    from test import main
+
+    main(cli.test_arguments(["--quiet", "-r", str(file)]))
 
 
 def selected(names, always: tuple) -> list:
@@ -109,7 +117,7 @@ def test_no_pickle_gets_to_call_anything(content, tmp_path, witness, case):
     """In this process, for all of them; the next test asks the program."""
     file = evil_file(case, content, tmp_path)
     with pytest.raises(ConfigError, match=r"evil\.pt: ") as refusal:
-        score("-r", file)
+        score(file)
     assert len(str(refusal.value).splitlines()) == 1
 
 
@@ -150,7 +158,7 @@ def test_the_config_inside_a_checkpoint_names_nothing_dangerous(content, tmp_pat
     for block in dangerous(name):
         torch.save({**content, "config": {**content["config"], **SECTIONS[section](block)}}, file)
         with pytest.raises(ConfigError, match=f"{section}.*no [a-z]+ '{re.escape(name)}'"):
-            score("-r", file)
+            score(file)
 
 
 @pytest.mark.parametrize("section, name", [pytest.param(*case, marks=[pytest.mark.faults] * (case[0] != "model")) for case in
@@ -168,7 +176,7 @@ def test_the_program_refuses_a_config_that_names_something_dangerous(content, tm
 def test_a_config_inside_a_checkpoint_reaches_no_other_file(content, tmp_path, change):
     torch.save({**content, "config": {**content["config"], **change}}, tmp_path / "evil.pt")
     with pytest.raises(ConfigError, match=next(iter(change))):
-        score("-r", tmp_path / "evil.pt")
+        score(tmp_path / "evil.pt")
 
 
 # -- what explodes -----------------------------------------------------------------------------------------------------
@@ -409,7 +417,7 @@ def test_what_is_no_whole_checkpoint_is_refused(good, content, tmp_path, name):
     """In this process, for all of them; the next test asks the program."""
     FOREIGN[name](good, content, tmp_path / "foreign.pt")
     with pytest.raises(ConfigError) as refusal:
-        score("-r", tmp_path / "foreign.pt")
+        score(tmp_path / "foreign.pt")
     if name != "an empty config":  # all its faults are told, each in a line
         assert len(str(refusal.value).splitlines()) == 1 and "foreign.pt" in str(refusal.value)
 
@@ -426,10 +434,10 @@ def test_the_program_refuses_what_is_no_whole_checkpoint(good, content, tmp_path
 def test_a_sound_copy_is_accepted(good, content, tmp_path):
     """So that what the tests above refuse is refused for what was done to it."""
     torch.save(replaced(content, "state.stray", torch.zeros(3)), tmp_path / "copy.pt")
-    score("-r", tmp_path / "copy.pt")
+    score(tmp_path / "copy.pt")
     rezip(good, tmp_path / "rezipped.pt")
-    score("-r", tmp_path / "rezipped.pt")
+    score(tmp_path / "rezipped.pt")
     buffer = io.BytesIO()
     torch.save(content, buffer)
     (tmp_path / "again.pt").write_bytes(buffer.getvalue())
-    score("-r", tmp_path / "again.pt")
+    score(tmp_path / "again.pt")
