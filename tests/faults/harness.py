@@ -31,7 +31,7 @@ transforms:
   train: [{type: RandomAffine, args: {degrees: 10, translate: [0.1, 0.1]}}]
   batch: [{type: Normalize, args: {mean: [0.3], std: [0.4]}}]
 data_loader: {batch_size: 30, eval_batch_size: 1, validation_split: 300, batches_per_epoch: 24}
-model: {type: MLP, args: {sizes: [64, 2048, 512, 10], dropout: 0.2}}
+model: {type: MLP, args: {sizes: [64, 4096, 1024, 10], dropout: 0.2}}
 loss: CrossEntropyLoss
 metrics: [accuracy]
 optimizer: {type: Adam, args: {lr: 0.001}}

@@ -30,7 +30,7 @@ from harness import (
 )
 
 # The value that is monitored falls in every epoch, so that best.pt is the last epoch in the end; 300 KB a checkpoint.
-STEADY = BUSY.replace("sizes: [64, 2048, 512, 10], dropout: 0.2", "sizes: [64, 256, 10]").replace(
+STEADY = BUSY.replace("sizes: [64, 4096, 1024, 10], dropout: 0.2", "sizes: [64, 256, 10]").replace(
     "scheduler: {type: OneCycleLR, args: {max_lr: 0.003}, per: step}\n", "").replace("lr: 0.001", "lr: 0.0003").replace(
     "epochs: 6", "epochs: 8").replace("save_every: 1, keep_last: 2", "")
 NO_LIMIT = resource.RLIM_INFINITY
