@@ -232,8 +232,8 @@ def test_a_signal_on_a_full_disk_ends_the_run_with_code_1_for_it_could_not_save(
         assert told(program) and sound_step(run) == step
 
 
-@pytest.mark.parametrize("kind", [SizeLimit, Full, pytest.param(FullToTheLastByte, marks=pytest.mark.faults)],
-                         ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Full, *(pytest.param(kind, marks=pytest.mark.faults) for kind in
+                                          (SizeLimit, FullToTheLastByte))], ids=lambda kind: kind.__name__)
 def test_a_disk_that_is_full_before_the_first_step_ends_the_run_in_the_first_seconds(tmp_path, kind):
     with disk(kind, tmp_path / "disk") as place:
         place.fail_from_the_start()

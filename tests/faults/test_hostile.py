@@ -288,7 +288,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("name", selected(BOMBS, ("10^12 weights that are one", "billion laughs as an argument")))
+@pytest.mark.parametrize("name", selected(BOMBS, ("billion laughs as an argument",)))
 def test_what_explodes_is_refused_within_a_minute_and_little_memory(good, content, tmp_path, name):
     BOMBS[name](good, content, tmp_path / "bomb.pt")
     size = (tmp_path / "bomb.pt").stat().st_size
@@ -415,7 +415,7 @@ FOREIGN = {
     "averaged weights with an infinity": with_weights(float("inf")),
     "weights with a NaN": with_weights(float("nan"), "state.model"),
 }
-MAIN_FILES = ("a text file", "a record marked as a folder")
+MAIN_FILES = ("a record marked as a folder",)
 
 
 @pytest.mark.parametrize("name", FOREIGN)
