@@ -126,6 +126,7 @@ def test_a_kill_before_any_action_on_a_file_ends_with_the_same_bits(tmp_path, st
     config, out = write_config(tmp_path), tmp_path
     new = ("train.py", "-q", "-c", config, *options, "--out", out, "--run-name")
     log = tmp_path / "actions"
+    (out / "busy").mkdir()  # else only the first run makes it
     finish(KILL_AT, 0, log, *new, "counted")
     killed, wrong, generator = Counter(), {}, random.Random(seed)
     for number, action in enumerate(actions := log.read_text().splitlines(), start=1):
