@@ -62,14 +62,16 @@ def write_config(folder: Path, text: str = BUSY) -> Path:
 class Started:
     """`python ARGS` under way, in a session of its own, so that a signal to its group reaches nobody else.
 
-    A context: whatever is left of it is killed in the end. `preexec` runs in the child, before the program.
+    A context: whatever is left of it is killed in the end. `preexec` runs in the child, before the program. On the CPU,
+    everywhere: address spaces are limited here, which CUDA does not take.
     """
 
     def __init__(self, *args, cwd: Path = PROJECT, preexec=None):
         self.command, self.started = [sys.executable, *map(str, args)], time.monotonic()
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         self._stderr = tempfile.TemporaryFile()  # not a pipe: nobody has to read along
         self.process = subprocess.Popen(self.command, cwd=cwd, start_new_session=True, preexec_fn=preexec,
-                                        stdout=subprocess.DEVNULL, stderr=self._stderr)
+                                        env=environment, stdout=subprocess.DEVNULL, stderr=self._stderr)
 
     def __enter__(self):
         return self

@@ -109,6 +109,8 @@ def disk(kind: type, folder):
     """A Disk of that kind; skips the test where it cannot be had."""
     if kind is ReadOnly and os.geteuid() == 0 and not can_drop():
         pytest.skip("root ignores permissions, and cannot lose that privilege here")
+    if kind is SizeLimit and not hasattr(resource, "prlimit"):
+        pytest.skip("the limits of another process can be set on Linux only")
     with mounted_tmpfs(folder, "4m") if issubclass(kind, Full) else nullcontext(folder):
         yield kind(folder)
 
