@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from utils.state import leaves
+
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only get in each other's way
 torch.set_num_threads(1)
 PROJECT = Path(__file__).resolve().parent.parent
@@ -60,8 +62,6 @@ def load(run: Path, name: str = "last.pt") -> dict:
 
 def assert_same_state(one: dict, other: dict) -> None:
     """Every tensor and every number equal, to the last bit."""
-    from utils.state import leaves
-
     one, other = leaves(one), leaves(other)
     assert one.keys() == other.keys()
     for name, value in one.items():
