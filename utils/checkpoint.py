@@ -70,6 +70,11 @@ class CheckpointStore:
         if not policy.background:
             self.wait(policy.max_failures)
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save is under way in the background."""
+        return self._writer is not None and self._writer.is_alive()
+
     def wait(self, max_failures: int | None = None) -> None:
         """Until what was saved is on the disk, or has failed to get there. Raises TrainingError after `max_failures`."""
         if self._writer is not None:
