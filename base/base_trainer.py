@@ -347,12 +347,9 @@ class BaseTrainer:
     def leave_if_asked(self, budget: bool = True) -> None:
         """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
         if why := self.stop_request.reason(self.position.step, budget):
-            if self.unsaved:
+            self.run.store.wait()
+            if self.unsaved or self.run.store.num_failures:
                 self.save("last.pt")
             self.run.store.finish()
-            where = f"{why}: saved at {self.describe_position()}. To go on: python train.py -r {self.run.folder}"
+            where = f"{why}: saved at {self.position}. To go on: python train.py -r {self.run.folder}"
             raise Interrupted(where, self.stop_request.signal_number)
-
-    def describe_position(self) -> str:
-        """`epoch 7, batch 120, step 2,652`."""
-        return f"epoch {self.position.epoch + 1}, batch {self.position.batch:,}, step {self.position.step:,}"

@@ -28,7 +28,7 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     """
     position = trainer.position
     position.rewind(error.num_late, trainer.accumulate)
-    where, folder = trainer.describe_position(), trainer.run.folder / FOLDER
+    where, folder = trainer.position, trainer.run.folder / FOLDER
     if bad := non_finite(dict(trainer.bare_model.named_parameters())):
         return f"{where}: {error}. The weights of {bad} are not finite: the steps before made them so.\n{ADVICE}"
     try:

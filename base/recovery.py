@@ -25,7 +25,7 @@ def explained(trainer):
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(f"{trainer.describe_position()}: {describe_out_of_memory(trainer)}") from error
+        raise TrainingError(f"{trainer.position}: {describe_out_of_memory(trainer)}") from error
 
 
 def careful_step(trainer, window: list[tuple[int, Any]]) -> tuple[list, bool | torch.Tensor]:
@@ -68,7 +68,7 @@ class BeforeStep:
         """Undoes forward and backward passes that memory did not suffice for. Raises TrainingError for a step half made."""
         trainer, updaters = self._trainer, self._trainer.updaters.values()
         if any(updater.stepping for updater in updaters):
-            raise TrainingError(f"{trainer.describe_position()}, in the optimizer: {describe_out_of_memory(trainer)}")
+            raise TrainingError(f"{trainer.position}, in the optimizer: {describe_out_of_memory(trainer)}")
         self.restore()
         for updater in updaters:
             updater.optimizer.zero_grad(set_to_none=True)

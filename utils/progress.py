@@ -28,6 +28,9 @@ class Position:
             self.batch = (-(-self.batch // accumulate) - num_steps) * accumulate
             self.step -= num_steps
 
+    def __str__(self):
+        return f"epoch {self.epoch + 1}, batch {self.batch:,}, step {self.step:,}"
+
     def state_dict(self) -> dict:
         return dict(vars(self))
 
