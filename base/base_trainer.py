@@ -184,8 +184,8 @@ class BaseTrainer:
         self.run = run
         self.state["metrics_file"] = run.metrics_file
         with self.stop_request.listening(), run:
-            self.save("last.pt")  # a folder that cannot be written shows now, not after an epoch
-            run.store.finish()
+            # a folder that cannot be written shows now, not after an epoch
+            self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
             self.leave_if_asked(budget=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
@@ -309,12 +309,12 @@ class BaseTrainer:
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def save(self, *names: str) -> None:
+    def save(self, *names: str, policy: SavePolicy | None = None) -> None:
         """Writes the state as checkpoints of these names. Raises NonFinite where a masked step came before."""
         self.guard.check()
         self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
-        self.run.store.save(state, list(names), dict(self.bare_model.named_parameters()), self.save_policy)
+        self.run.store.save(state, list(names), dict(self.bare_model.named_parameters()), policy or self.save_policy)
         self.save_interval.saved()
         self.unsaved = False
 
@@ -330,8 +330,9 @@ class BaseTrainer:
     # -- the log, the clock, signals, and numbers that went wrong ---------------------------------------------------
 
     def log_step(self) -> None:
-        """A log point: reads the totals from the device, once, and writes them."""
+        """A log point: reads the totals from the device, once, and writes them; what went wrong meanwhile surfaces."""
         self.guard.check()
+        self.run.store.check()
         values = {f"step/{name}": value for name, value in self.totals.recent().items()}
         norms = {name: updater.grad_norm for name, updater in self.updaters.items() if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
@@ -347,7 +348,7 @@ class BaseTrainer:
     def leave_if_asked(self, budget: bool = True) -> None:
         """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
         if why := self.stop_request.reason(self.position.step, budget):
-            self.run.store.wait()
+            self.run.store.join()
             if self.unsaved or self.run.store.num_failures:
                 self.save("last.pt")
             self.run.store.finish()

@@ -45,7 +45,7 @@ class RunLog:
         return self
 
     def __exit__(self, *error):
-        self.store.wait()
+        self.store.join()
         self.metrics_file.close()
         self._tell_writers("close")
 

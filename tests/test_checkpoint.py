@@ -208,7 +208,7 @@ def test_a_failed_save_leaves_what_was_saved_and_makes_up_for_the_best(store, no
 def test_so_many_failures_in_a_row_end_the_run(store, no_space):
     for step in (1, 2):
         save(store, step)
-    with pytest.raises(TrainingError, match="no space left.*3 saves in a row"):
+    with pytest.raises(TrainingError, match="no space left.*failure 3 in a row, which ends"):
         save(store, 3)
     with pytest.raises(TrainingError):
         store.finish()

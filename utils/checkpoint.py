@@ -45,7 +45,7 @@ class CheckpointStore:
         self.num_failures, self._failure = 0, ""  # in a row, and what the last one was
         self._resumed_from = resumed_from.name if resumed_from else None
         self._last_is_sound = self._resumed_from == "last.pt"
-        self._copies, self._owed = Copies(), {}
+        self._copies, self._owed, self._policy = Copies(), {}, SavePolicy()
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,48 +63,58 @@ class CheckpointStore:
         if bad := non_finite(weights):
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
                                 f"The last good one is in {self.folder}.")
-        self.wait(policy.max_failures)
+        self.join()
+        self.check()
+        self._policy = policy
         content = {"format": FORMAT, "config": self.config, "state": {**self._copies.of(state), _VERIFIED: list(weights)}}
-        self._writer = threading.Thread(target=self._write_all, args=(content, names, policy), name="checkpoint writer")
+        self._writer = threading.Thread(target=self._write_all, args=(content, names), name="checkpoint writer")
         self._writer.start()
         if not policy.background:
-            self.wait(policy.max_failures)
+            self.join()
+            self.check()
 
     @property
     def is_writing(self) -> bool:
         """Whether a save is under way in the background."""
         return self._writer is not None and self._writer.is_alive()
 
-    def wait(self, max_failures: int | None = None) -> None:
-        """Until what was saved is on the disk, or has failed to get there. Raises TrainingError after `max_failures`."""
+    def join(self) -> None:
+        """Until what was saved is on the disk, or has failed to get there."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
+
+    def check(self) -> None:
+        """Raises what a save in the background ran into: TrainingError after too many failures in a row."""
         if self._bug is not None:
             raise self._bug
-        if max_failures is not None and self.num_failures >= max_failures:
-            raise TrainingError(f"{self._failure}. {self.num_failures} saves in a row have failed; what was saved before is "
-                                f"in {self.folder}.")
+        if self.num_failures >= self._policy.max_failures:
+            raise TrainingError(f"{self._failure} (failure {self.num_failures} in a row, which ends the run). "
+                                f"What was saved before is in {self.folder}.")
 
     def finish(self) -> None:
-        """`wait` for a save that has to succeed: raises TrainingError where it did not."""
-        self.wait(max_failures=1)
+        """`join`; raises TrainingError where the last save failed."""
+        self.join()
+        self.check()
+        if self.num_failures:
+            raise TrainingError(f"{self._failure}. What was saved before is in {self.folder}.")
 
-    def _write_all(self, content: dict, names: list[str], policy: SavePolicy) -> None:
+    def _write_all(self, content: dict, names: list[str]) -> None:
         owed = {name: earlier for name, earlier in self._owed.items() if name not in names}
         try:
             for name, earlier in owed.items():
                 self._write(earlier, [name])
             self._write(content, names)
-            self._prune(policy.keep_last, {*names, self._resumed_from})
+            self._prune(self._policy.keep_last, {*names, self._resumed_from})
             self.num_failures, self._owed = 0, {}
         except OSError as error:
             self._owed = {**owed, **{name: content for name in names if name != "last.pt"}}
             self._copies = Copies()  # the old ones hold what is owed
             self.num_failures += 1
             self._failure = f"{self.folder / names[-1]}: not saved: {_reason(error)}"
-            log.error("%s (failure %d in a row, %d end the run; what was saved before stays)",
-                      self._failure, self.num_failures, policy.max_failures)
+            if self.num_failures < self._policy.max_failures:  # else `check` says it
+                log.error("%s (failure %d in a row, %d end the run; what was saved before stays)",
+                          self._failure, self.num_failures, self._policy.max_failures)
         except BaseException as error:  # surfaces in the loop
             self._bug = error
 
