@@ -29,7 +29,7 @@ class Totals:
         for name, value in values.items():
             value = torch.as_tensor(value).detach()
             if value.ndim == 0:
-                entry = (value, count, count, lost)
+                entry = (value.clone(), count, count, lost)  # it may be a weight, which goes on changing
             elif value.ndim == 1:
                 wide = torch.float64 if value.dtype == torch.float64 else torch.float32
                 entry = (value.sum(dtype=wide), 1, len(value), lost)
@@ -121,6 +121,15 @@ class Metrics:
         self._updated = False
         for metric in self.objects.values():
             metric.reset()
+
+    def keep(self) -> "Metrics":
+        """A copy, for `put_back`; objects need no `state_dict` for it."""
+        return copy.deepcopy(self) if self.objects else self
+
+    def put_back(self, kept: "Metrics") -> None:
+        """As it was when `kept` was made."""
+        if kept is not self:
+            self.objects, self._updated = copy.deepcopy(kept.objects), kept._updated
 
     def state_dict(self) -> dict:
         objects = {name: metric.state_dict() for name, metric in self.objects.items() if hasattr(metric, "state_dict")}

@@ -96,8 +96,8 @@ class BaseTrainer:
             self.state["monitor"] = self.monitor
         if isinstance(loss, nn.Module) and loss.state_dict():
             self.state["loss"] = loss
-        if self.splitting.enabled:
-            self.state["splitting"] = self.splitting
+        self.state |= {"splitting": self.splitting} if self.splitting.enabled else {}
+        self.state |= {"guard": self.guard} if self.guard.tolerated else {}
 
     # -- what a subclass says --------------------------------------------------------------------------------------
 
@@ -164,13 +164,15 @@ class BaseTrainer:
         steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        return Updater(optimizer, schedule, scaler, self.clip_norm, self.guard, exclusive=len(self.optimizers) > 1)
+        return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def prepare_training(self) -> None:
         """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
         self.updaters = self.build_updaters()
+        for updater in self.updaters.values():
+            updater.guard = self.guard
         self.state |= {"optimizer" if name == "optimizer" else f"optimizer_{name}": u for name, u in self.updaters.items()}
         self.state |= self.data.to_checkpoint()
         if self.ema_decay is not None:
@@ -314,14 +316,16 @@ class BaseTrainer:
         self.guard.check()
         self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
-        self.run.store.save(state, list(names), dict(self.bare_model.named_parameters()), policy or self.save_policy)
-        self.save_interval.saved()
-        self.unsaved = False
+        weights = {name: weight for name, weight in self.bare_model.named_parameters() if weight.requires_grad}
+        self.run.store.save(state, list(names), weights, policy or self.save_policy)
+        if "last.pt" in names:
+            self.save_interval.saved()
+            self.unsaved = False
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
         # these go with the config, the data and the run
-        load_parts(self.state, state, optional={"monitor", "splitting", "stream", "metrics_file"})
+        load_parts(self.state, state, optional={"monitor", "splitting", "guard", "stream", "metrics_file"})
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all randomness from here on a function of the run's seed, a purpose and a number."""

@@ -190,13 +190,18 @@ def _trainer_faults(block, config: Mapping) -> Iterator[Fault]:
             yield ("trainer", "args", "early_stop"), "has no effect without a monitor. Set monitor: min val/loss."
         if plateau:
             yield ("scheduler",), "ReduceLROnPlateau has nothing to look at without a monitor. Set monitor: min val/loss."
-    if "max_nan_steps" in args and args.get("on_nan") != "skip":
-        yield ("trainer", "args", "max_nan_steps"), "has no effect without on_nan: skip."
-    if args.get("on_oom") == "split" and len(optimizer_blocks(config["optimizer"] or {})) > 1:
-        yield ("trainer", "args", "on_oom"), ("split needs a single optimizer: where memory runs out before the second one's "
-                                              "step, the first one's is made already.")
+    yield from _recovery_faults(args, config["optimizer"])
     epochs, eval_every = args.get("epochs", 10), args.get("eval_every", 1)
     if isinstance(epochs, int) and isinstance(eval_every, int) and eval_every > max(epochs, 1):
         yield ("trainer", "args", "eval_every"), f"{eval_every} is more than the {epochs} epochs: nothing would be evaluated"
     if isinstance(args.get("keep_last"), int) and args.get("save_every") is None:
         yield ("trainer", "args", "keep_last"), "has no effect without save_every: last.pt and best.pt are always kept."
+
+
+def _recovery_faults(args: Mapping, optimizer) -> Iterator[Fault]:
+    if "max_nan_steps" in args and args.get("on_nan") != "skip":
+        yield ("trainer", "args", "max_nan_steps"), "has no effect without on_nan: skip."
+    for key, choice in {"on_oom": "split", "on_nan": "skip"}.items():
+        if args.get(key) == choice and len(optimizer_blocks(optimizer or {})) > 1:
+            yield ("trainer", "args", key), (f"{choice} needs a single optimizer: where the second one's step goes wrong, the "
+                                             "first one's is made already.")

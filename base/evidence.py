@@ -6,9 +6,11 @@ from contextlib import contextmanager
 
 import torch
 
+from base.base_metric import as_values
 from base.samples import is_stateful
 from utils.archive import write_archive
 from utils.checkpoint import CheckpointStore, SavePolicy
+from utils.errors import TrainingError
 from utils.guard import NonFinite
 from utils.progress import windows
 from utils.state import Copies, find_unstorable, non_finite, tensors_in
@@ -23,8 +25,8 @@ ADVICE = ("The step was not made, and the last checkpoint is sound. Usual causes
 def describe_non_finite(trainer, error: NonFinite) -> str:
     """Goes back to the step that was not made, runs it again with an eye on every module, and keeps what it finds.
 
-    `nan_report/` gets `checkpoint.pt` (the state before the step: resume it to see the step fail), `batch.pt` and
-    `report.json`. Returns all of it in words.
+    `nan_report/` gets `checkpoint.pt` (the weights of before the step, where they stood, and the buffers that the forward
+    pass left: resume it to see the step fail), `batch.pt` and `report.json`. Returns all of it in words.
     """
     position = trainer.position
     position.rewind(error.num_late, trainer.accumulate)
@@ -36,11 +38,15 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
         window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last)
                   for _, piece in trainer.splitting.pieces(window)]
         found = _find_origin(trainer, window)
-        _keep(trainer, folder, window, {**position.state_dict(), "error": str(error), "found": found})
     except Exception as failure:  # the evidence must not hide what it is about
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
-    return f"{where}: {error}. {found}.\nKept in {folder}: the batch, the weights and where they stood.\n{ADVICE}"
+    try:
+        _keep(trainer, folder, window, {**position.state_dict(), "error": str(error), "found": found})
+        kept = f"Kept in {folder}: the batch, the weights and where they stood."
+    except (OSError, TrainingError) as failure:
+        kept = f"Nothing could be kept of it: {failure}"
+    return f"{where}: {error}. {found}.\n{kept}\n{ADVICE}"
 
 
 def _fetch_again(trainer) -> list:
@@ -53,7 +59,7 @@ def _fetch_again(trainer) -> list:
 def _keep(trainer, folder, window: list, report: dict) -> None:
     store = CheckpointStore(folder, trainer.run.store.config)
     state = {name: part.state_dict() for name, part in trainer.state.items()}
-    store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False))
+    store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
     content = {"batches": window}
     if find_unstorable(content, "batch"):
         content = {"tensors": list(tensors_in(window))}
@@ -75,13 +81,15 @@ def _find_origin(trainer, window: list) -> str:
     modules.pop("", None)
     with _watched(modules) as found, torch.compiler.set_stance("force_eager"):
         for batch in window:
-            trainer.train_step(batch)
+            values = as_values(trainer.train_step(batch))
             if found:
                 return f"The first module whose output is not finite: {found[0]}"
+            if bad := next((name for name, value in values.items() if not _finite(torch.as_tensor(value))), None):
+                return f"Every module's output is finite; it begins in the loss function, or after it: '{bad}' is not finite"
     bad = [name for name, p in trainer.bare_model.named_parameters() if p.grad is not None and not _finite(p.grad)]
     if bad:
         return f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward reached it first)"
-    return "Every module's output is finite: the loss itself is where it begins"
+    return "Run again, it was finite everywhere: the step is not the same every time"
 
 
 @contextmanager

@@ -1,5 +1,4 @@
 """Steps that go wrong: explaining them, taking them back, making them in smaller pieces where memory does not suffice."""
-import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,18 +50,23 @@ class BeforeStep:
     """What a forward pass leaves behind besides gradients: buffers (BatchNorm's statistics) and metrics; to be put back."""
 
     def __init__(self, trainer):
-        self._trainer = trainer
-        modules = [trainer.bare_model] + [trainer.loss] * isinstance(trainer.loss, nn.Module)
-        self._buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
-        self._counts = copy.deepcopy(trainer.metrics.state_dict())
+        self._trainer, self._metrics = trainer, trainer.metrics.keep()
+        parts = [trainer.bare_model] + [trainer.loss] * isinstance(trainer.loss, nn.Module)
+        modules = [module for part in parts for module in part.modules()]
+        # by name: a module may put a new tensor in the place of the old one
+        self._buffers = [(module, name, buffer.clone()) for module in modules
+                         for name, buffer in module.named_buffers(recurse=False)]
 
     @torch.no_grad()
     def restore(self, lost: bool | torch.Tensor = True) -> None:
-        """Puts it back; with a 0-dim bool tensor the device decides, for the buffers, and nobody waits for it."""
-        for buffer, before in self._buffers:
-            buffer.copy_(torch.where(lost, before, buffer) if isinstance(lost, torch.Tensor) else before)
-        if lost is True:
-            self._trainer.metrics.load_state_dict(self._counts)
+        """Puts it back; with a 0-dim bool tensor the device decides. Nobody waits for it, unless there are metric objects."""
+        for module, name, before in self._buffers:
+            now = getattr(module, name)
+            if now.shape != before.shape:
+                setattr(module, name, now := before.clone())
+            now.copy_(torch.where(lost, before, now) if isinstance(lost, torch.Tensor) else before)
+        if self._trainer.metrics.objects and bool(lost):
+            self._trainer.metrics.put_back(self._metrics)
 
     def take_back(self) -> None:
         """Undoes forward and backward passes that memory did not suffice for. Raises TrainingError for a step half made."""
@@ -123,24 +127,27 @@ def _pieces(count: int, batch: Any, num_parts: int) -> Iterator[tuple[int, Any]]
     bounds = [part * count // num_parts for part in range(num_parts + 1)]
     for first, last in zip(bounds, bounds[1:], strict=False):
         if first < last:
-            yield last - first, _slice(batch, slice(first, last), count)
+            yield last - first, _slice(batch, slice(first, last), count, whole=True)
 
 
-def _slice(batch: Any, part: slice, count: int) -> Any:
-    """The samples `part` of a batch of `count`: of tensors along the first dimension, of lists with an item a sample."""
-    if isinstance(batch, torch.Tensor):
-        if batch.ndim == 0 or len(batch) != count:
-            raise ConfigError(f"trainer.args.on_oom: a batch of {count} samples with a tensor {list(batch.shape)} in it cannot "
-                              "be split. Set on_oom: stop.")
+def _slice(batch: Any, part: slice, count: int, whole: bool = False) -> Any:
+    """The samples `part` of a batch of `count`: of tensors along the first dimension, of lists with an item a sample.
+
+    The `whole` batch is never such a list, but the tuple of inputs and targets, say, of which there may be `count`, too.
+    """
+    if isinstance(batch, torch.Tensor) and batch.ndim and len(batch) == count:
         return batch[part]
     if isinstance(batch, Mapping):
         return type(batch)({key: _slice(value, part, count) for key, value in batch.items()})
     if isinstance(batch, (list, tuple)):
-        if len(batch) == count and not isinstance(batch[0], torch.Tensor):
+        if not whole and len(batch) == count and not all(isinstance(i, torch.Tensor) and len(i) == count for i in batch):
             return batch[part]
         items = [_slice(value, part, count) for value in batch]
         return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
-    return batch
+    if batch is None or isinstance(batch, (bool, int, float, str)):
+        return batch
+    what = f"a tensor {list(batch.shape)}" if isinstance(batch, torch.Tensor) else f"a {type(batch).__name__}"
+    raise ConfigError(f"trainer.args.on_oom: a batch of {count} samples with {what} in it cannot be split. Set on_oom: stop.")
 
 
 def describe_out_of_memory(trainer) -> str:
@@ -151,10 +158,11 @@ def describe_out_of_memory(trainer) -> str:
     if device.type == "cuda":
         peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
         lines[0] += f"; at most {peak / 1e9:.1f} GB were taken of the {total / 1e9:.1f} GB of {device}"
+    splits = trainer.splitting.enabled
     half = f"data_loader.batch_size={max(data.batch_size // 2, 1)} trainer.args.accumulate={2 * trainer.accumulate}"
-    lines += ["What helps:",
-              f"  {half}  (the same effective batch in half the memory)",
-              "  trainer.args.on_oom=split  (does that by itself, as often as it takes)"]
+    lines += ["What helps:"]
+    lines += [f"  {half}  (the same effective batch in half the memory)"] * (data.batch_size > 1 and not splits)
+    lines += ["  trainer.args.on_oom=split  (does that by itself, as often as it takes)"] * (not splits)
     lines += ["  trainer.args.precision=bf16  (nearly halves what activations take)"] * (trainer.precision == "fp32")
     lines += [f"  data_loader.eval_batch_size={max(data.eval_batch_size // 2, 1)}  (if it happened in evaluation)",
               "  torch.utils.checkpoint in the model  (computes activations again instead of keeping them)"]

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from base.base_metric import as_values
-from base.recovery import describe_out_of_memory, is_out_of_memory
+from base.recovery import BeforeStep, describe_out_of_memory, is_out_of_memory
 from utils.errors import ConfigError, TrainingError, describe
 from utils.signature import nearest
 from utils.state import Copies
@@ -69,8 +69,7 @@ def _put_back(trainer):
     """Within it the trainer's state may change; after it all is as before, but for how batches are split. Optimizers rest."""
     kept = {name: part for name, part in trainer.state.items()
             if part not in trainer.updaters.values() and part is not trainer.splitting}
-    before = Copies().of({name: part.state_dict() for name, part in kept.items()})
-    buffers = [(buffer, buffer.clone()) for buffer in trainer.bare_model.buffers()]
+    before, before_step = Copies().of({name: part.state_dict() for name, part in kept.items()}), BeforeStep(trainer)
     trainer.rehearsing = True
     trainer.totals.reset()
     try:
@@ -79,8 +78,7 @@ def _put_back(trainer):
         trainer.rehearsing = False
         for name, part in kept.items():
             part.load_state_dict(before[name])
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        before_step.restore()
         trainer.eval_metrics.reset()
         trainer.bare_model.zero_grad(set_to_none=True)
         for updater in trainer.updaters.values():  # may hold parameters beside the model's, such as a loss's

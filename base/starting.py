@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 # Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
 _CARRIED = ("name", "seed", "optimizer", "scheduler")
 # What decides which samples the batches of an epoch hold.
-_WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.shuffle", "data_loader.drop_last")
+_WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.shuffle", "data_loader.drop_last", "trainer.args.accumulate")
 
 
 class Checkpoint(NamedTuple):
@@ -57,7 +57,8 @@ def checkpoint_to_resume(path: Path | None, file: Path | None, overrides: list[s
         return None
     if str(path) != "auto":
         checkpoint = open_checkpoint(path, ("last.pt",))
-        remove_leftovers(checkpoint.file.parent)  # also of a run that turns out to be finished
+        if run_of(checkpoint.file):
+            remove_leftovers(checkpoint.file.parent)  # also of a run that turns out to be finished
         return checkpoint
     checkpoint = _unfinished_checkpoint(file, overrides, out, run_name)
     log.info("--resume auto: %s", f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")

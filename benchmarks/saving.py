@@ -12,6 +12,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def background_save(store: CheckpointStore, state: dict, step) -> tuple[float, f
     before_s = seconds_a_step(step)
     started, num_steps = time.perf_counter(), 0
     held_s = seconds_of(lambda: store.save(state, ["last.pt"], state["model"], SavePolicy()))
-    while store.is_writing:
+    while any(thread.name == "checkpoint writer" for thread in threading.enumerate()):
         step()
         num_steps += 1
     elapsed_s = time.perf_counter() - started

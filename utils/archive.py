@@ -22,7 +22,7 @@ _SEAL = b"crc32 %08x"
 _NUM_DIGITS = 8
 _BARE_END = b"PK\5\6" + bytes(18)  # the last record of a zip, when there is no comment behind it
 _LOCAL_HEADER = 30  # bytes, before the record's name and extra field
-_MAX_DEPTH = 100
+MAX_DEPTH = 100  # of values within values
 
 
 class DamagedError(Exception):
@@ -56,7 +56,7 @@ def write_archive(content: dict, file: Path) -> None:
 
     torch.save would do, but for its checksums: they take longer than the rest, and a loop beside it pays for them. Here
     large checksums and writes release the interpreter. Every byte stands under a checksum: records under those of the
-    zip, everything between them under a seal in the zip's comment. Equal content gives equal bytes.
+    zip, everything between them under a seal in the zip's comment.
     """
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
@@ -162,7 +162,7 @@ def _inspect(content, limit: int) -> None:
     while waiting:
         value, depth = waiting.pop()
         num_values += 1
-        if num_values > limit or depth > _MAX_DEPTH:
+        if num_values > limit or depth > MAX_DEPTH:
             raise DamagedError("refused: it holds values nested within values without end")
         if isinstance(value, torch.Tensor):
             if value.layout == torch.strided and value.nbytes > value.untyped_storage().nbytes():

@@ -2,6 +2,7 @@
 import errno
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 
 from utils.archive import DamagedError, read_archive, write_archive
 from utils.errors import ConfigError, TrainingError
-from utils.state import Copies, find_unstorable, non_finite, tensors_in
+from utils.state import Copies, find_unstorable, non_finite, num_bytes, tensors_in
 
 FORMAT = 1
 _VERIFIED = "finite_weights"  # in a file's state: the names in "model" that were finite when it was written
@@ -44,7 +45,7 @@ class CheckpointStore:
         self.folder, self.config = folder, config
         self.num_failures, self._failure = 0, ""  # in a row, and what the last one was
         self._resumed_from = resumed_from.name if resumed_from else None
-        self._last_is_sound = self._resumed_from == "last.pt"
+        self._last_is_sound = self._resumed_from == "last.pt" or (resumed_from is not None and _is_sound(folder / "last.pt"))
         self._copies, self._owed, self._policy = Copies(), {}, SavePolicy()
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
@@ -73,11 +74,6 @@ class CheckpointStore:
             self.join()
             self.check()
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a save is under way in the background."""
-        return self._writer is not None and self._writer.is_alive()
-
     def join(self) -> None:
         """Until what was saved is on the disk, or has failed to get there."""
         if self._writer is not None:
@@ -105,8 +101,8 @@ class CheckpointStore:
             for name, earlier in owed.items():
                 self._write(earlier, [name])
             self._write(content, names)
-            self._prune(self._policy.keep_last, {*names, self._resumed_from})
             self.num_failures, self._owed = 0, {}
+            self._prune(content["state"]["progress"]["epoch"], {*names, self._resumed_from})
         except OSError as error:
             self._owed = {**owed, **{name: content for name in names if name != "last.pt"}}
             self._copies = Copies()  # the old ones hold what is owed
@@ -119,7 +115,7 @@ class CheckpointStore:
             self._bug = error
 
     def _write(self, content: dict, names: list[str]) -> None:
-        needed = sum(tensor.nbytes for tensor in tensors_in(content)) + 1_000_000
+        needed = sum(map(num_bytes, tensors_in(content))) + 1_000_000
         if (free := shutil.disk_usage(self.folder).free) < needed:
             raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
         written = self.folder / f".{names[0]}.{os.getpid()}.tmp"
@@ -134,18 +130,23 @@ class CheckpointStore:
             written.unlink(missing_ok=True)
         _sync_folder(self.folder)
 
-    def _prune(self, keep_last: int | None, spared: set) -> None:
-        epochs = sorted(self.folder.glob("epoch_*.pt"), key=lambda file: (len(file.name), file.name))
-        for old in epochs[:-keep_last] if keep_last else []:
+    def _prune(self, epoch: int, spared: set) -> None:
+        """Drops the oldest epochs; those above `epoch`, of a future that was abandoned by a resume, do not count."""
+        numbers = {file: int(file.stem[6:]) for file in self.folder.glob("epoch_*.pt") if file.stem[6:].isdigit()}
+        past = sorted((file for file, number in numbers.items() if number <= epoch), key=numbers.get)
+        for old in past[: -self._policy.keep_last] if self._policy.keep_last else []:
             if old.name not in spared:
-                old.unlink()
+                try:
+                    old.unlink()
+                except OSError as error:
+                    log.warning("%s: cannot be removed: %s", old, _reason(error))
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed saves left behind; what a process that is running has under way stays."""
     for leftover in folder.glob(".*.tmp"):
-        number = leftover.name.removesuffix(".tmp").removesuffix(".link").rpartition(".")[2]
-        if not number.isdigit() or int(number) == os.getpid() or not _is_running(int(number)):
+        ours = re.fullmatch(r"\..+\.pt\.(\d{1,9})(\.link)?\.tmp", leftover.name)
+        if ours and (int(ours[1]) == os.getpid() or not _is_running(int(ours[1]))):
             leftover.unlink(missing_ok=True)
 
 
@@ -165,12 +166,15 @@ def _give_name(file: Path, name: str) -> None:
     link = file.parent / f".{name}.{os.getpid()}.link.tmp"
     link.unlink(missing_ok=True)
     try:
-        os.link(file, link)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, link)
-        with open(link, "rb") as handle:
-            os.fsync(handle.fileno())
-    os.replace(link, file.parent / name)
+        try:
+            os.link(file, link)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(file, link)
+            with open(link, "rb") as handle:
+                os.fsync(handle.fileno())
+        os.replace(link, file.parent / name)
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -219,7 +223,9 @@ def _state_fault(state: dict) -> str | None:
         return "not a checkpoint of this project: its state is incomplete"
     if not all(type(progress.get(name)) is int for name in ("epoch", "batch", "step")):
         return "not a checkpoint of this project: its progress is not epoch, batch and step"
-    verified, average = state.pop(_VERIFIED, ()), state.get("ema")
+    verified, average = state.pop(_VERIFIED, []), state.get("ema")
+    if not isinstance(verified, list) or not all(isinstance(name, str) for name in verified):
+        return "not a checkpoint of this project: the names of its weights are no list of text"
     for weights in (model, average.get("model") if isinstance(average, dict) else None):
         tensors = weights if isinstance(weights, dict) else {}
         if bad := non_finite({name: tensors[name] for name in verified if isinstance(tensors.get(name), torch.Tensor)}):
@@ -227,9 +233,17 @@ def _state_fault(state: dict) -> str | None:
     return None
 
 
+def _is_sound(file: Path) -> bool:
+    try:
+        return bool(load_checkpoint(file))
+    except ConfigError:
+        return False
+
+
 def step_of(file: Path) -> float:
     """The optimizer step that a checkpoint was written at, at a glance; infinity where it cannot be read."""
     try:
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"]["progress"]["step"]
+        step = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"]["progress"]["step"]
     except Exception:  # whatever is wrong with it will show when it is loaded
         return float("inf")
+    return step if type(step) is int else float("inf")

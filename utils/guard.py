@@ -65,6 +65,12 @@ class NonFiniteGuard:
             raise NonFinite(f"the loss was not finite in {self.num_in_a_row} steps in a row")
         return lost if self.tolerated else False
 
+    def state_dict(self) -> dict:
+        return {"num_in_a_row": int(self.num_in_a_row)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.num_in_a_row = state["num_in_a_row"]
+
     def check(self) -> None:
         """Tells of the steps lost since the last look. Waits for the device. Raises NonFinite after too many in a row."""
         if isinstance(self.num_over, torch.Tensor) and (late := int(self.num_over)):

@@ -11,7 +11,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 class StopRequest:
     """Set by a signal's handler or by the clock, looked at by the loop; never acted upon inside the handler.
 
-    A second SIGINT ends the process at once: files are written under temporary names, so none comes to harm.
+    A SIGINT after another signal ends the process at once: files are written under temporary names, so none comes to harm.
     `max_time_s` counts from `listening` on; None is for ever. `at_step` is the last step of this start. `crash_at_step`
     rehearses the worst: after that step the process kills itself.
     """

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from utils.archive import MAX_DEPTH
 from utils.errors import ConfigError
 
 
@@ -33,11 +34,13 @@ class _Copier:
 
     def copy(self, value, path: tuple):
         if isinstance(value, torch.Tensor):
-            tensor = value.detach().as_subclass(torch.Tensor)
-            where = tensor.data_ptr() if tensor.layout == torch.strided else id(value)
-            key = where, tensor.dtype, tensor.shape, tensor.layout == torch.strided and tensor.stride()
+            tensor = value.detach()
+            if tensor.layout != torch.strided:
+                return tensor.cpu().clone()
+            where = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.is_conj(), tensor.is_neg()
+            key = where, tensor.dtype, tensor.shape, tensor.stride()
             if key not in self._same:
-                self._same[key] = self._copy_tensor(tensor, path)
+                self._same[key] = self._copy_tensor(tensor.as_subclass(torch.Tensor), path)
             return self._same[key]
         if isinstance(value, dict):
             copied = copy.copy(value)  # of the same kind: a module's state_dict carries its version along
@@ -49,14 +52,19 @@ class _Copier:
         return copy.copy(value)
 
     def _copy_tensor(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
-        if tensor.layout != torch.strided:
-            return tensor.cpu().clone()
         buffer = self.kept.get(path)
         if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
-            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            buffer = _memory_for(tensor)
         self.waits |= tensor.is_cuda
         self.used[path] = buffer
         return buffer.copy_(tensor, non_blocking=tensor.is_cuda)
+
+
+def _memory_for(tensor: torch.Tensor) -> torch.Tensor:
+    try:
+        return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+    except RuntimeError:  # no more memory can be pinned
+        return torch.empty_like(tensor, device="cpu")
 
 
 def load_parts(parts: Mapping, state: Mapping, optional: set[str]) -> None:
@@ -86,9 +94,21 @@ def non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point() or tensor.is_complex()}
     if not floats:
         return None
-    sums = torch.stack([torch.isfinite(tensor.detach().sum()) for tensor in floats.values()]).tolist()
+    floats = {name: _computable(tensor.detach()) for name, tensor in floats.items()}
+    sums = torch.stack([torch.isfinite(tensor.sum()) for tensor in floats.values()]).tolist()
     doubtful = [name for name, good in zip(floats, sums, strict=True) if not good]
     return next((name for name in doubtful if not torch.isfinite(floats[name]).all()), None)
+
+
+def _computable(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout != torch.strided:
+        return tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
+    return tensor.float() if tensor.element_size() == 1 else tensor  # eight-bit floats are for storing only
+
+
+def num_bytes(tensor: torch.Tensor) -> int:
+    """What a tensor takes on the disk, about; for a sparse one that of its values and indices."""
+    return tensor.nbytes if tensor.layout == torch.strided else 2 * tensor._nnz() * 8 * max(tensor.ndim, 1)
 
 
 def leaves(value, path: str = "") -> dict:
@@ -100,9 +120,9 @@ def leaves(value, path: str = "") -> dict:
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are equal to the last bit, where both may hold NaN."""
-    return one.dtype == other.dtype and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and torch.equal(
-        torch.isnan(one), torch.isnan(other))
+    """Whether two tensors are equal to the last bit, NaN and all."""
+    bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(*bits)
 
 
 def tensors_in(value) -> Iterator[torch.Tensor]:
@@ -114,14 +134,20 @@ def tensors_in(value) -> Iterator[torch.Tensor]:
             yield from tensors_in(inner)
 
 
-def find_unstorable(value, where: str) -> str | None:
+def find_unstorable(value, where: str, depth: int = 0) -> str | None:
     """Which value inside `value` is neither a tensor nor plain, in words; None where all are."""
-    if isinstance(value, (torch.Tensor, torch.dtype)) or type(value) in (type(None), bool, int, float, str):
+    if isinstance(value, torch.Tensor):
+        return f"{where} is a quantized tensor" if value.is_quantized else None
+    if isinstance(value, torch.dtype) or type(value) in (type(None), bool, int, float, str):
         return None
+    if depth > MAX_DEPTH:
+        return f"{where.split('[')[0]} is nested more than {MAX_DEPTH} levels deep"
     if type(value) in (dict, OrderedDict, Counter):
         inner = [(key, f"{where}[{key!r}]") for key in value] + [(v, f"{where}[{k!r}]") for k, v in value.items()]
-    elif type(value) in (list, tuple, set, torch.Size):
+    elif type(value) in (list, tuple, torch.Size):
         inner = [(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    elif type(value) is set and not any(isinstance(item, torch.Tensor) for item in value):
+        inner = [(item, f"an item of {where}") for item in value]
     else:
         return f"{where} is a {type(value).__module__}.{type(value).__qualname__}"
-    return next(filter(None, (find_unstorable(item, name) for item, name in inner)), None)
+    return next(filter(None, (find_unstorable(item, name, depth + 1) for item, name in inner)), None)

@@ -33,26 +33,28 @@ class Updater:
         schedule: the optimizer's learning-rate schedulers.
         scaler: enabled for fp16, else passes everything through.
         clip_norm: the largest global gradient norm, None for no clipping.
-        guard: keeps losses that are not finite from becoming steps; several updaters share one.
         exclusive: backward fills only this optimizer's gradients. For trainers with several optimizers, where the loss
             of one must leave nothing behind in the parameters of another.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: "Schedule", scaler: torch.amp.GradScaler,
-                 clip_norm: float | None = None, guard: NonFiniteGuard | None = None, exclusive: bool = False):
+                 clip_norm: float | None = None, exclusive: bool = False):
         self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
-        self.guard = guard or NonFiniteGuard()
+        self.guard = NonFiniteGuard()  # a trainer puts its own here, which all its updaters share
         self.stepping = False  # an error in between leaves a step half made
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.inputs = self.parameters if exclusive else None
         self._kernels = [{k: group[k] for k in ("fused", "foreach") if k in group} for group in optimizer.param_groups]
         self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
+        _begin_momentum(optimizer)
 
     def update(self, loss: torch.Tensor, window: Window) -> None:
         """Adds the loss's gradients; at the end of the window makes the step, unless the guard has something against it."""
         self.guard.look(loss)
         if self.guard.lost is not True:
             scaled = self.scaler.scale(loss if window.share == 1 else loss * window.share)
+            if self.scaler.is_enabled() and (mask := self.guard.mask) is not None:
+                scaled = torch.where(mask, torch.nan, scaled)  # which the scaler will not step on
             scaled.backward(inputs=self.inputs)
         if window.final:
             if self.guard.lost is not True:
@@ -61,6 +63,7 @@ class Updater:
             self.optimizer.zero_grad(set_to_none=True)
 
     def _step(self, measured: bool) -> None:
+        self.stepping = True
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
@@ -69,7 +72,6 @@ class Updater:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
             self.grad_norm = torch.nn.utils.get_total_norm(dense)
-        self.stepping = True
         if self.scaler.is_enabled():  # leaves out steps with infinite gradients by itself: that is how it finds its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -108,6 +110,15 @@ class Updater:
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Momentum from zero, which changes nothing; the fused SGD would leave it uninitialised where a first step is masked."""
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+        if group.get("fused") and group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class Schedule:
