@@ -255,7 +255,49 @@ def test_without_hard_links_names_are_copies(store, monkeypatch):
     assert [step_in(store, name) for name in ("best.pt", "previous.pt", "last.pt")] == [1, 1, 2]
 
 
-def test_what_killed_saves_left_is_cleaned_up(tmp_path):
-    (tmp_path / ".last.pt.123.tmp").write_bytes(b"half")
+def test_what_killed_saves_left_is_cleaned_up_and_nothing_else(tmp_path):
+    for name in (".last.pt.999999999.tmp", ".best.pt.999999999.link.tmp", ".last.pt.1.tmp", ".browser.tmp"):
+        (tmp_path / name).write_bytes(b"half")
     CheckpointStore(tmp_path, {})
-    assert not list(tmp_path.iterdir())
+    assert {file.name for file in tmp_path.iterdir()} == {".last.pt.1.tmp", ".browser.tmp"}  # process 1 is running
+
+
+def test_going_on_from_an_older_checkpoint_keeps_the_newest_and_prunes_by_its_own_epochs(tmp_path):
+    store = CheckpointStore(tmp_path, {})
+    for step in (1, 2, 3, 4):
+        save(store, step, f"epoch_{step:04d}.pt")
+    store = CheckpointStore(tmp_path, {}, resumed_from=tmp_path / "epoch_0001.pt")
+    save(store, 1)
+    assert step_in(store, "previous.pt") == 4
+    save(store, 2, "epoch_0002.pt", policy=SavePolicy(background=False, keep_last=2))
+    assert {file.name for file in tmp_path.glob("epoch_*")} == {f"epoch_000{number}.pt" for number in (1, 2, 3, 4)}
+
+
+def test_sparse_tensors_are_saved_and_quantized_ones_are_named(store):
+    state = state_at(1)
+    state["graph"] = {"adjacency": torch.eye(3).to_sparse()}
+    store.save(state, ["last.pt"], {"adjacency": state["graph"]["adjacency"]}, NOW)
+    assert load_checkpoint(store.folder / "last.pt")["state"]["graph"]["adjacency"].to_dense().sum() == 3
+    state["graph"] = {"eights": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}
+    with pytest.raises(TrainingError, match=r"\['eights'\] is a quantized tensor"):
+        store.save(state, ["last.pt"], {}, NOW)
+    deep = []
+    for _ in range(200):
+        deep = [deep]
+    for unstorable in ({torch.ones(1)}, deep):
+        with pytest.raises(TrainingError, match="a checkpoint holds tensors and plain values"):
+            store.save({**state_at(1), "more": unstorable}, ["last.pt"], {}, NOW)
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state.update(finite_weights=5), lambda state: state.update(finite_weights=[[1]]),
+    lambda state: state.update(progress={}), lambda state: state["progress"].update(step="ten"),
+], ids=["number", "lists", "no-progress", "text"])
+def test_a_state_of_another_shape_is_refused_and_the_one_before_is_used(store, change):
+    from base.starting import open_checkpoint
+    save(store, 1)
+    save(store, 2)
+    content = torch.load(store.folder / "last.pt", weights_only=True)
+    change(content["state"])
+    torch.save(content, store.folder / "last.pt")
+    assert open_checkpoint(store.folder.parent, ("last.pt",)).file.name == "previous.pt"

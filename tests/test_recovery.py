@@ -7,7 +7,7 @@ from conftest import assert_same_run, assert_same_state, epochs, load, metrics, 
 from torch import nn
 from torch.utils.data import Dataset
 
-from base import DATASETS, MODELS, TRAINERS
+from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS
 from trainer.trainer import Trainer
 from utils.checkpoint import load_checkpoint
 from utils.errors import ConfigError, Interrupted, TrainingError
@@ -127,6 +127,99 @@ def test_on_an_accelerator_a_guard_counts_without_waiting(tolerated):
     assert error.value.num_late == (2 if tolerated else 7)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_masked_first_step_leaves_nothing_behind_in_the_momentum(scaled):
+    from utils.updater import Schedule, Updater, Window
+
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.9, fused=True)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=1.0)
+    updater = Updater(optimizer, Schedule(optimizer), scaler)
+    for lost, expected in ((True, 1.0), (False, 0.0), (False, -1.9)):
+        updater.guard.lost = torch.tensor(lost)
+        updater.update(weight.sum(), Window())
+        updater.guard.tolerated = 9
+        updater.guard.end_step()
+        assert torch.allclose(weight, torch.full((4,), expected)), (lost, weight)
+
+
+class Rebinding(nn.Module):
+    """A loss whose running mean is a new tensor after every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("center", torch.zeros(10))
+
+    def forward(self, outputs, targets):
+        self.center = 0.9 * self.center + 0.1 * outputs.detach().mean(0)
+        return nn.functional.cross_entropy(outputs - self.center, targets)
+
+
+class Counting:
+    """A metric without a state_dict: the samples it has seen."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.count = torch.zeros(())
+
+    def update(self, outputs, targets):
+        self.count += len(outputs)
+
+    def compute(self):
+        return self.count
+
+
+def test_lost_and_split_steps_leave_no_trace_in_buffers_and_metrics(small, tmp_path):
+    LOSSES.register(Rebinding), METRICS.register(Counting)
+    options = ["loss=Rebinding", "metrics=[Counting]"]
+    lost = train("-c", small, sick(at=[2, 7]), *options, "trainer.args.on_nan=skip", out=tmp_path / "lost")
+    assert torch.isfinite(load(lost)["state"]["loss"]["center"]).all()
+    assert [line["train/Counting"] for line in epochs(lost)] == [120, 120]
+    split = train("-c", small, sick(at=[], limit=9), *options, "trainer.args.on_oom=split", out=tmp_path / "split")
+    assert [line["train/Counting"] for line in epochs(split)] == [150, 150]
+
+
+@TRAINERS.register
+class OwnUpdaters(Trainer):
+    """Makes its updaters itself, as a fork may that has several optimizers."""
+
+    def build_updaters(self):
+        from utils.updater import Schedule, Updater
+        optimizer = torch.optim.SGD(self.bare_model.parameters(), lr=0.1)
+        return {"optimizer": Updater(optimizer, Schedule(optimizer), torch.amp.GradScaler("cpu", enabled=False))}
+
+
+def test_updaters_that_a_trainer_made_itself_are_guarded_too(small, tmp_path):
+    run = train("-c", small, sick(at=[2, 7]), "trainer={type: OwnUpdaters, args: {epochs: 2, on_nan: skip}}", out=tmp_path)
+    assert all(torch.isfinite(tensor).all() for tensor in load(run)["state"]["model"].values())
+    assert load(run)["state"]["guard"] == {"num_in_a_row": 0}
+
+
+@LOSSES.register
+def breaks(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets) * float("nan")
+
+
+def test_a_loss_function_that_breaks_is_told_from_a_module_that_does(small, tmp_path):
+    with pytest.raises(TrainingError, match="it begins in the loss function, or after it: 'loss' is not finite"):
+        train("-c", small, "loss=breaks", out=tmp_path)
+
+
+def test_nan_in_the_data_is_told(small, tmp_path):
+    with pytest.raises(TrainingError, match="The batch itself holds values that are not finite"):
+        train("-c", small, "transforms.batch=[{type: Normalize, args: {mean: [0.3], std: [.nan]}}]", out=tmp_path)
+
+
+def test_a_value_that_is_a_weight_is_averaged_as_it_was(small, tmp_path):
+    from base.base_metric import Totals
+    totals, weight = Totals(), nn.Parameter(torch.tensor(1.0))
+    totals.add({"scale": weight}, 1)
+    weight.data.fill_(9)
+    assert totals.means() == {"scale": 1.0}
+
+
 def test_totals_leave_out_what_a_device_says_is_lost():
     from base.base_metric import Totals
     totals = Totals()
@@ -188,6 +281,8 @@ def test_splitting_knows_tensors_tables_and_lists_of_samples():
     (["trainer.args.checkpoint_every={steps: 0}"], "steps: 0 is no whole number above 0"),
     (["trainer.args.checkpoint_every={}"], "is empty"),
     (["trainer.args.on_oom=splitt"], "one of"),
+    (["optimizer={first: Adam, second: Adam}", "trainer.args.on_oom=split"], "needs a single optimizer"),
+    (["optimizer={first: Adam, second: Adam}", "trainer.args.on_nan=skip"], "needs a single optimizer"),
     (["trainer.args.max_failed_saves=0"], "too small"),
 ])
 def test_options_without_meaning_are_errors(small, tmp_path, options, message):
