@@ -11,6 +11,7 @@ import time
 
 from utils.cli import log_level, train_arguments, verify_arguments
 from utils.errors import exit_codes
+from utils.signals import ignore_signals
 
 log = logging.getLogger("train")
 
@@ -59,3 +60,4 @@ if __name__ == "__main__":
     arguments = train_arguments()
     with exit_codes(arguments.verbose):
         main(arguments)
+        ignore_signals()

@@ -8,7 +8,7 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
-from base.recovery import Splitting, careful_step, explained
+from base.recovery import Splitting, careful_evaluation, careful_step, explained
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint import SavePolicy
 from utils.ema import WeightAverage
@@ -229,7 +229,7 @@ class BaseTrainer:
         for named, count in values:
             self.totals.add(named, count, lost)
         self.run.num_seen += sum(count for count, _ in window)
-        if self.ema:
+        if self.ema and lost is not True:
             self.ema.update()
 
     def run_window(self, window: list[tuple[int, Any]]) -> list[tuple[Mapping[str, Any], int]]:
@@ -281,8 +281,8 @@ class BaseTrainer:
         bar = Bar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
         with closing(bar), self.evaluating():
             for number, (count, batch) in enumerate(self.data.batches(split, training=False)):
-                self.seed_for("eval", number)
-                totals.add(as_values(self.eval_step(self.data.prepare(batch, self.device, self.channels_last))), count)
+                for values, num_samples in careful_evaluation(self, number, (count, batch)):
+                    totals.add(values, num_samples)
                 bar.update(1)
                 self.leave_if_asked(budget=False)
             values = totals.means() | self.metrics.compute()
@@ -317,6 +317,8 @@ class BaseTrainer:
         self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
         weights = {name: weight for name, weight in self.bare_model.named_parameters() if weight.requires_grad}
+        if isinstance(self.loss, nn.Module):
+            weights |= {f"loss.{name}": weight for name, weight in self.loss.named_parameters()}
         self.run.store.save(state, list(names), weights, policy or self.save_policy)
         if "last.pt" in names:
             self.save_interval.saved()

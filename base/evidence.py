@@ -3,6 +3,7 @@ import json
 import logging
 import math
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -32,8 +33,11 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     position.rewind(error.num_late, trainer.accumulate)
     where, folder = trainer.position, trainer.run.folder / FOLDER
     if bad := non_finite(dict(trainer.bare_model.named_parameters())):
-        return f"{where}: {error}. The weights of {bad} are not finite: the steps before made them so.\n{ADVICE}"
+        return (f"{where}: {error}. The weights of {bad} are not finite: a step before made them so, with a gradient that was "
+                f"not. Gradients are looked at at log points and wherever clip_norm is set.\n{ADVICE}")
+    made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     try:
+        state = Copies().of({name: part.state_dict() for name, part in trainer.state.items()})
         window = error.window or _fetch_again(trainer)
         window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last)
                   for _, piece in trainer.splitting.pieces(window)]
@@ -42,11 +46,11 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
     try:
-        _keep(trainer, folder, window, {**position.state_dict(), "error": str(error), "found": found})
+        _keep(trainer.run.store.config, state, folder, window, {**position.state_dict(), "error": str(error), "found": found})
         kept = f"Kept in {folder}: the batch, the weights and where they stood."
     except (OSError, TrainingError) as failure:
         kept = f"Nothing could be kept of it: {failure}"
-    return f"{where}: {error}. {found}.\n{kept}\n{ADVICE}"
+    return f"{where}: {error}. {found}.{made}\n{kept}\n{ADVICE}"
 
 
 def _fetch_again(trainer) -> list:
@@ -56,9 +60,8 @@ def _fetch_again(trainer) -> list:
     return next(windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
 
 
-def _keep(trainer, folder, window: list, report: dict) -> None:
-    store = CheckpointStore(folder, trainer.run.store.config)
-    state = {name: part.state_dict() for name, part in trainer.state.items()}
+def _keep(config: dict, state: dict, folder: Path, window: list, report: dict) -> None:
+    store = CheckpointStore(folder, config)
     store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
     content = {"batches": window}
     if find_unstorable(content, "batch"):

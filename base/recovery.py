@@ -1,4 +1,5 @@
 """Steps that go wrong: explaining them, taking them back, making them in smaller pieces where memory does not suffice."""
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from base.base_metric import as_values
 from base.evidence import describe_non_finite
 from utils.errors import ConfigError, TrainingError
 from utils.guard import NonFinite
@@ -46,8 +48,22 @@ def careful_step(trainer, window: list[tuple[int, Any]]) -> tuple[list, bool | t
     return values, lost
 
 
+def careful_evaluation(trainer, number: int, batch: tuple[int, Any]) -> list[tuple[Mapping[str, Any], int]]:
+    """The values of a batch of evaluation and of how many samples, by pieces where memory does not suffice for the whole."""
+    kept = trainer.metrics.keep() if trainer.splitting.enabled else None
+
+    def evaluate(pieces):
+        trainer.seed_for("eval", number)
+        prepared = ((trainer.data.prepare(piece, trainer.device, trainer.channels_last), count) for count, piece in pieces)
+        return [(as_values(trainer.eval_step(piece)), count) for piece, count in prepared]
+
+    while (values := trainer.splitting.attempt(evaluate, [batch])) is None:
+        trainer.metrics.put_back(kept)
+    return values
+
+
 class BeforeStep:
-    """What a forward pass leaves behind besides gradients: buffers (BatchNorm's statistics) and metrics; to be put back."""
+    """What a step leaves behind besides gradients and weights, to be put back: buffers, metrics, a trainer's own parts."""
 
     def __init__(self, trainer):
         self._trainer, self._metrics = trainer, trainer.metrics.keep()
@@ -56,17 +72,23 @@ class BeforeStep:
         # by name: a module may put a new tensor in the place of the old one
         self._buffers = [(module, name, buffer.clone()) for module in modules
                          for name, buffer in module.named_buffers(recurse=False)]
+        known = [trainer.bare_model, trainer.loss, trainer.position, trainer.totals, trainer.metrics, trainer.monitor,
+                 trainer.splitting, trainer.guard, trainer.ema, trainer.data.place, *trainer.updaters.values()]
+        own = [part for name, part in trainer.state.items() if name != "metrics_file" and not any(part is k for k in known)]
+        self._own = [(part, copy.deepcopy(part.state_dict())) for part in own]
 
     @torch.no_grad()
     def restore(self, lost: bool | torch.Tensor = True) -> None:
-        """Puts it back; with a 0-dim bool tensor the device decides. Nobody waits for it, unless there are metric objects."""
+        """Puts it back; with a 0-dim bool tensor the device decides, and for buffers alone nobody waits for it."""
         for module, name, before in self._buffers:
             now = getattr(module, name)
             if now.shape != before.shape:
                 setattr(module, name, now := before.clone())
             now.copy_(torch.where(lost, before, now) if isinstance(lost, torch.Tensor) else before)
-        if self._trainer.metrics.objects and bool(lost):
+        if (self._own or self._trainer.metrics.objects) and bool(lost):
             self._trainer.metrics.put_back(self._metrics)
+            for part, before in self._own:
+                part.load_state_dict(copy.deepcopy(before))
 
     def take_back(self) -> None:
         """Undoes forward and backward passes that memory did not suffice for. Raises TrainingError for a step half made."""
@@ -114,7 +136,7 @@ class Splitting:
         return {"num_parts": self.num_parts}
 
     def load_state_dict(self, state: dict) -> None:
-        self.num_parts = state["num_parts"]
+        self.num_parts = max(int(state["num_parts"]), 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

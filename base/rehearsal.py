@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from base.base_metric import as_values
-from base.recovery import BeforeStep, describe_out_of_memory, is_out_of_memory
+from base.recovery import BeforeStep, careful_evaluation, describe_out_of_memory, is_out_of_memory
 from utils.errors import ConfigError, TrainingError, describe
 from utils.signature import nearest
 from utils.state import Copies
@@ -42,10 +42,12 @@ def _rehearse_split(trainer, split: str) -> list[str]:
                 trainer.set_mode(training=True)
                 values = None
                 while values is None:
-                    values = trainer.splitting.attempt(partial(_run_step, trainer, trainer.train_step), [(count, batch)])
+                    values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
             else:
                 with trainer.evaluating():
-                    values = _run_step(trainer, trainer.eval_step, [(count, batch)])
+                    for named, num_samples in careful_evaluation(trainer, 0, (count, batch)):
+                        trainer.totals.add(named, num_samples)
+                    values = trainer.totals.means() | trainer.metrics.compute()
     except ConfigError:
         raise
     except Exception as error:
@@ -58,9 +60,10 @@ def _rehearse_split(trainer, split: str) -> list[str]:
     return [f"{split}/{name}" for name in values]
 
 
-def _run_step(trainer, step, pieces: list) -> dict[str, float]:
+def _train_on(trainer, pieces: list) -> dict[str, float]:
     for count, batch in pieces:
-        trainer.totals.add(as_values(step(trainer.data.prepare(batch, trainer.device, trainer.channels_last))), count)
+        values = trainer.train_step(trainer.data.prepare(batch, trainer.device, trainer.channels_last))
+        trainer.totals.add(as_values(values), count)
     return trainer.totals.means() | trainer.metrics.compute()
 
 

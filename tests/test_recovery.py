@@ -207,6 +207,76 @@ def test_a_loss_function_that_breaks_is_told_from_a_module_that_does(small, tmp_
         train("-c", small, "loss=breaks", out=tmp_path)
 
 
+@LOSSES.register
+class Kinked(nn.Module):
+    """A loss with a parameter; at its call number `at` its value is finite and its gradient is not."""
+
+    def __init__(self, at: int):
+        super().__init__()
+        self.scale, self.at, self.num_calls = nn.Parameter(torch.ones(())), at, 0
+
+    def forward(self, outputs, targets):
+        self.num_calls += self.training
+        kink = (outputs.mean() * self.scale * (self.num_calls - 1 != self.at) * 0).abs()
+        return nn.functional.cross_entropy(outputs, targets) + kink.sqrt() * (self.num_calls - 1 == self.at)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_never_saved(small, tmp_path):
+    options = ["loss={type: Kinked, args: {at: 4}}", "trainer.args.checkpoint_every={steps: 1}"]
+    run = train("-c", small, *options, "trainer.args.on_nan=skip", out=tmp_path / "skip")
+    assert "left out" in (run / "run.log").read_text() and load(run)["state"]["progress"]["finished"]
+    with pytest.raises(TrainingError, match="not finite"):
+        train("-c", small, *options, "trainer.args.log_every=50", out=tmp_path / "stop")
+    for file in tmp_path.rglob("checkpoints/*.pt"):
+        state = load_checkpoint(file)["state"]
+        assert all(torch.isfinite(tensor).all() for tensor in [*state["model"].values(), *state["loss"].values()]), file
+
+
+def test_evaluation_is_split_too_and_counts_every_sample_once(small, tmp_path):
+    @MODELS.register
+    class Cramped(Sick):
+        def forward(self, images):
+            if len(images) > self.limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    METRICS.register(Counting)
+    run = train("-c", small, "model={type: Cramped, args: {at: [], limit: 20}}", "data_loader.eval_batch_size=40",
+                "metrics=[Counting]", "trainer.args.on_oom=split", out=tmp_path)
+    assert [line["val/Counting"] for line in epochs(run)] == [40, 40]
+    assert [line["train/Counting"] for line in epochs(run)] == [150, 150]
+
+
+@TRAINERS.register
+class Counter(Trainer):
+    """Counts the samples it trains on, in a part of the state of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seen = self.state["seen"] = Seen()
+
+    def train_step(self, batch):
+        self.seen.num_samples += len(batch[0])
+        return super().train_step(batch)
+
+
+class Seen:
+    num_samples = 0
+
+    def state_dict(self):
+        return {"num_samples": self.num_samples}
+
+    def load_state_dict(self, state):
+        self.num_samples = state["num_samples"]
+
+
+@pytest.mark.parametrize("model, option, expected", [
+    (dict(at=[], limit=9), "on_oom: split", 300), (dict(at=[2, 7]), "on_nan: skip", 240)])
+def test_a_part_of_the_trainers_own_is_put_back_with_the_step(small, tmp_path, model, option, expected):
+    run = train("-c", small, sick(**model), f"trainer={{type: Counter, args: {{epochs: 2, {option}}}}}", out=tmp_path)
+    assert load(run)["state"]["seen"] == {"num_samples": expected}
+
+
 def test_nan_in_the_data_is_told(small, tmp_path):
     with pytest.raises(TrainingError, match="The batch itself holds values that are not finite"):
         train("-c", small, "transforms.batch=[{type: Normalize, args: {mean: [0.3], std: [.nan]}}]", out=tmp_path)

@@ -16,7 +16,7 @@ from utils.errors import ConfigError, TrainingError
 from utils.state import Copies, find_unstorable, non_finite, num_bytes, tensors_in
 
 FORMAT = 1
-_VERIFIED = "finite_weights"  # in a file's state: the names in "model" that were finite when it was written
+_VERIFIED = "finite_weights"  # in a file's state: the names in "model" and, as loss.NAME, in "loss" that were finite
 log = logging.getLogger(__name__)
 
 
@@ -221,12 +221,13 @@ def _state_fault(state: dict) -> str | None:
     model, progress = state.get("model"), state.get("progress")
     if not isinstance(model, dict) or not isinstance(progress, dict):
         return "not a checkpoint of this project: its state is incomplete"
-    if not all(type(progress.get(name)) is int for name in ("epoch", "batch", "step")):
+    if not all(type(progress.get(name)) is int and progress[name] >= 0 for name in ("epoch", "batch", "step")):
         return "not a checkpoint of this project: its progress is not epoch, batch and step"
     verified, average = state.pop(_VERIFIED, []), state.get("ema")
     if not isinstance(verified, list) or not all(isinstance(name, str) for name in verified):
         return "not a checkpoint of this project: the names of its weights are no list of text"
-    for weights in (model, average.get("model") if isinstance(average, dict) else None):
+    loss = {f"loss.{name}": value for name, value in state["loss"].items()} if isinstance(state.get("loss"), dict) else {}
+    for weights in (model, loss, average.get("model") if isinstance(average, dict) else None):
         tensors = weights if isinstance(weights, dict) else {}
         if bad := non_finite({name: tensors[name] for name in verified if isinstance(tensors.get(name), torch.Tensor)}):
             return f"damaged: the weights of {bad} are not finite"

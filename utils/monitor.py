@@ -58,4 +58,4 @@ class Monitor:
             log.warning("monitor is now '%s %s', it was '%s %s': the best value so far is forgotten",
                         self.mode, self.name, state["mode"], state["name"])
             return self._forget()
-        self.best, self.best_epoch, self.num_bad = state["best"], state["best_epoch"], state["num_bad"]
+        self.best, self.best_epoch, self.num_bad = float(state["best"]), int(state["best_epoch"]), int(state["num_bad"])

@@ -57,6 +57,11 @@ class StopRequest:
 def ignore_in_worker(worker_id: int) -> None:
     """For loader workers: a signal to the whole group is for the main process, which ends its workers itself."""
     gc.freeze()  # what the worker inherited is not its own to tidy up: old iterators, with their threads and queues
+    ignore_signals()
+
+
+def ignore_signals() -> None:
+    """From here on the process ends by itself: where all is done, a late signal must not make a failure of it."""
     for name in _NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -18,7 +18,7 @@ def at_least(least: int | float, above: bool = False):
     """A constraint for an annotation: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded."""
 
     def check(value):
-        if value < least or (above and value == least):
+        if not value >= least or (above and value == least):  # a NaN is not, either
             raise ValueError(f"{value} is too small; it must be {'above' if above else 'at least'} {least}")
 
     return check
@@ -28,7 +28,7 @@ def below(bound: int | float):
     """A constraint for an annotation: smaller than `bound`."""
 
     def check(value):
-        if value >= bound:
+        if not value < bound:
             raise ValueError(f"{value} is too large; it must be below {bound}")
 
     return check

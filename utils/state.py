@@ -81,7 +81,7 @@ def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> Non
     """`part.load_state_dict(state)`, with its error shortened to a ConfigError that names the part."""
     try:
         part.load_state_dict(state)
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever a part says to a state that is not its own
         text = " ".join(str(error).split())
         raise ConfigError(f"{file}: '{name}' does not fit what the config builds: {text[:600]}") from error
 

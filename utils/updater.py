@@ -68,7 +68,7 @@ class Updater:
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
             self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        elif measured:
+        elif measured or self.guard.tolerated:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
             self.grad_norm = torch.nn.utils.get_total_norm(dense)
@@ -76,7 +76,7 @@ class Updater:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self._guarded_step(known_norm=measured or bool(self.clip_norm))
+            self._guarded_step(known_norm=measured or bool(self.clip_norm or self.guard.tolerated))
         self.stepping = False
 
     def _guarded_step(self, known_norm: bool) -> None:
