@@ -75,7 +75,9 @@ def main() -> None:
         store = CheckpointStore(Path(folder), {})
         store.save(state, ["last.pt"], state["model"], SavePolicy(background=False))  # makes the copies it keeps
         for _ in range(args.rounds):
-            reference.append(seconds_of(lambda: torch.save(state, Path(folder) / "reference.pt")))
+            new = Path(folder) / "new.pt"  # nobody writes over the last good checkpoint
+            reference.append(seconds_of(lambda new=new: torch.save(state, new)))
+            new.replace(Path(folder) / "reference.pt")
             os.sync()  # torch.save leaves its bytes to the system; nobody else should wait for them
             for results, value in zip((held, lost), background_save(store, state, step), strict=True):
                 results.append(value)

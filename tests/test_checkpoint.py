@@ -93,6 +93,18 @@ def test_a_flip_of_any_byte_and_a_cut_anywhere_are_noticed(tmp_path):
         read_archive(broken)
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_every_length_is_written_to_the_last_byte(tmp_path, monkeypatch, direct):
+    """With blocks of two pages, so that they end within records, headers, and the seal."""
+    monkeypatch.setattr(archive, "_BLOCK", 2 * archive.mmap.PAGESIZE)
+    if not direct:
+        monkeypatch.setattr(archive, "_DIRECT", 0)
+    for size in [*range(0, 9000, 449), *range(3270, 3290)]:
+        content = {"one": torch.randint(255, (size,), dtype=torch.uint8), "other": torch.arange(size, dtype=torch.uint8)}
+        write_archive(content, tmp_path / "a.pt")
+        assert_same_state(read_archive(tmp_path / "a.pt"), content)
+
+
 def test_without_the_fast_checksum_the_bytes_are_the_same(tmp_path, monkeypatch):
     import zlib
     write_archive(state_at(3), tmp_path / "fast.pt")

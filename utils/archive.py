@@ -1,23 +1,33 @@
 """The file of a checkpoint: torch's zip format, written without holding up the interpreter, read without trusting it."""
 import ctypes
+import errno
 import io
+import mmap
 import os
 import pickle
 import struct
 import sys
 import zipfile
 from collections import OrderedDict
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 
+try:
+    import fcntl
+except ImportError:  # Windows, which has no direct writes of this kind
+    fcntl = None
 try:
     from isal.isal_zlib import crc32  # the same number as zlib's, seven times as fast
 except ImportError:  # no wheel for this machine
     from zlib import crc32
 
 _ALIGNMENT = 64  # bytes, as torch.save has it, so that tensors can be mapped into memory
+_BLOCK = 1 << 22  # bytes
+_DIRECT = getattr(os, "O_DIRECT", 0)
 _SEAL = b"crc32 %08x"
 _NUM_DIGITS = 8
 _BARE_END = b"PK\5\6" + bytes(18)  # the last record of a zip, when there is no comment behind it
@@ -54,15 +64,15 @@ class _Pickler(pickle.Pickler):
 def write_archive(content: dict, file: Path) -> None:
     """Writes tensors on the CPU and plain values so that `torch.load` reads them; they are on the disk when it returns.
 
-    torch.save would do, but for its checksums: they take longer than the rest, and a loop beside it pays for them. Here
-    large checksums and writes release the interpreter. Every byte stands under a checksum: records under those of the
+    torch.save would do, but for what its checksums and the system's cache cost a loop beside it. Here large checksums, copies
+    and writes release the interpreter. Every byte stands under a checksum: records under those of the
     zip, everything between them under a seal in the zip's comment.
     """
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
     pickler.dump(content)
-    with open(file, "w+b") as handle:
-        with zipfile.ZipFile(handle, "w") as archive:
+    with closing(_Output(file)) as output:
+        with zipfile.ZipFile(output, "w") as archive:
             archive.comment = _SEAL % 0
             _write_record(archive, "archive/data.pkl", pickled.getbuffer())
             _write_record(archive, "archive/version", b"3\n")
@@ -70,26 +80,92 @@ def write_archive(content: dict, file: Path) -> None:
             for key, storage in pickler.storages.items():
                 memory = (ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr()) if storage.nbytes() else b""
                 _write_record(archive, f"archive/data/{key}", memoryview(memory).cast("B"))
-            records = archive.infolist()
-        handle.flush()
-        seal = _SEAL % _checksum_between(records, handle)
-        handle.seek(-_NUM_DIGITS, os.SEEK_END)
-        handle.write(seal[-_NUM_DIGITS:])
-        handle.flush()
-        os.fsync(handle.fileno())
+        output.finish()
 
 
 def _write_record(archive: zipfile.ZipFile, name: str, data) -> None:
     """As `archive.writestr`, without its copies and with a checksum that is quicker than its own."""
-    record, handle = zipfile.ZipInfo(name), archive.fp
-    record.header_offset, record.CRC = handle.tell(), crc32(data)
+    record, output = zipfile.ZipInfo(name), archive.fp
+    record.header_offset, record.CRC = output.tell(), crc32(data)
     record.file_size = record.compress_size = len(data)
     gap = -(record.header_offset + len(record.FileHeader()) + 4) % _ALIGNMENT
     record.extra = struct.pack("<2sH", b"FB", gap) + b"Z" * gap  # "FB" is torch's own mark for padding
-    handle.write(record.FileHeader())
-    handle.write(data)
+    output.write(record.FileHeader())
+    output.put(data)
     archive.filelist.append(record)
-    archive.start_dir = handle.tell()
+    archive.start_dir = output.tell()
+
+
+class _Output:
+    """A new file, written in large blocks and past the system's cache, where the system has a way.
+
+    Filling that cache can take more of the processor than all the rest; nobody reads a checkpoint that was just written.
+    `write` is for what stands between the records, and goes under the seal; `put` for their data.
+    """
+
+    def __init__(self, file: Path):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        try:
+            self._descriptor = os.open(file, flags | _DIRECT, 0o666)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that has no such way
+                raise
+            self._descriptor = os.open(file, flags, 0o666)
+        self._memory = mmap.mmap(-1, _BLOCK)  # direct writes ask for whole pages
+        self._block, self._num_waiting, self._num_written = np.frombuffer(self._memory, np.uint8), 0, 0
+        self._between: list[bytes] = []
+
+    def tell(self) -> int:
+        return self._num_written + self._num_waiting
+
+    def seek(self, offset: int) -> None:
+        raise OSError("written from its beginning to its end")
+
+    def flush(self) -> None:
+        """A part of what a ZipFile expects; `finish` does it."""
+
+    def write(self, data: bytes) -> None:
+        self._between.append(bytes(data))
+        self.put(data)
+
+    def put(self, data) -> None:
+        source, done = np.frombuffer(data, np.uint8) if len(data) else (), 0
+        while done < len(source):
+            if self._num_waiting == _BLOCK:
+                self._write_out(_BLOCK - mmap.PAGESIZE)
+                self._block[: mmap.PAGESIZE] = self._block[-mmap.PAGESIZE :]  # stays: `finish` changes the last bytes of all
+                self._num_written, self._num_waiting = self.tell() - mmap.PAGESIZE, mmap.PAGESIZE
+            count = min(_BLOCK - self._num_waiting, len(source) - done)
+            self._block[self._num_waiting : self._num_waiting + count] = source[done : done + count]
+            self._num_waiting, done = self._num_waiting + count, done + count
+
+    def finish(self) -> None:
+        """Puts the seal in and has everything on the disk."""
+        seal = _SEAL % crc32(b"".join(self._between)[:-_NUM_DIGITS])
+        self._block[self._num_waiting - _NUM_DIGITS : self._num_waiting] = np.frombuffer(seal[-_NUM_DIGITS:], np.uint8)
+        self._write_out(-(-self._num_waiting // mmap.PAGESIZE) * mmap.PAGESIZE)
+        os.ftruncate(self._descriptor, self.tell())
+        os.fsync(self._descriptor)
+
+    def _write_out(self, count: int) -> None:
+        waiting = memoryview(self._memory)[:count]
+        while waiting:
+            try:
+                waiting = waiting[os.write(self._descriptor, waiting) :]
+            except OSError as error:
+                if error.errno != errno.EINVAL or not _leave_direct(self._descriptor):
+                    raise
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _leave_direct(descriptor: int) -> bool:
+    """Goes back to writing through the cache, where direct writes turn out to be refused; whether there was a way back."""
+    if not _DIRECT or not fcntl.fcntl(descriptor, fcntl.F_GETFL) & _DIRECT:
+        return False
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~_DIRECT)
+    return True
 
 
 def _checksum_between(records: list[zipfile.ZipInfo], handle: BinaryIO) -> int:
