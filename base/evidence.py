@@ -27,27 +27,29 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     """Goes back to the step that was not made, runs it again with an eye on every module, and keeps what it finds.
 
     `nan_report/` gets `checkpoint.pt` (the weights of before the step, where they stood, and the buffers that the forward
-    pass left: resume it to see the step fail), `batch.pt` and `report.json`. Returns all of it in words.
+    pass left: resume it to see the step fail; none where the weights were not finite before), `batch.pt` and `report.json`.
+    Returns all of it in words.
     """
     position = trainer.position
     position.rewind(error.num_late, trainer.accumulate)
     where, folder = trainer.position, trainer.run.folder / FOLDER
-    if bad := non_finite(dict(trainer.bare_model.named_parameters())):
-        return (f"{where}: {error}. The weights of {bad} are not finite: a step before made them so, with a gradient that was "
-                f"not. Gradients are looked at at log points and wherever clip_norm is set.\n{ADVICE}")
     made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     try:
         state = Copies().of({name: part.state_dict() for name, part in trainer.state.items()})
         window = error.window or _fetch_again(trainer)
         window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last)
                   for _, piece in trainer.splitting.pieces(window)]
-        found = _find_origin(trainer, window)
+        if bad := non_finite(dict(trainer.bare_model.named_parameters())):
+            state, found = None, (f"The weights of {bad} are not finite: a step before made them so, with a gradient that was "
+                                  "not, which is looked at at log points and wherever clip_norm is set")
+        else:
+            found = _find_origin(trainer, window)
     except Exception as failure:  # the evidence must not hide what it is about
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
     try:
         _keep(trainer.run.store.config, state, folder, window, {**position.state_dict(), "error": str(error), "found": found})
-        kept = f"Kept in {folder}: the batch, the weights and where they stood."
+        kept = f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
     except (OSError, TrainingError) as failure:
         kept = f"Nothing could be kept of it: {failure}"
     return f"{where}: {error}. {found}.{made}\n{kept}\n{ADVICE}"
@@ -60,9 +62,10 @@ def _fetch_again(trainer) -> list:
     return next(windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
 
 
-def _keep(config: dict, state: dict, folder: Path, window: list, report: dict) -> None:
+def _keep(config: dict, state: dict | None, folder: Path, window: list, report: dict) -> None:
     store = CheckpointStore(folder, config)
-    store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
+    if state:
+        store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
     content = {"batches": window}
     if find_unstorable(content, "batch"):
         content = {"tensors": list(tensors_in(window))}

@@ -89,6 +89,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_the_batch_and_the_culprit(
 def test_weights_that_are_not_finite_are_named_and_never_saved(small, tmp_path):
     with pytest.raises(TrainingError, match="learning rate"):
         train("-c", small, "optimizer={type: SGD, args: {lr: 1e38}}", "trainer.args.checkpoint_every={steps: 1}", out=tmp_path)
+    assert list(tmp_path.rglob("nan_report/batch.pt")) and list(tmp_path.rglob("nan_report/report.json"))
     for file in tmp_path.rglob("*.pt"):
         if file.name != "batch.pt":
             assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(file)["state"]["model"].values())
