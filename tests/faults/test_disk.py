@@ -201,7 +201,8 @@ def test_several_failed_saves_in_a_row_end_the_run_with_code_1_and_a_sound_check
             assert most <= len(told(program)) <= most + 1, program.said  # a warning for each, and why it ends
             assert sound_step(run) == step
             if kind is not FullToTheLastByte:
-                assert num_epochs(run) == 1 + most
+                # the last failure is noticed at a log point after it, which may be one of the next epoch
+                assert 1 + most <= num_epochs(run) <= 2 + most
             said = told(program)[-1]
             place.heal(program)
         finish("train.py", "-q", "-r", run)
