@@ -29,7 +29,7 @@ def main(args) -> None:
 
     setup_logging(log_level(args))
     if args.verify_resume:
-        sys.exit(not verify_resume(*verify_arguments(args), args.steps or 20))
+        sys.exit(not verify_resume(*verify_arguments(args), args.steps or 30))
     checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
     config = resolve_config(args.config, checkpoint, args.overrides)
     device = pick_device(args.device)

@@ -12,7 +12,7 @@ from base.build import as_block
 from base.check import check_config
 from base.registries import WRITERS
 from logger.run_log import RunLog
-from utils.checkpoint import CheckpointStore, load_checkpoint, remove_leftovers
+from utils.checkpoint import CheckpointStore, is_sound, load_checkpoint, remove_leftovers
 from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
 from utils.errors import ConfigError, TrainingError
 from utils.run import CHECKPOINTS, find_checkpoints, new_run, record_environment, run_of, runs_of
@@ -83,13 +83,8 @@ def _unfinished_checkpoint(file: Path, overrides: list[str], out: Path, run_name
 
 def newest_sound(damaged: Path) -> Path | None:
     """The newest sound checkpoint in the same run."""
-    for file in find_checkpoints(damaged.parent, ("last.pt",)) if run_of(damaged) else ():
-        try:
-            load_checkpoint(file)
-            return file
-        except ConfigError:
-            continue
-    return None
+    others = find_checkpoints(damaged.parent, ("last.pt",)) if run_of(damaged) else ()
+    return next(filter(is_sound, others), None)
 
 
 def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: list[str]) -> dict:

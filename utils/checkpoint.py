@@ -45,7 +45,7 @@ class CheckpointStore:
         self.folder, self.config = folder, config
         self.num_failures, self._failure = 0, ""  # in a row, and what the last one was
         self._resumed_from = resumed_from.name if resumed_from else None
-        self._last_is_sound = self._resumed_from == "last.pt" or (resumed_from is not None and _is_sound(folder / "last.pt"))
+        self._last_is_sound = self._resumed_from == "last.pt" or (resumed_from is not None and is_sound(folder / "last.pt"))
         self._copies, self._owed, self._policy = Copies(), {}, SavePolicy()
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
@@ -234,7 +234,8 @@ def _state_fault(state: dict) -> str | None:
     return None
 
 
-def _is_sound(file: Path) -> bool:
+def is_sound(file: Path) -> bool:
+    """Whether `load_checkpoint` takes it."""
     try:
         return bool(load_checkpoint(file))
     except ConfigError:

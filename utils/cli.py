@@ -23,7 +23,7 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="a rehearsed crash: the process kills itself (SIGKILL) after the run's optimizer step N")
     parser.add_argument("--verify-resume", action="store_true",
                         help="prove that a run of this config, killed and resumed, ends with the same bits as one that was "
-                             "not; takes --steps N steps (20)")
+                             "not; takes --steps N steps (30)")
     _add_common(parser)
     args = parser.parse_intermixed_args(argv)
     if not args.config and not args.resume:
