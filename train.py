@@ -3,6 +3,7 @@
     python train.py -c configs/digits.yaml
     python train.py -c configs/digits.yaml optimizer.args.lr=0.01 trainer.args.epochs=3
     python train.py -r saved/digits_lenet
+    python train.py -c configs/digits.yaml --distributed
     python train.py --verify-resume -c configs/digits.yaml
 """
 import logging
@@ -18,22 +19,38 @@ log = logging.getLogger("train")
 
 def main(args) -> None:
     # imported here, so that --help answers without loading torch
-    from base.build import build_trainer
-    from base.rehearsal import rehearse
-    from base.starting import checkpoint_to_resume, initial_weights, open_run, resolve_config
-    from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
+    from base.starting import checkpoint_to_resume, resolve_config
     from base.verify import verify_resume
-    from logger.console import log_to_file, setup_logging
-    from utils.device import pick_device
-    from utils.run import run_of
+    from logger.console import setup_logging
+    from utils import dist
+    from utils.device import pick_device, processes_to_start
 
-    setup_logging(log_level(args))
+    launches = args.distributed and not dist.is_launched()  # this process only starts others, which do the talking
+    setup_logging(logging.ERROR if launches else log_level(args), dist.expected_rank())
     if args.verify_resume:
         sys.exit(not verify_resume(*verify_arguments(args), args.steps or 30))
-    checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
-    config = resolve_config(args.config, checkpoint, args.overrides)
-    device = pick_device(args.device)
+    with dist.before_group(joins=args.distributed):
+        device = pick_device(args.device, dist.local_rank())
+        num_processes = processes_to_start(device, args.nproc) if args.distributed else 1
+        checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
+        config = resolve_config(args.config, checkpoint, args.overrides, num_processes)
+    if launches:
+        sys.exit(dist.launch(sys.argv, num_processes, args.max_restarts or 0))
+    with dist.process_group(args.distributed, device, args.timeout):
+        train(args, config, checkpoint, device)
 
+
+def train(args, config: dict, checkpoint, device) -> None:
+    """What each process does."""
+    from base.build import build_trainer
+    from base.rehearsal import rehearse
+    from base.starting import checkpoint_of_all, initial_weights, open_run
+    from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
+    from logger.console import log_to_file
+    from utils.dist import rank
+    from utils.run import run_of
+
+    checkpoint = checkpoint_of_all(checkpoint, args.out, config["name"])
     trainer = build_trainer(config, device)
     trainer.stop_request.at_step, trainer.stop_request.crash_at_step = args.steps, args.crash_at_step
     if args.init_from:
@@ -47,7 +64,7 @@ def main(args) -> None:
             return
 
     run = open_run(config, checkpoint, device, args.out, args.run_name, bars=not args.quiet)
-    log_to_file(run.folder / "run.log")
+    log_to_file(run.folder / "run.log", rank())
     log.info(describe_parts(trainer))
     if checkpoint:
         log.info(describe_resumed(trainer))

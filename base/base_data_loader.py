@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from base.samples import (
-    CountingCollate,
+    Count,
+    Part,
     PositionSampler,
     Samples,
     Stream,
@@ -22,6 +23,7 @@ from base.samples import (
     on_input,
     to_device,
 )
+from utils import dist
 from utils.errors import ConfigError
 from utils.random import derive, permutation
 from utils.signals import ignore_in_worker
@@ -35,7 +37,8 @@ class DataSplits:
     """The train, val and test splits of a dataset, and loaders over them.
 
     Order, augmentation and the train/val split are functions of `(seed, epoch, sample index)`: the number of workers
-    never changes a result, and an epoch can be entered at any batch at no cost.
+    never changes a result, and an epoch can be entered at any batch at no cost. Several processes share every batch, each
+    with a part of its samples: which they are does not depend on how many processes there are.
 
     Args:
         build_dataset: split name to Dataset; None from it means that there is no such split.
@@ -73,6 +76,7 @@ class DataSplits:
                 "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,
                 "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
         self._build_dataset = build_dataset
+        self.part = Part(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # of training, where its dataset is a stream that tells its state
         self._datasets: dict[str, Dataset | None] = {}
         self._first_states: dict[str, Any] = {}
@@ -138,7 +142,7 @@ class DataSplits:
         return min(num_batches, limit) if limit else num_batches
 
     def batches(self, split: str, epoch: int = 0, start: int = 0, training: bool | None = None) -> Iterator[tuple[int, Any]]:
-        """The batches of a split from number `start` on, as (number of samples, batch), on the CPU.
+        """This process's part of the batches of a split from number `start` on, as (number of samples, batch), on the CPU.
 
         `training` (by default for the train split) shuffles and augments as `epoch` says. Otherwise every sample comes
         once, in order, through the `eval` transforms, and the same in every epoch. A train stream that tells its state goes
@@ -159,6 +163,8 @@ class DataSplits:
         batches = self._iterators[key] = iter(loader)
         if isinstance(position, Stream):
             batches = _follow(batches, position.place)
+        else:
+            batches = ((position.count(number), batch) for number, batch in enumerate(batches, start))
         return itertools.islice(batches, limit and limit - start)
 
     def to_checkpoint(self) -> dict[str, StreamPlace]:
@@ -173,18 +179,19 @@ class DataSplits:
         self._loaders.clear()
 
     def first_batch(self, split: str) -> tuple[int, Any]:
-        """The first batch of a split, fetched in this process."""
+        """This process's part of the first batch of a split, fetched in this process."""
         dataset, training = self.dataset(split), split == "train"
         self.num_batches(split)  # raises where there is none
         view = self._view(split, training)
         if isinstance(dataset, IterableDataset):
-            samples, _ = next(iter(view), ([], None))
+            samples, count, _ = next(iter(view), ([], 0, None))
         else:
-            samples = [view[key] for key in next(iter(self._sampler(split, training)))]
+            sampler = self._sampler(split, training)
+            samples, count = [view[key] for key in next(iter(sampler))], sampler.count(0)
         if not samples:
             what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
             raise ConfigError(f"dataset: the {split} split holds no {what}")
-        return self._collate(dataset)(samples)
+        return count, self._collate(dataset)(samples)
 
     def prepare(self, batch: Any, device: torch.device, channels_last: bool = False) -> Any:
         """A batch on `device`, its input through the `batch` transforms there.
@@ -230,18 +237,19 @@ class DataSplits:
         seed = derive(self.seed, "sample", SPLITS.index(split))
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training), drop_last=self.drop_last and training,
-                          first_state=self._first_states[split])
+                          first_state=self._first_states[split], part=self.part)
         return Samples(dataset, transforms, seed)
 
     def _sampler(self, split: str, training: bool) -> PositionSampler:
         return PositionSampler(self.indices(split), self._batch_size(training), derive(self.seed, "order"),
-                               shuffle=self.shuffle and training, drop_last=self.drop_last and training)
+                               shuffle=self.shuffle and training, drop_last=self.drop_last and training,
+                               part=self.part)
 
-    def _collate(self, dataset: Dataset) -> Callable[[list], tuple[int, Any]]:
-        return CountingCollate(getattr(dataset, "collate_fn", default_collate))
+    def _collate(self, dataset: Dataset) -> Callable[[list], Any]:
+        return getattr(dataset, "collate_fn", default_collate)
 
 
-def _follow(batches: Iterator, place: StreamPlace) -> Iterator[tuple[int, Any]]:
+def _follow(batches: Iterator, place: StreamPlace) -> Iterator[tuple[Count, Any]]:
     """The batches of a Stream alone; `place` is always the one after the last of them that was taken."""
     for counted, after in batches:
         place.load_state_dict(after.state_dict())

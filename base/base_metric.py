@@ -1,13 +1,19 @@
 """Totals that add up: averages over samples, whatever the batches look like, and torchmetrics for what does not add up."""
 import copy
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
+from base.samples import to_device
+from utils import dist
+
 
 class Totals:
     """Sample-weighted means of named values over an epoch, and over the stretch since the last log point.
+
+    They are those of all processes together: whoever asks for them asks on every process.
 
     Values stay on the device as they come and are read by the host in one go when somebody asks. They are then added
     one by one in double precision, so that it makes no difference when, or how often, somebody asked.
@@ -22,7 +28,8 @@ class Totals:
     def add(self, values: Mapping[str, Any], count: int, lost: bool | torch.Tensor = False) -> None:
         """Takes the values of a batch of `count` samples: each a mean over it (0-dim) or one per sample `[count]`.
 
-        `lost` (0-dim bool on a device, perhaps) says that they do not count; only then may they not be finite.
+        A batch of 0 samples does not count. `lost` (0-dim bool on a device, perhaps) says that they do not count; only
+        then may they not be finite.
         """
         if lost is True:
             return
@@ -32,23 +39,27 @@ class Totals:
                 entry = (value.clone(), count, count, lost)  # it may be a weight, which goes on changing
             elif value.ndim == 1:
                 wide = torch.float64 if value.dtype == torch.float64 else torch.float32
-                entry = (value.sum(dtype=wide), 1, len(value), lost)
+                entry = (value.sum(dtype=wide), 1, len(value) if count else 0, lost)
             else:
                 raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
                                  "or one for each sample [B]")
             self._pending.setdefault(name, []).append(entry)
 
     def _fold(self) -> None:
-        for name, entries in self._pending.items():
-            read = torch.stack([value for value, *_ in entries]).tolist()
-            flags = [lost for *_, lost in entries]
-            if any(isinstance(flag, torch.Tensor) for flag in flags):
-                flags = torch.stack([torch.as_tensor(flag, device=entries[0][0].device) for flag in flags]).tolist()
-            for value, (_, weight, count, _), lost in zip(read, entries, flags, strict=True):
-                if not lost:
-                    self.sums[name] = self.sums.get(name, 0.0) + value * weight
+        gathered = dist.all_gather_object({name: _read(entries) for name, entries in self._pending.items()})
+        for name in dict.fromkeys(name for read in gathered for name in read):
+            # batch by batch, each over all processes: the sums then come out the same whenever somebody asks
+            for parts in zip_longest(*(read.get(name, []) for read in gathered), fillvalue=(0.0, 0)):
+                if count := sum(count for _, count in parts):
+                    self.sums[name] = self.sums.get(name, 0.0) + sum(total for total, _ in parts)
                     self.counts[name] = self.counts.get(name, 0) + count
         self._pending = {}
+
+    def glimpse(self, name: str) -> float | None:
+        """About the mean since `reset`: of the last values only those of this process, which asks no other."""
+        pending = _read(self._pending.get(name, []))
+        count = self.counts.get(name, 0) + sum(count for _, count in pending)
+        return (self.sums.get(name, 0.0) + sum(total for total, _ in pending)) / count if count else None
 
     def means(self) -> dict[str, float]:
         """The means since `reset`. Waits for the device."""
@@ -78,12 +89,29 @@ class Totals:
         self._mark = {name: tuple(mark) for name, mark in state["mark"].items()}
 
 
+def _read(entries: list[tuple]) -> list[tuple[float, int]]:
+    """(sum, samples) of each of a name's pending values, read from the device in one go."""
+    if not entries:
+        return []
+    values = torch.stack([value for value, *_ in entries]).tolist()
+    flags = [lost for *_, lost in entries]
+    if any(isinstance(flag, torch.Tensor) for flag in flags):
+        flags = torch.stack([torch.as_tensor(flag, device=entries[0][0].device) for flag in flags]).tolist()
+    return [(value * weight, int(count)) if count and not lost else (0.0, 0)
+            for value, (_, weight, count, _), lost in zip(values, entries, flags, strict=True)]
+
+
 class Metrics:
     """The metrics of a split, called with `(outputs, targets)` batch by batch.
 
     A metric is a function that gives one value per sample `[B]` (or the batch's mean), or an object with `update`,
     `compute` and `reset`, such as a torchmetrics.Metric, for what does not add up sample by sample (F1, AUROC).
+
+    With several processes those of torchmetrics add up in their own way, when they are asked; any other object is shown
+    the outputs and targets of all processes. Set `padding` for a batch that does not count.
     """
+
+    padding = False
 
     def __init__(self, metrics: Mapping[str, Callable] = (), device: torch.device | None = None):
         metrics = dict(metrics)
@@ -100,7 +128,12 @@ class Metrics:
     def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
         """The values of the functions on this batch; objects take note and are asked at the end."""
         for metric in self.objects.values():
-            metric.update(outputs, targets)
+            if _adds_up(metric):
+                if not self.padding:
+                    metric.update(outputs, targets)
+            else:
+                for theirs in self._of_all_processes(outputs, targets):
+                    metric.update(*theirs)
         self._updated = True
         return {name: function(outputs, targets) for name, function in self.functions.items()}
 
@@ -131,17 +164,49 @@ class Metrics:
         if kept is not self:
             self.objects, self._updated = copy.deepcopy(kept.objects), kept._updated
 
+    def _of_all_processes(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
+        if dist.world_size() == 1:
+            return [(outputs, targets)]
+        gathered = dist.all_gather_object(None if self.padding else to_device((outputs, targets), torch.device("cpu")))
+        return [to_device(theirs, self.device) for theirs in gathered if theirs is not None]
+
     def state_dict(self) -> dict:
-        objects = {name: metric.state_dict() for name, metric in self.objects.items() if hasattr(metric, "state_dict")}
-        return {"updated": self._updated, "objects": objects}
+        """The state of every object; of one that adds up over several processes theirs, too, by rank."""
+        cpu, state = torch.device("cpu"), {"updated": self._updated, "objects": {}}
+        for name, metric in self.objects.items():
+            if _adds_up(metric) and dist.world_size() > 1:
+                state.setdefault("processes", {})[name] = dist.all_gather_object(to_device(metric.state_dict(), cpu))
+                metric.sync()
+                state["objects"][name] = to_device(metric.state_dict(), cpu)
+                metric.unsync()
+            elif hasattr(metric, "state_dict"):
+                state["objects"][name] = metric.state_dict()
+        return state
 
     def load_state_dict(self, state: dict) -> None:
+        """Takes up a state: each process its own where there are as many as there were, else the main process all of it."""
         self.reset()  # torchmetrics remembers what it computed last
         self._updated = state["updated"]
         for name in self.objects.keys() & state["objects"].keys():
-            self.objects[name].load_state_dict(state["objects"][name])
-            if isinstance(self.objects[name], torch.nn.Module):
-                self.objects[name].to(self.device)  # torchmetrics takes tensors over from wherever they are
+            metric, own = self.objects[name], state["objects"][name]
+            if _adds_up(metric):
+                theirs = state.get("processes", {}).get(name, [own])
+                own = theirs[dist.rank()] if len(theirs) == dist.world_size() else own if dist.is_main() else None
+            if own is not None:
+                metric.load_state_dict(_as_lists(own, metric))
+            if isinstance(metric, torch.nn.Module):
+                metric.to(self.device)  # torchmetrics takes tensors over from wherever they are
+
+
+def _as_lists(state: dict, metric: Any) -> dict:
+    """Adding up makes one tensor of a list of them, which `update` wants as a list again."""
+    lists = {name for name in state if isinstance(getattr(metric, name, None), list)}
+    return {name: [value] if name in lists and isinstance(value, torch.Tensor) else value for name, value in state.items()}
+
+
+def _adds_up(metric: Any) -> bool:
+    """Whether a metric object knows how to add up over processes, as those of torchmetrics do."""
+    return hasattr(metric, "sync") and hasattr(metric, "unsync")
 
 
 def as_values(result: Any) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
 from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.recovery import Splitting, careful_evaluation, careful_step, explained
 from logger.run_log import RunLog, SilentRun
+from utils import dist
 from utils.checkpoint import SavePolicy
 from utils.ema import WeightAverage
 from utils.errors import ConfigError, Interrupted
@@ -19,8 +20,17 @@ from utils.progress import Bar, Position, parse_interval, seconds, windows
 from utils.random import derive, seed_all
 from utils.signals import StopRequest
 from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below, nearest
-from utils.state import load_parts
+from utils.state import load_parts, whole
+from utils.strategy import parse_strategy
 from utils.updater import Schedule, Updater, Window
+
+
+class Asked(NamedTuple):
+    """What any of the processes is asked for: a signal's number or 0, whether max_time is up, whether a save is due."""
+
+    signal_number: int
+    to_leave: bool
+    to_save: bool
 
 
 class BaseTrainer:
@@ -54,6 +64,8 @@ class BaseTrainer:
         on_nan: what to do about a loss that is not finite: "stop", or "skip" the step.
         max_nan_steps: how many steps in a row "skip" may leave out.
         on_oom: what to do where memory does not suffice for a batch: "stop", or "split" it from then on.
+        strategy: how several processes share the model: "ddp", or a block with the options of one; see utils/strategy.py.
+        sync_batchnorm: whether BatchNorm sees the whole batch of all processes, instead of this process's part.
     """
 
     def __init__(self, *, model: nn.Module, data: DataSplits, optimizers: Mapping[str, Callable],
@@ -70,7 +82,8 @@ class BaseTrainer:
                  compile: bool = False, channels_last: bool = False,
                  max_time: Annotated[str, seconds] | PositiveFloat | None = None,
                  on_nan: Literal["stop", "skip"] = "stop", max_nan_steps: PositiveInt = 10,
-                 on_oom: Literal["stop", "split"] = "stop"):
+                 on_oom: Literal["stop", "split"] = "stop",
+                 strategy: Annotated[str | dict, parse_strategy] = "ddp", sync_batchnorm: bool = False):
         self.bare_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
         self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
@@ -84,6 +97,7 @@ class BaseTrainer:
         self.save_policy = SavePolicy(async_save, max_failed_saves, keep_last)
         self.guard = NonFiniteGuard(max_nan_steps if on_nan == "skip" else 0)
         self.splitting = Splitting(enabled=on_oom == "split")
+        self.strategy, self.sync_batchnorm = parse_strategy(strategy), sync_batchnorm
         self.ema_decay = ema
         self.ema: WeightAverage | None = None
         self.updaters: dict[str, Updater] = {}
@@ -144,7 +158,7 @@ class BaseTrainer:
         if name not in self.updaters:
             raise ConfigError(f"optimizer: this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
         if self.rehearsing:  # no step, so that nothing has to be undone
-            loss.backward()
+            self.updaters[name].rehearse(loss)
         else:
             self.updaters[name].update(loss, self.window)
 
@@ -178,17 +192,25 @@ class BaseTrainer:
         if self.ema_decay is not None:
             self.state["ema"] = self.ema = WeightAverage(self.bare_model, self.ema_decay)
 
+    def share_gradients(self) -> None:
+        """Where there are several processes, makes gradients their mean; call it after a first, own backward pass."""
+        for updater in self.updaters.values() if dist.world_size() > 1 else ():
+            trained = [parameter for parameter in updater.parameters if parameter.requires_grad]
+            unused, = dist.agree(any(parameter.grad is None for parameter in trained))
+            updater.gradients = self.strategy.gradients(trained, bool(unused))
+            self.guard.shared = True
+
     def train(self, run: RunLog) -> None:
         """Trains from where the state stands to the last epoch, saving into `run` as it goes.
 
         Raises Interrupted after a signal, TrainingError where it cannot go on; in both cases the checkpoint holds.
         """
         self.run = run
-        self.state["metrics_file"] = run.metrics_file
+        self.state |= run.to_checkpoint()
         with self.stop_request.listening(), run:
             # a folder that cannot be written shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
-            self.leave_if_asked(budget=False)
+            self.leave_if_asked(self.asked(), budget=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
             with closing(self.data), explained(self):
@@ -210,7 +232,7 @@ class BaseTrainer:
         self.run.start_epoch()
         self.shown_input = None  # will be the epoch's first batch, as the network sees it
         bar = Bar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
-        with closing(bar):
+        with closing(bar), dist.Ballot() as ballot:
             for window in windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
                 self.train_window(window)
                 position.advance(len(window))
@@ -219,22 +241,27 @@ class BaseTrainer:
                 bar.update(len(window))
                 if position.step % self.log_every == 0 and position.batch != num_batches:
                     self.log_step()
-                if position.batch != num_batches and self.save_interval.due(position.step):
+                asked = self.asked(ballot)
+                if position.batch != num_batches and self.save_interval.due(position.step, asked.to_save):
                     self.save("last.pt")
-                self.leave_if_asked()
+                self.leave_if_asked(asked)
 
     def train_window(self, window: list[tuple[int, Any]]) -> None:
         """One optimizer step and what it leaves in the totals and averages."""
+        self.share_buffers()
         values, lost = careful_step(self, window)
         for named, count in values:
             self.totals.add(named, count, lost)
-        self.run.num_seen += sum(count for count, _ in window)
+        self.run.num_seen += sum(count.total for count, _ in window)
         if self.ema and lost is not True:
             self.ema.update()
 
     def run_window(self, window: list[tuple[int, Any]]) -> list[tuple[Mapping[str, Any], int]]:
-        """Forward, backward and update: each batch counts by its part of the window's samples. Returns (values, samples)."""
-        num_samples = sum(count for count, _ in window)
+        """Forward, backward and update: each batch counts by its part of the window's samples. Returns (values, samples).
+
+        Gradients become the mean over processes, hence the factor: a process counts by its part of them, too.
+        """
+        num_samples = sum(count.total for count, _ in window) / dist.world_size()
         measured = (self.position.step + 1) % self.log_every == 0
         values = []
         for number, (count, batch) in enumerate(window, 1):
@@ -242,6 +269,7 @@ class BaseTrainer:
             batch = self.data.prepare(batch, self.device, self.channels_last)
             if self.shown_input is None:
                 self.shown_input = batch
+            self.metrics.padding = count == 0
             values.append((as_values(self.train_step(batch)), count))
         return values
 
@@ -265,26 +293,28 @@ class BaseTrainer:
         if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
             self.run.images("train/input", self.shown_input, self.position.step)
         if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
-            self.run.histograms(self.bare_model, self.position.step)
+            trained = {name: weight for name, weight in self.bare_model.named_parameters() if weight.requires_grad}
+            self.run.histograms({f"weights/{name}": whole(weight) for name, weight in trained.items()}, self.position.step)
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
         names = [f"epoch_{epoch:04d}.pt"] if self.save_every and epoch % self.save_every == 0 else []
         names += ["best.pt"] * improved
-        if names or self.finished or self.save_interval.due(self.position.step, epoch):
+        asked = self.asked()
+        if names or self.finished or self.save_interval.due(self.position.step, asked.to_save, epoch):
             self.save(*names, "last.pt")  # comes last: whoever is killed in between does this epoch's end again
         if not self.finished:
-            self.leave_if_asked()
+            self.leave_if_asked(asked)
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Averages over every sample of a split, as `{"val/loss": 0.1, ...}`. Changes nothing of the training state."""
         totals = Totals()
         bar = Bar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
-        with closing(bar), self.evaluating():
+        with closing(bar), self.evaluating(), dist.Ballot() as ballot:
             for number, (count, batch) in enumerate(self.data.batches(split, training=False)):
                 for values, num_samples in careful_evaluation(self, number, (count, batch)):
                     totals.add(values, num_samples)
                 bar.update(1)
-                self.leave_if_asked(budget=False)
+                self.leave_if_asked(self.asked(ballot), budget=False)
             values = totals.means() | self.metrics.compute()
         return {f"{split}/{name}": value for name, value in values.items()}
 
@@ -295,6 +325,7 @@ class BaseTrainer:
         self.model = self.ema.model if self.ema else self.model
         self.metrics = self.eval_metrics
         self.metrics.reset()
+        self.share_buffers()
         self.set_mode(training=False)
         try:
             with torch.no_grad():
@@ -308,6 +339,11 @@ class BaseTrainer:
         self.model.train(training)
         if isinstance(self.loss, nn.Module):
             self.loss.train(training)
+
+    def share_buffers(self) -> None:
+        """Gives all processes the buffers of the main one, such as BatchNorm's statistics: those that a checkpoint holds."""
+        modules = [self.model, self.loss] if isinstance(self.loss, nn.Module) else [self.model]
+        dist.broadcast_([buffer for module in modules for buffer in module.buffers()] if dist.world_size() > 1 else ())
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -330,8 +366,8 @@ class BaseTrainer:
         load_parts(self.state, state, optional={"monitor", "splitting", "guard", "stream", "metrics_file"})
 
     def seed_for(self, purpose: str, number: int) -> None:
-        """Makes all randomness from here on a function of the run's seed, a purpose and a number."""
-        seed_all(derive(self.seed, purpose, number), self.device)
+        """Makes all randomness from here on a function of the run's seed, a purpose, a number and the process's rank."""
+        seed_all(derive(self.seed, purpose, number, dist.rank()), self.device)
 
     # -- the log, the clock, signals, and numbers that went wrong ---------------------------------------------------
 
@@ -348,14 +384,18 @@ class BaseTrainer:
         return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}
 
     def bar_note(self) -> str:
-        means = self.totals.means()
-        return f"loss {means['loss']:.4f}" if "loss" in means else ""
+        loss = self.totals.glimpse("loss")
+        return "" if loss is None else f"loss {loss:.4f}"
 
-    def leave_if_asked(self, budget: bool = True) -> None:
+    def asked(self, agree: Callable = dist.agree) -> Asked:
+        """What any process is asked for, by a signal or the clock, so that all do the same after the same step."""
+        return Asked(*agree(self.stop_request.signal_number or 0, self.stop_request.time_is_up, self.save_interval.time_is_up))
+
+    def leave_if_asked(self, asked: Asked, budget: bool = True) -> None:
         """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
-        if why := self.stop_request.reason(self.position.step, budget):
+        if why := self.stop_request.reason(self.position.step, asked.signal_number, budget and asked.to_leave):
             self.run.store.join()
-            if self.unsaved or self.run.store.num_failures:
+            if any(dist.agree(self.unsaved or self.run.store.num_failures > 0)):
                 self.save("last.pt")
             self.run.store.finish()
             where = f"{why}: saved at {self.position}. To go on: python train.py -r {self.run.folder}"

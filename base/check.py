@@ -27,8 +27,8 @@ _DEFAULTS = {"name": None, "seed": 0, "dataset": None, "transforms": {}, "data_l
 _TRANSFORM_KEYS = ("train", "eval", "batch")
 
 
-def check_config(config: Mapping, places: Mapping | None = None) -> dict:
-    """The config with its omitted sections filled in.
+def check_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1) -> dict:
+    """The config with its omitted sections filled in, to be run by `num_processes`.
 
     Raises one ConfigError that lists all faults, each with where it was written, its key, and the mend.
     """
@@ -37,7 +37,7 @@ def check_config(config: Mapping, places: Mapping | None = None) -> dict:
         full["trainer"] = {**_DEFAULTS["trainer"], **full["trainer"]}
     unknown = [((key,), f"there is no such section.{nearest(key, _DEFAULTS)} Sections: {', '.join(_DEFAULTS)}.")
                for key in config if key not in _DEFAULTS]
-    if faults := [*unknown, *_faults(full)]:
+    if faults := [*unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]:
         raise ConfigError(_report(faults, places or {}))
     return full
 
@@ -75,6 +75,17 @@ def _faults(config: Mapping) -> Iterator[Fault]:
         yield from _optimizer_faults(config["optimizer"], config["scheduler"])
     yield from _trainer_faults(config["trainer"], config)
     yield from _list_faults(WRITERS, config["writers"], ("writers",))
+
+
+def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
+    """What a single process could do and several cannot."""
+    size = config["data_loader"].get("batch_size", 32) if isinstance(config["data_loader"], dict) else None
+    if isinstance(size, int) and size > 0 and size % num_processes:
+        near = [n for n in (size // num_processes * num_processes, -(-size // num_processes) * num_processes) if n]
+        yield ("data_loader", "batch_size"), (f"{size} samples cannot be divided among {num_processes} processes. The nearest "
+                                              f"that can: {' and '.join(map(str, near))}.")
+    if _args(config["trainer"]).get("on_oom") == "split":
+        yield ("trainer", "args", "on_oom"), "split is for one process: the others would not know. Set on_oom: stop."
 
 
 def _args(block) -> Mapping:

@@ -10,6 +10,7 @@ from torch import nn
 
 from base.base_metric import as_values
 from base.evidence import describe_non_finite
+from base.samples import Count
 from utils.errors import ConfigError, TrainingError
 from utils.guard import NonFinite
 
@@ -54,8 +55,12 @@ def careful_evaluation(trainer, number: int, batch: tuple[int, Any]) -> list[tup
 
     def evaluate(pieces):
         trainer.seed_for("eval", number)
-        prepared = ((trainer.data.prepare(piece, trainer.device, trainer.channels_last), count) for count, piece in pieces)
-        return [(as_values(trainer.eval_step(piece)), count) for piece, count in prepared]
+        values = []
+        for count, piece in pieces:
+            trainer.metrics.padding = count == 0
+            prepared = trainer.data.prepare(piece, trainer.device, trainer.channels_last)
+            values.append((as_values(trainer.eval_step(prepared)), count))
+        return values
 
     while (values := trainer.splitting.attempt(evaluate, [batch])) is None:
         trainer.metrics.put_back(kept)
@@ -149,7 +154,7 @@ def _pieces(count: int, batch: Any, num_parts: int) -> Iterator[tuple[int, Any]]
     bounds = [part * count // num_parts for part in range(num_parts + 1)]
     for first, last in zip(bounds, bounds[1:], strict=False):
         if first < last:
-            yield last - first, _slice(batch, slice(first, last), count, whole=True)
+            yield Count(last - first, last - first), _slice(batch, slice(first, last), count, whole=True)
 
 
 def _slice(batch: Any, part: slice, count: int, whole: bool = False) -> Any:

@@ -7,6 +7,7 @@ import torch
 
 from base.base_metric import as_values
 from base.recovery import BeforeStep, careful_evaluation, describe_out_of_memory, is_out_of_memory
+from utils import dist
 from utils.errors import ConfigError, TrainingError, describe
 from utils.signature import nearest
 from utils.state import Copies
@@ -43,6 +44,9 @@ def _rehearse_split(trainer, split: str) -> list[str]:
                 values = None
                 while values is None:
                     values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
+                trainer.share_gradients()
+                if dist.world_size() > 1:  # from here on backward is a matter of all; DDP lays out its buckets in the first
+                    _train_on(trainer, [(count, batch)])
             else:
                 with trainer.evaluating():
                     for named, num_samples in careful_evaluation(trainer, 0, (count, batch)):
@@ -62,6 +66,7 @@ def _rehearse_split(trainer, split: str) -> list[str]:
 
 def _train_on(trainer, pieces: list) -> dict[str, float]:
     for count, batch in pieces:
+        trainer.metrics.padding = count == 0
         values = trainer.train_step(trainer.data.prepare(batch, trainer.device, trainer.channels_last))
         trainer.totals.add(as_values(values), count)
     return trainer.totals.means() | trainer.metrics.compute()

@@ -2,7 +2,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +13,36 @@ from utils.random import derive, permutation, seed_cpu
 Transform = Callable[[Any], Any]
 
 
-class PositionSampler(Sampler[list]):
-    """Batches of `(epoch, index)` pairs; set `epoch` and `start` before iterating.
+class Part(NamedTuple):
+    """Which of the processes that share every batch this one is: number `rank` of `world_size`."""
 
-    The order is a function of `(seed, epoch)` alone. Entering at batch `start` skips indices, never data.
+    rank: int = 0
+    world_size: int = 1
+
+    def of(self, total: int) -> slice:
+        """What it takes of `total` things in a row: as many as the others, give or take one."""
+        return slice(total * self.rank // self.world_size, total * (self.rank + 1) // self.world_size)
+
+
+class Count(int):
+    """How many samples of a batch are for this process; `total` of them are for all processes together."""
+
+    def __new__(cls, own: int, total: int | None = None):  # pickle gives the number first, and what belongs to it later
+        count = super().__new__(cls, own)
+        count.total = total
+        return count
+
+
+class PositionSampler(Sampler[list]):
+    """This process's part of every batch, as `(epoch, index)` pairs; set `epoch` and `start` before iterating.
+
+    The order is a function of `(seed, epoch)` alone. Entering at batch `start` skips indices, never data. Where a batch has
+    fewer samples than there are processes, those without one get its first, which does not count (see `count`).
     """
 
-    def __init__(self, indices: torch.Tensor, batch_size: int, seed: int, *, shuffle: bool, drop_last: bool):
-        self.indices, self.batch_size, self.seed, self.shuffle = indices, batch_size, seed, shuffle
+    def __init__(self, indices: torch.Tensor, batch_size: int, seed: int, *, shuffle: bool, drop_last: bool,
+                 part: Part = Part()):
+        self.indices, self.batch_size, self.seed, self.shuffle, self.part = indices, batch_size, seed, shuffle, part
         self.num_used = len(indices) // batch_size * batch_size if drop_last else len(indices)
         self.epoch = self.start = 0
 
@@ -32,8 +54,14 @@ class PositionSampler(Sampler[list]):
         if self.shuffle:
             order = order[permutation(derive(self.seed, "epoch", self.epoch), len(order))]
         for first in range(self.start * self.batch_size, self.num_used, self.batch_size):
-            chosen = order[first : min(first + self.batch_size, self.num_used)]
-            yield [(self.epoch, index) for index in chosen.tolist()]
+            chosen = order[first : min(first + self.batch_size, self.num_used)].tolist()
+            yield [(self.epoch, index) for index in chosen[self.part.of(len(chosen))] or chosen[:1]]
+
+    def count(self, number: int) -> Count:
+        """The samples of batch `number`."""
+        total = min(self.batch_size, self.num_used - number * self.batch_size)
+        own = self.part.of(total)
+        return Count(own.stop - own.start, total)
 
 
 class Samples(Dataset):
@@ -70,21 +98,22 @@ class StreamPlace:
 
 
 class Stream(IterableDataset):
-    """The batches of an IterableDataset, as (list of transformed samples, the place after them).
+    """This process's part of the batches of an IterableDataset, as (transformed samples, their count, the place after them).
 
-    `(epoch, index)` seeds what it draws; `set_epoch` tells it, where it has one, the epoch in which its pass began. Set
-    `epoch`, `start` and `place` before iterating. A dataset with `state_dict` and `load_state_dict` goes on at `place`, or
-    begins at `first_state`. Any other is read from its beginning, and the batches before `start` are passed over.
+    Every process reads the whole stream, and transforms its own part. `(epoch, index)` seeds what it draws; `set_epoch`
+    tells it, where it has one, the epoch in which its pass began. Set `epoch`, `start` and `place` before iterating. A
+    dataset with `state_dict` and `load_state_dict` goes on at `place`, or begins at `first_state`. Any other is read from
+    its beginning, and the batches before `start` are passed over.
     """
 
     def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
-                 drop_last: bool, first_state: Any = None):
+                 drop_last: bool, first_state: Any = None, part: Part = Part()):
         self.dataset, self.transforms, self.seed, self.first_state = dataset, transforms, seed, first_state
-        self.batch_size, self.drop_last = batch_size, drop_last
+        self.batch_size, self.drop_last, self.own = batch_size, drop_last, part.of(batch_size)
         self.epoch = self.start = 0
         self.place = StreamPlace()
 
-    def __iter__(self) -> Iterator[tuple[list, StreamPlace]]:
+    def __iter__(self) -> Iterator[tuple[list, Count, StreamPlace]]:
         if self.start and self.place.over:
             return
         anew, goes_on = StreamPlace(self.epoch, self.first_state), self.place.state is not None
@@ -98,21 +127,30 @@ class Stream(IterableDataset):
             yield first
             yield from batches
 
-    def _read(self, place: StreamPlace, first_index: int) -> Iterator[tuple[list, StreamPlace]]:
-        epoch, samples, batch = place.epoch, self._open(place), []
+    def _read(self, place: StreamPlace, first_index: int) -> Iterator[tuple[list, Count, StreamPlace]]:
+        epoch, samples, batch, others, total = place.epoch, self._open(place), [], [], 0
         for index in itertools.count(first_index):
             seed_cpu(derive(self.seed, "sample", self.epoch, index))
             try:
                 sample = next(samples)
             except StopIteration:
                 break
-            if index >= self.start * self.batch_size:
+            if index < self.start * self.batch_size:
+                continue
+            if self.own.start <= total < self.own.stop:
                 batch.append(transformed(sample, self.transforms))
-            if len(batch) == self.batch_size:
-                yield batch, StreamPlace(epoch, copy_of_state(self.dataset))
-                batch = []
-        if batch and not self.drop_last:
-            yield batch, StreamPlace(epoch, over=True)
+            elif not others:
+                others = [sample]
+            total += 1
+            if total == self.batch_size:
+                yield *self._part(batch, others, total), StreamPlace(epoch, copy_of_state(self.dataset))
+                batch, others, total = [], [], 0
+        if total and not self.drop_last:
+            yield *self._part(batch, others, total), StreamPlace(epoch, over=True)
+
+    def _part(self, batch: list, others: list, total: int) -> tuple[list, Count]:
+        """The samples for this process; where there are none another's, which does not count."""
+        return batch or [transformed(sample, self.transforms) for sample in others], Count(len(batch), total)
 
     def _open(self, place: StreamPlace) -> Iterator[Any]:
         if hasattr(self.dataset, "set_epoch"):
@@ -132,25 +170,15 @@ def copy_of_state(dataset: Dataset | None) -> Any:
     return copy.deepcopy(dataset.state_dict()) if is_stateful(dataset) else None
 
 
-class CountingCollate:
-    """Collates samples to `(how many, batch)`: averages over samples need the number, whatever a batch looks like."""
-
-    def __init__(self, collate: Callable[[list], Any]):
-        self.collate = collate
-
-    def __call__(self, samples: list) -> tuple[int, Any]:
-        return len(samples), self.collate(samples)
-
-
 class StreamCollate:
-    """Collates the samples of what a Stream yields, and hands on the place."""
+    """Collates the samples of what a Stream yields to `(count, batch)`, and hands on the place."""
 
     def __init__(self, collate: Callable[[list], Any]):
         self.collate = collate
 
-    def __call__(self, samples_and_place: tuple[list, StreamPlace]) -> tuple[Any, StreamPlace]:
-        samples, place = samples_and_place
-        return self.collate(samples), place
+    def __call__(self, read: tuple[list, Count, StreamPlace]) -> tuple[tuple[Count, Any], StreamPlace]:
+        samples, count, place = read
+        return (count, self.collate(samples)), place
 
 
 def transformed(sample: Any, transforms: list[Transform]) -> Any:

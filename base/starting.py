@@ -11,11 +11,12 @@ from base.base_trainer import BaseTrainer
 from base.build import as_block
 from base.check import check_config
 from base.registries import WRITERS
-from logger.run_log import RunLog
+from logger.run_log import RunLog, SilentRun
+from utils import dist
 from utils.checkpoint import CheckpointStore, is_sound, load_checkpoint, remove_leftovers
 from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
 from utils.errors import ConfigError, TrainingError
-from utils.run import CHECKPOINTS, find_checkpoints, new_run, record_environment, run_of, runs_of
+from utils.run import CHECKPOINTS, find_checkpoints, new_run, record_environment, run_of, run_of_launch, runs_of
 from utils.state import load_part
 
 log = logging.getLogger(__name__)
@@ -87,8 +88,22 @@ def newest_sound(damaged: Path) -> Path | None:
     return next(filter(is_sound, others), None)
 
 
-def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: list[str]) -> dict:
-    """The checked config: from `file`, else the checkpoint's own, with overrides.
+def checkpoint_of_all(checkpoint: Checkpoint | None, out: Path, name: str) -> Checkpoint | None:
+    """What all processes go on from: the main one's `checkpoint`, or after a restart of the group the newest of its run."""
+    if (num_restarts := dist.num_restarts()) and dist.is_main():
+        resumed = checkpoint and run_of(checkpoint.file)
+        run = run_of_launch(resumed.parent if resumed else out / name, dist.launch_id())
+        checkpoint = open_checkpoint(run, ("last.pt",)) if run else checkpoint
+        log.warning("restart %d of the processes: %s", num_restarts,
+                    f"they go on from {checkpoint.file}" if checkpoint else "they begin anew")
+    file = dist.broadcast_object(checkpoint and checkpoint.file)
+    if file is None or (checkpoint and checkpoint.file == file):
+        return checkpoint if file else None
+    return open_checkpoint(file, ())
+
+
+def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: list[str], num_processes: int = 1) -> dict:
+    """The checked config: from `file`, else the checkpoint's own, with overrides; to be run by `num_processes`.
 
     Where it differs from what the checkpoint was made with, it counts, and the log says so. Raises ConfigError for all
     its faults, and for changes that could have no effect on a run under way.
@@ -97,7 +112,7 @@ def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: 
         config, places = load_config(file, overrides)
     else:
         config, places = apply_overrides(checkpoint.config, {(): Place(str(checkpoint.file))}, overrides)
-    config = check_config(config, places)
+    config = check_config(config, places, num_processes)
     if checkpoint is None:
         return config
     begun = checkpoint.state["progress"]["batch"] > 0
@@ -117,16 +132,20 @@ def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: 
 
 
 def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path, run_name: str | None,
-             bars: bool) -> RunLog:
-    """The run's folder, made or opened again, with its config, environment and writers.
+             bars: bool) -> RunLog | SilentRun:
+    """The run's folder, made or opened again, with its config, environment and writers; the main process keeps them.
 
     Metrics and curves are cut off where the checkpoint stands.
     """
+    if not dist.is_main():
+        return SilentRun(dist.broadcast_object(), bars=False)
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None:
         folder = new_run(out, config["name"], run_name)
     try:
-        return _open_run(folder, config, checkpoint, device, bars)
+        run = _open_run(folder, config, checkpoint, device, bars)
+        dist.broadcast_object(folder)
+        return run
     except OSError as error:
         kind = TrainingError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
         raise kind(f"{folder}: cannot be written: {error.strerror or error}") from error

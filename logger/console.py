@@ -29,10 +29,10 @@ class _RunLogFile(logging.FileHandler):
             super().handleError(record)
 
 
-def setup_logging(level: int = logging.INFO) -> None:
-    """Sends all logging to the console, at `level`."""
-    console = _Console(level)
-    console.setFormatter(logging.Formatter("%(message)s"))
+def setup_logging(level: int = logging.INFO, rank: int = 0) -> None:
+    """Sends all logging to the console, at `level`. Of processes but the main one (`rank` 0) warnings only, with the rank."""
+    console = _Console(max(level, logging.WARNING) if rank else level)
+    console.setFormatter(logging.Formatter(_mark(rank) + "%(message)s"))
     early = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)  # until there is a run.log
     logging.basicConfig(level=min(level, logging.INFO), handlers=[console, early], force=True)
     logging.captureWarnings(True)
@@ -40,16 +40,24 @@ def setup_logging(level: int = logging.INFO) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def log_to_file(file: Path) -> None:
+def _mark(rank: int) -> str:
+    return f"[process {rank}] " if rank else ""
+
+
+def log_to_file(file: Path, rank: int = 0) -> None:
     """Sends all logging to `file` too (appended), also what was said before; INFO and above even where it is quiet.
 
-    Raises ConfigError where the file cannot be opened.
+    Of processes but the main one warnings only, with the `rank`, and only where they reach the folder. Raises ConfigError
+    where the file cannot be opened.
     """
+    if rank and not file.parent.is_dir():
+        return
     try:
         handler = _RunLogFile(file, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror or error}") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {_mark(rank)}%(message)s"))
+    handler.setLevel(logging.WARNING if rank else logging.NOTSET)
     root = logging.getLogger()
     for early in [h for h in root.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
         early.setTarget(handler)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from logger.metrics_file import MetricsFile
 from logger.writer import Writer
@@ -14,15 +13,39 @@ from utils.checkpoint import CheckpointStore
 log = logging.getLogger(__name__)
 
 
-class SilentRun:
-    """Stands in for a RunLog where nothing is to be kept: in rehearsals, and in evaluations outside of training."""
+class SilentStore:
+    """Stands in for a CheckpointStore: another process writes."""
 
-    folder, bars = None, True
+    num_failures = 0
+
+    def save(self, *args, **kwargs) -> None:
+        """Keeps nothing."""
+
+    join = check = finish = save
+
+
+class SilentRun:
+    """Stands in for a RunLog where nothing is to be kept: in rehearsals, in evaluations outside of training, and on all
+    processes but the main one."""
+
+    num_seen = 0
+
+    def __init__(self, folder: Path | None = None, bars: bool = True):
+        self.folder, self.bars, self.store = folder, bars, SilentStore()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        """There is nothing to close."""
+
+    def to_checkpoint(self) -> dict:
+        return {}
 
     def scalars(self, *args, **kwargs) -> None:
         """Keeps nothing."""
 
-    images = histograms = scalars
+    start_epoch = step = epoch = images = histograms = scalars
 
 
 class RunLog:
@@ -48,6 +71,10 @@ class RunLog:
         self.store.join()
         self.metrics_file.close()
         self._tell_writers("close")
+
+    def to_checkpoint(self) -> dict[str, MetricsFile]:
+        """What a checkpoint has to hold of it: how many lines metrics.jsonl has."""
+        return {"metrics_file": self.metrics_file}
 
     def start_epoch(self) -> None:
         """Starts the clocks for `step` and `epoch`. From here on the trainer counts samples in `num_seen`."""
@@ -88,10 +115,10 @@ class RunLog:
         low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
         self._tell_writers("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
 
-    def histograms(self, model: nn.Module, step: int) -> None:
-        """The distributions of the model's trainable weights."""
-        trained = {f"weights/{n}": p for n, p in model.named_parameters() if p.requires_grad} if self.writers else {}
-        self._tell_writers("histograms", {name: parameter.detach().cpu() for name, parameter in trained.items()}, step)
+    def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        """The distributions of `tensors`, such as weights by their names."""
+        if self.writers:
+            self._tell_writers("histograms", {name: tensor.detach().cpu() for name, tensor in tensors.items()}, step)
 
     def hparams(self, config: Mapping) -> None:
         self._tell_writers("hparams", config)

@@ -3,6 +3,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from utils.progress import seconds
+
 _OVERRIDES = "config values to override, such as optimizer.args.lr=0.01 (read as YAML)"
 _TARGET = "a checkpoint, a run folder, or an experiment folder (its newest run)"
 
@@ -24,6 +26,14 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--verify-resume", action="store_true",
                         help="prove that a run of this config, killed and resumed, ends with the same bits as one that was "
                              "not; takes --steps N steps (30)")
+    several = parser.add_argument_group("several processes", "see docs/distributed.md")
+    several.add_argument("--distributed", action="store_true",
+                         help="train in a process for each GPU of this machine, or join those that torchrun has started")
+    several.add_argument("--nproc", type=_positive, metavar="N", help="how many processes (a GPU each; on the CPU needed)")
+    several.add_argument("--max-restarts", type=_count, metavar="N",
+                         help="how often to start all of them again, from the newest checkpoint, when one has died (0)")
+    several.add_argument("--timeout", type=_seconds, metavar="T",
+                         help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
     _add_common(parser)
     args = parser.parse_intermixed_args(argv)
     if not args.config and not args.resume:
@@ -33,6 +43,8 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--resume auto looks for runs of a config's experiment: name it with -c")
     if args.resume and not automatic and (args.init_from or args.run_name):
         parser.error("--resume continues a run in its folder; --init-from and --run-name are for new runs")
+    if not args.distributed and (args.nproc or args.max_restarts or args.timeout):
+        parser.error("--nproc, --max-restarts and --timeout go with --distributed")
     if args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config):
         parser.error("--verify-resume takes a config, -c CONFIG, and makes runs of its own")
     return args
@@ -60,6 +72,20 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
     return int(text)
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text) if ":" not in text else float(seconds(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no time: {error}") from error
+    if not 0 < value < 10**7:
+        raise argparse.ArgumentTypeError(f"'{text}' is no time above 0")
+    return value
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

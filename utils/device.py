@@ -1,11 +1,21 @@
 """The device a run computes on."""
 import torch
 
+from utils import dist
 from utils.errors import ConfigError
 
 
-def pick_device(name: str | None) -> torch.device:
-    """The device called `name` (cpu, cuda, cuda:N, mps); by default the best there is. Raises ConfigError."""
+def pick_device(name: str | None, one_of_several: int | None = None) -> torch.device:
+    """The device called `name` (cpu, cuda, cuda:N, mps); by default the best there is.
+
+    `one_of_several`: the number of this process among those on this machine, each of which takes a GPU of its own, or the
+    CPU. Raises ConfigError.
+    """
+    if one_of_several is not None:
+        if name not in (None, "cpu", "cuda"):
+            raise ConfigError(f"--device: several processes run on cpu or cuda, not on '{name}'")
+        cuda = name != "cpu" and torch.cuda.is_available()
+        name = f"cuda:{one_of_several}" if cuda else name or "cpu"
     has_mps = torch.backends.mps.is_available()
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -25,6 +35,20 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     return device
+
+
+def processes_to_start(device: torch.device, num_wanted: int | None) -> int:
+    """How many processes share the work: those that a launcher has started, else `num_wanted`, else one for each GPU.
+
+    Raises ConfigError where the machine does not have so many GPUs, or nobody says how many.
+    """
+    if dist.is_launched():
+        return dist.expected_world_size()
+    if device.type != "cuda" and num_wanted is None:
+        raise ConfigError("--distributed: no GPU is to be used here. Say how many processes share the CPU: --nproc 2")
+    if device.type == "cuda" and (num_wanted or 1) > torch.cuda.device_count():
+        raise ConfigError(f"--nproc: {num_wanted} processes need a GPU each; {torch.cuda.device_count()} are visible")
+    return num_wanted or torch.cuda.device_count()
 
 
 def describe_device(device: torch.device) -> str:

@@ -57,13 +57,14 @@ def exit_codes(verbose: bool = False):
             log.log(logging.INFO if isinstance(error, Interrupted) else logging.ERROR, "%s", error)
         else:  # the mistake came before logging was set up
             print(error, file=sys.stderr)
-        sys.exit(_exit_code(error))
+        sys.exit(exit_code(error))
     except KeyboardInterrupt:  # before the loop began
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def _exit_code(error: Exception) -> int:
+def exit_code(error: BaseException) -> int:
+    """0 for a spent budget, 128 + signal after a signal, 2 for a user's mistake, 1 for anything else."""
     if isinstance(error, Interrupted):
         return 128 + error.signal_number if error.signal_number else 0
     return 2 if isinstance(error, ConfigError) else 1

@@ -25,27 +25,47 @@ class NonFiniteGuard:
     On the CPU the host sees a bad value at once. On an accelerator it does not wait: steps are masked on the device
     (`mask`), as GradScaler's found_inf does, and `check` tells at the next log point.
 
+    With several processes the loss of one may be bad and all must leave out the step: `look` then only takes note, and
+    `settle` comes when all know.
+
     Args:
         tolerated: how many steps in a row may be left out before NonFinite is raised.
     """
 
     def __init__(self, tolerated: int = 0):
         self.tolerated = tolerated
+        self.shared = False  # whether other processes have a say
+        self.seen: str | None = None  # what this process itself saw of the step under way
         self.lost: bool | torch.Tensor = False  # whether the step under way is; on an accelerator 0-dim bool
         self.over: bool | torch.Tensor = False  # whether more were lost in a row than are tolerated: none is made any more
         self.num_in_a_row: int | torch.Tensor = 0
         self.num_lost: int | torch.Tensor = 0  # since the last `check`
         self.num_over: int | torch.Tensor = 0  # steps since then
 
-    def look(self, value: torch.Tensor, what: str = "loss") -> None:
-        """Takes note of a 0-dim loss or gradient norm. Raises NonFinite on the CPU, where none is tolerated."""
+    def look(self, value: torch.Tensor, what: str = "loss", everywhere: bool = False) -> None:
+        """Takes note of a 0-dim loss or gradient norm; `everywhere` says that it is the same on all processes.
+
+        Raises NonFinite on the CPU, where none is tolerated and no other process has to know.
+        """
         if value.device.type != "cpu":
             bad = value.detach() * 0 != 0  # isfinite would be four kernels; every one of them counts in every step
             self.lost = bad if self.lost is False else self.lost | bad
         elif not math.isfinite(number := value.item()):
-            if not self.tolerated:
-                raise NonFinite(f"the {what} is {number}")
+            self.lost, self.seen = True, f"the {what} is {number}"
+            if everywhere or not self.shared:
+                self._refuse()
+
+    def settle(self, any_lost: torch.Tensor) -> None:
+        """Makes what all processes have noted the guard's own: 0-dim, above 0 if the step is lost for any of them."""
+        if any_lost.device.type != "cpu":
+            self.lost = any_lost > 0
+        elif any_lost.item() > 0:
             self.lost = True
+            self._refuse()
+
+    def _refuse(self) -> None:
+        if not self.tolerated:
+            raise NonFinite(self.seen or "the loss of another process is not finite")
 
     @property
     def mask(self) -> torch.Tensor | None:
@@ -54,7 +74,7 @@ class NonFiniteGuard:
 
     def end_step(self) -> bool | torch.Tensor:
         """Call after every step; whether it is to be left out. Raises NonFinite on the CPU after too many in a row."""
-        lost, self.lost = self.lost, False
+        lost, self.lost, self.seen = self.lost, False, None
         if self.tolerated:
             self.num_in_a_row = (self.num_in_a_row + 1) * lost
             self.num_lost = self.num_lost + lost

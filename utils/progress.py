@@ -50,10 +50,14 @@ class SaveInterval:
         """A checkpoint was written: the minutes count anew."""
         self._saved_at = time.monotonic()
 
-    def due(self, step: int, epoch: int | None = None) -> bool:
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the minutes have passed."""
+        return bool(self.minutes and time.monotonic() - self._saved_at >= 60 * self.minutes)
+
+    def due(self, step: int, time_is_up: bool, epoch: int | None = None) -> bool:
         """Whether one is due after `step` steps in all and, at the end of an epoch, `epoch` epochs."""
-        elapsed_s = time.monotonic() - self._saved_at
-        return bool((self.steps and step % self.steps == 0) or (self.minutes and elapsed_s >= 60 * self.minutes)
+        return bool(time_is_up or (self.steps and step % self.steps == 0)
                     or (self.epochs and epoch and epoch % self.epochs == 0))
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
+from utils import dist
 from utils.checkpoint import step_of
 from utils.errors import PROJECT, ConfigError
 
@@ -93,12 +94,22 @@ def run_of(checkpoint: Path) -> Path | None:
     return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else folder.parent
 
 
+def run_of_launch(experiment: Path, launch: str) -> Path | None:
+    """The run that processes of this launch have begun or gone on with; None where there is no checkpoint of one yet."""
+    return next((run for run in runs_of(experiment) if launch == (_starts(run) or [{}])[-1].get("launch")), None)
+
+
 def _begun(run: Path) -> float:
-    record = run / _ENVIRONMENT
+    starts = _starts(run)
+    return starts[0]["started_s"] if starts else run.stat().st_mtime
+
+
+def _starts(run: Path) -> list[dict]:
+    """The records of a run's starts; none where they are not to be had, or torn by a full disk."""
     try:
-        return json.loads(record.read_text().splitlines()[0])["started_s"]
-    except (OSError, ValueError, LookupError):  # none, or torn by a full disk
-        return run.stat().st_mtime
+        return [json.loads(line) for line in (run / _ENVIRONMENT).read_text().splitlines()]
+    except (OSError, ValueError):
+        return []
 
 
 def record_environment(run: Path, device: str) -> None:
@@ -115,6 +126,8 @@ def record_environment(run: Path, device: str) -> None:
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "device": device,
+        "num_processes": dist.world_size(),
+        "launch": dist.launch_id(),
         "num_cpus": os.cpu_count(),
     }
     if diff := _uncommitted():

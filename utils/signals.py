@@ -35,13 +35,19 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def reason(self, step: int, budget: bool = True) -> str | None:
-        """Why the loop should end after `step`, in words, or None. Without `budget` the clock does not count."""
+    @property
+    def time_is_up(self) -> bool:
+        """Whether max_time is spent."""
+        return self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
+
+    def reason(self, step: int, signal_number: int, time_is_up: bool) -> str | None:
+        """Why the loop should end after `step`, in words, or None; what all processes agreed on is given."""
         if step == self.crash_at_step:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.signal_number is not None:
-            return f"signal {self.signal_number}"
-        if budget and self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s:
+        if signal_number:
+            self.signal_number = signal_number
+            return f"signal {signal_number}"
+        if time_is_up:
             return f"the max_time of {self.max_time_s:g} s is spent"
         if self.at_step is not None and step >= self.at_step:
             return f"step {self.at_step:,} is done"

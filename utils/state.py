@@ -106,6 +106,11 @@ def _computable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.element_size() == 1 else tensor  # eight-bit floats are for storing only
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor of which every process may hold a part. A collective where they do."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def num_bytes(tensor: torch.Tensor) -> int:
     """What a tensor takes on the disk, about; for a sparse one that of its values and indices."""
     return tensor.nbytes if tensor.layout == torch.strided else 2 * tensor._nnz() * 8 * max(tensor.ndim, 1)

@@ -8,6 +8,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from utils.errors import ConfigError, describe
 from utils.guard import NonFiniteGuard
+from utils.state import whole
+from utils.strategy import Gradients
 
 # The order is kept below; torch warns all the same after a resume, and where fp16 skips its first step.
 warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before", category=UserWarning)
@@ -41,6 +43,7 @@ class Updater:
                  clip_norm: float | None = None, exclusive: bool = False):
         self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
         self.guard = NonFiniteGuard()  # a trainer puts its own here, which all its updaters share
+        self.gradients = Gradients()  # and here, where processes share the work, what averages theirs
         self.stepping = False  # an error in between leaves a step half made
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.inputs = self.parameters if exclusive else None
@@ -51,27 +54,34 @@ class Updater:
     def update(self, loss: torch.Tensor, window: Window) -> None:
         """Adds the loss's gradients; at the end of the window makes the step, unless the guard has something against it."""
         self.guard.look(loss)
-        if self.guard.lost is not True:
+        if self.guard.lost is not True or self.gradients.shared:
             scaled = self.scaler.scale(loss if window.share == 1 else loss * window.share)
             if self.scaler.is_enabled() and (mask := self.guard.mask) is not None:
                 scaled = torch.where(mask, torch.nan, scaled)  # which the scaler will not step on
-            scaled.backward(inputs=self.inputs)
+            self.gradients.backward(scaled, window.final, self.guard.lost, self.inputs)
         if window.final:
+            if (any_lost := self.gradients.any_lost()) is not None:
+                self.guard.settle(any_lost)
             if self.guard.lost is not True:
                 self._step(window.measured)
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
+
+    def rehearse(self, loss: torch.Tensor) -> None:
+        """Backward alone, as `update` does it."""
+        self.gradients.backward(loss, final=True, lost=False, inputs=self.inputs)
+        self.gradients.any_lost()
 
     def _step(self, measured: bool) -> None:
         self.stepping = True
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         elif measured or self.guard.tolerated:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
-            self.grad_norm = torch.nn.utils.get_total_norm(dense)
+            self.grad_norm = whole(torch.nn.utils.get_total_norm(dense))
         if self.scaler.is_enabled():  # leaves out steps with infinite gradients by itself: that is how it finds its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -81,7 +91,7 @@ class Updater:
 
     def _guarded_step(self, known_norm: bool) -> None:
         if known_norm:
-            self.guard.look(self.grad_norm, "gradient norm")
+            self.guard.look(self.grad_norm, "gradient norm", everywhere=True)
         if (mask := self.guard.mask) is not None:
             if getattr(self.optimizer, "_step_supports_amp_scaling", False):
                 self.optimizer.grad_scale, self.optimizer.found_inf = None, mask.float()
