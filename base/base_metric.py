@@ -141,6 +141,7 @@ class Metrics:
         """The values of the objects since `reset`, if they were called. Several numbers become `name_0`, `name_1`, ..."""
         values = {}
         for name, metric in self.objects.items() if self._updated else ():
+            _fill_in(metric)
             result = metric.compute()
             if isinstance(result, Mapping):
                 values |= {f"{name}_{key}": float(value) for key, value in result.items()}
@@ -176,6 +177,7 @@ class Metrics:
         for name, metric in self.objects.items():
             if _adds_up(metric) and dist.world_size() > 1:
                 state.setdefault("processes", {})[name] = dist.all_gather_object(to_device(metric.state_dict(), cpu))
+                _fill_in(metric)
                 metric.sync()
                 state["objects"][name] = to_device(metric.state_dict(), cpu)
                 metric.unsync()
@@ -196,6 +198,17 @@ class Metrics:
                 metric.load_state_dict(_as_lists(own, metric))
             if isinstance(metric, torch.nn.Module):
                 metric.to(self.device)  # torchmetrics takes tensors over from wherever they are
+
+
+def _fill_in(metric: Any) -> None:
+    """Gives a process that has seen no sample empty tensors of the others' kind, with which it can add up its nothing."""
+    if dist.world_size() == 1 or not _adds_up(metric) or not hasattr(metric, "metric_state"):
+        return
+    lists = {name: value for name, value in metric.metric_state.items() if isinstance(value, list)}
+    for examples in dist.all_gather_object({name: [t[:0].cpu() for t in value[:1]] for name, value in lists.items()}):
+        for name, example in examples.items():
+            if example and not lists[name]:
+                lists[name].append(example[0].to(metric.device))
 
 
 def _as_lists(state: dict, metric: Any) -> dict:

@@ -22,6 +22,7 @@ from utils.signals import StopRequest
 from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below, nearest
 from utils.state import load_parts, whole
 from utils.strategy import parse_strategy
+from utils.sync_batchnorm import synchronised
 from utils.updater import Schedule, Updater, Window
 
 
@@ -84,6 +85,7 @@ class BaseTrainer:
                  on_nan: Literal["stop", "skip"] = "stop", max_nan_steps: PositiveInt = 10,
                  on_oom: Literal["stop", "split"] = "stop",
                  strategy: Annotated[str | dict, parse_strategy] = "ddp", sync_batchnorm: bool = False):
+        model = synchronised(model) if sync_batchnorm and dist.world_size() > 1 else model
         self.bare_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
         self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
@@ -97,7 +99,7 @@ class BaseTrainer:
         self.save_policy = SavePolicy(async_save, max_failed_saves, keep_last)
         self.guard = NonFiniteGuard(max_nan_steps if on_nan == "skip" else 0)
         self.splitting = Splitting(enabled=on_oom == "split")
-        self.strategy, self.sync_batchnorm = parse_strategy(strategy), sync_batchnorm
+        self.strategy = parse_strategy(strategy)
         self.ema_decay = ema
         self.ema: WeightAverage | None = None
         self.updaters: dict[str, Updater] = {}

@@ -9,12 +9,14 @@ import torch
 
 from base.base_metric import as_values
 from base.samples import is_stateful
+from utils import dist
 from utils.archive import write_archive
 from utils.checkpoint import CheckpointStore, SavePolicy
 from utils.errors import TrainingError
 from utils.guard import NonFinite
 from utils.progress import windows
 from utils.state import Copies, find_unstorable, non_finite, tensors_in
+from utils.strategy import Gradients
 
 log = logging.getLogger(__name__)
 FOLDER = "nan_report"
@@ -47,12 +49,19 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     except Exception as failure:  # the evidence must not hide what it is about
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
-    try:
-        _keep(trainer.run.store.config, state, folder, window, {**position.state_dict(), "error": str(error), "found": found})
-        kept = f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
-    except (OSError, TrainingError) as failure:
-        kept = f"Nothing could be kept of it: {failure}"
-    return f"{where}: {error}. {found}.{made}\n{kept}\n{ADVICE}"
+    findings = dist.all_gather_object((found, str(error)))
+    culprit = next((number for number, (found, _) in enumerate(findings) if found), 0)
+    found, said = findings[culprit]
+    found = found or "Run again, it was finite everywhere: the step is not the same every time"
+    batch = dist.broadcast_object(_storable(window), culprit)
+    who = f" (process {culprit} of {len(findings)})" if len(findings) > 1 else ""
+    kept = f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
+    if dist.is_main():
+        try:
+            _keep(trainer.run.store.config, state, folder, batch, {**position.state_dict(), "error": said, "found": found})
+        except (OSError, TrainingError) as failure:
+            kept = f"Nothing could be kept of it: {failure}"
+    return dist.broadcast_object(f"{where}: {said}{who}. {found}.{made}\n{kept}\n{ADVICE}")
 
 
 def _fetch_again(trainer) -> list:
@@ -62,56 +71,64 @@ def _fetch_again(trainer) -> list:
     return next(windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
 
 
-def _keep(config: dict, state: dict | None, folder: Path, window: list, report: dict) -> None:
+def _storable(window: list) -> dict:
+    """A copy of the batches of a step, or at least of the tensors in them."""
+    content = {"batches": window}
+    return Copies().of({"tensors": list(tensors_in(window))} if find_unstorable(content, "batch") else content)
+
+
+def _keep(config: dict, state: dict | None, folder: Path, batch: dict, report: dict) -> None:
     store = CheckpointStore(folder, config)
     if state:
         store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
-    content = {"batches": window}
-    if find_unstorable(content, "batch"):
-        content = {"tensors": list(tensors_in(window))}
-    write_archive(Copies().of(content), folder / "batch.pt")
+    write_archive(batch, folder / "batch.pt")
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _find_origin(trainer, window: list) -> str:
-    """Where the first value came up that is not finite, in a sentence."""
-    for number, batch in enumerate(window):
-        if any(not _finite(tensor) for tensor in tensors_in(batch)):
-            return f"The batch itself holds values that are not finite (number {number} of the step, after batch transforms)"
+def _find_origin(trainer, window: list) -> str | None:
+    """Where the first value came up that is not finite, in a sentence; None where all are. All processes go through it."""
     trainer.set_mode(training=True)
     trainer.seed_for("step", trainer.position.step)
     trainer.rehearsing = True  # no step
+    for updater in trainer.updaters.values():
+        updater.gradients = Gradients()  # this process's own, not those of all
     modules = {"the model": trainer.bare_model, **dict(trainer.bare_model.named_modules())}
     if isinstance(trainer.loss, torch.nn.Module):
         modules |= {f"loss {name}".strip(): module for name, module in trainer.loss.named_modules()}
     modules.pop("", None)
-    with _watched(modules) as found, torch.compiler.set_stance("force_eager"):
+    found: list[str] = []
+    for number, batch in enumerate(window):
+        if any(not _finite(tensor) for tensor in tensors_in(batch)):
+            found.append(f"The batch itself holds values that are not finite (number {number} of the step, after batch "
+                         "transforms)")
+    with _watched(modules, found), torch.compiler.set_stance("force_eager"):
         for batch in window:
             values = as_values(trainer.train_step(batch))
-            if found:
-                return f"The first module whose output is not finite: {found[0]}"
             if bad := next((name for name, value in values.items() if not _finite(torch.as_tensor(value))), None):
-                return f"Every module's output is finite; it begins in the loss function, or after it: '{bad}' is not finite"
+                found.append("Every module's output is finite; it begins in the loss function, or after it: "
+                             f"'{bad}' is not finite")
+    if found:
+        return found[0]
     bad = [name for name, p in trainer.bare_model.named_parameters() if p.grad is not None and not _finite(p.grad)]
     if bad:
         return f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward reached it first)"
-    return "Run again, it was finite everywhere: the step is not the same every time"
+    return None
 
 
 @contextmanager
-def _watched(modules: dict[str, torch.nn.Module]):
-    """Within it forward passes put into the list that is yielded which module gave what is not finite, first things first."""
-    found: list[str] = []
+def _watched(modules: dict[str, torch.nn.Module], found: list[str]):
+    """Within it forward passes put into `found` which module was the first that gave what is not finite, in a sentence."""
 
     def watch(name: str, module: torch.nn.Module):
         def look(_, inputs, output):
             if not found and any(not _finite(tensor) for tensor in tensors_in(output)):
-                found.append(f"{name} ({type(module).__name__}); {_describe_inputs(inputs)}")
+                found.append(f"The first module whose output is not finite: {name} ({type(module).__name__}); "
+                             f"{_describe_inputs(inputs)}")
         return module.register_forward_hook(look)
 
     handles = [watch(name, module) for name, module in modules.items()]
     try:
-        yield found
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -127,7 +127,7 @@ def broadcast_(tensors: Sequence[torch.Tensor], source: int = 0) -> None:
 
 def agree(*requests: int) -> tuple[int, ...]:
     """For each request the largest that any process makes: what one asks for, all do."""
-    return tuple(all_reduce(torch.tensor(requests), "max").tolist()) if world_size() > 1 else requests
+    return tuple(all_reduce(torch.tensor([int(r) for r in requests]), "max").tolist()) if world_size() > 1 else requests
 
 
 class Ballot:

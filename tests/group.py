@@ -1,0 +1,148 @@
+"""Experiments that several processes run, one after the other, in one group: starting a group costs seconds.
+
+    torchrun --nproc-per-node 2 tests/group.py JOBS.json
+
+JOBS is a list of command lines of train.py. Also the plug-ins that the experiments use.
+"""
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS  # noqa: E402
+from trainer.trainer import Trainer  # noqa: E402
+from utils import dist  # noqa: E402
+from utils.errors import Interrupted  # noqa: E402
+
+
+@DATASETS.register
+class Points(Dataset):
+    """Points in the plane, labelled by a line; sample number `poisoned` of train is not finite."""
+
+    def __init__(self, split: str, num_samples: int = 61, poisoned: int | None = None):
+        generator = torch.Generator().manual_seed(len(split))
+        self.points = torch.randn(num_samples if split == "train" else 31, 2, generator=generator)
+        self.labels = (self.points.sum(1) > 0).long()
+        if poisoned is not None and split == "train":
+            self.points[poisoned] = torch.nan
+
+    def __len__(self):
+        return len(self.points)
+
+    def __getitem__(self, index):
+        return self.points[index], self.labels[index]
+
+
+@DATASETS.register
+class PointStream(IterableDataset):
+    def __init__(self, split: str):
+        self.points = Points(split)
+
+    def __iter__(self):
+        return (self.points[index] for index in range(len(self.points)))
+
+
+@MODELS.register
+class Net(nn.Module):
+    """`norm` normalises over the batch; `unused` adds parameters that no step uses; `parts` is called piece by piece."""
+
+    def __init__(self, norm: bool = False, unused: bool = False):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16) if norm else nn.Identity(), nn.Tanh())
+        self.head = nn.Linear(16, 2)
+        self.spare = nn.Linear(3, 3) if unused else None
+
+    def forward(self, points):
+        return self.head(self.body(points))
+
+
+@LOSSES.register
+class Tempered(nn.Module):
+    """Cross entropy with a temperature that is trained, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs * self.temperature, targets)
+
+
+@METRICS.register
+class LargestMargin:
+    """An object that knows nothing of processes: what it computes is right only if it sees every sample."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.margins = []
+
+    def update(self, outputs, targets):
+        self.margins += (outputs[:, 1] - outputs[:, 0]).tolist()
+
+    def compute(self):
+        return {"most": max(self.margins), "mean": sum(self.margins) / len(self.margins), "num": len(self.margins)}
+
+    def state_dict(self):
+        return {"margins": list(self.margins)}
+
+    def load_state_dict(self, state):
+        self.margins = list(state["margins"])
+
+
+@METRICS.register
+class MedianMargin(Metric):
+    """One of torchmetrics that keeps every sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("margins", default=[], dist_reduce_fx="cat")
+
+    def update(self, outputs, targets):
+        self.margins.append(outputs[:, 1] - outputs[:, 0])
+
+    def compute(self):
+        return dim_zero_cat(self.margins).median()
+
+
+@TRAINERS.register
+class ByParts(Trainer):
+    """Never calls the model as a whole."""
+
+    def forward(self, batch):
+        points, labels = batch
+        outputs = self.model.head(self.model.body(points))
+        return outputs, labels, {"loss": self.loss(outputs, labels)}
+
+
+def run(arguments: list[str]) -> None:
+    """`python train.py ARGUMENTS`, in the group there is."""
+    from base.starting import checkpoint_to_resume, resolve_config
+    from train import train
+    from utils.cli import train_arguments
+
+    args = train_arguments(arguments)
+    checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
+    config = resolve_config(args.config, checkpoint, args.overrides, dist.world_size())
+    try:
+        train(args, config, checkpoint, torch.device("cpu"))
+    except Interrupted:  # --steps
+        pass
+
+
+if __name__ == "__main__":
+    from logger.console import setup_logging
+
+    torch.set_num_threads(1)
+    with dist.process_group(True, torch.device("cpu"), 60):
+        for job in json.loads(Path(sys.argv[1]).read_text()):
+            setup_logging(30, dist.rank())
+            run(job)

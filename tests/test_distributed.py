@@ -1,0 +1,129 @@
+"""The same experiment on one process, on two and on four: the same samples, the same losses, the same weights."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import group
+import pytest
+import torch
+from conftest import PROJECT, assert_same_run, load, metrics
+
+from utils.state import leaves
+
+CONFIG = """
+name: points
+seed: 3
+dataset: {type: Points}
+data_loader: {batch_size: 12}
+model: {type: Net}
+loss: CrossEntropyLoss
+metrics: [accuracy]
+optimizer: {type: AdamW, args: {lr: 0.01}}
+trainer: {type: Trainer, args: {epochs: 3, log_every: 2, monitor: min val/loss}}
+writers: []
+"""
+F1 = "{type: F1Score, args: {task: multiclass, num_classes: 2, average: macro}}"
+SGD = "optimizer={type: SGD, args: {lr: 0.1, momentum: 0.9}}"
+# 61 samples in batches of 12: the last has a single one
+JOBS = {
+    "plain": [],
+    "digits": ["dataset=Digits", SGD, "data_loader={batch_size: 64, validation_split: 0.1}", "trainer.args.epochs=2",
+               "model={type: LeNet, args: {num_classes: 10, image_size_px: 8, dropout: 0, width: 8}}",
+               "transforms.train=[{type: RandomAffine, args: {degrees: 10}}]"],
+    "accumulate": ["trainer.args.accumulate=4", "trainer.args.clip_norm=0.5", "trainer.args.log_every=1"],
+    "schedule": ["trainer.args.ema=0.9", "scheduler={type: OneCycleLR, args: {max_lr: 0.02}, per: step}",
+                 "data_loader.drop_last=true", "data_loader.num_workers=1"],
+    # no AdamW: the bias before the norm has a gradient of rounding errors alone, which Adam makes steps of
+    "norm": ["model.args.norm=true", SGD, "trainer.args.sync_batchnorm=true", "data_loader.drop_last=true"],
+    "unused": ["model.args.unused=true"],
+    "loss": ["loss=Tempered"],
+    "parts": ["trainer.type=ByParts", SGD],
+    "metrics": [f"metrics=[accuracy, {F1}, MedianMargin, LargestMargin]", "data_loader.eval_batch_size=5"],
+    "stream": ["dataset=PointStream", "data_loader.num_workers=1"],
+    "stopped early": ["trainer.args.early_stop=1", "trainer.args.min_delta=0.1", "trainer.args.epochs=9",
+                      "scheduler={type: ReduceLROnPlateau, args: {patience: 0}}"],
+    "skipped": ["dataset.args.poisoned=5", "trainer.args.on_nan=skip"],
+    "static": ["trainer.args.strategy={type: ddp, args: {static_graph: true, bucket_cap_mb: 1}}"],
+}
+STOP = "7"  # steps, of 6 an epoch: in the middle of the second
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[tuple[str, int], Path]:
+    """Every job run by 1, 2 and 4 processes, and stopped and taken up again by some; run folders by (job, processes)."""
+    folder = tmp_path_factory.mktemp("distributed")
+    config = folder / "points.yaml"
+    config.write_text(CONFIG)
+    names = {(job, number): f"{job.replace(' ', '_')}-{number}" for job in JOBS for number in (1, 2, 4)}
+
+    def new(name: str, *more: str) -> list[str]:
+        job = name.rsplit("-", 1)[0].replace("_", " ")
+        return ["-q", "-c", str(config), "--out", str(folder), "--run-name", name, *JOBS[job], *more]
+
+    def again(name: str) -> list[str]:
+        return ["-q", "-r", str(folder / "points" / name)]
+
+    stopped = {number: [new(f"metrics-{number}to{to}", "--steps", STOP) for to in (1, 2, 4)] for number in (1, 2, 4)}
+    resumed = {number: [again(f"metrics-{first}to{number}") for first in (1, 2, 4)] for number in (1, 2, 4)}
+    for number in (1, 2, 4):
+        launch(folder, number, [new(names[job, number]) for job in JOBS] + stopped[number])
+    for number in (1, 2, 4):
+        launch(folder, number, resumed[number])
+    return {path.name: path for path in (folder / "points").iterdir()}
+
+
+def launch(folder: Path, num_processes: int, jobs: list[list[str]]) -> None:
+    if num_processes == 1:
+        for job in jobs:
+            group.run(job)
+        return
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes),
+               "tests/group.py", str(folder / "jobs.json")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300, env={**os.environ})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def assert_close(one: Path, other: Path, weights: float = 1e-6) -> None:
+    """The weights within `weights`, every logged number within a hundredth of a thousandth of itself."""
+    lines = [metrics(run) for run in (one, other)]
+    assert len(lines[0]) == len(lines[1])
+    for mine, theirs in zip(*lines, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-6, nan_ok=True)
+    states = [leaves(load(run)["state"]["model"]) for run in (one, other)]
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=0, atol=weights)
+
+
+@pytest.mark.parametrize("num_processes", [2, 4])
+@pytest.mark.parametrize("job", JOBS)
+def test_several_processes_train_to_the_numbers_of_one(job, num_processes, runs):
+    name = job.replace(" ", "_")
+    assert_close(runs[f"{name}-1"], runs[f"{name}-{num_processes}"])
+
+
+@pytest.mark.parametrize("first, then", [(1, 2), (2, 1), (4, 2), (1, 4), (4, 1), (2, 4)])
+def test_a_run_goes_on_with_another_number_of_processes(first, then, runs):
+    assert_close(runs["metrics-1"], runs[f"metrics-{first}to{then}"])
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+def test_resumed_with_as_many_processes_it_ends_with_the_same_bits(num_processes, runs):
+    assert_same_run(runs[f"metrics-{num_processes}"], runs[f"metrics-{num_processes}to{num_processes}"])
+
+
+def test_every_sample_is_counted_once(runs):
+    for number in (1, 2, 4):
+        last = [line for line in metrics(runs[f"metrics-{number}"]) if "val/LargestMargin_num" in line][-1]
+        assert (last["train/LargestMargin_num"], last["val/LargestMargin_num"]) == (61, 31)
+
+
+def test_the_experiments_do_what_they_are_there_for(runs):
+    assert max(line["epoch"] for line in metrics(runs["stopped_early-2"])) < 9
+    assert any("grad_norm/optimizer" in line for line in metrics(runs["accumulate-4"]))
+    assert load(runs["norm-4"])["state"]["model"]["body.1.num_batches_tracked"] == 15
+    assert not torch.equal(load(runs["loss-2"])["state"]["loss"]["temperature"], torch.ones(()))
+    assert "left out" in (runs["skipped-2"] / "run.log").read_text()

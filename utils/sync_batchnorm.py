@@ -1,0 +1,54 @@
+"""BatchNorm over the whole batch of all processes: torch's SyncBatchNorm, which knows CUDA alone, on the CPU, too."""
+import torch
+from torch import nn
+
+from utils import dist
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes; every process's loss depends on it, and so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        return dist.all_reduce(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return dist.all_reduce(gradient)
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """torch's on CUDA; on the CPU the same by sums over processes. Inputs `[B, C, ...]`, B may differ between processes."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if inputs.device.type != "cpu" or not self.training or dist.world_size() == 1:
+            return super().forward(inputs)
+        self._check_input_dim(inputs)
+        dims = [dim for dim in range(inputs.ndim) if dim != 1]
+        shape = [1, -1] + [1] * (inputs.ndim - 2)
+        num_own = inputs.new_tensor([inputs.numel() / inputs.shape[1]])
+        sums = _SumOverProcesses.apply(torch.cat([inputs.sum(dims), num_own]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count  # [C]
+        centred = inputs - mean.view(shape)
+        variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count  # [C]
+        if self.track_running_stats:
+            self._follow(mean.detach(), variance.detach() * count / (count - 1))
+        outputs = centred * (variance + self.eps).rsqrt().view(shape)
+        return outputs * self.weight.view(shape) + self.bias.view(shape) if self.affine else outputs
+
+    @torch.no_grad()
+    def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        self.num_batches_tracked += 1
+        rate = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, rate)
+        self.running_var.lerp_(variance, rate)
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """`model` with every BatchNorm in it turned into a SyncBatchNorm, under the same names."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.SyncBatchNorm:
+            module.__class__ = SyncBatchNorm  # the same tensors, another forward
+    return model
