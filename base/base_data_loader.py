@@ -97,7 +97,8 @@ class DataSplits:
                               "a val split of its own.")
         if source not in self._datasets:
             try:
-                self._datasets[source] = self._build_dataset(source)
+                with dist.main_first():  # it may have to be downloaded
+                    self._datasets[source] = self._build_dataset(source)
             except ConfigError as error:
                 hint = "Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 for no validation."
                 raise ConfigError(f"{error}\n{hint}" if source == "val" else str(error)) from error

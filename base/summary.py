@@ -1,6 +1,7 @@
 """What a run says of itself at its beginning and its end."""
 from base.base_model import summarize
 from base.base_trainer import BaseTrainer
+from utils import dist
 from utils.device import describe_device
 
 
@@ -14,6 +15,7 @@ def describe_parts(trainer: BaseTrainer) -> str:
     options = [trainer.precision]
     options += [f"{trainer.accumulate} batches a step"] * (trainer.accumulate > 1)
     options += [f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None) + ["compiled"] * trainer.compile
+    options += [f"{dist.world_size()} processes ({trainer.strategy})"] * (dist.world_size() > 1)
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
     return "\n".join([summarize(trainer.bare_model), f"data: {splits} samples; {epoch}",
                       f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])

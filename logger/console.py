@@ -30,9 +30,10 @@ class _RunLogFile(logging.FileHandler):
 
 
 def setup_logging(level: int = logging.INFO, rank: int = 0) -> None:
-    """Sends all logging to the console, at `level`. Of processes but the main one (`rank` 0) warnings only, with the rank."""
-    console = _Console(max(level, logging.WARNING) if rank else level)
+    """Sends all logging to the console, at `level`; of processes but the main one (`rank` 0) only what is their own."""
+    console = _Console(level)
     console.setFormatter(logging.Formatter(_mark(rank) + "%(message)s"))
+    console.addFilter(_only_its_own if rank else lambda record: True)
     early = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)  # until there is a run.log
     logging.basicConfig(level=min(level, logging.INFO), handlers=[console, early], force=True)
     logging.captureWarnings(True)
@@ -44,11 +45,17 @@ def _mark(rank: int) -> str:
     return f"[process {rank}] " if rank else ""
 
 
+def _only_its_own(record: logging.LogRecord) -> bool:
+    """Errors, and the warnings of plug-ins and libraries: what the project itself says, the main process says for all."""
+    ours = record.name.split(".")[0] in ("base", "utils", "logger", "train")
+    return record.levelno >= (logging.ERROR if ours else logging.WARNING)
+
+
 def log_to_file(file: Path, rank: int = 0) -> None:
     """Sends all logging to `file` too (appended), also what was said before; INFO and above even where it is quiet.
 
-    Of processes but the main one warnings only, with the `rank`, and only where they reach the folder. Raises ConfigError
-    where the file cannot be opened.
+    Of processes but the main one only what is their own, with the `rank`, and only where they reach the folder. Raises
+    ConfigError where the file cannot be opened.
     """
     if rank and not file.parent.is_dir():
         return
@@ -57,7 +64,7 @@ def log_to_file(file: Path, rank: int = 0) -> None:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror or error}") from error
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {_mark(rank)}%(message)s"))
-    handler.setLevel(logging.WARNING if rank else logging.NOTSET)
+    handler.addFilter(_only_its_own if rank else lambda record: True)
     root = logging.getLogger()
     for early in [h for h in root.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
         early.setTarget(handler)

@@ -17,9 +17,11 @@ from torchmetrics.utilities import dim_zero_cat
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS  # noqa: E402
+from trainer.gan_trainer import GANTrainer  # noqa: E402
 from trainer.trainer import Trainer  # noqa: E402
 from utils import dist  # noqa: E402
-from utils.errors import Interrupted  # noqa: E402
+from utils.errors import Interrupted, TrainingError  # noqa: E402
+from utils.state import same  # noqa: E402
 
 
 @DATASETS.register
@@ -113,8 +115,26 @@ class MedianMargin(Metric):
         return dim_zero_cat(self.margins).median()
 
 
+class Checked:
+    """Every process ends with the same weights and buffers."""
+
+    def on_train_end(self):
+        gathered = dist.all_gather_object(self.bare_model.state_dict())
+        assert all(same(gathered[0][name], theirs[name]) for theirs in gathered for name in theirs)
+
+
 @TRAINERS.register
-class ByParts(Trainer):
+class CheckedTrainer(Checked, Trainer):
+    pass
+
+
+@TRAINERS.register
+class CheckedGAN(Checked, GANTrainer):
+    pass
+
+
+@TRAINERS.register
+class ByParts(CheckedTrainer):
     """Never calls the model as a whole."""
 
     def forward(self, batch):
@@ -136,6 +156,8 @@ def run(arguments: list[str]) -> None:
         train(args, config, checkpoint, torch.device("cpu"))
     except Interrupted:  # --steps
         pass
+    except TrainingError as error:
+        (args.out / f"error_{dist.rank()}_of_{dist.world_size()}.txt").write_text(str(error))
 
 
 if __name__ == "__main__":

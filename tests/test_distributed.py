@@ -21,7 +21,7 @@ model: {type: Net}
 loss: CrossEntropyLoss
 metrics: [accuracy]
 optimizer: {type: AdamW, args: {lr: 0.01}}
-trainer: {type: Trainer, args: {epochs: 3, log_every: 2, monitor: min val/loss}}
+trainer: {type: CheckedTrainer, args: {epochs: 3, log_every: 2, monitor: min val/loss}}
 writers: []
 """
 F1 = "{type: F1Score, args: {task: multiclass, num_classes: 2, average: macro}}"
@@ -39,7 +39,7 @@ JOBS = {
     "norm": ["model.args.norm=true", SGD, "trainer.args.sync_batchnorm=true", "data_loader.drop_last=true"],
     "unused": ["model.args.unused=true"],
     "loss": ["loss=Tempered"],
-    "parts": ["trainer.type=ByParts", SGD],
+    "parts": ["trainer={type: ByParts, args: {epochs: 2}}", SGD],
     "metrics": [f"metrics=[accuracy, {F1}, MedianMargin, LargestMargin]", "data_loader.eval_batch_size=5"],
     "stream": ["dataset=PointStream", "data_loader.num_workers=1"],
     "stopped early": ["trainer.args.early_stop=1", "trainer.args.min_delta=0.1", "trainer.args.epochs=9",
@@ -67,11 +67,14 @@ def runs(tmp_path_factory) -> dict[tuple[str, int], Path]:
 
     stopped = {number: [new(f"metrics-{number}to{to}", "--steps", STOP) for to in (1, 2, 4)] for number in (1, 2, 4)}
     resumed = {number: [again(f"metrics-{first}to{number}") for first in (1, 2, 4)] for number in (1, 2, 4)}
+    gan = ["-q", "-c", "configs/digits_gan.yaml", "--out", str(folder), "--run-name", "gan", "trainer.type=CheckedGAN",
+           "writers=[]", "trainer.args={epochs: 1, monitor: null}", "data_loader.batches_per_epoch=4"]
+    nan = new("plain-nan", "dataset.args.poisoned=7", "trainer.args.accumulate=2")
     for number in (1, 2, 4):
-        launch(folder, number, [new(names[job, number]) for job in JOBS] + stopped[number])
+        launch(folder, number, [new(names[job, number]) for job in JOBS] + stopped[number] + [gan, nan] * (number == 2))
     for number in (1, 2, 4):
         launch(folder, number, resumed[number])
-    return {path.name: path for path in (folder / "points").iterdir()}
+    return {path.name: path for path in folder.glob("*/*")}
 
 
 def launch(folder: Path, num_processes: int, jobs: list[list[str]]) -> None:
@@ -127,3 +130,18 @@ def test_the_experiments_do_what_they_are_there_for(runs):
     assert load(runs["norm-4"])["state"]["model"]["body.1.num_batches_tracked"] == 15
     assert not torch.equal(load(runs["loss-2"])["state"]["loss"]["temperature"], torch.ones(()))
     assert "left out" in (runs["skipped-2"] / "run.log").read_text()
+
+
+def test_two_optimizers_each_have_their_gradients_averaged(runs):
+    assert load(runs["gan"])["state"]["progress"]["step"] == 4  # the processes agree in every weight: see CheckedGAN
+
+
+def test_a_loss_that_is_not_finite_on_one_process_ends_all_with_its_evidence(runs):
+    """Sample 7 is in the part of one process; all leave out the step, and tell the same."""
+    told = [(runs["plain-nan"].parents[1] / f"error_{rank}_of_2.txt").read_text() for rank in (0, 1)]
+    assert told[0] == told[1] and "the loss is nan (process" in told[0] and "The batch itself holds values" in told[0]
+    report = runs["plain-nan"] / "nan_report"
+    batches = torch.load(report / "batch.pt", weights_only=True)["batches"]
+    assert sum(points.isnan().any().item() for points, _ in batches) == 1
+    step = json.loads((report / "report.json").read_text())["step"]
+    assert torch.load(report / "checkpoint.pt", weights_only=True)["state"]["progress"]["step"] == step

@@ -80,6 +80,9 @@ class DataParallel:
                         "static_graph": static_graph}
         self.find_unused_parameters = find_unused_parameters
 
+    def __str__(self):
+        return "ddp"
+
     def gradients(self, parameters: Sequence[nn.Parameter], unused: bool) -> Gradients:
         """What averages the gradients of an optimizer's `parameters`; `unused` tells that a step left some without one."""
         find = unused if self.find_unused_parameters is None else self.find_unused_parameters
