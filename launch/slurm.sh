@@ -23,8 +23,9 @@ port=$((20000 + SLURM_JOB_ID % 20000))            # two jobs on one machine do n
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun does not take it over by itself
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_ON_NODE))
 
-# When time is up torchrun gets a SIGTERM and hands it on: all processes make their step, save, and end. The job is then
-# queued again under the same number. Whatever else ends it, such as a mistake in the config, would come again: it stays.
+# When time is up torchrun gets a SIGTERM and hands it on: all processes make their step, save, and end, for which it leaves
+# them 30 s. The job is then queued again under the same number. Whatever else ends it, such as a mistake in the config, would
+# come again: it is not.
 requeue=
 time_is_up() {
     requeue=yes

@@ -24,8 +24,6 @@ from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
 log = logging.getLogger(__name__)
 TIMEOUT_S = 300.0
 _FOR_EVER = timedelta(days=7)
-_REDUCIBLE = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
-              torch.float64, torch.complex64, torch.complex128)
 _NO_RESTART = signal.SIGQUIT if os.name == "posix" else signal.SIGTERM  # from a worker to the launcher
 
 
@@ -71,6 +69,10 @@ def main_first() -> Iterator[None]:
     yield
     if is_main() and world_size() > 1:
         _Shared.store.set(key, "done")
+
+
+_REDUCIBLE = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
+              torch.float64, torch.complex64, torch.complex128)
 
 
 def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "mean", "max", "min"] = "sum") -> torch.Tensor:
