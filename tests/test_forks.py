@@ -197,7 +197,8 @@ def test_a_new_project_is_clean_keeps_the_licence_and_refuses_to_overwrite(tmp_p
     target = tmp_path / "New"
     program("new.py", "project", target)
     names = {path.name for path in target.iterdir()}
-    assert {"LICENSE", "README.md", "train.py", "setup.cfg", "saved", "tests"} <= names and ".git" not in names
+    assert {"LICENSE", "README.md", "train.py", "setup.cfg", "saved", "tests", "launch", "docs"} <= names
+    assert ".git" not in names
     assert [path.name for path in (target / "saved").iterdir()] == [".gitkeep"]
     assert "there already" in program("new.py", "project", target, code=2).stderr
     assert "inside this project" in program("new.py", "project", "inner", code=2).stderr

@@ -71,6 +71,17 @@ def test_every_command_and_file_that_the_readme_names_is_there():
         assert (PROJECT / picture).exists(), picture
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/distributed.md"])
+def test_links_between_pages_lead_to_a_file_and_a_heading_in_it(page):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (PROJECT / page).read_text()):
+        name, _, anchor = link.partition("#")
+        file = (PROJECT / page).parent / name if name else PROJECT / page
+        assert file.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
+
+
 def test_supported_python_versions_only_need_what_they_have():
     assert sys.version_info >= (3, 10)
     for file in FILES:

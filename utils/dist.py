@@ -58,20 +58,35 @@ def barrier() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The body runs on the main process first, then on all others: a download happens once, and who comes later finds it."""
+    """The body runs on the main process first, then on all others: a download happens once, and who comes later finds it.
+
+    Every process has to come here; the body must not wait for the others, as collectives do.
+    """
+    _Shared.num_waits += 1
+    key = f"main_first/{_Shared.num_waits}"  # known before the body, which may have a main_first of its own
     if not is_main():
-        _wait_for_main()
+        _Shared.store.wait([key], _FOR_EVER)  # no collective: a download may take its time
     yield
-    if is_main():
-        _let_others_go()
+    if is_main() and world_size() > 1:
+        _Shared.store.set(key, "done")
+
+
+_REDUCIBLE = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
+              torch.float64, torch.complex64, torch.complex128)
 
 
 def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "mean", "max", "min"] = "sum") -> torch.Tensor:
     """The sum (mean, largest, smallest) of every process's `tensor`, element by element, on each process.
 
-    All have the same shape and dtype. A new tensor; the given one stays as it is. No gradient flows through.
+    All have the same shape and dtype, which a sum keeps: of bools it tells whether any is true. A mean of integers is a
+    float. A new tensor; the given one stays as it is. No gradient flows through. Raises TypeError for a dtype that
+    processes cannot add up.
     """
-    result = tensor.detach().clone()
+    result = tensor.detach().clone(memory_format=torch.contiguous_format)  # elements meet by their place in memory
+    if operation == "mean":
+        result = result.to(torch.result_type(result, 1.0))
+    if result.dtype not in _REDUCIBLE:
+        raise TypeError(f"all_reduce: processes cannot add up {result.dtype}. Convert it first: tensor.float(), or .int()")
     if world_size() > 1:
         kind = torch_dist.ReduceOp.SUM if operation == "mean" else getattr(torch_dist.ReduceOp, operation.upper())
         torch_dist.all_reduce(result, kind)
@@ -79,16 +94,21 @@ def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "mean", "max", "m
 
 
 def all_gather(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Every process's `tensor` `[N_r, ...]`, by rank. N_r may differ, the other dimensions and the dtype are the same."""
+    """Every process's `tensor` `[N_r, ...]`, by rank. N_r may differ, the other dimensions and the dtype are the same.
+
+    0-dim ones stay so. No gradient flows through. Raises ValueError, on all of them, where they do not fit together.
+    """
     if world_size() == 1:
         return [tensor.detach().clone()]
     if tensor.ndim == 0:
         return [gathered[0] for gathered in all_gather(tensor[None])]
-    lengths = all_gather_object(len(tensor))
+    lengths, *kinds = zip(*all_gather_object((len(tensor), list(tensor.shape[1:]), str(tensor.dtype))), strict=True)
+    if any(kind.count(kind[0]) < len(kind) for kind in kinds):
+        raise ValueError(f"all_gather: processes may differ in the first dimension only, not in {kinds}")
     padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
     padded[: len(tensor)] = tensor.detach()
     gathered = [torch.empty_like(padded) for _ in lengths]
-    torch_dist.all_gather(gathered, padded)
+    torch_dist.all_gather([_as_bytes(whole) for whole in gathered], _as_bytes(padded))
     return [whole[:length] for whole, length in zip(gathered, lengths, strict=True)]
 
 
@@ -119,10 +139,15 @@ def broadcast_(tensors: Sequence[torch.Tensor], source: int = 0) -> None:
         kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
     for group in kinds.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        torch_dist.broadcast(flat, source)
+        torch_dist.broadcast(_as_bytes(flat), source)
         if rank() != source:
             for tensor, values in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
                 tensor.copy_(values.view_as(tensor))
+
+
+def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a contiguous tensor, uint8: what every backend can move, of whatever dtype it is."""
+    return tensor.view(-1).view(torch.uint8)
 
 
 def agree(*requests: int) -> tuple[int, ...]:
@@ -152,10 +177,12 @@ class Ballot:
             return tuple(agreed)
         if self._vote is not None:
             self._arrives.wait()
-            *agreed, self._num_calls = self._vote.tolist()
+            *agreed, fewest = self._vote.tolist()
+            self._num_calls = -fewest
         now = time.monotonic()
         affordable = int(self._num_calls * self.PERIOD_S / max(now - self._sent, 1e-6))
-        self._vote = torch.tensor([*requests, min(max(affordable, 1), self.MOST_CALLS)])
+        most = min(2 * self._num_calls, self.MOST_CALLS)  # the first calls may come at once, while the GPU has not begun
+        self._vote = torch.tensor([*requests, -min(max(affordable, 1), most)])  # the slowest decides, as the largest of -n
         self._arrives = torch_dist.all_reduce(self._vote, torch_dist.ReduceOp.MAX, async_op=True)
         self._num_left, self._sent = self._num_calls, now
         return tuple(agreed)
@@ -173,19 +200,21 @@ class Ballot:
 def send(tensor: torch.Tensor, to: int, wait: bool = True):
     """Sends `tensor` to the process `to`, which has to `receive` it.
 
-    Without `wait` it returns at once; call `wait()` on what it returns before `tensor` changes. Raises ValueError where
-    there is no such other process.
+    Without `wait` it returns at once; call `wait()` on what it returns before `tensor` changes. No gradient flows through.
+    Raises ValueError where there is no such other process.
     """
-    return _to_another(torch_dist.isend, tensor, to, wait)
+    return _to_another(torch_dist.isend, tensor.detach().contiguous(), to, wait)
 
 
 def receive(into: torch.Tensor, source: int, wait: bool = True):
     """Fills `into` with the next tensor of this shape and dtype that the process `source` sends here; returns `into`.
 
     Without `wait` it returns at once; call `wait()` on what it returns before you look at `into`. Raises ValueError where
-    there is no such other process.
+    there is no such other process, and for an `into` that is not contiguous.
     """
-    work = _to_another(torch_dist.irecv, into, source, wait)
+    if not into.is_contiguous():
+        raise ValueError("receive: `into` has to be contiguous; give a torch.empty of this shape, and copy from it")
+    work = _to_another(torch_dist.irecv, into.detach(), source, wait)
     return into if wait else work
 
 
@@ -282,17 +311,6 @@ class _Shared:
 
     store = None
     num_waits = 0
-
-
-def _wait_for_main() -> None:
-    _Shared.num_waits += 1
-    _Shared.store.wait([f"main_first/{_Shared.num_waits}"], _FOR_EVER)  # no collective: a download may take its time
-
-
-def _let_others_go() -> None:
-    if world_size() > 1:
-        _Shared.num_waits += 1
-        _Shared.store.set(f"main_first/{_Shared.num_waits}", "done")
 
 
 def _give_up(error: BaseException, store) -> None:
