@@ -50,30 +50,37 @@ JOBS = {
 STOP = "7"  # steps, of 6 an epoch: in the middle of the second
 
 
+OF_FOUR = ("plain", "accumulate", "norm", "metrics")  # those that four processes run, too
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[tuple[str, int], Path]:
-    """Every job run by 1, 2 and 4 processes, and stopped and taken up again by some; run folders by (job, processes)."""
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """The jobs run by 1, 2 and 4 processes, and some stopped and taken up again by others; run folders by name."""
     folder = tmp_path_factory.mktemp("distributed")
     config = folder / "points.yaml"
     config.write_text(CONFIG)
-    names = {(job, number): f"{job.replace(' ', '_')}-{number}" for job in JOBS for number in (1, 2, 4)}
 
     def new(name: str, *more: str) -> list[str]:
         job = name.rsplit("-", 1)[0].replace("_", " ")
         return ["-q", "-c", str(config), "--out", str(folder), "--run-name", name, *JOBS[job], *more]
 
-    def again(name: str) -> list[str]:
-        return ["-q", "-r", str(folder / "points" / name)]
+    def new_of(num_processes: int) -> list[list[str]]:
+        jobs = OF_FOUR if num_processes == 4 else JOBS
+        return [new(f"{job.replace(' ', '_')}-{num_processes}") for job in jobs]
 
-    stopped = {number: [new(f"metrics-{number}to{to}", "--steps", STOP) for to in (1, 2, 4)] for number in (1, 2, 4)}
-    resumed = {number: [again(f"metrics-{first}to{number}") for first in (1, 2, 4)] for number in (1, 2, 4)}
+    def stopped(*names: str) -> list[list[str]]:
+        return [new(f"metrics-{name}", "--steps", STOP) for name in names]
+
+    def resumed(*names: str) -> list[list[str]]:
+        return [["-q", "-r", str(folder / "points" / f"metrics-{name}")] for name in names]
+
     gan = ["-q", "-c", "configs/digits_gan.yaml", "--out", str(folder), "--run-name", "gan", "trainer.type=CheckedGAN",
            "writers=[]", "trainer.args={epochs: 1, monitor: null}", "data_loader.batches_per_epoch=4"]
     nan = new("plain-nan", "dataset.args.poisoned=7", "trainer.args.accumulate=2")
-    for number in (1, 2, 4):
-        launch(folder, number, [new(names[job, number]) for job in JOBS] + stopped[number] + [gan, nan] * (number == 2))
-    for number in (1, 2, 4):
-        launch(folder, number, resumed[number])
+    launch(folder, 1, new_of(1) + stopped("1to2"))
+    launch(folder, 4, new_of(4) + stopped("4to4", "4to2") + resumed("4to4"))
+    launch(folder, 2, new_of(2) + stopped("2to2", "2to1") + resumed("2to2", "1to2", "4to2") + [gan, nan])
+    launch(folder, 1, resumed("2to1"))
     return {path.name: path for path in folder.glob("*/*")}
 
 
@@ -101,19 +108,18 @@ def assert_close(one: Path, other: Path, weights: float = 1e-6) -> None:
         torch.testing.assert_close(value, states[1][name], rtol=0, atol=weights)
 
 
-@pytest.mark.parametrize("num_processes", [2, 4])
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job, num_processes", [*((job, 2) for job in JOBS), *((job, 4) for job in OF_FOUR)])
 def test_several_processes_train_to_the_numbers_of_one(job, num_processes, runs):
     name = job.replace(" ", "_")
     assert_close(runs[f"{name}-1"], runs[f"{name}-{num_processes}"])
 
 
-@pytest.mark.parametrize("first, then", [(1, 2), (2, 1), (4, 2), (1, 4), (4, 1), (2, 4)])
+@pytest.mark.parametrize("first, then", [(1, 2), (2, 1), (4, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(first, then, runs):
     assert_close(runs["metrics-1"], runs[f"metrics-{first}to{then}"])
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 4])
+@pytest.mark.parametrize("num_processes", [2, 4])
 def test_resumed_with_as_many_processes_it_ends_with_the_same_bits(num_processes, runs):
     assert_same_run(runs[f"metrics-{num_processes}"], runs[f"metrics-{num_processes}to{num_processes}"])
 
