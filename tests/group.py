@@ -20,7 +20,7 @@ from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS  # noqa: E402
 from trainer.gan_trainer import GANTrainer  # noqa: E402
 from trainer.trainer import Trainer  # noqa: E402
 from utils import dist  # noqa: E402
-from utils.errors import Interrupted, TrainingError  # noqa: E402
+from utils.errors import ConfigError, Interrupted, TrainingError  # noqa: E402
 from utils.state import same  # noqa: E402
 
 
@@ -53,16 +53,19 @@ class PointStream(IterableDataset):
 
 @MODELS.register
 class Net(nn.Module):
-    """`norm` normalises over the batch; `unused` adds parameters that no step uses; `parts` is called piece by piece."""
+    """`norm` normalises over the batch; `unused` adds parameters that no step uses; with `now_and_then` one step uses few."""
 
-    def __init__(self, norm: bool = False, unused: bool = False):
+    def __init__(self, norm: bool = False, unused: bool = False, now_and_then: bool = False):
         super().__init__()
+        self.num_calls, self.now_and_then = 0, now_and_then
         self.body = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16) if norm else nn.Identity(), nn.Tanh())
         self.head = nn.Linear(16, 2)
         self.spare = nn.Linear(3, 3) if unused else None
 
     def forward(self, points):
-        return self.head(self.body(points))
+        self.num_calls += 1
+        outputs = self.head(self.body(points))
+        return outputs.detach() * self.head.bias if self.now_and_then and self.num_calls == 7 else outputs
 
 
 @LOSSES.register
@@ -156,8 +159,8 @@ def run(arguments: list[str]) -> None:
         train(args, config, checkpoint, torch.device("cpu"))
     except Interrupted:  # --steps
         pass
-    except TrainingError as error:
-        (args.out / f"error_{dist.rank()}_of_{dist.world_size()}.txt").write_text(str(error))
+    except (TrainingError, ConfigError) as error:
+        (args.out / f"error_{args.run_name}_{dist.rank()}_of_{dist.world_size()}.txt").write_text(str(error))
 
 
 if __name__ == "__main__":

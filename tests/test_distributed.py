@@ -77,9 +77,12 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     gan = ["-q", "-c", "configs/digits_gan.yaml", "--out", str(folder), "--run-name", "gan", "trainer.type=CheckedGAN",
            "writers=[]", "trainer.args={epochs: 1, monitor: null}", "data_loader.batches_per_epoch=4"]
     nan = new("plain-nan", "dataset.args.poisoned=7", "trainer.args.accumulate=2")
+    unused = [new("plain-refused", "model.args.now_and_then=true"),
+              new("plain-told", "model.args.now_and_then=true",
+                  "trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}")]
     launch(folder, 1, new_of(1) + stopped("1to2"))
     launch(folder, 4, new_of(4) + stopped("4to4", "4to2") + resumed("4to4"))
-    launch(folder, 2, new_of(2) + stopped("2to2", "2to1") + resumed("2to2", "1to2", "4to2") + [gan, nan])
+    launch(folder, 2, new_of(2) + stopped("2to2", "2to1") + resumed("2to2", "1to2", "4to2") + [gan, nan, *unused])
     launch(folder, 1, resumed("2to1"))
     return {path.name: path for path in folder.glob("*/*")}
 
@@ -144,10 +147,16 @@ def test_two_optimizers_each_have_their_gradients_averaged(runs):
 
 def test_a_loss_that_is_not_finite_on_one_process_ends_all_with_its_evidence(runs):
     """Sample 7 is in the part of one process; all leave out the step, and tell the same."""
-    told = [(runs["plain-nan"].parents[1] / f"error_{rank}_of_2.txt").read_text() for rank in (0, 1)]
+    told = [(runs["plain-nan"].parents[1] / f"error_plain-nan_{rank}_of_2.txt").read_text() for rank in (0, 1)]
     assert told[0] == told[1] and "the loss is nan (process" in told[0] and "The batch itself holds values" in told[0]
     report = runs["plain-nan"] / "nan_report"
     batches = torch.load(report / "batch.pt", weights_only=True)["batches"]
     assert sum(points.isnan().any().item() for points, _ in batches) == 1
     step = json.loads((report / "report.json").read_text())["step"]
     assert torch.load(report / "checkpoint.pt", weights_only=True)["state"]["progress"]["step"] == step
+
+
+def test_parameters_that_are_not_used_in_every_step_are_a_matter_of_an_option(runs):
+    folder = runs["plain-1"].parents[1]
+    assert "find_unused_parameters: true" in (folder / "error_plain-refused_0_of_2.txt").read_text()
+    assert load(runs["plain-told"])["state"]["progress"]["finished"]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.errors import ConfigError
 from utils.signature import PositiveFloat, Signature, nearest
 
 
@@ -55,8 +56,14 @@ class AveragedGradients(Gradients):
 
     def backward(self, loss, final, lost, inputs) -> None:
         flag = self.ddp.module.flag
-        with nullcontext() if final else self.ddp.no_sync():
-            self.ddp(loss, lost).backward(inputs=[*inputs, flag] if inputs else None)
+        try:
+            with nullcontext() if final else self.ddp.no_sync():
+                self.ddp(loss, lost).backward(inputs=[*inputs, flag] if inputs else None)
+        except RuntimeError as error:
+            if "find_unused_parameters" not in str(error):
+                raise
+            raise ConfigError("the step before left some parameters unused, others do not: processes have to be told. Set "
+                              "trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}") from error
 
     def any_lost(self) -> torch.Tensor:
         flag = self.ddp.module.flag
