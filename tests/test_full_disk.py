@@ -163,7 +163,7 @@ def log_everything(run: RunLog) -> None:
         run.hparams({"seed": 1})
         run.scalars({"train/loss": 1.0}, 1, 1)
         run.images("train/input", torch.rand(2, 1, 4, 4), 1)
-        run.histograms(torch.nn.Linear(2, 2), 1)
+        run.histograms(torch.nn.Linear(2, 2).state_dict(), 1)
 
 
 ALL = ["hparams", "scalars", "images", "histograms", "close"]
