@@ -9,6 +9,7 @@ from pathlib import Path
 
 from utils.cli import log_level, test_arguments
 from utils.errors import ConfigError, exit_codes
+from utils.launch import before_group, expected_rank
 
 log = logging.getLogger("test")
 
@@ -21,8 +22,9 @@ def main(args) -> None:
     from utils.device import pick_device
     from utils.run import run_of
 
-    setup_logging(log_level(args))
-    checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
+    setup_logging(log_level(args), expected_rank())
+    with before_group(joins=False):
+        checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
     trainer = build_trainer(resolve_config(None, checkpoint, args.overrides), pick_device(args.device))
     load_evaluated(trainer, checkpoint)
     trainer.run.bars = not args.quiet

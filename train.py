@@ -12,7 +12,8 @@ import time
 
 from utils.cli import log_level, train_arguments, verify_arguments
 from utils.errors import exit_codes
-from utils.signals import ignore_signals
+from utils.launch import before_group, expected_rank, is_launched, launch, local_rank
+from utils.signals import die_of_interrupts, ignore_signals
 
 log = logging.getLogger("train")
 
@@ -25,17 +26,17 @@ def main(args) -> None:
     from utils import dist
     from utils.device import pick_device, processes_to_start
 
-    launches = args.distributed and not dist.is_launched()  # this process only starts others, which do the talking
-    setup_logging(logging.ERROR if launches else log_level(args), dist.expected_rank())
-    if args.verify_resume:
+    launches = args.distributed and not is_launched() and not args.verify_resume  # the others that it starts do the talking
+    setup_logging(logging.ERROR if launches else log_level(args), expected_rank())
+    if args.verify_resume and not is_launched():
         sys.exit(not verify_resume(*verify_arguments(args), args.steps or 30))
-    with dist.before_group(joins=args.distributed):
-        device = pick_device(args.device, dist.local_rank())
+    with before_group(joins=args.distributed and not args.verify_resume):
+        device = pick_device(args.device, local_rank())
         num_processes = processes_to_start(device, args.nproc) if args.distributed else 1
         checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
         config = resolve_config(args.config, checkpoint, args.overrides, num_processes)
     if launches:
-        sys.exit(dist.launch(sys.argv, num_processes, args.max_restarts or 0))
+        sys.exit(launch(sys.argv, num_processes, args.max_restarts or 0))
     with dist.process_group(args.distributed, device, args.timeout):
         train(args, config, checkpoint, device)
 
@@ -47,12 +48,13 @@ def train(args, config: dict, checkpoint, device) -> None:
     from base.starting import checkpoint_of_all, initial_weights, open_run
     from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
     from logger.console import log_to_file
-    from utils.dist import rank
+    from utils.dist import num_restarts, rank
     from utils.run import run_of
 
     checkpoint = checkpoint_of_all(checkpoint, args.out, config["name"])
     trainer = build_trainer(config, device)
-    trainer.stop_request.at_step, trainer.stop_request.crash_at_step = args.steps, args.crash_at_step
+    trainer.stop_request.at_step = args.steps
+    trainer.stop_request.crash_at_step = None if num_restarts() else args.crash_at_step  # once is enough
     if args.init_from:
         log.info(initial_weights(trainer.bare_model, args.init_from))
     trainer.prepare_training()
@@ -75,6 +77,8 @@ def train(args, config: dict, checkpoint, device) -> None:
 
 if __name__ == "__main__":
     arguments = train_arguments()
+    if is_launched():
+        die_of_interrupts()  # its launcher says so
     with exit_codes(arguments.verbose):
         main(arguments)
         ignore_signals()

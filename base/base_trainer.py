@@ -1,4 +1,5 @@
 """The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,6 +16,7 @@ from utils.checkpoint import SavePolicy
 from utils.ema import WeightAverage
 from utils.errors import ConfigError, Interrupted
 from utils.guard import NonFiniteGuard
+from utils.launch import launcher_died
 from utils.monitor import Monitor, parse_monitor
 from utils.progress import Bar, Position, parse_interval, seconds, windows
 from utils.random import derive, seed_all
@@ -391,7 +393,8 @@ class BaseTrainer:
 
     def asked(self, agree: Callable = dist.agree) -> Asked:
         """What any process is asked for, by a signal or the clock, so that all do the same after the same step."""
-        return Asked(*agree(self.stop_request.signal_number or 0, self.stop_request.time_is_up, self.save_interval.time_is_up))
+        signal_number = self.stop_request.signal_number or (signal.SIGTERM if launcher_died() else 0)
+        return Asked(*agree(signal_number, self.stop_request.time_is_up, self.save_interval.time_is_up))
 
     def leave_if_asked(self, asked: Asked, budget: bool = True) -> None:
         """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""

@@ -55,6 +55,8 @@ def _rehearse_split(trainer, split: str) -> list[str]:
     except ConfigError:
         raise
     except Exception as error:
+        if dist.lost_touch(error):
+            raise
         if is_out_of_memory(error):
             raise TrainingError(f"before the first step: {describe_out_of_memory(trainer)}") from error
         what = "training" if split == "train" else "evaluation"

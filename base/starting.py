@@ -16,7 +16,18 @@ from utils import dist
 from utils.checkpoint import CheckpointStore, is_sound, load_checkpoint, remove_leftovers
 from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
 from utils.errors import ConfigError, TrainingError
-from utils.run import CHECKPOINTS, find_checkpoints, new_run, record_environment, run_of, run_of_launch, runs_of
+from utils.launch import launch_id
+from utils.run import (
+    CHECKPOINTS,
+    environment,
+    find_checkpoints,
+    has_saved,
+    new_run,
+    record_environment,
+    run_of,
+    run_of_launch,
+    runs_of,
+)
 from utils.state import load_part
 
 log = logging.getLogger(__name__)
@@ -92,8 +103,10 @@ def checkpoint_of_all(checkpoint: Checkpoint | None, out: Path, name: str) -> Ch
     """What all processes go on from: the main one's `checkpoint`, or after a restart of the group the newest of its run."""
     if (num_restarts := dist.num_restarts()) and dist.is_main():
         resumed = checkpoint and run_of(checkpoint.file)
-        run = run_of_launch(resumed.parent if resumed else out / name, dist.launch_id())
-        checkpoint = open_checkpoint(run, ("last.pt",)) if run else checkpoint
+        run = run_of_launch(resumed.parent if resumed else out / name, launch_id())
+        if run and has_saved(run, launch_id()):
+            checkpoint = open_checkpoint(run, ("last.pt",))
+            remove_leftovers(run / CHECKPOINTS)
         log.warning("restart %d of the processes: %s", num_restarts,
                     f"they go on from {checkpoint.file}" if checkpoint else "they begin anew")
     file = dist.broadcast_object(checkpoint and checkpoint.file)
@@ -137,13 +150,18 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
 
     Metrics and curves are cut off where the checkpoint stands.
     """
+    restarted = dist.num_restarts() > 0
     if not dist.is_main():
         return SilentRun(dist.broadcast_object(), bars=False)
+    start = environment(str(device))  # takes a moment, in which there should be no folder yet that nothing tells of
     folder = checkpoint and run_of(checkpoint.file)
+    if folder is None and restarted:
+        folder = run_of_launch(out / config["name"], launch_id())
     if folder is None:
         folder = new_run(out, config["name"], run_name)
     try:
-        run = _open_run(folder, config, checkpoint, device, bars)
+        record_environment(folder, start)
+        run = _open_run(folder, config, checkpoint, bars)
         dist.broadcast_object(folder)
         return run
     except OSError as error:
@@ -151,7 +169,7 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
         raise kind(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, device: torch.device, bars: bool) -> RunLog:
+def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, bars: bool) -> RunLog:
     start_step = checkpoint.state["progress"]["step"] if checkpoint and run_of(checkpoint.file) else None
     writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
                for number, block in enumerate(config["writers"])]
@@ -160,7 +178,6 @@ def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, device:
     unfinished = folder / "config.yaml.tmp"  # a disk that is full must not cost a run that goes on its config
     unfinished.write_text(dump_yaml(config), encoding="utf-8")
     os.replace(unfinished, folder / "config.yaml")
-    record_environment(folder, str(device))
     if start_step is None:
         run.hparams(flatten(config))
     else:

@@ -67,7 +67,8 @@ def _train(out: Path, name: str, arguments: list[str], killed: bool = False) -> 
     names = [] if "-r" in arguments else ["--run-name", name]
     done = subprocess.run([sys.executable, str(PROJECT / "train.py"), "-q", *arguments, *names], capture_output=True, text=True)
     said = done.stderr.strip()
-    if done.returncode != (-signal.SIGKILL if killed else 0):
+    dead = done.returncode == -signal.SIGKILL or done.returncode == 1 and "was killed by SIGKILL" in said  # by its launcher
+    if not (dead if killed else done.returncode == 0):
         raise ConfigError(said) if done.returncode == 2 else TrainingError(f"Training itself fails:\n{said}")
     return next(out.glob(f"*/{name}"))
 

@@ -22,10 +22,11 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run-name", metavar="NAME", help="the run's folder; by default the time it starts")
     parser.add_argument("--steps", type=_positive, metavar="N", help="save and end after the run's optimizer step N")
     parser.add_argument("--crash-at-step", type=_positive, metavar="N",
-                        help="a rehearsed crash: the process kills itself (SIGKILL) after the run's optimizer step N")
+                        help="a rehearsed crash: the process, or each of several, kills itself (SIGKILL) after the run's "
+                             "optimizer step N; not again after a restart")
     parser.add_argument("--verify-resume", action="store_true",
                         help="prove that a run of this config, killed and resumed, ends with the same bits as one that was "
-                             "not; takes --steps N steps (30)")
+                             "not; takes --steps N steps (30); with --distributed all of its processes are killed")
     several = parser.add_argument_group("several processes", "see docs/distributed.md")
     several.add_argument("--distributed", action="store_true",
                          help="train in a process for each GPU of this machine, or join those that torchrun has started")
@@ -45,6 +46,8 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--resume continues a run in its folder; --init-from and --run-name are for new runs")
     if not args.distributed and (args.nproc or args.max_restarts or args.timeout):
         parser.error("--nproc, --max-restarts and --timeout go with --distributed")
+    if args.verify_resume and args.max_restarts:
+        parser.error("--verify-resume resumes what it has killed itself: leave --max-restarts out")
     if args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config):
         parser.error("--verify-resume takes a config, -c CONFIG, and makes runs of its own")
     return args
@@ -65,7 +68,11 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def verify_arguments(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """For train.py again: what of `args` describes the run to verify, and what describes the machine."""
     start = ["--init-from", str(args.init_from)] if args.init_from else []
-    return ["-c", str(args.config), *start, *args.overrides], ["--device", args.device] if args.device else []
+    machine = ["--device", args.device] if args.device else []
+    machine += ["--distributed"] if args.distributed else []
+    machine += [text for option, value in (("--nproc", args.nproc), ("--timeout", args.timeout)) if value
+                for text in (option, str(value))]
+    return ["-c", str(args.config), *start, *args.overrides], machine
 
 
 def _positive(text: str) -> int:

@@ -1,8 +1,8 @@
 """The device a run computes on."""
 import torch
 
-from utils import dist
 from utils.errors import ConfigError
+from utils.launch import expected_world_size, is_launched
 
 
 def pick_device(name: str | None, one_of_several: int | None = None) -> torch.device:
@@ -42,8 +42,8 @@ def processes_to_start(device: torch.device, num_wanted: int | None) -> int:
 
     Raises ConfigError where the machine does not have so many GPUs, or nobody says how many.
     """
-    if dist.is_launched():
-        return dist.expected_world_size()
+    if is_launched():
+        return expected_world_size()
     if device.type != "cuda" and num_wanted is None:
         raise ConfigError("--distributed: no GPU is to be used here. Say how many processes share the CPU: --nproc 2")
     if device.type == "cuda" and (num_wanted or 1) > torch.cuda.device_count():

@@ -7,12 +7,12 @@
 """
 import logging
 import os
-import signal
-import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -20,11 +20,12 @@ import torch
 import torch.distributed as torch_dist
 
 from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
+from utils.launch import forbid_restart, is_launched, is_launched_by_us
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 300.0
-_FOR_EVER = timedelta(days=7)
-_NO_RESTART = signal.SIGQUIT if os.name == "posix" else signal.SIGTERM  # from a worker to the launcher
+_FOR_START, _FOR_EVER = timedelta(seconds=TIMEOUT_S), timedelta(days=7)
+_FOR_LAUNCHER_S = 1.0
 
 
 # -- who am I ------------------------------------------------------------------------------------------------------
@@ -227,57 +228,9 @@ def _to_another(operation, tensor: torch.Tensor, other: int, wait: bool):
 
 # -- the group ---------------------------------------------------------------------------------------------------------
 
-def is_launched() -> bool:
-    """Whether this process is one of several that torchrun, or `launch`, has started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def expected_world_size() -> int:
-    """How many processes there are going to be, as the launcher says, before there is a group."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if is_launched() else 1
-
-
-def expected_rank() -> int:
-    """The number that this process is going to have, before there is a group."""
-    return int(os.environ.get("RANK", 0)) if is_launched() else 0
-
-
-def local_rank() -> int | None:
-    """The number of this process among those on its machine; None where nothing has launched it."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if is_launched() else None
-
-
-def launch_id() -> str | None:
-    """What tells this launch from others, the same after a restart; None where nothing has launched this process."""
-    if not is_launched():
-        return None
-    given = os.environ["TORCHELASTIC_RUN_ID"]
-    return given if given != "none" else f"{socket.gethostname()}:{os.getppid()}"
-
-
 def num_restarts() -> int:
     """How often the launcher has started this group again. A collective: each machine counts its own failures only."""
     return agree(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if is_launched() else 0)[0]
-
-
-@contextmanager
-def before_group(joins: bool) -> Iterator[None]:
-    """Within it a ConfigError, which all processes come upon alike, is told by one of them, and ends the launcher as well.
-
-    Raises one where torchrun has started this process and it does not join (`joins`) the others.
-    """
-    try:
-        if is_launched() and not joins:
-            raise ConfigError("torchrun has started several of these, and without --distributed each would work by itself. "
-                              "Add --distributed to the command of train.py; test.py runs in one process.")
-        yield
-    except ConfigError as error:
-        if not is_launched():
-            raise
-        if expected_rank() == 0:
-            log.error("%s", error)
-            _forbid_restart()
-        sys.exit(exit_code(error))
 
 
 @contextmanager
@@ -291,39 +244,76 @@ def process_group(joins: bool, device: torch.device, timeout_s: float | None = N
         yield
         return
     backend, timeout = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout_s or TIMEOUT_S)
-    store, number, size = next(torch_dist.rendezvous("env://", timeout=timeout))
-    torch_dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout,
-                                  device_id=device if device.type == "cuda" else None)
-    _Shared.store = store
     try:
+        whole, number, size = next(torch_dist.rendezvous("env://", timeout=_FOR_START))
+        _Shared.store = store = _store_of_start(whole, number, size)
+        torch_dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout,
+                                      device_id=device if device.type == "cuda" else None)
         yield
+        with main_first():  # the others are done when it is: its last checkpoint may take longer than any timeout
+            pass
     except Interrupted:  # all at the same step, with everything saved
         torch_dist.destroy_process_group()
         raise
     except BaseException as error:
-        _give_up(error, store)
-    barrier()
+        _give_up(error)
     torch_dist.destroy_process_group()
 
 
 class _Shared:
-    """The key-value store that the processes of the group share."""
+    """The key-value store that the processes of this start share."""
 
     store = None
     num_waits = 0
 
 
-def _give_up(error: BaseException, store) -> None:
+def _store_of_start(whole, number: int, size: int):
+    """A part of the launcher's store in which only these processes write, when all are there; loading torch may take a while.
+
+    torchrun gives each start the same store, where addresses of the dead still stand. So the main process makes a name for
+    the start, and tells it to whom it finds; one who is alive confirms.
+    """
+    token = os.urandom(8).hex()
+    whole.set(f"here/{number}", token)
+    if number != 0:
+        whole.wait([f"start of/{token}"], _FOR_START)
+        store = torch_dist.PrefixStore(whole.get(f"start of/{token}").decode(), whole)
+        store.add("joined", 1)
+        store.wait(["complete"], _FOR_START)
+        return store
+    store, until = torch_dist.PrefixStore(token, whole), time.monotonic() + _FOR_START.total_seconds()
+    while store.add("joined", 0) < size - 1:
+        for other in range(1, size):
+            if whole.check([f"here/{other}"]):
+                whole.set(f"start of/{whole.get(f'here/{other}').decode()}", token)
+        if time.monotonic() > until:
+            raise torch_dist.DistError(f"timed out: {store.add('joined', 0)} of {size - 1} other processes have come")
+        time.sleep(0.02)
+    store.set("complete", "")
+    return store
+
+
+def lost_touch(error: BaseException) -> bool:
+    """Whether an error says no more than that another process has died, or does not answer."""
+    said = str(error)
+    return isinstance(error, torch_dist.DistError) or "gloo" in said or "Connection closed" in said or "NCCL" in said
+
+
+def _give_up(error: BaseException) -> None:
     """Says what went wrong, if no other process has, and ends. No clean-up: after a failed collective it may wait for ever."""
+    if lost_touch(error) and "imed out" not in str(error):
+        time.sleep(_FOR_LAUNCHER_S)  # so that it sees first who died first
+        if is_launched_by_us():  # and says so
+            os._exit(1)
     try:
-        is_first = store.add("failures", 1) == 1
+        is_first = _Shared.store.add("failures", 1) == 1
     except Exception:  # the store is gone with the process that held it
         is_first = True
     if is_first:
         _tell(error)
-    logging.shutdown()
-    if isinstance(error, ConfigError) and is_first:
-        _forbid_restart()
+        logging.shutdown()
+        if isinstance(error, (ConfigError, TrainingError)):
+            forbid_restart(exit_code(error))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code(error))
@@ -333,57 +323,36 @@ def _tell(error: BaseException) -> None:
     who = f"process {rank()} of {world_size()}"
     if isinstance(error, (ConfigError, TrainingError)):
         log.error("%s", error)
-    elif isinstance(error, torch_dist.DistError) or "gloo" in str(error).lower() or "Connection closed" in str(error):
+    elif lost_touch(error):
         reason = str(error).splitlines()[0][:300]
         log.error("%s lost touch with another one, which has died, or does not answer: %s", who, reason)
     elif not isinstance(error, SystemExit):
         log.error("%s failed", who, exc_info=error)
 
 
-def _forbid_restart() -> None:
-    """A user's mistake would be the same the next time: the launcher is to end."""
-    restarts_left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    if restarts_left > 0:
-        os.kill(os.getppid(), _NO_RESTART)
-        time.sleep(5)  # it ends us meanwhile
-
-
 # -- launching -----------------------------------------------------------------------------------------------------------
 
-def num_gpus() -> int:
-    """The CUDA devices that this process may use."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+def run_processes(program: Sequence[str], num_processes: int, max_restarts: int, run_id: str,
+                  signals: Sequence[str]) -> tuple[int | None, list[int]]:
+    """torchrun's elastic agent at work: `python PROGRAM...` in so many processes on this machine, until they end.
 
-
-def launch(program: Sequence[str], num_processes: int, max_restarts: int = 0) -> int:
-    """Runs `python PROGRAM...` in `num_processes` processes on this machine by torchrun's elastic agent; the exit code.
-
-    When one of them dies the others are ended and all start again, up to `max_restarts` times. A signal is handed on to
-    them. 0 where all ended well; 2 after a user's mistake, which is not tried again; 128 + signal; else 1.
+    Returns the number of the signal, one of `signals`, that ended it, or None; and the exit codes of processes that failed.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(num_cores // num_processes, 1)))
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}",
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=max_restarts,
-        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
-    try:
-        elastic_launch(config, sys.executable)(*program)
-    except SignalException as ended:
-        return 2 if ended.sigval == _NO_RESTART else 128 + ended.sigval
-    except ChildFailedError as failed:
-        return _code_of(failed.failures)
-    return 0
-
-
-def _code_of(failures: dict) -> int:
-    for number, failure in sorted(failures.items()):
-        if failure.exitcode < 0:  # it could not say so itself
-            log.error("process %d was killed by %s", number, signal.Signals(-failure.exitcode).name)
-    codes = [failure.exitcode for failure in failures.values()]
-    return next((code for code in (2, *range(129, 192)) if code in codes and min(codes) > 0), 1)
+    patient = "shutdown_timeout" in {field.name for field in fields(LaunchConfig)}  # from torch 2.13 on; before, 30 seconds
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=run_id, rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=max_restarts,
+            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle=",".join(signals),
+            **{"shutdown_timeout": 3600} if patient else {})  # a checkpoint may take its time
+        try:
+            elastic_launch(config, sys.executable)(*program)
+        except SignalException as ended:
+            return int(ended.sigval), []
+        except ChildFailedError as failed:
+            return None, [failure.exitcode for failure in failed.failures.values()]
+    return None, []

@@ -14,6 +14,7 @@ from pathlib import Path
 from utils import dist
 from utils.checkpoint import step_of
 from utils.errors import PROJECT, ConfigError
+from utils.launch import launch_id
 
 CHECKPOINTS = "checkpoints"
 _ENVIRONMENT = "environment.jsonl"
@@ -95,8 +96,19 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def run_of_launch(experiment: Path, launch: str) -> Path | None:
-    """The run that processes of this launch have begun or gone on with; None where there is no checkpoint of one yet."""
-    return next((run for run in runs_of(experiment) if launch == (_starts(run) or [{}])[-1].get("launch")), None)
+    """The run that processes of this launch have begun or gone on with; None where none had got so far."""
+    runs = [file.parent for file in experiment.glob(f"*/{_ENVIRONMENT}")]
+    return next((run for run in runs if launch == (_starts(run) or [{}])[-1].get("launch")), None)
+
+
+def has_saved(run: Path, launch: str) -> bool:
+    """Whether processes of this launch have written a last.pt there: it is another one than when the first of them began."""
+    found = next((start.get("last_checkpoint") for start in _starts(run) if start.get("launch") == launch), None)
+    return _identity(run / CHECKPOINTS / "last.pt") != found
+
+
+def _identity(file: Path) -> str | None:
+    return f"{file.stat().st_ino}-{file.stat().st_mtime_ns}" if file.exists() else None
 
 
 def _begun(run: Path) -> float:
@@ -112,29 +124,35 @@ def _starts(run: Path) -> list[dict]:
         return []
 
 
-def record_environment(run: Path, device: str) -> None:
-    """Appends to the run's environment.jsonl how this start came about; uncommitted changes go into a .diff beside it."""
+def environment(device: str) -> dict:
+    """How this start came about, in plain values; the text of uncommitted changes is its "git_diff"."""
     now = datetime.now().astimezone()
-    record = {
+    return {
         "started": now.isoformat(timespec="seconds"),
         "started_s": now.timestamp(),
         "command": [sys.executable, *sys.argv],
         "folder": os.getcwd(),
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_diff": None,
+        "git_diff": _uncommitted(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "device": device,
         "num_processes": dist.world_size(),
-        "launch": dist.launch_id(),
+        "launch": launch_id(),
         "num_cpus": os.cpu_count(),
     }
-    if diff := _uncommitted():
-        record["git_diff"] = f"code_{now:%Y-%m-%d_%H-%M-%S}.diff"
-        (run / record["git_diff"]).write_text(diff + "\n", encoding="utf-8")
+
+
+def record_environment(run: Path, start: dict) -> None:
+    """Appends a start's `environment` to the run's environment.jsonl; the uncommitted changes go into a .diff beside it."""
+    record = {**start, "last_checkpoint": _identity(run / CHECKPOINTS / "last.pt")}
+    if diff := start["git_diff"]:
+        record["git_diff"] = f"code_{datetime.fromtimestamp(start['started_s']):%Y-%m-%d_%H-%M-%S}.diff"
     with open(run / _ENVIRONMENT, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+    if diff:
+        (run / record["git_diff"]).write_text(diff + "\n", encoding="utf-8")
 
 
 def _uncommitted() -> str | None:

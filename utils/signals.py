@@ -5,7 +5,7 @@ import signal
 import time
 from contextlib import contextmanager
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class StopRequest:
@@ -26,7 +26,7 @@ class StopRequest:
     def listening(self):
         """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request."""
         self.started = time.monotonic()
-        numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+        numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
         heard = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup stays nohup
         before = {number: signal.signal(number, self._handle) for number in heard}
         try:
@@ -66,8 +66,13 @@ def ignore_in_worker(worker_id: int) -> None:
     ignore_signals()
 
 
+def die_of_interrupts() -> None:
+    """From here on, until something listens, a SIGINT ends the process as a SIGTERM does: silently, not by an exception."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def ignore_signals() -> None:
     """From here on the process ends by itself: where all is done, a late signal must not make a failure of it."""
-    for name in _NAMES:
+    for name in NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -39,6 +39,21 @@ scheduler: {type: OneCycleLR, args: {max_lr: 0.003}, per: step}
 trainer: {type: Trainer, args: {epochs: 6, log_every: 1, ema: 0.9, accumulate: 2, save_every: 1, keep_last: 2}}
 writers: []
 """
+GROUP = """
+name: group
+seed: 7
+dataset: {type: Digits}
+transforms:
+  train: [{type: RandomAffine, args: {degrees: 10, translate: [0.1, 0.1]}}]
+  batch: [{type: Normalize, args: {mean: [0.3], std: [0.4]}}]
+data_loader: {batch_size: 30, validation_split: 40, batches_per_epoch: 40}
+model: {type: MLP, args: {sizes: [64, 16, 10], dropout: 0.2}}
+loss: CrossEntropyLoss
+metrics: [accuracy]
+optimizer: {type: Adam, args: {lr: 0.01}}
+trainer: {type: Trainer, args: {epochs: 4, log_every: 1, checkpoint_every: {steps: 3}}}
+writers: []
+"""
 STEPS_PER_EPOCH = 12  # of BUSY: 24 batches, 2 to a step
 
 
@@ -130,6 +145,30 @@ class Started:
                 return True
             time.sleep(0.05)
         return False
+
+
+def workers(launcher: Started) -> list[int]:
+    """The processes of the run, by rank."""
+    number = launcher.process.pid
+    return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
+def gone(numbers: list[int], within_s: float) -> bool:
+    """Whether these processes, and the sessions they lead, have ended by then."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        if not any(_is_there(number) for number in numbers):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _is_there(session: int) -> bool:
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def finish(*args, cwd: Path = PROJECT) -> float:
