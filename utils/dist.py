@@ -7,10 +7,11 @@
 """
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -333,22 +334,30 @@ def _tell(error: BaseException) -> None:
 # -- launching -----------------------------------------------------------------------------------------------------------
 
 def run_processes(program: Sequence[str], num_processes: int, max_restarts: int, run_id: str,
-                  signals: Sequence[str]) -> tuple[int | None, list[int]]:
+                  hear: Callable[[Callable[[int], None]], None]) -> tuple[int | None, list[int]]:
     """torchrun's elastic agent at work: `python PROGRAM...` in so many processes on this machine, until they end.
 
-    Returns the number of the signal, one of `signals`, that ended it, or None; and the exit codes of processes that failed.
+    `hear(end)` sets up signal handlers, which call `end(number)` to end the processes with that signal. Returns the number,
+    if there was one, and the exit codes of the processes that failed.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every signal that it sends
     patient = "shutdown_timeout" in {field.name for field in fields(LaunchConfig)}  # from torch 2.13 on; before, 30 seconds
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=run_id, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=max_restarts,
-            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle=",".join(signals),
+            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle="SIGQUIT",  # the others are heard by `hear`
             **{"shutdown_timeout": 3600} if patient else {})  # a checkpoint may take its time
+
+        def end(number: int):
+            raise SignalException(f"signal {number}", signal.Signals(number))
+
+        hear(end)
         try:
             elastic_launch(config, sys.executable)(*program)
         except SignalException as ended:

@@ -9,12 +9,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import ConfigError, exit_code
-from utils.signals import NAMES
+from utils.signals import NAMES, ignore_signals
 
 log = logging.getLogger(__name__)
 _OWN = "LAUNCHED_BY_TRAIN_PY"  # in the environment of processes that `launch` has started: its process number
@@ -118,14 +118,30 @@ def launch(program: Sequence[str], num_processes: int, max_restarts: int) -> int
     os.environ.setdefault("OMP_NUM_THREADS", str(max(_num_cores() // num_processes, 1)))
     os.environ[_OWN] = str(os.getpid())
     run_id = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_Report(max_restarts))
-    signals = [name for name in (*NAMES, *(_END[code].name for code in _END)) if hasattr(signal, name)]
-    ended_by, codes = dist.run_processes(program, num_processes, max_restarts, run_id, signals)
+    ended_by, codes = dist.run_processes(program, num_processes, max_restarts, run_id, _hear)
+    ignore_signals()
     if ended_by is not None:
-        _kill_children()
         return next((code for code, number in _END.items() if number == ended_by), 128 + ended_by)
     return _common(codes)
+
+
+def _hear(end: Callable[[int], None]) -> None:
+    """From here on a signal calls `end`; a SIGINT after it ends all at once."""
+    heard = []
+
+    def handle(number, frame):
+        heard.append(number)
+        if len(heard) == 1:
+            end(number)
+        elif number == signal.SIGINT:
+            log.error("ended by SIGINT")
+            _kill_children()
+            os._exit(128 + number)
+
+    for number in [getattr(signal, name) for name in NAMES if hasattr(signal, name)] + [*_END.values()]:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup stays nohup
+            signal.signal(number, handle)
 
 
 class _Report(logging.Filter):
