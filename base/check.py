@@ -84,7 +84,15 @@ def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
         near = [n for n in (size // num_processes * num_processes, -(-size // num_processes) * num_processes) if n]
         yield ("data_loader", "batch_size"), (f"{size} samples cannot be divided among {num_processes} processes. The nearest "
                                               f"that can: {' and '.join(map(str, near))}.")
-    if _args(config["trainer"]).get("on_oom") == "split":
+    args = _args(config["trainer"])
+    strategy = args.get("strategy")
+    if (strategy.get("type") if isinstance(strategy, dict) else strategy) == "fsdp":
+        if args.get("channels_last"):
+            yield ("trainer", "args", "channels_last"), "fsdp takes weights in their usual order only. Leave it out."
+        for name, block in optimizer_blocks(config["optimizer"] or {}).items():
+            if as_block(block).get("type") == "LBFGS":
+                yield (*optimizer_path(name).split("."), "type"), "LBFGS needs all of the weights; fsdp hands out parts of them"
+    if args.get("on_oom") == "split":
         yield ("trainer", "args", "on_oom"), "split is for one process: the others would not know. Set on_oom: stop."
 
 
