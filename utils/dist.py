@@ -5,6 +5,7 @@
     if dist.is_main():
         print(total)
 """
+import importlib
 import logging
 import os
 import signal
@@ -203,13 +204,9 @@ def background_group():
 
 def checkpointing():
     """The module torch.distributed.checkpoint, imported where somebody asks for it."""
-    import torch.distributed.checkpoint as module
-    import torch.distributed.checkpoint.api
-    import torch.distributed.checkpoint.metadata
-    import torch.distributed.checkpoint.staging
-    import torch.distributed.checkpoint.storage
-
-    return module
+    for name in ("api", "metadata", "staging", "storage"):
+        importlib.import_module(f"torch.distributed.checkpoint.{name}")
+    return importlib.import_module("torch.distributed.checkpoint")
 
 
 # -- from one process to another -------------------------------------------------------------------------------------

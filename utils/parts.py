@@ -117,17 +117,7 @@ def _storage_reader(dcp, index: Mapping[str, dict], read: Callable):
             return plans
 
         def read_data(self, plan, planner):
-            places = {(name, tuple(offset)): place for name, about in index.items() for offset, _, *place in about["chunks"]}
-            wanted: dict[int, list] = {}
-            for item in plan.items:
-                rank, number = places[item.storage_index.fqn, tuple(item.storage_index.offset)]
-                wanted.setdefault(rank, []).append((number, item))
-            for rank, items in wanted.items():
-                parts = read(rank)
-                for number, item in items:
-                    slices = [slice(o, o + n) for o, n in zip(item.storage_offsets, item.lengths, strict=True)]
-                    target = planner.resolve_tensor(item).detach()
-                    planner.commit_tensor(item, target.copy_(parts[number][tuple(slices)]))
+            _read_items(plan.items, planner, index, read)
             return _done(None)
 
         @classmethod
@@ -135,6 +125,20 @@ def _storage_reader(dcp, index: Mapping[str, dict], read: Callable):
             return True
 
     return Reader()
+
+
+def _read_items(items, planner, index: Mapping[str, dict], read: Callable) -> None:
+    places = {(name, tuple(offset)): place for name, about in index.items() for offset, _, *place in about["chunks"]}
+    wanted: dict[int, list] = {}
+    for item in items:
+        rank, number = places[item.storage_index.fqn, tuple(item.storage_index.offset)]
+        wanted.setdefault(rank, []).append((number, item))
+    for rank, some in wanted.items():
+        parts = read(rank)
+        for number, item in some:
+            slices = [slice(o, o + n) for o, n in zip(item.storage_offsets, item.lengths, strict=True)]
+            target = planner.resolve_tensor(item).detach()
+            planner.commit_tensor(item, target.copy_(parts[number][tuple(slices)]))
 
 
 def _metadata(kinds, about: Mapping):

@@ -191,8 +191,9 @@ class FullyShardedDataParallel:
         units = []
 
         def visit(module: nn.Module) -> int:  # how many parameters are left to the units around it
-            inner = [] if isinstance(module, nn.MultiheadAttention) else module.children()  # which does not call its parts
-            left = sum(parameter.numel() for parameter in module.parameters(recurse=False)) + sum(map(visit, inner))
+            if isinstance(module, nn.MultiheadAttention):  # does not call its parts, and is not always called itself
+                return sum(parameter.numel() for parameter in module.parameters())
+            left = sum(parameter.numel() for parameter in module.parameters(recurse=False)) + sum(map(visit, module.children()))
             large = left >= self.min_num_params and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
             if module is root or not (large or type(module).__name__ in self.wrap):
                 return left
