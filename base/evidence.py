@@ -9,6 +9,7 @@ import torch
 
 from base.base_metric import as_values
 from base.samples import is_stateful
+from utils import dist
 from utils.archive import write_archive
 from utils.checkpoint import CheckpointStore, SavePolicy
 from utils.errors import TrainingError
@@ -33,6 +34,8 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     position = trainer.position
     position.rewind(error.num_late, trainer.accumulate)
     where, folder = trainer.position, trainer.run.folder / FOLDER
+    if not dist.is_main():  # its batch is another one
+        folder = folder / f"process_{dist.rank()}"
     made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     try:
         in_parts = any(map(is_part, trainer.bare_model.parameters()))

@@ -139,7 +139,7 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
     """
     if not dist.is_main():
         folder = dist.broadcast_object()
-        return SilentRun(folder, bars=False, store=PartsStore(folder / CHECKPOINTS))
+        return SilentRun(folder, bars=False, store=PartsStore(folder / CHECKPOINTS, config))
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None:
         folder = new_run(out, config["name"], run_name)

@@ -169,9 +169,6 @@ class _Saving:
 class PartsStore(CheckpointStore):
     """The CheckpointStore of a process that is not the main one: writes its part of tensors that are in parts, or nothing."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder, {})
-
     def _open(self) -> None:
         """The main process does it, and what follows."""
 
