@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from utils import dist
-from utils.archive import DamagedError, read_archive, write_archive
+from utils.archive import DamagedError, read_archive, sync_folder, write_archive
 from utils.errors import ConfigError, TrainingError
 from utils.shards import KEY, PartsSave, Shards, remove_unreferenced, take_out
 from utils.state import Copies, find_unstorable, non_finite, num_bytes, tensors_in
@@ -138,7 +138,7 @@ class CheckpointStore:
             self._last_is_sound = self._last_is_sound or "last.pt" in names
         finally:
             written.unlink(missing_ok=True)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _prune(self, epoch: int, spared: set) -> None:
         """Drops the oldest epochs; those above `epoch`, of a future that was abandoned by a resume, do not count."""
@@ -220,16 +220,6 @@ def _give_name(file: Path, name: str) -> None:
         os.replace(link, file.parent / name)
     finally:
         link.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: OSError) -> str:

@@ -25,6 +25,7 @@ from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
 log = logging.getLogger(__name__)
 TIMEOUT_S = 300.0
 _FOR_EVER = timedelta(days=7)
+_SLOWEST_DISK = timedelta(hours=1)  # in the background processes wait for each other's writing
 _NO_RESTART = signal.SIGQUIT if os.name == "posix" else signal.SIGTERM  # from a worker to the launcher
 
 
@@ -198,7 +199,7 @@ def distribute(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def background_group():
     """A second group, for a thread: collectives of two threads in one group would get mixed up. The first call is one."""
     if _Shared.background is None:
-        _Shared.background = torch_dist.new_group(backend="gloo", timeout=_FOR_EVER)
+        _Shared.background = torch_dist.new_group(backend="gloo", timeout=_SLOWEST_DISK)
     return _Shared.background
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from utils import dist
-from utils.archive import DamagedError, read_archive, write_archive
+from utils.archive import DamagedError, read_archive, sync_folder, write_archive
 from utils.errors import ConfigError
 from utils.parts import PartsSaving, load_parts
 from utils.state import is_part, non_finite, num_bytes
@@ -89,12 +89,10 @@ class PartsSave:
         needed = sum(map(num_bytes, tensors)) + 1_000_000
         if (free := shutil.disk_usage(self._folder).free) < needed:
             raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
+        (self._folder / name).mkdir(exist_ok=True)  # over a network it may take a while to be seen here
         write_archive({"save": name, "file": number, "tensors": tensors}, self._folder / name / f"{number}.pt")
-        if os.name == "posix":
-            for folder in (self._folder / name, self._folder):
-                descriptor = os.open(folder, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
+        sync_folder(self._folder / name)
+        sync_folder(self._folder)
 
 
 class Shards:
@@ -209,6 +207,8 @@ def placed(state: dict, parts: Mapping) -> dict:
     The other way round as well: what lies in one file is handed out to processes each of which holds a part.
     """
     shards: Shards | None = state.get(KEY)
+    if dist.world_size() == 1:
+        return shards.whole(state) if shards else state
     _, held = take_out({name: part.state_dict() for name, part in parts.items()})
 
     def like(path: tuple, size) -> torch.Tensor | None:
@@ -235,15 +235,20 @@ def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None
     made = [(shards, _NAME.fullmatch(shards.name)) for shards in folder.glob("shards_*") if not shards.is_symlink()]
     if not made:
         return
-    kept = {_folder_of(file) for file in folder.glob("*.pt")}
+    try:
+        kept = {_folder_of(file) for file in folder.glob("*.pt")}
+    except OSError:  # nobody knows what it refers to
+        return
     for shards, ours in made:
         if ours and shards.name not in kept and (int(ours[1]) == os.getpid() or not is_running(int(ours[1]))):
             shutil.rmtree(shards, ignore_errors=True)
 
 
 def _folder_of(file: Path) -> str | None:
-    """The name of the folder that a checkpoint's tensors lie in, at a glance."""
+    """The name of the folder that a checkpoint's tensors lie in, at a glance; OSError where it cannot be read."""
     try:
         return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"][KEY]["folder"]
+    except OSError:
+        raise
     except Exception:  # it holds all of its tensors, or is damaged, which will show when it is loaded
         return None

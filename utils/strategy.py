@@ -131,7 +131,8 @@ class FullyShardedDataParallel:
     Args:
         wrap: names of module classes that become units, such as the blocks of a transformer.
         min_num_params: the size from which on any submodule becomes a unit; by default 5 million, where `wrap` is empty.
-        mixed_precision: what to compute in, "bf16" or "fp16"; weights, gradients and outputs stay fp32.
+        mixed_precision: what to compute in, "bf16" or "fp16"; weights, gradients and outputs stay fp32. BatchNorm may not
+            take it: the trainer's `precision` is the other way, which leaves it in fp32.
         cpu_offload: whether weights, gradients and optimizer state lie in the CPU's memory; CUDA only.
         reshard_after_forward: whether units let go of their weights between forward and backward: less memory, more messages.
         activation_checkpointing: whether units compute their activations again in the backward pass instead of keeping them.
