@@ -17,7 +17,7 @@ from utils.config import load_config
 from utils.consolidate import consolidate
 from utils.errors import ConfigError, Interrupted
 from utils.state import leaves
-from utils.strategy import parse_strategy
+from utils.strategy import ShardedGradients, parse_strategy
 
 WRAPPED = "trainer.args.strategy={type: fsdp, args: {wrap: [Linear]}}"
 CONFIG = """
@@ -277,3 +277,36 @@ def test_options_that_do_not_fit_the_model_or_the_device_are_named():
             parse_strategy({"type": "fsdp", "args": args}).check(model, cpu)
     with pytest.raises(ValueError, match="is not the name"):
         parse_strategy({"type": "fsdp", "args": {"wrap": [3]}})
+
+
+def test_units_are_the_classes_that_are_named_or_what_is_large_but_nothing_inside_an_attention():
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 64)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ModuleList([layer, torch.nn.Linear(32, 32)]), torch.nn.ReLU())
+
+    def units(**args):
+        return parse_strategy({"type": "fsdp", "args": args})._units(model)
+
+    assert units(wrap=["TransformerEncoderLayer"]) == [layer] and units() == []
+    assert units(min_num_params=1_000) == [layer.linear1, layer.linear2, layer, model[1][1]]
+    assert units(min_num_params=8_000) == [layer]  # what is left of it to the model is too little for another
+
+
+class Told(torch.nn.Linear):
+    """Takes note of what FSDP2's modules are told."""
+
+    def set_requires_gradient_sync(self, wanted: bool) -> None:
+        self.syncs = [*getattr(self, "syncs", []), wanted]
+
+
+def test_backward_of_one_optimizer_leaves_the_gradients_of_another_as_they_are():
+    generator, discriminator = Told(2, 2), Told(2, 1)
+    gradients = ShardedGradients([generator], list(discriminator.parameters()))
+    discriminator.weight.grad = torch.ones(1, 2)
+    for final in (False, True):
+        gradients.backward(discriminator(generator(torch.ones(3, 2))).sum(), final, False, None)
+    assert torch.equal(discriminator.weight.grad, torch.ones(1, 2)) and discriminator.bias.grad is None
+    assert generator.weight.grad is not None and generator.syncs == [True, True] and gradients.any_lost() == 0
+    alone = ShardedGradients([generator], [])
+    for final, lost in ((False, False), (True, True)):
+        alone.backward(generator(torch.ones(3, 2)).sum(), final, lost, None)
+    assert generator.syncs[2:] == [False, True] and alone.any_lost() == 1
