@@ -71,12 +71,18 @@ def summarize(model: nn.Module) -> str:
     for name, module in model.named_modules():
         if name and name.count(".") < 2:
             size = sum(p.numel() for p in module.parameters())
-            rows.append((f"  {'  ' * name.count('.')}{name}", type(module).__name__, f"{size:,}" if size else "-"))
+            rows.append((f"  {'  ' * name.count('.')}{name}", class_name(module), f"{size:,}" if size else "-"))
     rows = rows if len(rows) <= 24 else [row for row in rows if "." not in row[0]]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
     frozen = f", {total - trainable:,} of them frozen" if trainable < total else ""
-    return "\n".join([f"{type(model).__name__}: {total:,} parameters{frozen}", *lines])
+    return "\n".join([f"{class_name(model)}: {total:,} parameters{frozen}", *lines])
+
+
+def class_name(module: nn.Module) -> str:
+    """The name of a module's class; of a sharded one as it was before (FSDP2 derives a class of its own, FSDPNAME)."""
+    name = type(module).__name__
+    return name.removeprefix("FSDP") if any(base.__name__ == "FSDPModule" for base in type(module).__bases__) else name
 
 
 def _some_names(model: nn.Module) -> str:

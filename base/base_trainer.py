@@ -20,6 +20,7 @@ from utils.launch import launcher_died
 from utils.monitor import Monitor, parse_monitor
 from utils.progress import Bar, Position, parse_interval, seconds, windows
 from utils.random import derive, seed_all
+from utils.shards import placed
 from utils.signals import StopRequest
 from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below, nearest
 from utils.state import load_parts, whole
@@ -67,7 +68,7 @@ class BaseTrainer:
         on_nan: what to do about a loss that is not finite: "stop", or "skip" the step.
         max_nan_steps: how many steps in a row "skip" may leave out.
         on_oom: what to do where memory does not suffice for a batch: "stop", or "split" it from then on.
-        strategy: how several processes share the model: "ddp", or a block with the options of one; see utils/strategy.py.
+        strategy: how several processes share the model: "ddp", "fsdp", or a block with options; see utils/strategy.py.
         sync_batchnorm: whether BatchNorm sees the whole batch of all processes, instead of this process's part.
     """
 
@@ -173,31 +174,51 @@ class BaseTrainer:
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def build_updater(self, name: str) -> Updater:
-        parts = {"optimizer": self.bare_model, **dict(self.bare_model.named_modules())}
-        if name not in parts:
-            raise ConfigError(f"optimizer.{name}: the model has no part '{name}'.{nearest(name, parts)}")
         own = self.loss.parameters() if name == "optimizer" and isinstance(self.loss, nn.Module) else ()
-        optimizer = self.optimizers[name](parts[name], list(own))  # a loss may have parameters to train, too
+        optimizer = self.optimizers[name](self.stepped(self.bare_model, name), list(own))  # a loss may have some to train, too
         num_batches = self.data.num_batches("train")
         steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1)
 
+    def stepped(self, model: nn.Module, name: str) -> nn.Module:
+        """What of `model` the optimizer called `name` steps: all of it, or the submodule of that name."""
+        parts = {"optimizer": model, **dict(model.named_modules())}
+        if name not in parts:
+            raise ConfigError(f"optimizer.{name}: the model has no part '{name}'.{nearest(name, parts)}")
+        return parts[name]
+
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def prepare_training(self) -> None:
         """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
+        if self.ema_decay is not None:
+            self.ema = WeightAverage(self.bare_model, self.ema_decay)
+        if self.strategy.shards:
+            self.shard()
         self.updaters = self.build_updaters()
         for updater in self.updaters.values():
             updater.guard = self.guard
         self.state |= {"optimizer" if name == "optimizer" else f"optimizer_{name}": u for name, u in self.updaters.items()}
         self.state |= self.data.to_checkpoint()
-        if self.ema_decay is not None:
-            self.state["ema"] = self.ema = WeightAverage(self.bare_model, self.ema_decay)
+        if self.ema:
+            self.state["ema"] = self.ema
+        if self.strategy.shards:
+            self.share_gradients()
+
+    def shard(self) -> None:
+        """Leaves each of several processes its part of the weights; what an optimizer steps is a whole by itself."""
+        self.strategy.check(self.bare_model, self.device)
+        for name in self.optimizers if dist.world_size() > 1 else ():
+            self.strategy.shard(self.stepped(self.bare_model, name), self.device)
+            if self.ema:
+                self.strategy.shard(self.stepped(self.ema.model, name), self.device, averaged=True)
+            if name == "optimizer" and isinstance(self.loss, nn.Module) and any(True for _ in self.loss.parameters()):
+                self.strategy.shard(self.loss, self.device, computes=False)
 
     def share_gradients(self) -> None:
-        """Where there are several processes, makes gradients their mean; call it after a first, own backward pass."""
+        """Where there are several processes, makes gradients their mean; ddp asks for a first, own backward pass before."""
         for updater in self.updaters.values() if dist.world_size() > 1 else ():
             trained = [parameter for parameter in updater.parameters if parameter.requires_grad]
             unused, = dist.agree(any(parameter.grad is None for parameter in trained))
@@ -367,7 +388,7 @@ class BaseTrainer:
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
         # these go with the config, the data and the run
-        load_parts(self.state, state, optional={"monitor", "splitting", "guard", "stream", "metrics_file"})
+        load_parts(self.state, placed(state, self.state), optional={"monitor", "splitting", "guard", "stream", "metrics_file"})
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all randomness from here on a function of the run's seed, a purpose, a number and the process's rank."""

@@ -14,6 +14,9 @@ from utils.errors import ConfigError
 from utils.monitor import parse_monitor
 from utils.random import derive, seed_all
 from utils.signature import Signature
+from utils.state import is_part
+
+FUSED_IN_PARTS = ("Adam", "AdamW")  # the optimizers whose fused step takes the weights of strategy fsdp
 
 
 def build_trainer(config: dict, device: torch.device) -> BaseTrainer:
@@ -90,6 +93,8 @@ def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence
     parameters = [p for group in groups for p in group["params"]]
     offered = "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters
     sparse = any(getattr(layer, "sparse", False) for layer in module.modules())  # embeddings with sparse gradients
+    if any(map(is_part, parameters)) and block["type"] not in FUSED_IN_PARTS:
+        offered = False
     if offered and not sparse and as_floats(parameters) and not args.keys() & {"fused", "foreach", "differentiable"}:
         args["fused"] = True  # one kernel for all parameters; `fused: false` in the config turns it off
     return OPTIMIZERS.build({"type": block["type"], "args": args}, where, params=groups)

@@ -2,7 +2,15 @@
 from collections.abc import Iterator, Mapping
 
 from base.base_data_loader import DataSplits
-from base.build import as_block, dataset_switches, log_name, optimizer_blocks, optimizer_path, scheduler_blocks
+from base.build import (
+    FUSED_IN_PARTS,
+    as_block,
+    dataset_switches,
+    log_name,
+    optimizer_blocks,
+    optimizer_path,
+    scheduler_blocks,
+)
 from base.registries import (
     DATASETS,
     LOSSES,
@@ -84,8 +92,24 @@ def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
         near = [n for n in (size // num_processes * num_processes, -(-size // num_processes) * num_processes) if n]
         yield ("data_loader", "batch_size"), (f"{size} samples cannot be divided among {num_processes} processes. The nearest "
                                               f"that can: {' and '.join(map(str, near))}.")
-    if _args(config["trainer"]).get("on_oom") == "split":
+    args = _args(config["trainer"])
+    if args.get("on_oom") == "split":
         yield ("trainer", "args", "on_oom"), "split is for one process: the others would not know. Set on_oom: stop."
+    strategy = args.get("strategy")
+    if (strategy.get("type") if isinstance(strategy, dict) else strategy) == "fsdp":
+        yield from _parts_faults(args, config["optimizer"])
+
+
+def _parts_faults(args: Mapping, optimizer) -> Iterator[Fault]:
+    """What cannot be done with weights of which each process holds a part."""
+    if args.get("channels_last"):
+        yield ("trainer", "args", "channels_last"), "fsdp takes weights in their usual order only. Leave it out."
+    for name, block in optimizer_blocks(optimizer or {}).items():
+        path, kind = optimizer_path(name).split("."), as_block(block).get("type")
+        if kind == "LBFGS":
+            yield (*path, "type"), "LBFGS needs all of the weights; with fsdp a process holds a part of them"
+        if _args(block).get("fused") and kind not in FUSED_IN_PARTS:
+            yield (*path, "args", "fused"), f"{kind} has no fused step for fsdp, where a process holds a part of the weights"
 
 
 def _args(block) -> Mapping:

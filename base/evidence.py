@@ -15,7 +15,7 @@ from utils.checkpoint import CheckpointStore, SavePolicy
 from utils.errors import TrainingError
 from utils.guard import NonFinite
 from utils.progress import windows
-from utils.state import Copies, find_unstorable, non_finite, tensors_in
+from utils.state import Copies, find_unstorable, is_part, non_finite, tensors_in
 from utils.strategy import Gradients
 
 log = logging.getLogger(__name__)
@@ -30,18 +30,22 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
 
     `nan_report/` gets `checkpoint.pt` (the weights of before the step, where they stood, and the buffers that the forward
     pass left: resume it to see the step fail; none where the weights were not finite before), `batch.pt` and `report.json`.
-    Returns all of it in words.
+    Returns all of it in words. Of weights in parts (strategy fsdp) none are kept, and the step is not run again.
     """
     position = trainer.position
     position.rewind(error.num_late, trainer.accumulate)
     where, folder = trainer.position, trainer.run.folder / FOLDER
     made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     try:
-        state = Copies().of({name: part.state_dict() for name, part in trainer.state.items()})
+        in_parts = any(map(is_part, trainer.bare_model.parameters()))
+        state = None if in_parts else Copies().of({name: part.state_dict() for name, part in trainer.state.items()})
         window = error.window or _fetch_again(trainer)
         window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last)
                   for _, piece in trainer.splitting.pieces(window)]
-        if bad := non_finite(dict(trainer.bare_model.named_parameters())):
+        if in_parts:
+            found = error.here and ("Of weights in parts (strategy fsdp) none are kept, and the step is not run again. To look "
+                                    f"closer, resume in one process: python train.py -r {trainer.run.folder}")
+        elif bad := non_finite(dict(trainer.bare_model.named_parameters())):
             state, found = None, (f"The weights of {bad} are not finite: a step before made them so, with a gradient that was "
                                   "not, which is looked at at log points and wherever clip_norm is set")
         else:

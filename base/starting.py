@@ -13,7 +13,7 @@ from base.check import check_config
 from base.registries import WRITERS
 from logger.run_log import RunLog, SilentRun
 from utils import dist
-from utils.checkpoint import CheckpointStore, is_sound, load_checkpoint, remove_leftovers
+from utils.checkpoint import CheckpointStore, PartsStore, is_sound, load_checkpoint, remove_leftovers
 from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
 from utils.errors import ConfigError, TrainingError
 from utils.launch import launch_id
@@ -45,14 +45,14 @@ class Checkpoint(NamedTuple):
     state: dict
 
 
-def open_checkpoint(path: Path, prefer: tuple[str, ...]) -> Checkpoint:
+def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> Checkpoint:
     """The checkpoint that a file, run or experiment stands for; in a run, damaged ones are named and passed over.
 
-    Raises ConfigError where there is none that is sound, or where the file itself is not.
+    `whole`: see `load_checkpoint`. Raises ConfigError where there is none that is sound, or where the file itself is not.
     """
     for file in find_checkpoints(path, prefer):
         try:
-            content = load_checkpoint(file)
+            content = load_checkpoint(file, whole)
             return Checkpoint(file, content["config"], content["state"])
         except ConfigError as error:
             if path.is_file():
@@ -68,7 +68,7 @@ def checkpoint_to_resume(path: Path | None, file: Path | None, overrides: list[s
     if path is None:
         return None
     if str(path) != "auto":
-        checkpoint = open_checkpoint(path, ("last.pt",))
+        checkpoint = open_checkpoint(path, ("last.pt",), whole=False)
         if run_of(checkpoint.file):
             remove_leftovers(checkpoint.file.parent)  # also of a run that turns out to be finished
         return checkpoint
@@ -84,7 +84,7 @@ def _unfinished_checkpoint(file: Path, overrides: list[str], out: Path, run_name
         if not any((run / CHECKPOINTS).glob("*.pt")):
             continue
         try:
-            checkpoint = open_checkpoint(run, ("last.pt",))
+            checkpoint = open_checkpoint(run, ("last.pt",), whole=False)
         except ConfigError as error:
             log.warning("%s", error)
             continue
@@ -105,14 +105,14 @@ def checkpoint_of_all(checkpoint: Checkpoint | None, out: Path, name: str) -> Ch
         resumed = checkpoint and run_of(checkpoint.file)
         run = run_of_launch(resumed.parent if resumed else out / name, launch_id())
         if run and has_saved(run, launch_id()):
-            checkpoint = open_checkpoint(run, ("last.pt",))
+            checkpoint = open_checkpoint(run, ("last.pt",), whole=False)
             remove_leftovers(run / CHECKPOINTS)
         log.warning("restart %d of the processes: %s", num_restarts,
                     f"they go on from {checkpoint.file}" if checkpoint else "they begin anew")
     file = dist.broadcast_object(checkpoint and checkpoint.file)
     if file is None or (checkpoint and checkpoint.file == file):
         return checkpoint if file else None
-    return open_checkpoint(file, ())
+    return open_checkpoint(file, (), whole=False)
 
 
 def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: list[str], num_processes: int = 1) -> dict:
@@ -152,7 +152,8 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
     """
     restarted = dist.num_restarts() > 0
     if not dist.is_main():
-        return SilentRun(dist.broadcast_object(), bars=False)
+        folder = dist.broadcast_object()
+        return SilentRun(folder, bars=False, store=PartsStore(folder / CHECKPOINTS, config))
     start = environment(str(device))  # takes a moment, in which there should be no folder yet that nothing tells of
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None and restarted:

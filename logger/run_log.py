@@ -30,14 +30,14 @@ class SilentRun:
 
     num_seen = 0
 
-    def __init__(self, folder: Path | None = None, bars: bool = True):
-        self.folder, self.bars, self.store = folder, bars, SilentStore()
+    def __init__(self, folder: Path | None = None, bars: bool = True, store: CheckpointStore | None = None):
+        self.folder, self.bars, self.store = folder, bars, store or SilentStore()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        """There is nothing to close."""
+        self.store.join()
 
     def to_checkpoint(self) -> dict:
         return {}

@@ -69,7 +69,7 @@ class Net(nn.Module):
 
 
 @LOSSES.register
-class Tempered(nn.Module):
+class WithTemperature(nn.Module):
     """Cross entropy with a temperature that is trained, too."""
 
     def __init__(self):

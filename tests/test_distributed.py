@@ -38,7 +38,7 @@ JOBS = {
     # no AdamW: the bias before the norm has a gradient of rounding errors alone, which Adam makes steps of
     "norm": ["model.args.norm=true", SGD, "trainer.args.sync_batchnorm=true", "data_loader.drop_last=true"],
     "unused": ["model.args.unused=true"],
-    "loss": ["loss=Tempered"],
+    "loss": ["loss=WithTemperature"],
     "parts": ["trainer={type: ByParts, args: {epochs: 2}}", SGD],
     "metrics": [f"metrics=[accuracy, {F1}, MedianMargin, LargestMargin]", "data_loader.eval_batch_size=5"],
     "stream": ["dataset=PointStream", "data_loader.num_workers=1"],

@@ -83,6 +83,17 @@ def write_archive(content: dict, file: Path) -> None:
         output.finish()
 
 
+def sync_folder(folder: Path) -> None:
+    """Has the names in a folder on the disk."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_record(archive: zipfile.ZipFile, name: str, data) -> None:
     """As `archive.writestr`, without its copies and with a checksum that is quicker than its own."""
     record, output = zipfile.ZipInfo(name), archive.fp

@@ -11,8 +11,11 @@ from typing import NamedTuple
 
 import torch
 
-from utils.archive import DamagedError, read_archive, write_archive
+from utils import dist
+from utils.archive import DamagedError, read_archive, sync_folder, write_archive
 from utils.errors import ConfigError, TrainingError
+from utils.launch import expected_rank
+from utils.shards import KEY, PartsSave, Shards, remove_unreferenced, take_out
 from utils.state import Copies, find_unstorable, non_finite, num_bytes, tensors_in
 
 FORMAT = 1
@@ -49,8 +52,11 @@ class CheckpointStore:
         self._copies, self._owed, self._policy = Copies(), {}, SavePolicy()
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        self._open()
+
+    def _open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
 
     def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], policy: SavePolicy) -> None:
         """Writes `state` once and gives it all `names` (..., "last.pt"), in this order; one save at a time.
@@ -61,14 +67,17 @@ class CheckpointStore:
         """
         if unstorable := find_unstorable(state, "state"):
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. Convert it in state_dict().")
-        if bad := non_finite(weights):
+        rest, parts = take_out(state)
+        if bad := _non_finite_anywhere(weights) if parts else non_finite(weights):
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
                                 f"The last good one is in {self.folder}.")
         self.join()
         self.check()
         self._policy = policy
-        content = {"format": FORMAT, "config": self.config, "state": {**self._copies.of(state), _VERIFIED: list(weights)}}
-        self._writer = threading.Thread(target=self._write_all, args=(content, names), name="checkpoint writer")
+        copied = self._copies.of({"rest": rest, "parts": parts})
+        content = {"format": FORMAT, "config": self.config, "state": {**copied["rest"], _VERIFIED: list(weights)}}
+        saving = _Saving(content, PartsSave(copied["parts"], self.folder, state["progress"]["step"]) if parts else None)
+        self._writer = threading.Thread(target=self._write_all, args=(saving, names), name="checkpoint writer")
         self._writer.start()
         if not policy.background:
             self.join()
@@ -95,20 +104,22 @@ class CheckpointStore:
         if self.num_failures:
             raise TrainingError(f"{self._failure}. What was saved before is in {self.folder}.")
 
-    def _write_all(self, content: dict, names: list[str]) -> None:
+    def _write_all(self, saving: "_Saving", names: list[str]) -> None:
         owed = {name: earlier for name, earlier in self._owed.items() if name not in names}
         try:
+            for one in (saving, *owed.values()):  # a matter of all processes: before anything that can fail here alone
+                one.complete()
             for name, earlier in owed.items():
-                self._write(earlier, [name])
-            self._write(content, names)
+                self._write(earlier.content, [name])
+            self._write(saving.content, names)
             self.num_failures, self._owed = 0, {}
-            self._prune(content["state"]["progress"]["epoch"], {*names, self._resumed_from})
+            self._prune(saving.content["state"]["progress"]["epoch"], {*names, self._resumed_from})
         except OSError as error:
-            self._owed = {**owed, **{name: content for name in names if name != "last.pt"}}
+            self._owed = {**owed, **{name: saving for name in names if name != "last.pt"}}
             self._copies = Copies()  # the old ones hold what is owed
             self.num_failures += 1
             self._failure = f"{self.folder / names[-1]}: not saved: {_reason(error)}"
-            if self.num_failures < self._policy.max_failures:  # else `check` says it
+            if self.num_failures < self._policy.max_failures and dist.is_main():  # else `check` says it
                 log.error("%s (failure %d in a row, %d end the run; what was saved before stays)",
                           self._failure, self.num_failures, self._policy.max_failures)
         except BaseException as error:  # surfaces in the loop
@@ -128,7 +139,7 @@ class CheckpointStore:
             self._last_is_sound = self._last_is_sound or "last.pt" in names
         finally:
             written.unlink(missing_ok=True)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _prune(self, epoch: int, spared: set) -> None:
         """Drops the oldest epochs; those above `epoch`, of a future that was abandoned by a resume, do not count."""
@@ -140,6 +151,40 @@ class CheckpointStore:
                     old.unlink()
                 except OSError as error:
                     log.warning("%s: cannot be removed: %s", old, _reason(error))
+        remove_unreferenced(self.folder, _is_running)
+
+
+class _Saving:
+    """What is to be written; parts of it, maybe, by all processes together."""
+
+    def __init__(self, content: dict, parts: PartsSave | None):
+        self.content, self._parts = content, parts
+
+    def complete(self) -> None:
+        """Until the parts are on the disk; raises OSError on all processes alike."""
+        if self._parts:
+            self.content["state"][KEY] = self._parts.complete()
+            self._parts = None
+
+
+class PartsStore(CheckpointStore):
+    """The CheckpointStore of a process that is not the main one: writes its part of tensors that are in parts, or nothing."""
+
+    def _open(self) -> None:
+        """The main process does it, and what follows."""
+
+    def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], policy: SavePolicy) -> None:
+        if take_out(state)[1]:
+            super().save(state, names, weights, policy)
+
+    def _write(self, content: dict, names: list[str]) -> None: ...
+
+    def _prune(self, epoch: int, spared: set) -> None: ...
+
+
+def _non_finite_anywhere(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """`non_finite` of what any process holds; the same on all."""
+    return next(filter(None, dist.all_gather_object(non_finite(weights))), None)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -148,6 +193,7 @@ def remove_leftovers(folder: Path) -> None:
         ours = re.fullmatch(r"\..+\.pt\.(\d{1,9})(\.link)?\.tmp", leftover.name)
         if ours and (int(ours[1]) == os.getpid() or not _is_running(int(ours[1]))):
             leftover.unlink(missing_ok=True)
+    remove_unreferenced(folder, _is_running)
 
 
 def _is_running(process_number: int) -> bool:
@@ -177,27 +223,32 @@ def _give_name(file: Path, name: str) -> None:
         link.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _reason(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"no space left on the disk: {error.strerror}"
     return error.strerror or str(error)
 
 
-def load_checkpoint(file: Path) -> dict:
+def load_checkpoint(file: Path, whole: bool = True) -> dict:
     """The content of a checkpoint, on the CPU: `{"format", "config", "state"}`.
 
-    Raises ConfigError for whatever is not a whole, sound checkpoint of this format with finite weights; see `read_archive`.
+    Tensors that lie beside it in parts are put together. Without `whole` they are only looked at, by the main process, and
+    the state holds the `Shards` to get them from; see `placed`. Raises ConfigError for whatever is not a whole, sound
+    checkpoint of this format with finite weights; see `read_archive`.
     """
+    content, verified = _read(file)
+    state = content["state"]
+    if KEY in state:
+        state[KEY] = Shards(file, state, {path for name in verified for path in _paths_of(name)})
+        if whole:
+            content["state"] = state[KEY].whole(state)
+        elif expected_rank() == 0:
+            state[KEY].verify()
+    return content
+
+
+def _read(file: Path) -> tuple[dict, list[str]]:
+    """What is in the file itself, and the names of the weights that were finite when it was written."""
     try:
         content = read_archive(file)
     except OSError as error:
@@ -211,9 +262,23 @@ def load_checkpoint(file: Path) -> dict:
     config, state = content["config"], content["state"]
     if not isinstance(config, dict) or not isinstance(state, dict) or any(True for _ in tensors_in(config)):
         raise ConfigError(f"{file}: not a checkpoint of this project: config and state are needed, as tables")
+    verified = state.get(_VERIFIED, [])
     if fault := _state_fault(state):
         raise ConfigError(f"{file}: {fault}")
-    return content
+    return content, verified
+
+
+def _paths_of(name: str) -> list[tuple]:
+    """Where in a state a weight stands that is called `name` among the verified ones."""
+    return [("model", name), ("ema", "model", name), ("loss", name.removeprefix("loss."))]
+
+
+def put_together(file: Path) -> dict:
+    """The content of the ordinary file for a checkpoint whose tensors lie in parts; ConfigError where it is one already."""
+    if KEY not in _read(file)[0]["state"]:
+        raise ConfigError(f"{file}: is whole already: all of its tensors are in this one file")
+    content = load_checkpoint(file)
+    return {**content, "state": {**content["state"], _VERIFIED: _read(file)[1]}}
 
 
 def _state_fault(state: dict) -> str | None:
@@ -237,7 +302,7 @@ def _state_fault(state: dict) -> str | None:
 def is_sound(file: Path) -> bool:
     """Whether `load_checkpoint` takes it."""
     try:
-        return bool(load_checkpoint(file))
+        return bool(load_checkpoint(file, whole=False))
     except ConfigError:
         return False
 

@@ -5,6 +5,7 @@
     if dist.is_main():
         print(total)
 """
+import importlib
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 300.0
 _FOR_START, _FOR_EVER = timedelta(seconds=TIMEOUT_S), timedelta(days=7)
 _FOR_LAUNCHER_S = 1.0
+_SLOWEST_DISK = timedelta(hours=1)  # in the background processes wait for each other's writing
 
 
 # -- who am I ------------------------------------------------------------------------------------------------------
@@ -197,6 +199,46 @@ class Ballot:
             self._arrives.wait()
 
 
+# -- a part of the weights for each process (FSDP2) -----------------------------------------------------------------------
+
+def fully_shard(modules: Sequence[torch.nn.Module], device: torch.device, dtype: torch.dtype | None = None,
+                cpu_offload: bool = False, reshard_after_forward: bool = True) -> None:
+    """Leaves each process its part of the parameters of `modules`, a module and, before it, submodules of its.
+
+    Parameters become DTensors of the same names. A module's are gathered for its forward and backward pass, by its
+    `__call__`, and computed with in `dtype`, if one is given; gradients are averaged in fp32 and stay in parts.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    mesh = init_device_mesh(device.type, (world_size(),))
+    precision = MixedPrecisionPolicy(dtype, torch.float32, torch.float32) if dtype else MixedPrecisionPolicy()
+    for module in modules:
+        fully_shard(module, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=precision,
+                    offload_policy=CPUOffloadPolicy() if cpu_offload else OffloadPolicy())
+
+
+def distribute(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's part of a `tensor` that every process has whole, as a DTensor laid out as `like`. Sends nothing."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def background_group():
+    """A second group, for a thread: collectives of two threads in one group would get mixed up. The first call is one."""
+    if _Shared.background is None:
+        _Shared.background = torch_dist.new_group(backend="gloo", timeout=_SLOWEST_DISK)
+    return _Shared.background
+
+
+def checkpointing():
+    """The module torch.distributed.checkpoint, imported where somebody asks for it."""
+    for name in ("api", "metadata", "staging", "storage"):
+        importlib.import_module(f"torch.distributed.checkpoint.{name}")
+    return importlib.import_module("torch.distributed.checkpoint")
+
+
 # -- from one process to another -------------------------------------------------------------------------------------
 
 def send(tensor: torch.Tensor, to: int, wait: bool = True):
@@ -262,9 +304,9 @@ def process_group(joins: bool, device: torch.device, timeout_s: float | None = N
 
 
 class _Shared:
-    """The key-value store that the processes of this start share."""
+    """What the processes of the group share: a key-value store; a second group, for a background thread."""
 
-    store = None
+    store = background = None
     num_waits = 0
 
 

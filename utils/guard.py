@@ -11,12 +11,12 @@ class NonFinite(Exception):
     """A loss or a gradient is NaN or infinite; the weights are those of before the step.
 
     `num_late`: the steps between the one that was not made and now, itself included; 0 while it is under way, where
-    `window` are its batches.
+    `window` are its batches. `here`: whether this process saw it itself, as far as it knows.
     """
 
-    def __init__(self, message: str, num_late: int = 0):
+    def __init__(self, message: str, num_late: int = 0, here: bool = True):
         super().__init__(message)
-        self.num_late, self.window = num_late, None
+        self.num_late, self.window, self.here = num_late, None, here
 
 
 class NonFiniteGuard:
@@ -65,7 +65,7 @@ class NonFiniteGuard:
 
     def _refuse(self) -> None:
         if not self.tolerated:
-            raise NonFinite(self.seen or "the loss of another process is not finite")
+            raise NonFinite(self.seen or "the loss of another process is not finite", here=self.seen is not None)
 
     @property
     def mask(self) -> torch.Tensor | None:

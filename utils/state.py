@@ -35,6 +35,8 @@ class _Copier:
     def copy(self, value, path: tuple):
         if isinstance(value, torch.Tensor):
             tensor = value.detach()
+            if is_part(tensor):
+                return self._copy_part(tensor, path)
             if tensor.layout != torch.strided:
                 return tensor.cpu().clone()
             where = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.is_conj(), tensor.is_neg()
@@ -50,6 +52,18 @@ class _Copier:
         if type(value) in (list, tuple):
             return type(value)(self.copy(inner, (*path, number)) for number, inner in enumerate(value))
         return copy.copy(value)
+
+    def _copy_part(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
+        mine = tensor.to_local()
+        key = mine.data_ptr() if mine.numel() else path, tensor.dtype, tensor.shape, tensor.placements
+        if key not in self._same:
+            buffer = self.kept.get(path)
+            if buffer is None or (buffer.shape, buffer.dtype, local(buffer).shape) != (tensor.shape, tensor.dtype, mine.shape):
+                buffer = torch.empty_like(tensor, device="cpu", requires_grad=False)
+            self.waits |= mine.is_cuda
+            self.used[path] = self._same[key] = buffer
+            buffer.to_local().copy_(mine, non_blocking=mine.is_cuda)
+        return self._same[key]
 
     def _copy_tensor(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
         buffer = self.kept.get(path)
@@ -89,12 +103,13 @@ def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> Non
 def non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     """The name of the first tensor that holds a NaN or an infinity. Waits for the device once.
 
-    Looks at sums first, at a tenth of the cost: where one is finite, so is all that went into it.
+    Looks at sums first, at a tenth of the cost: where one is finite, so is all that went into it. Of a tensor in parts it
+    sees the part of this process.
     """
     floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point() or tensor.is_complex()}
     if not floats:
         return None
-    floats = {name: _computable(tensor.detach()) for name, tensor in floats.items()}
+    floats = {name: _computable(local(tensor.detach())) for name, tensor in floats.items()}
     sums = torch.stack([torch.isfinite(tensor.sum()) for tensor in floats.values()]).tolist()
     doubtful = [name for name, good in zip(floats, sums, strict=True) if not good]
     return next((name for name in doubtful if not torch.isfinite(floats[name]).all()), None)
@@ -108,11 +123,22 @@ def _computable(tensor: torch.Tensor) -> torch.Tensor:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor of which every process may hold a part. A collective where they do."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if is_part(tensor) else tensor
+
+
+def is_part(tensor) -> bool:
+    """Whether it is a tensor of which every process may hold a part (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that this process holds; all of it where it is not in parts."""
+    return tensor.to_local() if is_part(tensor) else tensor
 
 
 def num_bytes(tensor: torch.Tensor) -> int:
-    """What a tensor takes on the disk, about; for a sparse one that of its values and indices."""
+    """What a tensor, or this process's part of it, takes on the disk, about; of a sparse one its values and indices."""
+    tensor = local(tensor)
     return tensor.nbytes if tensor.layout == torch.strided else 2 * tensor._nnz() * 8 * max(tensor.ndim, 1)
 
 

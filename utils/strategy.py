@@ -1,13 +1,17 @@
 """How processes share the training of a model: whole copies whose gradients are averaged (ddp), or parts of it (fsdp)."""
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
+from utils import dist
 from utils.errors import ConfigError
-from utils.signature import PositiveFloat, Signature, nearest
+from utils.signature import PositiveFloat, PositiveInt, Signature, nearest
 
 
 class Gradients:
@@ -81,6 +85,8 @@ class DataParallel:
         find_unused_parameters: whether steps may leave parameters unused; null finds out before the first step.
     """
 
+    shards = False  # whether a process holds a part of the weights only
+
     def __init__(self, *, bucket_cap_mb: PositiveFloat = 25, gradient_as_bucket_view: bool = True,
                  static_graph: bool = False, find_unused_parameters: bool | None = None):
         self.options = {"bucket_cap_mb": bucket_cap_mb, "gradient_as_bucket_view": gradient_as_bucket_view,
@@ -96,7 +102,119 @@ class DataParallel:
         return AveragedGradients(parameters, find_unused_parameters=find, **self.options)
 
 
-STRATEGIES = {"ddp": DataParallel}
+class ShardedGradients(Gradients):
+    """FSDP2's: averaged when the backward pass leaves a module, each process getting its part; not in inner micro-batches.
+
+    Args:
+        roots: the sharded modules whose parameters the optimizer steps.
+        others: parameters of other optimizers, which backward may reach and must leave nothing behind in.
+    """
+
+    shared = True
+
+    def __init__(self, roots: Sequence[nn.Module], others: Sequence[nn.Parameter]):
+        self.roots, self.others, self._lost = roots, others, torch.zeros(())
+
+    def backward(self, loss, final, lost, inputs) -> None:
+        for root in self.roots:  # gradients that wait in a module could not be told from those of another optimizer's loss
+            root.set_requires_gradient_sync(final or bool(self.others))
+        aside = [parameter.grad for parameter in self.others]
+        for parameter in self.others:
+            parameter.grad = None
+        loss.backward()
+        for parameter, gradient in zip(self.others, aside, strict=True):
+            parameter.grad = gradient
+        self._lost = torch.as_tensor(lost, dtype=torch.float32, device=loss.device)
+
+    def any_lost(self) -> torch.Tensor:
+        return dist.all_reduce(self._lost, "max")
+
+
+class FullyShardedDataParallel:
+    """Every process holds a part of the weights, gradients and optimizer state (torch's FSDP2, `fully_shard`).
+
+    A unit is a submodule whose weights are gathered when it is called, and let go when it is left; what is in no unit is
+    gathered with the whole model. Assumes that trainers call the model (where there are several optimizers, the submodule of
+    each) and not methods or parts of it. With one process there is nothing to share, and training is as ever.
+
+    Args:
+        wrap: names of module classes that become units, such as the blocks of a transformer.
+        min_num_params: the size from which on any submodule becomes a unit; by default 5 million, where `wrap` is empty.
+        mixed_precision: what to compute in, "bf16" or "fp16"; weights, gradients and outputs stay fp32. BatchNorm may not
+            take it: the trainer's `precision` is the other way, which leaves it in fp32.
+        cpu_offload: whether weights, gradients and optimizer state lie in the CPU's memory; CUDA only.
+        reshard_after_forward: whether units let go of their weights between forward and backward: less memory, more messages.
+        activation_checkpointing: whether units compute their activations again in the backward pass instead of keeping them.
+    """
+
+    shards = True
+    MIN_NUM_PARAMS = 5_000_000
+
+    def __init__(self, *, wrap: list[str] = (), min_num_params: PositiveInt | None = None,
+                 mixed_precision: Literal["bf16", "fp16"] | None = None, cpu_offload: bool = False,
+                 reshard_after_forward: bool = True, activation_checkpointing: bool = False):
+        if misfit := next((name for name in wrap if not isinstance(name, str)), None):
+            raise ValueError(f"wrap: {misfit!r} is not the name of a module class")
+        self.wrap = set(wrap)
+        self.min_num_params = min_num_params or (float("inf") if wrap else self.MIN_NUM_PARAMS)
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
+        self.cpu_offload, self.reshard_after_forward = cpu_offload, reshard_after_forward
+        self.activation_checkpointing = activation_checkpointing
+        self._roots: list[nn.Module] = []
+
+    def check(self, model: nn.Module, device: torch.device) -> None:
+        """Raises ConfigError for options that this model or device has no use for."""
+        classes = sorted({type(module).__name__ for module in model.modules()})
+        for name in sorted(self.wrap.difference(classes)):
+            raise ConfigError(f"trainer.args.strategy.args.wrap: the model has no module of the class '{name}'."
+                              f"{nearest(name, classes)} It has: {', '.join(classes)}")
+        if self.cpu_offload and device.type != "cuda":
+            raise ConfigError(f"trainer.args.strategy.args.cpu_offload: weights are on the CPU already (device {device})")
+        if self.activation_checkpointing and not self._units(model):
+            raise ConfigError("trainer.args.strategy.args.activation_checkpointing: no part of the model is a unit. Name the "
+                              f"classes of some in wrap. It has: {', '.join(classes)}")
+
+    def shard(self, root: nn.Module, device: torch.device, computes: bool = True, averaged: bool = False) -> None:
+        """Leaves this process its part of the parameters of `root`, a module that is called as a whole.
+
+        `computes`: whether it has activations, for which `mixed_precision` and units are meant. `averaged`: whether it is
+        a moving average, which no backward pass goes through.
+        """
+        units = self._units(root) if computes else []
+        if self.activation_checkpointing and not averaged:
+            for unit in units:
+                unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+        dist.fully_shard([*units, root], device, self.dtype if computes else None, self.cpu_offload,
+                         reshard_after_forward=self.reshard_after_forward or averaged)
+        if not averaged:
+            self._roots.append(root)
+
+    def gradients(self, parameters: Sequence[nn.Parameter], unused: bool) -> Gradients:
+        """What averages the gradients of an optimizer's `parameters`."""
+        mine = {id(parameter) for parameter in parameters}
+        own = [root for root in self._roots if any(id(parameter) in mine for parameter in root.parameters())]
+        others = [parameter for root in self._roots if not any(root is one for one in own) for parameter in root.parameters()]
+        return ShardedGradients(own, others)
+
+    def _units(self, root: nn.Module) -> list[nn.Module]:
+        """The submodules that are sharded by themselves, inner ones first."""
+        units = []
+
+        def visit(module: nn.Module) -> int:  # how many parameters are left to the units around it
+            if isinstance(module, nn.MultiheadAttention):  # does not call its parts, and is not always called itself
+                return sum(parameter.numel() for parameter in module.parameters())
+            left = sum(parameter.numel() for parameter in module.parameters(recurse=False)) + sum(map(visit, module.children()))
+            large = left >= self.min_num_params and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+            if module is root or not (large or type(module).__name__ in self.wrap):
+                return left
+            units.append(module)
+            return 0
+
+        visit(root)
+        return list(dict.fromkeys(units))
+
+
+STRATEGIES = {"ddp": DataParallel, "fsdp": FullyShardedDataParallel}
 
 
 def parse_strategy(block: str | dict):

@@ -1,0 +1,50 @@
+"""Puts a checkpoint whose tensors lie in parts (strategy fsdp) together as the single, ordinary file.
+
+    python -m utils.consolidate saved/digits_lenet
+    python -m utils.consolidate saved/digits_lenet/2026-01-31_12-00-00/checkpoints/best.pt
+"""
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from utils.errors import TrainingError, exit_codes
+
+log = logging.getLogger("consolidate")
+
+
+def consolidate(path: Path) -> Path:
+    """Writes `<stem>_whole.pt` beside the checkpoint that `path` is, or that a run or experiment is resumed from.
+
+    Raises ConfigError where there is none that is sound, or where it is a single file already.
+    """
+    # imported here, so that --help answers without loading torch
+    from utils.archive import write_archive
+    from utils.checkpoint import put_together
+    from utils.run import find_checkpoints
+
+    file = next(find_checkpoints(path, ("last.pt",)))
+    content = put_together(file)
+    whole, unfinished = file.with_name(f"{file.stem}_whole.pt"), file.with_name(f".{file.stem}_whole.pt.{os.getpid()}.tmp")
+    try:
+        write_archive(content, unfinished)
+        os.replace(unfinished, whole)
+    except OSError as error:
+        raise TrainingError(f"{whole}: cannot be written: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return whole
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m utils.consolidate", description=__doc__.splitlines()[0])
+    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="of a run its last.pt")
+    path = parser.parse_args().path
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log.info("written to %s", consolidate(path))
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        main()

@@ -1,0 +1,254 @@
+"""Tensors of which each process holds a part: an archive for each process beside the checkpoint, which holds their index."""
+import copy
+import errno
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from utils import dist
+from utils.archive import DamagedError, read_archive, sync_folder, write_archive
+from utils.errors import ConfigError
+from utils.parts import PartsSaving, load_parts
+from utils.state import is_part, non_finite, num_bytes
+
+KEY = "shards"  # of the index, in the state of a checkpoint
+_NAME = re.compile(r"shards_\d{1,15}_(\d{1,10})_[0-9a-f]{1,20}")  # step, process, time
+
+
+def take_out(state: dict) -> tuple[dict, dict[tuple, torch.Tensor]]:
+    """`state` with None in the place of every tensor that is in parts, and those by their path, a tuple of keys."""
+    found: dict[tuple, torch.Tensor] = {}
+
+    def change(value, path):
+        if is_part(value):
+            found[path] = value
+        return None if is_part(value) else value
+
+    return _changed(state, change), found
+
+
+def _changed(value, change: Callable, path: tuple = ()):
+    """A copy of a state, with `change(leaf, path)` for each leaf."""
+    if isinstance(value, dict):
+        result = copy.copy(value)  # of the same kind: a module's state_dict carries its version along
+        for key, inner in value.items():
+            result[key] = _changed(inner, change, (*path, key))
+        return result
+    if type(value) in (list, tuple):
+        return type(value)(_changed(inner, change, (*path, number)) for number, inner in enumerate(value))
+    return change(value, path)
+
+
+class PartsSave:
+    """The tensors in parts of one save, on their way to the disk; every process makes one at the same time.
+
+    Args:
+        tensors: copies, on the CPU.
+        folder: where to make the folder of this save.
+        step: a number for its name.
+    """
+
+    def __init__(self, tensors: Mapping[tuple, torch.Tensor], folder: Path, step: int):
+        self._tensors = {"/".join(map(str, path)): tensor for path, tensor in tensors.items()}
+        self._paths = dict(zip(self._tensors, tensors, strict=True))
+        self._folder, self._step, self._made = folder, step, None
+        self._future = self._begin()
+
+    def complete(self) -> dict:
+        """Until all processes have written their parts; the index, on the main process.
+
+        Raises OSError on every process where the disk refuses one of them; calling it again tries again.
+        """
+        self._future = self._future or self._begin()
+        try:
+            index = self._future.result()
+        except OSError:
+            self._future = None
+            if self._made:
+                shutil.rmtree(self._made, ignore_errors=True)
+            raise
+        tensors = [{"path": list(self._paths[name]), **about} for name, about in sorted(index.items())]
+        return {"folder": self._made and self._made.name, "num_files": dist.world_size(), "tensors": tensors}
+
+    def _begin(self):
+        return PartsSaving(self._tensors, self._make_folder, self._write)
+
+    def _make_folder(self) -> str:
+        self._made = self._folder / f"shards_{self._step:08d}_{os.getpid()}_{time.time_ns():x}"
+        self._made.mkdir()
+        return self._made.name
+
+    def _write(self, name: str, number: int, tensors: list[torch.Tensor]) -> None:
+        """This process's file, number `number` of the save called `name`."""
+        needed = sum(map(num_bytes, tensors)) + 1_000_000
+        if (free := shutil.disk_usage(self._folder).free) < needed:
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
+        (self._folder / name).mkdir(exist_ok=True)  # over a network it may take a while to be seen here
+        write_archive({"save": name, "file": number, "tensors": tensors}, self._folder / name / f"{number}.pt")
+        sync_folder(self._folder / name)
+        sync_folder(self._folder)
+
+
+class Shards:
+    """The tensors that lie in parts beside a checkpoint. Nothing is taken on trust: what does not fit raises ConfigError.
+
+    Args:
+        file: the checkpoint.
+        state: its state, with the index in it.
+        finite: the paths of tensors that were finite when they were saved.
+    """
+
+    def __init__(self, file: Path, state: dict, finite: set[tuple] = frozenset()):
+        self.file, self.finite = file, finite
+        try:
+            index = state[KEY]
+            self.folder, self.num_files = file.parent / index["folder"], index["num_files"]
+            known = _NAME.fullmatch(index["folder"]) and type(self.num_files) is int and 0 < self.num_files < 1_000_000
+            self.tensors = {tuple(about["path"]): about for about in index["tensors"]}
+            self._chunks: dict[int, list] = {}
+            for path, about in self.tensors.items():
+                known = known and _leads_to_none(state, path) and self._takes(path, about)
+            known = known and self._is_there()
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{file}: damaged: the index of its shards makes no sense ({type(error).__name__})") from error
+        if not known:
+            raise ConfigError(f"{file}: damaged: the index of its shards makes no sense")
+
+    def _takes(self, path: tuple, about: dict) -> bool:
+        """Whether the chunks of a tensor are what they should be: its slices along one dimension, without gap or overlap."""
+        size, end, varied = about["size"], None, set()
+        numbers = [*size, *(n for offset, sizes, *where in about["chunks"] for n in (*offset, *sizes, *where))]
+        if not isinstance(about["dtype"], torch.dtype) or not all(type(number) is int and number >= 0 for number in numbers):
+            return False
+        for offset, sizes, file, number in sorted(about["chunks"]):
+            if file >= self.num_files or not len(offset) == len(sizes) == len(size):
+                return False
+            self._chunks.setdefault(file, []).append((path, offset, sizes, number))
+            if math.prod(sizes) == 0:
+                continue
+            varied |= {dim for dim, (o, s, whole) in enumerate(zip(offset, sizes, size, strict=True)) if (o, s) != (0, whole)}
+            dim = min(varied, default=0)
+            if len(varied) > 1 or (size and offset[dim] != (end or 0)) or (not size and end is not None):
+                return False
+            end = offset[dim] + sizes[dim] if size else 1
+        return end == (size[min(varied, default=0)] if size else 1) or (end is None and math.prod(size) == 0)
+
+    def _is_there(self) -> bool:
+        """Whether the files are large enough for what the index claims, or nearly: tied weights are stored once."""
+        claimed = sum(math.prod(about["size"]) * about["dtype"].itemsize for about in self.tensors.values())
+        files = [self.folder / f"{file}.pt" for file in self._chunks]
+        return claimed <= 10 * sum(file.stat().st_size for file in files if file.exists()) or not all(map(Path.exists, files))
+
+    def verify(self) -> None:
+        """Reads everything."""
+        for file in range(self.num_files):
+            self.read(file)
+
+    def read(self, file: int) -> list[torch.Tensor]:
+        """The tensors in a process's file. Raises ConfigError where it is damaged or not what the index says."""
+        name = self.folder / f"{file}.pt"
+        try:
+            content = read_archive(name)
+        except OSError as error:
+            raise ConfigError(f"{self.file}: a part of it, {name}, cannot be read: {error.strerror or error}") from error
+        except DamagedError as error:
+            raise ConfigError(f"{self.file}: a part of it, {name}, is {error}") from error
+        fault = f"{self.file}: damaged: what is in {name} is not what the index says"
+        if not isinstance(content, dict) or (content.get("save"), content.get("file")) != (self.folder.name, file):
+            raise ConfigError(fault)
+        tensors = content.get("tensors")
+        for path, _, sizes, number in self._chunks.get(file, ()):
+            tensor = tensors[number] if isinstance(tensors, list) and number < len(tensors) else None
+            expected = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+            if not expected or (list(tensor.shape), tensor.dtype) != (list(sizes), self.tensors[path]["dtype"]):
+                raise ConfigError(fault)
+            if path in self.finite and non_finite({"": tensor}) is not None:
+                raise ConfigError(f"{self.file}: damaged: the weights of {path[-1]} are not finite")
+        return tensors
+
+    def whole(self, state: dict, but: Mapping[tuple, torch.Tensor] = ()) -> dict:
+        """`state` with its tensors in their places, put together from their parts; those in `but` are given."""
+        found = dict(but)
+        for file in range(self.num_files):
+            tensors = self.read(file) if any(path not in but for path, *_ in self._chunks.get(file, ())) else ()
+            for path, offset, sizes, number in self._chunks.get(file, ()):
+                if path not in but:
+                    if path not in found:
+                        found[path] = torch.empty(self.tensors[path]["size"], dtype=self.tensors[path]["dtype"])
+                    slices = tuple(slice(first, first + length) for first, length in zip(offset, sizes, strict=True))
+                    found[path][slices] = tensors[number]
+        rest = {name: value for name, value in state.items() if name != KEY}
+        return _changed(rest, lambda value, path: found.get(path, value))
+
+    def in_parts(self, likes: Mapping[tuple, torch.Tensor]) -> dict[tuple, torch.Tensor]:
+        """Some tensors by their paths, each process's part of them, laid out as `likes`. A collective."""
+        names = {path: "/".join(map(str, path)) for path in likes}
+        into = {names[path]: torch.empty_like(like, dtype=self.tensors[path]["dtype"], requires_grad=False)
+                for path, like in likes.items()}
+        load_parts(into, {name: self.tensors[path] for path, name in names.items()}, self.read)
+        return {path: into[name] for path, name in names.items()}
+
+
+def _leads_to_none(value, path: tuple) -> bool:
+    for key in path:
+        value = value[key]
+    return value is None
+
+
+def placed(state: dict, parts: Mapping) -> dict:
+    """A checkpoint's state as `parts` can take it up: whole, or in parts where theirs is now. A collective in that case.
+
+    The other way round as well: what lies in one file is handed out to processes each of which holds a part.
+    """
+    shards: Shards | None = state.get(KEY)
+    if dist.world_size() == 1:
+        return shards.whole(state) if shards else state
+    _, held = take_out({name: part.state_dict() for name, part in parts.items()})
+
+    def like(path: tuple, size) -> torch.Tensor | None:
+        tensor = held.get(path)
+        if tensor is None and path[1:3] == ("optimizer", "state"):  # not there yet: as the parameter that it is of
+            parameters = getattr(parts.get(path[0]), "parameters", ())
+            tensor = parameters[path[3]] if path[3] < len(parameters) else None
+        return tensor if is_part(tensor) and list(tensor.shape) == list(size) else None
+
+    if shards:
+        likes = {path: like(path, about["size"]) for path, about in shards.tensors.items()}
+        likes = {path: tensor for path, tensor in likes.items() if tensor is not None}
+        return shards.whole(state, shards.in_parts(likes) if likes else {})
+
+    def change(value, path):
+        model = like(path, value.shape) if isinstance(value, torch.Tensor) and not is_part(value) else None
+        return value if model is None else dist.distribute(value, model)
+
+    return _changed(state, change)
+
+
+def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None:
+    """Removes the shards that no checkpoint in `folder` refers to, but for those of another process that is running."""
+    made = [(shards, _NAME.fullmatch(shards.name)) for shards in folder.glob("shards_*") if not shards.is_symlink()]
+    if not made:
+        return
+    try:
+        kept = {_folder_of(file) for file in folder.glob("*.pt")}
+    except OSError:  # nobody knows what it refers to
+        return
+    for shards, ours in made:
+        if ours and shards.name not in kept and (int(ours[1]) == os.getpid() or not is_running(int(ours[1]))):
+            shutil.rmtree(shards, ignore_errors=True)
+
+
+def _folder_of(file: Path) -> str | None:
+    """The name of the folder that a checkpoint's tensors lie in, at a glance; OSError where it cannot be read."""
+    try:
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"][KEY]["folder"]
+    except OSError:
+        raise
+    except Exception:  # it holds all of its tensors, or is damaged, which will show when it is loaded
+        return None
