@@ -388,7 +388,7 @@ def run_processes(program: Sequence[str], num_processes: int, max_restarts: int,
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every signal that it sends
-    patient = "shutdown_timeout" in {field.name for field in fields(LaunchConfig)}  # from torch 2.13 on; before, 30 seconds
+    patient = "shutdown_timeout" in {field.name for field in fields(LaunchConfig)}  # older torch always waits 30 seconds
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=run_id, rdzv_backend="c10d",

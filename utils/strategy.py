@@ -162,6 +162,9 @@ class FullyShardedDataParallel:
         self.activation_checkpointing = activation_checkpointing
         self._roots: list[nn.Module] = []
 
+    def __str__(self):
+        return "fsdp"
+
     def check(self, model: nn.Module, device: torch.device) -> None:
         """Raises ConfigError for options that this model or device has no use for."""
         classes = sorted({type(module).__name__ for module in model.modules()})
