@@ -10,6 +10,7 @@ from torch import nn
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.recovery import Splitting, careful_evaluation, careful_step, explained
+from base.sharing import shard, share_buffers, share_gradients
 from logger.run_log import RunLog, SilentRun
 from utils import dist
 from utils.checkpoint import SavePolicy
@@ -195,8 +196,7 @@ class BaseTrainer:
         """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
         if self.ema_decay is not None:
             self.ema = WeightAverage(self.bare_model, self.ema_decay)
-        if self.strategy.shards:
-            self.shard()
+        shard(self)
         self.updaters = self.build_updaters()
         for updater in self.updaters.values():
             updater.guard = self.guard
@@ -204,26 +204,8 @@ class BaseTrainer:
         self.state |= self.data.to_checkpoint()
         if self.ema:
             self.state["ema"] = self.ema
-        if self.strategy.shards:
-            self.share_gradients()
-
-    def shard(self) -> None:
-        """Leaves each of several processes its part of the weights; what an optimizer steps is a whole by itself."""
-        self.strategy.check(self.bare_model, self.device)
-        for name in self.optimizers if dist.world_size() > 1 else ():
-            self.strategy.shard(self.stepped(self.bare_model, name), self.device)
-            if self.ema:
-                self.strategy.shard(self.stepped(self.ema.model, name), self.device, averaged=True)
-            if name == "optimizer" and isinstance(self.loss, nn.Module) and any(True for _ in self.loss.parameters()):
-                self.strategy.shard(self.loss, self.device, computes=False)
-
-    def share_gradients(self) -> None:
-        """Where there are several processes, makes gradients their mean; ddp asks for a first, own backward pass before."""
-        for updater in self.updaters.values() if dist.world_size() > 1 else ():
-            trained = [parameter for parameter in updater.parameters if parameter.requires_grad]
-            unused, = dist.agree(any(parameter.grad is None for parameter in trained))
-            updater.gradients = self.strategy.gradients(trained, bool(unused))
-            self.guard.shared = True
+        if self.strategy.shards:  # they cannot be each process's own, not even in the rehearsal
+            share_gradients(self)
 
     def train(self, run: RunLog) -> None:
         """Trains from where the state stands to the last epoch, saving into `run` as it goes.
@@ -273,7 +255,7 @@ class BaseTrainer:
 
     def train_window(self, window: list[tuple[int, Any]]) -> None:
         """One optimizer step and what it leaves in the totals and averages."""
-        self.share_buffers()
+        share_buffers(self)
         values, lost = careful_step(self, window)
         for named, count in values:
             self.totals.add(named, count, lost)
@@ -350,7 +332,7 @@ class BaseTrainer:
         self.model = self.ema.model if self.ema else self.model
         self.metrics = self.eval_metrics
         self.metrics.reset()
-        self.share_buffers()
+        share_buffers(self)
         self.set_mode(training=False)
         try:
             with torch.no_grad():
@@ -364,11 +346,6 @@ class BaseTrainer:
         self.model.train(training)
         if isinstance(self.loss, nn.Module):
             self.loss.train(training)
-
-    def share_buffers(self) -> None:
-        """Gives all processes the buffers of the main one, such as BatchNorm's statistics: those that a checkpoint holds."""
-        modules = [self.model, self.loss] if isinstance(self.loss, nn.Module) else [self.model]
-        dist.broadcast_([buffer for module in modules for buffer in module.buffers()] if dist.world_size() > 1 else ())
 
     # -- state -----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import torch
 
 from base.base_metric import as_values
 from base.recovery import BeforeStep, careful_evaluation, describe_out_of_memory, is_out_of_memory
+from base.sharing import share_gradients
 from utils import dist
 from utils.errors import ConfigError, TrainingError, describe
 from utils.signature import nearest
@@ -44,7 +45,7 @@ def _rehearse_split(trainer, split: str) -> list[str]:
                 values = None
                 while values is None:
                     values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
-                trainer.share_gradients()
+                share_gradients(trainer)
                 if dist.world_size() > 1:  # from here on backward is a matter of all; DDP lays out its buckets in the first
                     _train_on(trainer, [(count, batch)])
             else:
