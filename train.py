@@ -31,8 +31,8 @@ def main(args) -> None:
     if args.verify_resume and not is_launched():
         sys.exit(not verify_resume(*verify_arguments(args), args.steps or 30))
     with before_group(joins=args.distributed and not args.verify_resume):
-        device = pick_device(args.device, local_rank())
-        num_processes = processes_to_start(device, args.nproc) if args.distributed else 1
+        device = None if launches else pick_device(args.device, local_rank())  # this process needs none
+        num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
         checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
         config = resolve_config(args.config, checkpoint, args.overrides, num_processes)
     if launches:

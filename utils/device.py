@@ -12,10 +12,7 @@ def pick_device(name: str | None, one_of_several: int | None = None) -> torch.de
     CPU. Raises ConfigError.
     """
     if one_of_several is not None:
-        if name not in (None, "cpu", "cuda"):
-            raise ConfigError(f"--device: several processes run on cpu or cuda, not on '{name}'")
-        cuda = name != "cpu" and torch.cuda.is_available()
-        name = f"cuda:{one_of_several}" if cuda else name or "cpu"
+        name = f"cuda:{one_of_several}" if _of_several(name) == "cuda" else "cpu"
     has_mps = torch.backends.mps.is_available()
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -37,18 +34,29 @@ def pick_device(name: str | None, one_of_several: int | None = None) -> torch.de
     return device
 
 
-def processes_to_start(device: torch.device, num_wanted: int | None) -> int:
+def processes_to_start(name: str | None, num_wanted: int | None) -> int:
     """How many processes share the work: those that a launcher has started, else `num_wanted`, else one for each GPU.
 
-    Raises ConfigError where the machine does not have so many GPUs, or nobody says how many.
+    `name` is that of the kind of device. Touches no GPU. Raises ConfigError where the machine does not have so many of them,
+    or nobody says how many.
     """
+    kind = _of_several(name)
     if is_launched():
         return expected_world_size()
-    if device.type != "cuda" and num_wanted is None:
+    if kind == "cpu" and num_wanted is None:
         raise ConfigError("--distributed: no GPU is to be used here. Say how many processes share the CPU: --nproc 2")
-    if device.type == "cuda" and (num_wanted or 1) > torch.cuda.device_count():
+    if kind == "cuda" and (num_wanted or 1) > torch.cuda.device_count():
         raise ConfigError(f"--nproc: {num_wanted} processes need a GPU each; {torch.cuda.device_count()} are visible")
     return num_wanted or torch.cuda.device_count()
+
+
+def _of_several(name: str | None) -> str:
+    """The kind of device that several processes run on, of which each takes its own."""
+    if name not in (None, "cpu", "cuda"):
+        raise ConfigError(f"--device: several processes run on cpu or cuda, not on '{name}'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device: 'cuda' is not there: 0 CUDA devices are visible. For the CPU: --device cpu --nproc 2")
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe_device(device: torch.device) -> str:
