@@ -12,7 +12,7 @@ import time
 
 from utils.cli import log_level, train_arguments, verify_arguments
 from utils.errors import exit_codes
-from utils.launch import before_group, expected_rank, is_launched, launch, local_rank
+from utils.launch import before_group, end_with_launcher, expected_rank, is_launched, launch, local_rank
 from utils.signals import die_of_interrupts, ignore_signals
 
 log = logging.getLogger("train")
@@ -31,8 +31,8 @@ def main(args) -> None:
     if args.verify_resume and not is_launched():
         sys.exit(not verify_resume(*verify_arguments(args), args.steps or 30))
     with before_group(joins=args.distributed and not args.verify_resume):
-        device = None if launches else pick_device(args.device, local_rank())  # this process needs none
         num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
+        device = None if launches else pick_device(args.device, local_rank())  # who only starts others needs none
         checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
         config = resolve_config(args.config, checkpoint, args.overrides, num_processes)
     if launches:
@@ -78,6 +78,7 @@ def train(args, config: dict, checkpoint, device) -> None:
 if __name__ == "__main__":
     arguments = train_arguments()
     if is_launched():
+        end_with_launcher()
         die_of_interrupts()  # its launcher says so
     with exit_codes(arguments.verbose):
         main(arguments)

@@ -179,8 +179,16 @@ class DataSplits:
         self._iterators.clear()
         self._loaders.clear()
 
-    def first_batch(self, split: str) -> tuple[int, Any]:
-        """This process's part of the first batch of a split, fetched in this process."""
+    def smallest_part(self) -> int | None:
+        """The fewest samples that a process which has any gets of a training batch; None where nobody knows."""
+        num_samples = self.num_samples("train")
+        if num_samples is None or isinstance(self.dataset("train"), IterableDataset):
+            return None
+        whole = self.drop_last or (self.num_batches("train") or 0) * self.batch_size <= num_samples
+        return max((self.batch_size if whole else num_samples % self.batch_size) // self.part.world_size, 1)
+
+    def first_batch(self, split: str, at_most: int | None = None) -> tuple[int, Any]:
+        """This process's part of the first batch of a split, or `at_most` so many samples, fetched in this process."""
         dataset, training = self.dataset(split), split == "train"
         self.num_batches(split)  # raises where there is none
         view = self._view(split, training)
@@ -192,6 +200,7 @@ class DataSplits:
         if not samples:
             what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
             raise ConfigError(f"dataset: the {split} split holds no {what}")
+        samples, count = (samples[:at_most], Count(at_most, at_most)) if at_most else (samples, count)
         return count, self._collate(dataset)(samples)
 
     def prepare(self, batch: Any, device: torch.device, channels_last: bool = False) -> Any:

@@ -8,6 +8,7 @@ import torch
 
 from base.samples import to_device
 from utils import dist
+from utils.errors import ConfigError
 
 
 class Totals:
@@ -119,8 +120,11 @@ class Metrics:
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
         self._updated, self.device = False, device
-        for metric in self.objects.values():
+        for name, metric in self.objects.items():
             if isinstance(metric, torch.nn.Module):
+                if dist.world_size() > 1 and not _adds_up(metric) and any(map(_adds_up, metric.modules())):
+                    raise ConfigError(f"metrics: '{name}' is a collection, of which processes cannot add up the members. "
+                                      "Name each of them by itself.")
                 metric.to(device)
                 metric.persistent(True)  # their counts belong to the state of an unfinished epoch
 
@@ -149,7 +153,7 @@ class Metrics:
                 values[name] = float(result)
             else:
                 values |= {f"{name}_{i}": v for i, v in enumerate(torch.as_tensor(result).flatten().tolist())}
-        return values
+        return dist.broadcast_object(values) if self.objects else values  # all decide by the same numbers, to the bit
 
     def reset(self) -> None:
         self._updated = False
@@ -205,7 +209,8 @@ def _fill_in(metric: Any) -> None:
     if dist.world_size() == 1 or not _adds_up(metric) or not hasattr(metric, "metric_state"):
         return
     lists = {name: value for name, value in metric.metric_state.items() if isinstance(value, list)}
-    for examples in dist.all_gather_object({name: [t[:0].cpu() for t in value[:1]] for name, value in lists.items()}):
+    empty = {name: [torch.atleast_1d(tensor)[:0].cpu() for tensor in value[:1]] for name, value in lists.items()}
+    for examples in dist.all_gather_object(empty):
         for name, example in examples.items():
             if example and not lists[name]:
                 lists[name].append(example[0].to(metric.device))

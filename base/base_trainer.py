@@ -180,7 +180,7 @@ class BaseTrainer:
         num_batches = self.data.num_batches("train")
         steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16" or self.strategy.in_fp16)
         return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1)
 
     def stepped(self, model: nn.Module, name: str) -> nn.Module:
@@ -300,8 +300,9 @@ class BaseTrainer:
         if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
             self.run.images("train/input", self.shown_input, self.position.step)
         if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
-            trained = {name: weight for name, weight in self.bare_model.named_parameters() if weight.requires_grad}
-            self.run.histograms({f"weights/{name}": whole(weight) for name, weight in trained.items()}, self.position.step)
+            for name, weight in self.bare_model.named_parameters():  # one by one: they may be in parts because all are too many
+                if weight.requires_grad:
+                    self.run.histograms({f"weights/{name}": whole(weight.detach())}, self.position.step)
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
         names = [f"epoch_{epoch:04d}.pt"] if self.save_every and epoch % self.save_every == 0 else []
@@ -358,6 +359,7 @@ class BaseTrainer:
         if isinstance(self.loss, nn.Module):
             weights |= {f"loss.{name}": weight for name, weight in self.loss.named_parameters()}
         self.run.store.save(state, list(names), weights, policy or self.save_policy)
+        dist.wait_for_main()  # who may have had to wait for the disk
         if "last.pt" in names:
             self.save_interval.saved()
             self.unsaved = False
@@ -398,6 +400,7 @@ class BaseTrainer:
         """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
         if why := self.stop_request.reason(self.position.step, asked.signal_number, budget and asked.to_leave):
             self.run.store.join()
+            dist.wait_for_main()
             if any(dist.agree(self.unsaved or self.run.store.num_failures > 0)):
                 self.save("last.pt")
             self.run.store.finish()

@@ -58,7 +58,8 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     found, said = findings[culprit]
     found = found or "Run again, it was finite everywhere: the step is not the same every time"
     batch = dist.broadcast_object(_storable(window), culprit)
-    who = f" (process {culprit} of {len(findings)})" if len(findings) > 1 else ""
+    known = len(findings) > 1 and not (in_parts and error.num_late)  # late, all know of it alike
+    who = f" (process {culprit} of {len(findings)})" if known else ""
     kept = f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
     if dist.is_main():
         try:

@@ -45,6 +45,7 @@ def _rehearse_split(trainer, split: str) -> list[str]:
                 values = None
                 while values is None:
                     values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
+                _try_smallest(trainer, count)
                 share_gradients(trainer)
                 if dist.world_size() > 1:  # from here on backward is a matter of all; DDP lays out its buckets in the first
                     _train_on(trainer, [(count, batch)])
@@ -65,6 +66,18 @@ def _rehearse_split(trainer, split: str) -> list[str]:
         raise ConfigError(f"One batch of {what} was tried before the run, and failed: {describe(error)}\n"
                           f"{shapes} (--verbose shows the traceback)") from error
     return [f"{split}/{name}" for name in values]
+
+
+def _try_smallest(trainer, usual: int) -> None:
+    """Several processes may get a single sample each of the last batch, which not all models can be trained on."""
+    if dist.world_size() == 1 or trainer.data.smallest_part() != 1 or usual == 1:
+        return
+    try:
+        _train_on(trainer, [trainer.data.first_batch("train", at_most=1)])
+    except ValueError as error:
+        raise ConfigError(f"data_loader: an epoch's last batch leaves a process a single sample, and one was tried: {error}\n"
+                          "Set data_loader.drop_last=true or, where that is BatchNorm's, trainer.args.sync_batchnorm=true, or "
+                          "choose another batch_size.") from error
 
 
 def _train_on(trainer, pieces: list) -> dict[str, float]:

@@ -23,7 +23,7 @@ def share_gradients(trainer) -> None:
     for updater in trainer.updaters.values() if dist.world_size() > 1 else ():
         trained = [parameter for parameter in updater.parameters if parameter.requires_grad]
         unused, = dist.agree(any(parameter.grad is None for parameter in trained))
-        updater.gradients = trainer.strategy.gradients(trained, bool(unused))
+        updater.gradients = trainer.strategy.gradients(updater.parameters, bool(unused))
         trainer.guard.shared = True
 
 

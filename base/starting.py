@@ -154,20 +154,19 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
     if not dist.is_main():
         folder = dist.broadcast_object()
         return SilentRun(folder, bars=False, store=PartsStore(folder / CHECKPOINTS, config))
-    start = environment(str(device))  # takes a moment, in which there should be no folder yet that nothing tells of
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None and restarted:
         folder = run_of_launch(out / config["name"], launch_id())
-    if folder is None:
-        folder = new_run(out, config["name"], run_name)
     try:
+        start = environment(str(device))  # takes a moment, in which there should be no folder yet that nothing tells of
+        folder = folder or new_run(out, config["name"], run_name)
         record_environment(folder, start)
         run = _open_run(folder, config, checkpoint, bars)
         dist.broadcast_object(folder)
         return run
     except OSError as error:
         kind = TrainingError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
-        raise kind(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise kind(f"{folder or out}: cannot be written: {error.strerror or error}") from error
 
 
 def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, bars: bool) -> RunLog:

@@ -8,6 +8,7 @@ import torch
 
 from logger.metrics_file import MetricsFile
 from logger.writer import Writer
+from utils import dist
 from utils.checkpoint import CheckpointStore
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,9 @@ class SilentRun:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        self.store.join()
+    def __exit__(self, kind, error, trace):
+        if not dist.lost_touch(error):  # else it would wait for those who do not answer
+            self.store.join()
 
     def to_checkpoint(self) -> dict:
         return {}
@@ -67,8 +69,9 @@ class RunLog:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        self.store.join()
+    def __exit__(self, kind, error, trace):
+        if not dist.lost_touch(error):  # else it would wait for those who do not answer
+            self.store.join()
         self.metrics_file.close()
         self._tell_writers("close")
 

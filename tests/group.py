@@ -4,6 +4,7 @@
 
 JOBS is a list of command lines of train.py. Also the plug-ins that the experiments use.
 """
+import faulthandler
 import json
 import sys
 from pathlib import Path
@@ -137,6 +138,16 @@ class CheckedGAN(Checked, GANTrainer):
 
 
 @TRAINERS.register
+class Unfreezing(CheckedTrainer):
+    """Trains the head alone in the first epoch, and all from the second on."""
+
+    def train_step(self, batch):
+        for parameter in self.model.body.parameters():
+            parameter.requires_grad_(self.position.epoch >= 1)
+        return super().train_step(batch)
+
+
+@TRAINERS.register
 class ByParts(CheckedTrainer):
     """Never calls the model as a whole."""
 
@@ -167,6 +178,7 @@ if __name__ == "__main__":
     from logger.console import setup_logging
 
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(45, repeat=True)  # shown if one of them hangs
     with dist.process_group(True, torch.device("cpu"), 60):
         for job in json.loads(Path(sys.argv[1]).read_text()):
             setup_logging(30, dist.rank())

@@ -41,6 +41,7 @@ JOBS = {
     "loss": ["loss=WithTemperature"],
     "parts": ["trainer={type: ByParts, args: {epochs: 2}}", SGD],
     "metrics": [f"metrics=[accuracy, {F1}, MedianMargin, LargestMargin]", "data_loader.eval_batch_size=5"],
+    "unfrozen": ["trainer={type: Unfreezing, args: {epochs: 3}}", SGD],
     "stream": ["dataset=PointStream", "data_loader.num_workers=1"],
     "stopped early": ["trainer.args.early_stop=1", "trainer.args.min_delta=0.1", "trainer.args.epochs=9",
                       "scheduler={type: ReduceLROnPlateau, args: {patience: 0}}"],
@@ -80,6 +81,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     unused = [new("plain-refused", "model.args.now_and_then=true"),
               new("plain-told", "model.args.now_and_then=true",
                   "trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}")]
+    unused += [new("plain-single", "model.args.norm=true", "dataset.args.num_samples=63")]
     launch(folder, 1, new_of(1) + stopped("1to2"))
     launch(folder, 4, new_of(4) + stopped("4to4", "4to2") + resumed("4to4"))
     launch(folder, 2, new_of(2) + stopped("2to2", "2to1") + resumed("2to2", "1to2", "4to2") + [gan, nan, *unused])
@@ -160,3 +162,7 @@ def test_parameters_that_are_not_used_in_every_step_are_a_matter_of_an_option(ru
     folder = runs["plain-1"].parents[1]
     assert "find_unused_parameters: true" in (folder / "error_plain-refused_0_of_2.txt").read_text()
     assert load(runs["plain-told"])["state"]["progress"]["finished"]
+
+
+def test_a_slice_of_one_sample_is_tried_before_the_run(runs):
+    assert "drop_last=true" in (runs["plain-1"].parents[1] / "error_plain-single_0_of_2.txt").read_text()

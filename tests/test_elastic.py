@@ -1,6 +1,8 @@
 """Several processes and what may happen to them: each fault ends soon, says so once, and costs no bit."""
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -181,3 +183,19 @@ def test_verify_resume_kills_and_resumes_a_group(tmp_path):
     done = program("train.py", "--verify-resume", "-c", write_config(tmp_path, GROUP), "--distributed", "--nproc", 2, "--steps",
                    50, cwd=PROJECT)
     assert "PASS" in done.stdout
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_with_a_mistake_is_told_of_it_by_one_process(rank):
+    """As torchrun starts a process; in a config, and where --distributed is forgotten."""
+    as_by_torchrun = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    for arguments in (["test.py", "-r", "saved"], ["train.py", "-c", "configs/none.yaml", "--distributed", "--device", "cpu"]):
+        process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, env=as_by_torchrun, text=True,
+                                   stderr=subprocess.PIPE)
+        if rank == 0:
+            assert process.wait(30) == 2 and process.stderr.read().count("\n") == 1
+        else:  # leaves it to the other, and waits for the launcher to end it
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(6)
+            process.terminate()
+            assert process.stderr.read() == ""

@@ -1,4 +1,6 @@
 """The device a run computes on."""
+import os
+
 import torch
 
 from utils.errors import ConfigError
@@ -42,6 +44,9 @@ def processes_to_start(name: str | None, num_wanted: int | None) -> int:
     """
     kind = _of_several(name)
     if is_launched():
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if kind == "cuda" and here > torch.cuda.device_count():
+            raise ConfigError(f"{here} processes were started and need a GPU each; {torch.cuda.device_count()} are visible")
         return expected_world_size()
     if kind == "cpu" and num_wanted is None:
         raise ConfigError("--distributed: no GPU is to be used here. Say how many processes share the CPU: --nproc 2")

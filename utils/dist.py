@@ -22,13 +22,13 @@ import torch
 import torch.distributed as torch_dist
 
 from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
-from utils.launch import forbid_restart, is_launched, is_launched_by_us
+from utils.launch import expected_rank, expected_world_size, forbid_restart, is_launched
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 300.0
-_FOR_START, _FOR_EVER = timedelta(seconds=TIMEOUT_S), timedelta(days=7)
+_FOR_START = timedelta(seconds=TIMEOUT_S)
 _FOR_LAUNCHER_S = 1.0
-_SLOWEST_DISK = timedelta(hours=1)  # in the background processes wait for each other's writing
+_SLOWEST_DISK = timedelta(hours=1)
 
 
 # -- who am I ------------------------------------------------------------------------------------------------------
@@ -69,10 +69,26 @@ def main_first() -> Iterator[None]:
     _Shared.num_waits += 1
     key = f"main_first/{_Shared.num_waits}"  # known before the body, which may have a main_first of its own
     if not is_main():
-        _Shared.store.wait([key], _FOR_EVER)  # no collective: a download may take its time
+        _wait_for(key)  # no collective: a download may take its time
     yield
     if is_main() and world_size() > 1:
         _Shared.store.set(key, "done")
+
+
+def _wait_for(key: str) -> None:
+    while not _Shared.store.check([key]):
+        try:
+            _Shared.store.wait([key], timedelta(seconds=1))
+        except torch_dist.DistStoreError:  # not yet
+            if _Shared.store.add("failures", 0):
+                raise torch_dist.DistError("another process has failed") from None
+
+
+def wait_for_main() -> None:
+    """Returns when the main process has got here, for which its disk may take longer than other collectives may wait."""
+    if world_size() > 1:
+        _Shared.patient = _Shared.patient or torch_dist.new_group(backend="gloo", timeout=_SLOWEST_DISK)
+        torch_dist.barrier(_Shared.patient)
 
 
 _REDUCIBLE = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
@@ -135,11 +151,14 @@ def broadcast_object(value: Any = None, source: int = 0) -> Any:
 
 
 def broadcast_(tensors: Sequence[torch.Tensor], source: int = 0) -> None:
-    """Gives `tensors` the values that they have on the process `source`, in place; one message for all of a dtype."""
+    """Gives `tensors` the values that they have on the process `source`, in place; one message for all of a dtype.
+
+    Sparse ones are left as they are.
+    """
     if world_size() == 1:
         return
     kinds: dict[tuple, list[torch.Tensor]] = {}
-    for tensor in tensors:
+    for tensor in (tensor for tensor in tensors if tensor.layout == torch.strided):
         kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
     for group in kinds.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
@@ -179,14 +198,15 @@ class Ballot:
         self._num_left -= 1
         if self._num_left > 0:
             return tuple(agreed)
+        num_made, now = self._num_calls, time.monotonic()
         if self._vote is not None:
             self._arrives.wait()
             *agreed, fewest = self._vote.tolist()
             self._num_calls = -fewest
-        now = time.monotonic()
-        affordable = int(self._num_calls * self.PERIOD_S / max(now - self._sent, 1e-6))
+        affordable = int(num_made * self.PERIOD_S / max(now - self._sent, 1e-6))
         most = min(2 * self._num_calls, self.MOST_CALLS)  # the first calls may come at once, while the GPU has not begun
-        self._vote = torch.tensor([*requests, -min(max(affordable, 1), most)])  # the slowest decides, as the largest of -n
+        asked = [0 if done else request for request, done in zip(requests, agreed, strict=True)]
+        self._vote = torch.tensor([*asked, -min(max(affordable, 1), most)])  # the slowest decides, as the largest of -n
         self._arrives = torch_dist.all_reduce(self._vote, torch_dist.ReduceOp.MAX, async_op=True)
         self._num_left, self._sent = self._num_calls, now
         return tuple(agreed)
@@ -292,11 +312,14 @@ def process_group(joins: bool, device: torch.device, timeout_s: float | None = N
         _Shared.store = store = _store_of_start(whole, number, size)
         torch_dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout,
                                       device_id=device if device.type == "cuda" else None)
-        yield
-        with main_first():  # the others are done when it is: its last checkpoint may take longer than any timeout
-            pass
-    except Interrupted:  # all at the same step, with everything saved
-        torch_dist.destroy_process_group()
+        try:
+            yield
+        except Interrupted:  # all at the same step, with everything saved
+            wait_for_main()  # else it would be ended when another process has
+            torch_dist.destroy_process_group()
+            raise
+        wait_for_main()
+    except Interrupted:
         raise
     except BaseException as error:
         _give_up(error)
@@ -304,9 +327,9 @@ def process_group(joins: bool, device: torch.device, timeout_s: float | None = N
 
 
 class _Shared:
-    """What the processes of the group share: a key-value store; a second group, for a background thread."""
+    """What the processes of the group share: a key-value store; a group for a background thread, one for slow disks."""
 
-    store = background = None
+    store = background = patient = None
     num_waits = 0
 
 
@@ -338,16 +361,15 @@ def _store_of_start(whole, number: int, size: int):
 
 def lost_touch(error: BaseException) -> bool:
     """Whether an error says no more than that another process has died, or does not answer."""
-    said = str(error)
-    return isinstance(error, torch_dist.DistError) or "gloo" in said or "Connection closed" in said or "NCCL" in said
+    said = str(error) if type(error) is RuntimeError else ""
+    return isinstance(error, torch_dist.DistError) or "/gloo/" in said or "Connection closed by peer" in said or "NCCL" in said
 
 
 def _give_up(error: BaseException) -> None:
     """Says what went wrong, if no other process has, and ends. No clean-up: after a failed collective it may wait for ever."""
     if lost_touch(error) and "imed out" not in str(error):
-        time.sleep(_FOR_LAUNCHER_S)  # so that it sees first who died first
-        if is_launched_by_us():  # and says so
-            os._exit(1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_FOR_LAUNCHER_S)  # if one has died the launcher knows more, and ends this process meanwhile
     try:
         is_first = _Shared.store.add("failures", 1) == 1
     except Exception:  # the store is gone with the process that held it
@@ -363,13 +385,13 @@ def _give_up(error: BaseException) -> None:
 
 
 def _tell(error: BaseException) -> None:
-    who = f"process {rank()} of {world_size()}"
+    who = f"process {expected_rank()} of {expected_world_size()}"
     if isinstance(error, (ConfigError, TrainingError)):
         log.error("%s", error)
     elif lost_touch(error):
         reason = str(error).splitlines()[0][:300]
         log.error("%s lost touch with another one, which has died, or does not answer: %s", who, reason)
-    elif not isinstance(error, SystemExit):
+    else:
         log.error("%s failed", who, exc_info=error)
 
 

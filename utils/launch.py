@@ -3,6 +3,7 @@
 The launcher is torchrun's elastic agent in either case. It shares environment variables, exit codes and signals with its
 processes; nothing of torch is needed to know about them.
 """
+import ctypes
 import logging
 import os
 import signal
@@ -62,6 +63,14 @@ def launcher_died() -> bool:
     return is_launched() and os.getppid() != _PARENT
 
 
+def end_with_launcher() -> None:
+    """From here on the end of the launcher is a SIGTERM to this process, also where it waits for nobody. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
+        if launcher_died():
+            sys.exit(1)
+
+
 _PARENT = os.getppid()
 
 
@@ -75,7 +84,7 @@ def _birth(process_number: int) -> str:
 
 @contextmanager
 def before_group(joins: bool) -> Iterator[None]:
-    """Within it a ConfigError, which all processes come upon alike, is told by one of them, and ends the launcher as well.
+    """Within it a ConfigError, which all processes of a machine come upon alike, is told by one, and ends the launcher, too.
 
     Raises one where torchrun has started this process and it does not join (`joins`) the others.
     """
@@ -87,10 +96,11 @@ def before_group(joins: bool) -> Iterator[None]:
     except ConfigError as error:
         if not is_launched():
             raise
-        if expected_rank() == 0:
+        if local_rank() == 0:  # on each machine, which may lack what the others have
             log.error("%s", error)
-        if local_rank() == 0:
-            forbid_restart()
+            forbid_restart(exit_code(error))
+        else:
+            time.sleep(30)  # until it has said so, and the launcher ends this process
         sys.exit(exit_code(error))
 
 
@@ -158,7 +168,7 @@ class _Report(logging.Filter):
         self.num_failures += 1
         follows = f"; restart {self.num_failures} of {self.max_restarts}" if self.num_failures <= self.max_restarts else (
             ", and no restart is left" if self.max_restarts else "")
-        if follows or code < 0:  # else it has said so itself
+        if follows or code not in (1, 2) and not _agreed(code):  # else it has said so itself
             log.error("process %d %s%s", number, _how(code), follows)
         return False
 
@@ -175,9 +185,10 @@ def _agreed(code: int) -> bool:
 
 
 def _how(code: int) -> str:
-    if code < 0 or _agreed(code):
-        return f"was {'killed' if code < 0 else 'ended'} by {signal.Signals(-code if code < 0 else code - 128).name}"
-    return "failed"
+    number = -code if code < 0 else code - 128
+    if number in {*signal.Signals}:
+        return f"was {'killed' if code < 0 else 'ended'} by {signal.Signals(number).name}"
+    return "failed" if code in (1, 2) else f"failed with exit code {code}"
 
 
 def _kill_children() -> None:

@@ -97,8 +97,9 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def run_of_launch(experiment: Path, launch: str) -> Path | None:
     """The run that processes of this launch have begun or gone on with; None where none had got so far."""
-    runs = [file.parent for file in experiment.glob(f"*/{_ENVIRONMENT}")]
-    return next((run for run in runs if launch == (_starts(run) or [{}])[-1].get("launch")), None)
+    ours = {file.parent: start["started_s"] for file in experiment.glob(f"*/{_ENVIRONMENT}")
+            for start in _starts(file.parent)[-1:] if start.get("launch") == launch}
+    return max(ours, key=ours.get, default=None)  # an earlier launch may have had the same name
 
 
 def has_saved(run: Path, launch: str) -> bool:
@@ -157,11 +158,14 @@ def record_environment(run: Path, start: dict) -> None:
 
 def _uncommitted() -> str | None:
     """What differs from the last commit, new code and configs included, without touching git's own index."""
-    with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git("read-tree", "HEAD", **index)
-        _git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt", **index)
-        return _git("diff", "HEAD", **index)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            _git("read-tree", "HEAD", **index)
+            _git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt", **index)
+            return _git("diff", "HEAD", **index)
+    except OSError:  # a full disk; what has to be written there will say so
+        return None
 
 
 def _git(*command: str, **environment: str) -> str | None:

@@ -143,7 +143,9 @@ class Shards:
         """Whether the files are large enough for what the index claims, or nearly: tied weights are stored once."""
         claimed = sum(math.prod(about["size"]) * about["dtype"].itemsize for about in self.tensors.values())
         files = [self.folder / f"{file}.pt" for file in self._chunks]
-        return claimed <= 10 * sum(file.stat().st_size for file in files if file.exists()) or not all(map(Path.exists, files))
+        if missing := next((file for file in files if not file.exists()), None):
+            raise ConfigError(f"{self.file}: a part of it, {missing}, is missing")
+        return claimed <= 10 * sum(file.stat().st_size for file in files)
 
     def verify(self) -> None:
         """Reads everything."""
@@ -215,7 +217,7 @@ def placed(state: dict, parts: Mapping) -> dict:
         tensor = held.get(path)
         if tensor is None and path[1:3] == ("optimizer", "state"):  # not there yet: as the parameter that it is of
             parameters = getattr(parts.get(path[0]), "parameters", ())
-            tensor = parameters[path[3]] if path[3] < len(parameters) else None
+            tensor = dict(enumerate(parameters)).get(path[3]) if len(path) > 3 else None
         return tensor if is_part(tensor) and list(tensor.shape) == list(size) else None
 
     if shards:
@@ -237,7 +239,7 @@ def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None
         return
     try:
         kept = {_folder_of(file) for file in folder.glob("*.pt")}
-    except OSError:  # nobody knows what it refers to
+    except Exception:  # nobody knows what it refers to
         return
     for shards, ours in made:
         if ours and shards.name not in kept and (int(ours[1]) == os.getpid() or not is_running(int(ours[1]))):
@@ -245,10 +247,5 @@ def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None
 
 
 def _folder_of(file: Path) -> str | None:
-    """The name of the folder that a checkpoint's tensors lie in, at a glance; OSError where it cannot be read."""
-    try:
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"][KEY]["folder"]
-    except OSError:
-        raise
-    except Exception:  # it holds all of its tensors, or is damaged, which will show when it is loaded
-        return None
+    """The name of the folder that a checkpoint's tensors lie in, at a glance; raises whatever keeps it from being read."""
+    return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"].get(KEY, {}).get("folder")

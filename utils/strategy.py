@@ -43,22 +43,42 @@ class _Carrier(nn.Module):
     def __init__(self, parameters: Iterable[nn.Parameter]):
         super().__init__()
         self.carried = nn.ParameterList(parameters)
-        first = self.carried[0]
-        self.flag = nn.Parameter(torch.zeros((), dtype=first.dtype, device=first.device))
+        self.flag = nn.Parameter(torch.zeros((), device=self.carried[0].device))
 
     def forward(self, loss: torch.Tensor, lost: bool | torch.Tensor) -> torch.Tensor:
         return loss + self.flag * lost
 
 
+UNUSED = ("this step leaves some parameters unused, others do not: processes have to be told. Set trainer.args.strategy="
+          "{type: ddp, args: {find_unused_parameters: true}}")
+
+
 class AveragedGradients(Gradients):
-    """DistributedDataParallel's: averaged in buckets, while backward is still under way; none in inner micro-batches."""
+    """DistributedDataParallel's: averaged in buckets, while backward is still under way; none in inner micro-batches.
+
+    Follows parameters that are frozen or unfrozen on the way.
+    """
 
     shared = True
 
-    def __init__(self, parameters: Iterable[nn.Parameter], **options):
-        self.ddp = DistributedDataParallel(_Carrier(parameters), **options)
+    def __init__(self, parameters: Sequence[nn.Parameter], find_unused_parameters: bool, **options):
+        self.parameters, self.find_unused, self.options = list(parameters), find_unused_parameters, options
+        self._connect([parameter.requires_grad for parameter in self.parameters], init_sync=True)
+
+    def _connect(self, trained: list[bool], init_sync: bool) -> None:
+        self.trained, self.ddp = trained, None  # lets go of the one before
+        carried = [parameter for parameter, is_trained in zip(self.parameters, trained, strict=True) if is_trained]
+        self.ddp = DistributedDataParallel(_Carrier(carried), find_unused_parameters=self.find_unused, init_sync=init_sync,
+                                           **self.options)
 
     def backward(self, loss, final, lost, inputs) -> None:
+        if (trained := [parameter.requires_grad for parameter in self.parameters]) != self.trained:
+            self._connect(trained, init_sync=False)  # the weights agree, and the graph of this step refers to them
+        self._backward(loss, final, lost, inputs)
+        if final and not self.find_unused and any(parameter.grad is None for parameter in self.ddp.module.carried):
+            raise ConfigError(UNUSED)  # before a step is made of gradients that were not averaged
+
+    def _backward(self, loss, final, lost, inputs) -> None:
         flag = self.ddp.module.flag
         try:
             with nullcontext() if final else self.ddp.no_sync():
@@ -66,8 +86,7 @@ class AveragedGradients(Gradients):
         except RuntimeError as error:
             if "find_unused_parameters" not in str(error):
                 raise
-            raise ConfigError("the step before left some parameters unused, others do not: processes have to be told. Set "
-                              "trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}") from error
+            raise ConfigError(UNUSED) from error
 
     def any_lost(self) -> torch.Tensor:
         flag = self.ddp.module.flag
@@ -86,6 +105,7 @@ class DataParallel:
     """
 
     shards = False  # whether a process holds a part of the weights only
+    in_fp16 = False  # whether losses have to be scaled
 
     def __init__(self, *, bucket_cap_mb: PositiveFloat = 25, gradient_as_bucket_view: bool = True,
                  static_graph: bool = False, find_unused_parameters: bool | None = None):
@@ -158,6 +178,7 @@ class FullyShardedDataParallel:
         self.wrap = set(wrap)
         self.min_num_params = min_num_params or (float("inf") if wrap else self.MIN_NUM_PARAMS)
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
+        self.in_fp16 = mixed_precision == "fp16"
         self.cpu_offload, self.reshard_after_forward = cpu_offload, reshard_after_forward
         self.activation_checkpointing = activation_checkpointing
         self._roots: list[nn.Module] = []

@@ -26,16 +26,18 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         self._check_input_dim(inputs)
         dims = [dim for dim in range(inputs.ndim) if dim != 1]
         shape = [1, -1] + [1] * (inputs.ndim - 2)
-        num_own = inputs.new_tensor([inputs.numel() / inputs.shape[1]])
-        sums = _SumOverProcesses.apply(torch.cat([inputs.sum(dims), num_own]))
+        values = inputs.float()
+        num_own = values.new_tensor([values.numel() / values.shape[1]])
+        sums = _SumOverProcesses.apply(torch.cat([values.sum(dims), num_own]))
         count = sums[-1].detach()
         mean = sums[:-1] / count  # [C]
-        centred = inputs - mean.view(shape)
+        centred = values - mean.view(shape)
         variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count  # [C]
         if self.track_running_stats:
             self._follow(mean.detach(), variance.detach() * count / (count - 1))
         outputs = centred * (variance + self.eps).rsqrt().view(shape)
-        return outputs * self.weight.view(shape) + self.bias.view(shape) if self.affine else outputs
+        outputs = outputs * self.weight.view(shape) + self.bias.view(shape) if self.affine else outputs
+        return outputs.to(inputs.dtype)
 
     @torch.no_grad()
     def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
