@@ -185,7 +185,7 @@ def test_verify_resume_kills_and_resumes_a_group(tmp_path):
     assert "PASS" in done.stdout
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.faults)])
 def test_torchrun_with_a_mistake_is_told_of_it_by_one_process(rank):
     """As torchrun starts a process; in a config, and where --distributed is forgotten."""
     as_by_torchrun = {**os.environ, "TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}

@@ -437,6 +437,7 @@ def test_verify_resume_passes_for_what_is_exact(small, tmp_path):
     assert "PASS: after 8 steps" in done.stdout
 
 
+@pytest.mark.faults  # nine runs of the whole program
 def test_verify_resume_names_what_differs_first_and_why_it_may(small, tmp_path):
     from conftest import PROJECT
     project = tmp_path / "project"

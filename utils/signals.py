@@ -8,6 +8,11 @@ from contextlib import contextmanager
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
+if hasattr(os, "register_at_fork"):
+    # what a child inherits is not its own to tidy up: old iterators with their threads, what talks to other processes
+    os.register_at_fork(after_in_child=gc.freeze)
+
+
 class StopRequest:
     """Set by a signal's handler or by the clock, looked at by the loop; never acted upon inside the handler.
 
@@ -62,7 +67,6 @@ class StopRequest:
 
 def ignore_in_worker(worker_id: int) -> None:
     """For loader workers: a signal to the whole group is for the main process, which ends its workers itself."""
-    gc.freeze()  # what the worker inherited is not its own to tidy up: old iterators, with their threads and queues
     ignore_signals()
 
 
