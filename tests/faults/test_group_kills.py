@@ -29,12 +29,14 @@ def killed_run(command: list, out: Path, generator: random.Random, kills: int, t
     waits, seen, done = [], set(), 0
     with Started(*command, "--out", out) as program:
         while done < kills:
-            program.wait_for(lambda: len(set(workers(program)) - seen) == 2)
+            program.wait_for(lambda: program.process.poll() == 0 or len(set(workers(program)) - seen) == 2)
+            if program.process.poll() == 0:  # the last one was killed when all was done
+                break
             group = sorted(set(workers(program)) - seen)
             seen |= set(group)
             time.sleep(generator.uniform(0, took_s))
             starts, _ = look(out)
-            if len(set(workers(program)) & set(group)) < 2:  # at its end
+            if program.process.poll() == 0 or len(set(workers(program)) & set(group)) < 2:  # at its end
                 break
             os.kill(generator.choice(group), signal.SIGKILL)
             done, killed = done + 1, time.monotonic()
