@@ -4,6 +4,7 @@ import errno
 import io
 import mmap
 import os
+import shutil
 import pickle
 import struct
 import sys
@@ -81,6 +82,13 @@ def write_archive(content: dict, file: Path) -> None:
                 memory = (ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr()) if storage.nbytes() else b""
                 _write_record(archive, f"archive/data/{key}", memoryview(memory).cast("B"))
         output.finish()
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises OSError where the disk of `folder` has fewer free bytes than `needed`, and a little more."""
+    needed += 1_000_000
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
 
 
 def sync_folder(folder: Path) -> None:

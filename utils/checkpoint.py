@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from utils import dist
-from utils.archive import DamagedError, read_archive, sync_folder, write_archive
+from utils.archive import DamagedError, read_archive, require_space, sync_folder, write_archive
 from utils.errors import ConfigError, TrainingError
 from utils.launch import expected_rank
 from utils.shards import KEY, PartsSave, Shards, remove_unreferenced, take_out
@@ -126,9 +126,7 @@ class CheckpointStore:
             self._bug = error
 
     def _write(self, content: dict, names: list[str]) -> None:
-        needed = sum(map(num_bytes, tensors_in(content))) + 1_000_000
-        if (free := shutil.disk_usage(self.folder).free) < needed:
-            raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
+        require_space(self.folder, sum(map(num_bytes, tensors_in(content))))
         written = self.folder / f".{names[0]}.{os.getpid()}.tmp"
         try:
             write_archive(content, written)
@@ -239,7 +237,7 @@ def load_checkpoint(file: Path, whole: bool = True) -> dict:
     content, verified = _read(file)
     state = content["state"]
     if KEY in state:
-        state[KEY] = Shards(file, state, {path for name in verified for path in _paths_of(name)})
+        state[KEY] = _shards(file, state, verified)
         if whole:
             content["state"] = state[KEY].whole(state)
         elif expected_rank() == 0:
@@ -268,6 +266,10 @@ def _read(file: Path) -> tuple[dict, list[str]]:
     return content, verified
 
 
+def _shards(file: Path, state: dict, verified: list[str]) -> Shards:
+    return Shards(file, state, {path for name in verified for path in _paths_of(name)})
+
+
 def _paths_of(name: str) -> list[tuple]:
     """Where in a state a weight stands that is called `name` among the verified ones."""
     return [("model", name), ("ema", "model", name), ("loss", name.removeprefix("loss."))]
@@ -275,10 +277,11 @@ def _paths_of(name: str) -> list[tuple]:
 
 def put_together(file: Path) -> dict:
     """The content of the ordinary file for a checkpoint whose tensors lie in parts; ConfigError where it is one already."""
-    if KEY not in _read(file)[0]["state"]:
+    content, verified = _read(file)
+    state = content["state"]
+    if KEY not in state:
         raise ConfigError(f"{file}: is whole already: all of its tensors are in this one file")
-    content = load_checkpoint(file)
-    return {**content, "state": {**content["state"], _VERIFIED: _read(file)[1]}}
+    return {**content, "state": {**_shards(file, state, verified).whole(state), _VERIFIED: verified}}
 
 
 def _state_fault(state: dict) -> str | None:

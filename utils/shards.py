@@ -1,6 +1,5 @@
 """Tensors of which each process holds a part: an archive for each process beside the checkpoint, which holds their index."""
 import copy
-import errno
 import math
 import os
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 from utils import dist
-from utils.archive import DamagedError, read_archive, sync_folder, write_archive
+from utils.archive import DamagedError, read_archive, require_space, sync_folder, write_archive
 from utils.errors import ConfigError
 from utils.parts import PartsSaving, load_parts
 from utils.state import is_part, non_finite, num_bytes
@@ -86,9 +85,7 @@ class PartsSave:
 
     def _write(self, name: str, number: int, tensors: list[torch.Tensor]) -> None:
         """This process's file, number `number` of the save called `name`."""
-        needed = sum(map(num_bytes, tensors)) + 1_000_000
-        if (free := shutil.disk_usage(self._folder).free) < needed:
-            raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
+        require_space(self._folder, sum(map(num_bytes, tensors)))
         (self._folder / name).mkdir(exist_ok=True)  # over a network it may take a while to be seen here
         write_archive({"save": name, "file": number, "tensors": tensors}, self._folder / name / f"{number}.pt")
         sync_folder(self._folder / name)
