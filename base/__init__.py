@@ -1,4 +1,5 @@
 """What extensions build on: the registries and the base classes."""
+from base.augmentation import BatchAugmentation
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.registries import (
@@ -14,4 +15,4 @@ from base.registries import (
 )
 
 __all__ = ["DATASETS", "LOSSES", "METRICS", "MODELS", "OPTIMIZERS", "SCHEDULERS", "TRAINERS", "TRANSFORMS", "WRITERS",
-           "BaseModel", "BaseTrainer"]
+           "BaseModel", "BaseTrainer", "BatchAugmentation"]

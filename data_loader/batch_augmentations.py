@@ -1,0 +1,349 @@
+"""Augmentations of whole batches, for `transforms.batch`; torchvision's of the same name, less "Batch", take one sample.
+
+A sample's draws follow from the seed, the epoch and its index alone, as `base/augmentation.py` tells.
+"""
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from base import TRANSFORMS, BatchAugmentation
+from base.augmentation import Constant, Draws, per_sample
+from utils.signature import CountInt, PositiveInt, at_least, below
+
+
+def probability(p: float) -> float:
+    """`p`, which is from 0 to 1, or else a ValueError; also a constraint for an annotation."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"p: {p} is no probability. A number from 0 to 1 is needed.")
+    return p
+
+
+Probability = Annotated[float, probability]
+Alpha = Annotated[float, at_least(0, above=True), below(1000)]
+
+
+@TRANSFORMS.register
+class BatchRandomCrop(BatchAugmentation):
+    """A random part of each image, `[B, C, H, W]` to `[B, C, *size]`; with `padding`, of the image in a frame of zeros.
+
+    Args:
+        size: of the part, in pixels: height and width, or one number for both.
+        padding: how wide the frame is on every side, in pixels.
+    """
+
+    def __init__(self, size: PositiveInt | tuple[int, int], padding: CountInt = 0):
+        height, width = (size, size) if isinstance(size, int) else size if len(size) == 2 else (0, 0)
+        if height < 1 or width < 1:
+            raise ValueError(f"size: {size} is no size. A whole number from 1 on is needed, or two: height and width.")
+        if padding < 0:
+            raise ValueError(f"padding: {padding} is too small. It must be at least 0.")
+        self.height, self.width, self.padding = height, width, padding
+
+    def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Any dtype."""
+        height, width = (side + 2 * self.padding for side in _size(images))
+        if height < self.height or width < self.width:
+            raise ValueError(f"BatchRandomCrop: no {self.height}x{self.width} fits into {height}x{width}, padding included. "
+                             "Choose a smaller size or more padding.")
+        images = functional.pad(images, [self.padding] * 4) if self.padding else images
+        top, left = draws.integers(height - self.height + 1), draws.integers(width - self.width + 1)
+        parts = images.unfold(2, self.height, 1).unfold(3, self.width, 1)  # a view [B, C, tops, lefts, *size]: all there are
+        return parts[torch.arange(len(images), device=images.device), :, top, left]
+
+
+@TRANSFORMS.register
+class BatchRandomHorizontalFlip(BatchAugmentation):
+    """Mirrors each image `[B, C, H, W]`, left to right, with probability `p`."""
+
+    def __init__(self, p: Probability = 0.5):
+        self.p = probability(p)
+
+    def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Any dtype."""
+        return _flip(images, draws.uniform() < self.p, dim=3)
+
+
+@TRANSFORMS.register
+class BatchRandomVerticalFlip(BatchAugmentation):
+    """Mirrors each image `[B, C, H, W]`, top to bottom, with probability `p`."""
+
+    def __init__(self, p: Probability = 0.5):
+        self.p = probability(p)
+
+    def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Any dtype."""
+        return _flip(images, draws.uniform() < self.p, dim=2)
+
+
+@TRANSFORMS.register
+class BatchRandomAffine(BatchAugmentation):
+    """Turns, shifts, scales and shears each image `[B, C, H, W]` about its centre; what comes in from outside is zero.
+
+    The arguments mean what those of torchvision's RandomAffine do. Ranges are drawn from uniformly.
+
+    Args:
+        degrees: the range of angles, clockwise; one number `d` for (-d, d).
+        translate: the largest shifts to the sides and up or down, as parts of width and height; whole pixels are shifted.
+        scale: the range of scales.
+        shear: the range of angles along x, in degrees, or those along x and y, four numbers; one number `d` for (-d, d).
+        interpolation: between pixels.
+    """
+
+    def __init__(self, degrees: float | tuple[float, float], translate: tuple[float, float] | None = None,
+                 scale: tuple[float, float] | None = None, shear: float | tuple[float, ...] | None = None,
+                 interpolation: Literal["nearest", "bilinear"] = "nearest"):
+        if interpolation not in ("nearest", "bilinear"):
+            raise ValueError(f"interpolation: there is no '{interpolation}'. There are: nearest, bilinear.")
+        translate = (0, 0) if translate is None else translate
+        if len(translate) != 2 or not all(0 <= part <= 1 for part in translate):
+            raise ValueError(f"translate: {translate} will not do. Two numbers from 0 to 1 are needed.")
+        across, down = translate
+        shear = 0 if shear is None else shear
+        along_x, along_y = (shear[:2], shear[2:]) if isinstance(shear, Sequence) and len(shear) == 4 else (shear, 0)
+        ranges = [_angles("degrees", degrees), _range("scale", (1, 1) if scale is None else scale, 1e-6, math.inf),
+                  (-across, across), (-down, down), _angles("shear", along_x), _angles("shear", along_y)]
+        self.low, self.span = Constant([low for low, _ in ranges]), Constant([high - low for low, high in ranges])
+        self.interpolation = interpolation
+
+    def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Floating-point images; they are sampled in float32."""
+        height, width = _size(images)
+        drawn = torch.addcmul(self.low.on(images.device), draws.uniform(6), self.span.on(images.device))  # [B, 6]
+        angle, scale, across, down, shear_x, shear_y = drawn.unbind(1)
+        return affine(images, angle, (across * width).round(), (down * height).round(), scale, shear_x, shear_y,
+                      self.interpolation)
+
+
+def affine(images: torch.Tensor, angle: torch.Tensor, across: torch.Tensor, down: torch.Tensor, scale: torch.Tensor,
+           shear_x: torch.Tensor, shear_y: torch.Tensor, interpolation: str = "nearest") -> torch.Tensor:
+    """torchvision's affine with parameters `[B]` for each image `[B, C, H, W]`: angles in radians, shifts in pixels.
+
+    What is at p, from the centre, was at `inverse(M) (p - shift)` in the image, where M turns, shears and scales.
+    """
+    height, width = _size(images)
+    tan_x, tan_y = shear_x.tan(), shear_y.tan()
+    cos, sin = angle.cos(), angle.sin()
+    # M is scale times (a, b; c, d), whose determinant is 1: it shears along x, then along y, and then turns
+    a, c = cos + sin * tan_y, sin - cos * tan_y
+    b, d = -a * tan_x - sin, cos - c * tan_x
+    kx, ky = 2 / width, 2 / height  # in a grid, a side measures 2
+    inverse = torch.stack([d * kx, -c * ky, -b * kx, a * ky], 1) / scale[:, None]
+    by_x, by_y = inverse.view(-1, 1, 2, 2).unbind(2)  # [B, 1, 2]: what a pixel to the right, and one down, adds to (x, y)
+    x = torch.arange(width, device=images.device) - (width - 1) / 2
+    y = torch.arange(height, device=images.device) - (height - 1) / 2
+    columns = (x - across[:, None])[..., None] * by_x  # [B, W, 2]
+    rows = (y - down[:, None])[..., None] * by_y  # [B, H, 2]
+    grid = columns[:, None] + rows[:, :, None]  # [B, H, W, 2]
+    return functional.grid_sample(images.float(), grid, mode=interpolation, align_corners=False).to(images.dtype)
+
+
+@TRANSFORMS.register
+class BatchRandomErasing(BatchAugmentation):
+    """Overwrites a rectangle in each image `[B, C, H, W]` with probability `p`: Zhong et al. 2020, arXiv 1708.04896.
+
+    As torchvision's RandomErasing: ten attempts are made at a rectangle that fits; without one the image stays as it is.
+
+    Args:
+        scale: the range of the rectangle's area, as a part of the image's.
+        ratio: the range of its height divided by its width; the logarithm is drawn uniformly.
+        value: what to write: a number, one for each channel, or "random" for noise of mean 0 and variance 1 in each
+            pixel, which takes a CPU longer than all else.
+    """
+
+    def __init__(self, p: Probability = 0.5, scale: tuple[float, float] = (0.02, 0.33),
+                 ratio: tuple[float, float] = (0.3, 3.3), value: float | tuple[float, ...] | Literal["random"] = 0.0):
+        if isinstance(value, str) and value != "random":
+            raise ValueError(f"value: '{value}' is none. A number, one for each channel, or 'random' is needed.")
+        self.p, self.random = probability(p), value == "random"
+        self.scale, (least, most) = _range("scale", scale, 0, 1), _range("ratio", ratio, 1e-6, math.inf)
+        self.log_ratio = math.log(least), math.log(most)
+        self.value = Constant(0.0 if self.random else value)
+
+    def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Floating-point images."""
+        height, width = _size(images)
+        chosen = draws.uniform() < self.p
+        area = _between(self.scale, draws.uniform(10)) * (height * width)  # [B, 10]
+        ratio = _between(self.log_ratio, draws.uniform(10)).exp()
+        tall, wide = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = (tall < height) & (wide < width)
+        first = fits.byte().argmax(1, keepdim=True)  # of equals, the first
+        tall, wide = tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0]
+        chosen = chosen & fits.gather(1, first)[:, 0]
+        top, left = draws.integers(height - tall + 1), draws.integers(width - wide + 1)
+        inside = _inside(top, top + tall * chosen, left, left + wide, images)
+        return torch.lerp(images, self._filling(images, draws), inside)
+
+    def _filling(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """What to write, of a shape that goes with the images."""
+        if self.random:
+            return draws.normal(images[0].numel()).reshape(images.shape).to(images.dtype)
+        value = self.value.on(images.device).reshape(-1, 1, 1).to(images.dtype)
+        if len(value) not in (1, images.shape[1]):
+            raise ValueError(f"BatchRandomErasing: {len(value)} values for images of {images.shape[1]} channels. Give one for "
+                             "each, or a single one.")
+        return value
+
+
+@TRANSFORMS.register
+class BatchMixUp(BatchAugmentation):
+    """Mixes each sample with the one before it in the batch, inputs and targets alike: Zhang et al. 2018, arXiv 1710.09412.
+
+    For batches (inputs `[B, ...]` of floats, targets, ...). Targets, class numbers `[B]` or soft `[B, num_classes]`,
+    become soft: float32 `[B, num_classes]` that sum to 1, as torch's CrossEntropyLoss takes them.
+
+    Which share of it stays is a sample's own draw. Its partner is whoever comes before it in this process's part of the
+    batch; for the first, the last.
+
+    Args:
+        num_classes: how many there are.
+        alpha: the share that stays follows Beta(alpha, alpha): even for 1, nearly all or nothing for 0.2.
+    """
+
+    def __init__(self, num_classes: PositiveInt, alpha: Alpha = 1.0):
+        self.num_classes, self.shares = num_classes, Constant(beta_quantiles(alpha))
+
+    def __call__(self, batch: Any, draws: Draws) -> Any:
+        """The batch mixed."""
+        inputs, targets = _pair(batch, self)
+        kept = _shares(self.shares, draws)
+        mixed = torch.lerp(_before(inputs), inputs, per_sample(kept, inputs).to(inputs.dtype))
+        return _with_pair(batch, mixed, _mixed_targets(targets, kept, self.num_classes))
+
+
+@TRANSFORMS.register
+class BatchCutMix(BatchAugmentation):
+    """Pastes into each image a rectangle of the one before it in the batch: Yun et al. 2019, arXiv 1905.04899.
+
+    For batches (images `[B, C, H, W]` of floats, targets, ...). Targets are mixed by area, and become soft as those of
+    BatchMixUp do, where there is more on the partner.
+
+    Args:
+        num_classes: how many there are.
+        alpha: the share of the image that stays follows Beta(alpha, alpha), before the rectangle is cut off at the rim.
+    """
+
+    def __init__(self, num_classes: PositiveInt, alpha: Alpha = 1.0):
+        self.num_classes, self.shares = num_classes, Constant(beta_quantiles(alpha))
+
+    def __call__(self, batch: Any, draws: Draws) -> Any:
+        """The batch mixed."""
+        images, targets = _pair(batch, self)
+        height, width = _size(images)
+        half = (1 - _shares(self.shares, draws)).sqrt() / 2  # of the rectangle's sides, as a part of the image's
+        top, bottom = _around(draws.integers(height), half, height)
+        left, right = _around(draws.integers(width), half, width)
+        mixed = torch.lerp(images, _before(images), _inside(top, bottom, left, right, images))
+        kept = 1 - (bottom - top) * (right - left) / (height * width)
+        return _with_pair(batch, mixed, _mixed_targets(targets, kept, self.num_classes))
+
+
+def beta_quantiles(alpha: Alpha, count: int = 2**16) -> np.ndarray:
+    """The quantiles of Beta(alpha, alpha) at (1/2, 3/2, ...) / count, float64 `[count]`; `count` is even.
+
+    With t = x**alpha the distribution function is proportional to the integral of (1 - x)**(alpha - 1) dt, which is tame
+    up to x = 1/2 even where the density is infinite at 0; the other half is its mirror image.
+    """
+    if not 0 < alpha < 1000:
+        raise ValueError(f"alpha: {alpha} will not do. A number above 0 and below 1000 is needed.")
+    x = np.linspace(0, 0.5, 2**16 + 1)
+    t, height = (2 * x) ** alpha, (2 * (1 - x)) ** (alpha - 1)
+    area = np.concatenate([[0], np.cumsum(np.diff(t) * (height[1:] + height[:-1]))])
+    levels = (np.arange(count // 2) + 0.5) / count
+    lower = np.interp(levels, area / area[-1] / 2, t) ** (1 / alpha) / 2
+    return np.concatenate([lower, 1 - lower[::-1]])
+
+
+def _shares(quantiles: Constant, draws: Draws) -> torch.Tensor:
+    """One of the quantiles for each sample, `[B]`."""
+    table = quantiles.on(draws.device)
+    return table[draws.integers(len(table))]
+
+
+def _between(bounds: tuple[float, float], uniform: torch.Tensor) -> torch.Tensor:
+    return bounds[0] + uniform * (bounds[1] - bounds[0])
+
+
+def _size(images: torch.Tensor) -> torch.Size:
+    """Height and width."""
+    if not isinstance(images, torch.Tensor) or images.ndim != 4:
+        what = f"of shape {list(images.shape)}" if isinstance(images, torch.Tensor) else f"a {type(images).__name__}"
+        raise ValueError(f"batch augmentations of images take a tensor [B, C, H, W]; the input is {what}")
+    return images.shape[2:]
+
+
+def _flip(images: torch.Tensor, chosen: torch.Tensor, dim: int) -> torch.Tensor:
+    """The `chosen` images `[B]` with dimension `dim` reversed."""
+    _size(images)
+    places = torch.arange(images.shape[dim], device=images.device)
+    places = torch.where(chosen[:, None], places.flip(0), places)  # [B, H or W]
+    shape = [1, 1, 1, 1]
+    shape[0], shape[dim] = places.shape
+    return images.gather(dim, places.view(shape).expand(images.shape))
+
+
+def _inside(top: torch.Tensor, bottom: torch.Tensor, left: torch.Tensor, right: torch.Tensor,
+            images: torch.Tensor) -> torch.Tensor:
+    """1 inside of the rectangles `[B]` and 0 outside, `[B, 1, H, W]` of the images' dtype, to interpolate by.
+
+    That gives one image or the other to the bit, and takes a quarter of `torch.where`'s time on a CPU.
+    """
+    y, x = (torch.arange(side, device=images.device) for side in images.shape[2:])
+    rows = (y >= top[:, None]) & (y < bottom[:, None])  # [B, H]
+    columns = (x >= left[:, None]) & (x < right[:, None])  # [B, W]
+    return (rows[:, None, :, None] & columns[:, None, None, :]).to(images.dtype)
+
+
+def _around(centre: torch.Tensor, half: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """From where to where a rectangle reaches, within the image."""
+    half = (half * side).long()
+    return (centre - half).clamp(min=0), (centre + half).clamp(max=side)
+
+
+def _before(values: torch.Tensor) -> torch.Tensor:
+    return values.roll(1, 0)
+
+
+def _mixed_targets(targets: torch.Tensor, kept: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """`kept` `[B]` of each target and the rest of the one before it: float32 `[B, num_classes]`."""
+    if targets.ndim == 1 and not targets.is_floating_point():
+        soft = torch.zeros(len(targets), num_classes, device=targets.device).scatter_(1, targets.long()[:, None], 1.0)
+    elif targets.ndim == 2 and targets.is_floating_point() and targets.shape[1] == num_classes:
+        soft = targets.float()
+    else:
+        raise ValueError(f"class numbers [B] or soft targets [B, {num_classes}] are needed to mix; these are {targets.dtype} "
+                         f"of shape {list(targets.shape)}")
+    return torch.lerp(_before(soft), soft, kept[:, None])
+
+
+def _pair(batch: Any, augmentation: BatchAugmentation) -> tuple[torch.Tensor, torch.Tensor]:
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        name = type(augmentation).__name__
+        raise ValueError(f"{name}: it mixes batches (inputs, targets, ...); this is a {type(batch).__name__}")
+    return batch[0], batch[1]
+
+
+def _with_pair(batch: Sequence, inputs: torch.Tensor, targets: torch.Tensor) -> Sequence:
+    """The batch with another input and other targets, of the same type."""
+    items = [inputs, targets, *batch[2:]]
+    return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+
+
+def _range(name: str, bounds: Sequence[float], least: float, most: float) -> tuple[float, float]:
+    """`bounds` as (low, high), or a ValueError."""
+    if len(bounds) != 2 or not least <= bounds[0] <= bounds[1] <= most:
+        limits = f"from {least} to {most}" if most < math.inf else "above 0"
+        raise ValueError(f"{name}: {bounds} is no range. Two numbers {limits} are needed, the smaller one first.")
+    return bounds[0], bounds[1]
+
+
+def _angles(name: str, degrees: float | Sequence[float]) -> tuple[float, float]:
+    """The range in radians; of a single number, to both sides."""
+    bounds = degrees if isinstance(degrees, Sequence) else (-degrees, degrees)
+    if len(bounds) != 2 or not -math.inf < bounds[0] <= bounds[1] < math.inf:
+        raise ValueError(f"{name}: {degrees} is no range of angles. A number from 0 on is needed, or two, the smaller first.")
+    return math.radians(bounds[0]), math.radians(bounds[1])
