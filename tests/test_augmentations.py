@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from base import TRANSFORMS, BatchAugmentation
+from base import METRICS, TRANSFORMS, BatchAugmentation
 from base.augmentation import Draws, per_sample
 from data_loader.batch_augmentations import affine, beta_quantiles
 from utils.random import derive
@@ -374,3 +374,14 @@ def test_an_augmentation_of_ones_own_is_a_class_with_augment():
     augmented, labels = Noise()([inputs, torch.arange(24)], draws())
     assert torch.equal(augmented, draws().uniform()[:, None, None].expand(24, 2, 3))
     assert torch.equal(Noise()(inputs, draws()), augmented) and torch.equal(labels, torch.arange(24))
+
+
+# -- metrics -------------------------------------------------------------------------------------------------------
+
+def test_accuracies_of_soft_targets_are_those_of_their_largest_class():
+    outputs = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 6
+    soft = functional.one_hot(labels, 6) * 0.6 + 0.4 / 6
+    accuracy, top_k = METRICS.get("accuracy"), METRICS.get("top_k_accuracy")
+    assert torch.equal(accuracy(outputs, soft), accuracy(outputs, labels)) and 0 < accuracy(outputs, soft).sum() < 50
+    assert torch.equal(top_k(outputs, soft, k=3), top_k(outputs, labels, k=3)) and accuracy(outputs, soft).shape == (50,)
