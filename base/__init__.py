@@ -1,4 +1,5 @@
 """What extensions build on: the registries and the base classes."""
+from base.arrays import ArrayDataset
 from base.augmentation import BatchAugmentation
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
@@ -15,4 +16,4 @@ from base.registries import (
 )
 
 __all__ = ["DATASETS", "LOSSES", "METRICS", "MODELS", "OPTIMIZERS", "SCHEDULERS", "TRAINERS", "TRANSFORMS", "WRITERS",
-           "BaseModel", "BaseTrainer", "BatchAugmentation"]
+           "ArrayDataset", "BaseModel", "BaseTrainer", "BatchAugmentation"]

@@ -9,20 +9,10 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from base.samples import (
-    Count,
-    Part,
-    PositionSampler,
-    Samples,
-    Stream,
-    StreamCollate,
-    StreamPlace,
-    Transform,
-    copy_of_state,
-    is_stateful,
-    on_input,
-    to_device,
-)
+from base.arrays import batches_of
+from base.preparation import Preparation
+from base.samples import Batches, BatchLoader, Count, Part, PositionSampler, Samples, Transform, as_it_is, copied_ahead
+from base.streams import Stream, StreamCollate, StreamPlace, copy_of_state, is_stateful
 from utils import dist
 from utils.errors import ConfigError
 from utils.random import derive, permutation
@@ -42,8 +32,9 @@ class DataSplits:
 
     Args:
         build_dataset: split name to Dataset; None from it means that there is no such split.
-        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see `samples.transformed` and `prepare`.
+        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see `samples.transformed` and Preparation.
         seed: the run's seed.
+        device: where batches are wanted.
         batch_size: samples in a batch, of all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: the part of train (0.1) or the number of its samples (500) to validate on. None takes the
@@ -57,7 +48,8 @@ class DataSplits:
     """
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),
-                 seed: int = 0, *, batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
+                 seed: int = 0, device: torch.device = torch.device("cpu"), *,
+                 batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0)] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False, num_workers: CountInt = 0,
@@ -65,7 +57,9 @@ class DataSplits:
                  prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
-        self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
+        self.prepare = Preparation(self.transforms["batch"], seed)
+        self.seed, self.device = seed, device
+        self.validation_split, self.batches_per_epoch = validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches = eval_batches
         self.shuffle, self.drop_last = shuffle, drop_last
@@ -79,8 +73,9 @@ class DataSplits:
         self.part = Part(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # of training, where its dataset is a stream that tells its state
         self._datasets: dict[str, Dataset | None] = {}
+        self._batches_of: dict[int, Callable | None] = {}  # by the identity of the dataset
         self._first_states: dict[str, Any] = {}
-        self._loaders: dict[tuple[str, bool], DataLoader] = {}
+        self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
         atexit.register(_close, weakref.ref(self))  # comes before multiprocessing waits for its children
 
@@ -143,7 +138,9 @@ class DataSplits:
         return min(num_batches, limit) if limit else num_batches
 
     def batches(self, split: str, epoch: int = 0, start: int = 0, training: bool | None = None) -> Iterator[tuple[int, Any]]:
-        """This process's part of the batches of a split from number `start` on, as (number of samples, batch), on the CPU.
+        """This process's part of the batches of a split from number `start` on, as (number of samples, batch).
+
+        They are on a CUDA `device`, or on their way there, and else on the CPU.
 
         `training` (by default for the train split) shuffles and augments as `epoch` says. Otherwise every sample comes
         once, in order, through the `eval` transforms, and the same in every epoch. A train stream that tells its state goes
@@ -161,7 +158,8 @@ class DataSplits:
         if isinstance(position, Stream):
             position.place = self.place if key == ("train", True) and is_stateful(position.dataset) else StreamPlace()
             _tell_what_is_read_again(position)
-        batches = self._iterators[key] = iter(loader)
+        self._iterators[key] = iter(loader)
+        batches = copied_ahead(self._iterators[key], self.device)
         if isinstance(position, Stream):
             batches = _follow(batches, position.place)
         else:
@@ -194,31 +192,15 @@ class DataSplits:
         view = self._view(split, training)
         if isinstance(dataset, IterableDataset):
             samples, count, _ = next(iter(view), ([], 0, None))
+            if not samples:
+                what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
+                raise ConfigError(f"dataset: the {split} split holds no {what}")
+            samples, count = (samples[:at_most], count.part(slice(0, at_most))) if at_most else (samples, count)
         else:
-            sampler = self._sampler(split, training)
-            samples, count = [view[key] for key in next(iter(sampler))], sampler.count(0)
-        if not samples:
-            what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
-            raise ConfigError(f"dataset: the {split} split holds no {what}")
-        samples, count = (samples[:at_most], Count(at_most, at_most)) if at_most else (samples, count)
-        return count, self._collate(dataset)(samples)
-
-    def prepare(self, batch: Any, device: torch.device, channels_last: bool = False) -> Any:
-        """A batch on `device`, its input through the `batch` transforms there.
-
-        uint8 images `[B, C, H, W]` first become float32 in [0, 1].
-        """
-        batch = to_device(batch, device)
-        return on_input(batch, lambda inputs: self._finish(inputs, channels_last))
-
-    def _finish(self, inputs: Any, channels_last: bool) -> Any:
-        if isinstance(inputs, torch.Tensor) and inputs.dtype == torch.uint8 and inputs.ndim == 4:
-            inputs = inputs.float().div_(255)
-        for transform in self.transforms["batch"]:
-            inputs = transform(inputs)
-        if channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
+            count = self._sampler(split, training).count(0)
+            count = count.part(slice(0, at_most)) if at_most else count
+            samples = view.__getitems__(count.chosen)
+        return count, self._collate(view)(samples)
 
     def _batch_size(self, training: bool) -> int:
         return self.batch_size if training else self.eval_batch_size
@@ -227,8 +209,10 @@ class DataSplits:
         return self.batches_per_epoch if training else self.eval_batches
 
     def _build_loader(self, split: str, training: bool) -> DataLoader:
-        dataset, options = self.dataset(split), dict(self.loader_options)
-        options |= {"collate_fn": self._collate(dataset), "generator": torch.Generator()}
+        dataset, view, options = self.dataset(split), self._view(split, training), dict(self.loader_options)
+        if isinstance(view, Batches) and (view.resident or not options["num_workers"]):
+            return BatchLoader(view, self._sampler(split, training), options["pin_memory"])
+        options |= {"collate_fn": self._collate(view), "generator": torch.Generator()}
         if not isinstance(dataset, IterableDataset):
             options |= {"batch_sampler": self._sampler(split, training)}
         else:
@@ -237,7 +221,7 @@ class DataSplits:
                 log.info("%s is a stream: one worker reads it", type(dataset).__name__)
                 options |= {"num_workers": 1, "persistent_workers": False}
         try:
-            return DataLoader(self._view(split, training), **options)
+            return DataLoader(view, **options)
         except ValueError as error:
             raise ConfigError(f"data_loader: {error}") from error
 
@@ -248,15 +232,24 @@ class DataSplits:
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training), drop_last=self.drop_last and training,
                           first_state=self._first_states[split], part=self.part)
+        if not transforms and (fetch := self._fetch(split)):
+            return Batches(fetch, seed)
         return Samples(dataset, transforms, seed)
+
+    def _fetch(self, split: str) -> Callable | None:
+        """What gives whole batches of a split's dataset, if anything does."""
+        dataset = self.dataset(split)
+        if id(dataset) not in self._batches_of:  # train and val may share one
+            self._batches_of[id(dataset)] = batches_of(dataset)
+        return self._batches_of[id(dataset)]
 
     def _sampler(self, split: str, training: bool) -> PositionSampler:
         return PositionSampler(self.indices(split), self._batch_size(training), derive(self.seed, "order"),
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training,
                                part=self.part)
 
-    def _collate(self, dataset: Dataset) -> Callable[[list], Any]:
-        return getattr(dataset, "collate_fn", default_collate)
+    def _collate(self, view: Dataset) -> Callable[[Any], Any]:
+        return as_it_is if isinstance(view, Batches) else getattr(view.dataset, "collate_fn", default_collate)
 
 
 def _follow(batches: Iterator, place: StreamPlace) -> Iterator[tuple[Count, Any]]:

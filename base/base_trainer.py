@@ -273,7 +273,7 @@ class BaseTrainer:
         values = []
         for number, (count, batch) in enumerate(window, 1):
             self.window = Window(count / num_samples, number == len(window), measured)
-            batch = self.data.prepare(batch, self.device, self.channels_last)
+            batch = self.data.prepare(batch, self.device, self.channels_last, count.chosen)
             if self.shown_input is None:
                 self.shown_input = batch
             self.metrics.padding = count == 0

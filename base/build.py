@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from base.arrays import kept_on
 from base.base_data_loader import DataSplits
 from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
@@ -43,12 +44,29 @@ def build_data(config: dict, device: torch.device) -> DataSplits:
         options["pin_memory"] = device.type == "cuda"
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}") for i, block in enumerate(blocks or [])]
                   for key, blocks in config["transforms"].items()}
-    return DataSplits(partial(build_dataset, config["dataset"]), transforms, config["seed"], **options)
+    return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"], device, **options)
 
 
-def build_dataset(block, split: str):
-    """The dataset of a split: by its argument `split`, or by torchvision's `train`, which knows no val."""
-    name, args = as_block(block)["type"], as_block(block).get("args") or {}
+def build_dataset(block, device: torch.device, split: str):
+    """The dataset of a split, its arrays on `device` if its arguments say so. None where there is no such split."""
+    block, kept = where_kept(block)
+    dataset = _build_split(block, split)
+    return kept_on(dataset, kept, device) if kept and dataset is not None else dataset
+
+
+def where_kept(block) -> tuple[dict, str | None]:
+    """A dataset's block without `args.device`, and that: what the program itself takes, unless the dataset has such."""
+    block = as_block(block)
+    args = dict(block.get("args") or {})
+    if "device" not in args or "device" in Signature(DATASETS.get(block["type"])).parameters:
+        return block, None
+    device = args.pop("device")
+    return {**block, "args": args}, device
+
+
+def _build_split(block: dict, split: str):
+    """By its argument `split`, or by torchvision's `train`, which knows no val."""
+    name, args = block["type"], block.get("args") or {}
     if "split" in dataset_switches(block):
         return DATASETS.build(block, "dataset", split=split)
     if split == "val":

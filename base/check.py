@@ -1,5 +1,6 @@
 """Finds everything that is wrong with a config before anything is built or any data is read."""
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from base.base_data_loader import DataSplits
 from base.build import (
@@ -10,6 +11,7 @@ from base.build import (
     optimizer_blocks,
     optimizer_path,
     scheduler_blocks,
+    where_kept,
 )
 from base.registries import (
     DATASETS,
@@ -23,6 +25,7 @@ from base.registries import (
     WRITERS,
 )
 from utils.config import place_of
+from utils.device import device_fault
 from utils.errors import ConfigError
 from utils.registry import Fault, Registry
 from utils.run import folder_name_fault
@@ -73,7 +76,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     if config["dataset"] is not None:
         yield from _dataset_faults(config["dataset"])
     yield from _transform_faults(config["transforms"])
-    data_loader = Signature(DataSplits, ("build_dataset", "transforms", "seed"))
+    data_loader = Signature(DataSplits, ("build_dataset", "transforms", "seed", "device"))
     yield from _table_faults(config["data_loader"], ("data_loader",), data_loader)
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
         if config[key] is not None:
@@ -119,6 +122,12 @@ def _args(block) -> Mapping:
 
 
 def _dataset_faults(block) -> Iterator[Fault]:
+    kept = None
+    if "device" in _args(block):
+        with suppress(ConfigError):  # of a type that is not there; told below
+            block, kept = where_kept(block)
+    if kept is not None and (fault := device_fault(kept)):
+        yield ("dataset", "args", "device"), fault
     faults = DATASETS.faults(block, ("dataset",), provided={"split", "train"} - _args(block).keys())
     yield from faults
     if not faults and not dataset_switches(block):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from base.base_metric import as_values
-from base.samples import is_stateful
+from base.streams import is_stateful
 from utils import dist
 from utils.archive import write_archive
 from utils.checkpoint import CheckpointStore, SavePolicy
@@ -40,8 +40,8 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
         in_parts = any(map(is_part, trainer.bare_model.parameters()))
         state = None if in_parts else Copies().of({name: part.state_dict() for name, part in trainer.state.items()})
         window = error.window or _fetch_again(trainer)
-        window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last)
-                  for _, piece in trainer.splitting.pieces(window)]
+        window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last, count.chosen)
+                  for count, piece in trainer.splitting.pieces(window)]
         if in_parts:
             found = error.here and ("Of weights in parts (strategy fsdp) none are kept, and the step is not run again. To look "
                                     f"closer, resume in one process: python train.py -r {trainer.run.folder}")

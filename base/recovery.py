@@ -10,7 +10,6 @@ from torch import nn
 
 from base.base_metric import as_values
 from base.evidence import describe_non_finite
-from base.samples import Count
 from utils.errors import ConfigError, TrainingError
 from utils.guard import NonFinite
 
@@ -154,7 +153,7 @@ def _pieces(count: int, batch: Any, num_parts: int) -> Iterator[tuple[int, Any]]
     bounds = [part * count // num_parts for part in range(num_parts + 1)]
     for first, last in zip(bounds, bounds[1:], strict=False):
         if first < last:
-            yield Count(last - first, last - first), _slice(batch, slice(first, last), count, whole=True)
+            yield count.part(slice(first, last)), _slice(batch, slice(first, last), count, whole=True)
 
 
 def _slice(batch: Any, part: slice, count: int, whole: bool = False) -> Any:

@@ -83,7 +83,7 @@ def _try_smallest(trainer, usual: int) -> None:
 def _train_on(trainer, pieces: list) -> dict[str, float]:
     for count, batch in pieces:
         trainer.metrics.padding = count == 0
-        values = trainer.train_step(trainer.data.prepare(batch, trainer.device, trainer.channels_last))
+        values = trainer.train_step(trainer.data.prepare(batch, trainer.device, trainer.channels_last, count.chosen))
         trainer.totals.add(as_values(values), count)
     return trainer.totals.means() | trainer.metrics.compute()
 

@@ -1,14 +1,13 @@
-"""One sample at a time: its place in the order, its randomness, its transforms, its way into a batch."""
-import copy
-import itertools
+"""Samples by their number: their place in the order, their randomness, their transforms, their way into a batch."""
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from utils.random import derive, permutation, seed_cpu
+from base.arrays import ArrayDataset
+from utils.random import derive, has_drawn, permutation, seed_cpu
 
 Transform = Callable[[Any], Any]
 
@@ -24,17 +23,33 @@ class Part(NamedTuple):
         return slice(total * self.rank // self.world_size, total * (self.rank + 1) // self.world_size)
 
 
-class Count(int):
-    """How many samples of a batch are for this process; `total` of them are for all processes together."""
+class Chosen(NamedTuple):
+    """The samples of a batch: `indices` int64 `[B]` of epoch `epoch`."""
 
-    def __new__(cls, own: int, total: int | None = None):  # pickle gives the number first, and what belongs to it later
+    epoch: int
+    indices: np.ndarray
+
+
+class Count(int):
+    """How many samples of a batch are for this process; `total` of them are for all processes together.
+
+    `chosen` are those that this process has got: its own, or one that does not count.
+    """
+
+    # pickle gives the number first, and what belongs to it later
+    def __new__(cls, own: int, total: int | None = None, chosen: Chosen | None = None):
         count = super().__new__(cls, own)
-        count.total = total
+        count.total, count.chosen = total, chosen
         return count
 
+    def part(self, part: slice) -> "Count":
+        """That of a piece of the batch."""
+        size = part.stop - part.start
+        return Count(size, size, self.chosen and Chosen(self.chosen.epoch, self.chosen.indices[part]))
 
-class PositionSampler(Sampler[list]):
-    """This process's part of every batch, as `(epoch, index)` pairs; set `epoch` and `start` before iterating.
+
+class PositionSampler(Sampler[Chosen]):
+    """This process's part of every batch; set `epoch` and `start` before iterating.
 
     The order is a function of `(seed, epoch)` alone. Entering at batch `start` skips indices, never data. Where a batch has
     fewer samples than there are processes, those without one get its first, which does not count (see `count`).
@@ -45,140 +60,96 @@ class PositionSampler(Sampler[list]):
         self.indices, self.batch_size, self.seed, self.shuffle, self.part = indices, batch_size, seed, shuffle, part
         self.num_used = len(indices) // batch_size * batch_size if drop_last else len(indices)
         self.epoch = self.start = 0
+        self._order: tuple[int, np.ndarray] | None = None  # of the epoch under way
 
     def __len__(self) -> int:
         return -(-self.num_used // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self.indices
-        if self.shuffle:
-            order = order[permutation(derive(self.seed, "epoch", self.epoch), len(order))]
-        for first in range(self.start * self.batch_size, self.num_used, self.batch_size):
-            chosen = order[first : min(first + self.batch_size, self.num_used)].tolist()
-            yield [(self.epoch, index) for index in chosen[self.part.of(len(chosen))] or chosen[:1]]
+    def __iter__(self) -> Iterator[Chosen]:
+        return map(self.chosen, range(self.start, len(self)))
+
+    def chosen(self, number: int) -> Chosen:
+        """What this process gets of batch `number`."""
+        if self._order is None or self._order[0] != self.epoch:
+            order = permutation(derive(self.seed, "epoch", self.epoch), len(self.indices)) if self.shuffle else slice(None)
+            self._order = self.epoch, self.indices[order].numpy()
+        first = number * self.batch_size
+        indices = self._order[1][first : min(first + self.batch_size, self.num_used)]
+        if self.part.world_size > 1:
+            own = self.part.of(len(indices))
+            indices = indices[own] if own.stop > own.start else indices[:1]
+        return Chosen(self.epoch, indices)
 
     def count(self, number: int) -> Count:
         """The samples of batch `number`."""
         total = min(self.batch_size, self.num_used - number * self.batch_size)
         own = self.part.of(total)
-        return Count(own.stop - own.start, total)
+        return Count(own.stop - own.start, total, self.chosen(number))
 
 
 class Samples(Dataset):
-    """A dataset with its transforms, keyed by `(epoch, index)`, which also seeds all randomness of the sample."""
+    """A dataset with its transforms, asked for the samples of a batch; `(epoch, index)` seeds all randomness of each.
+
+    Seeding takes as long as a small sample. So a batch is first read without; where that drew a number after all, it is read
+    again with, as is every batch from then on.
+    """
 
     def __init__(self, dataset: Dataset, transforms: list[Transform], seed: int):
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
+        self.draws = False
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        epoch, index = key
+    def __getitems__(self, chosen: Chosen) -> list:
+        if not self.draws:
+            seed = derive(self.seed, "batch", chosen.epoch, int(chosen.indices[0]))
+            seed_cpu(seed)
+            samples = [transformed(self.dataset[index], self.transforms) for index in chosen.indices.tolist()]
+            if not has_drawn(seed):
+                return samples
+            self.draws = True
+        return [self._seeded(chosen.epoch, index) for index in chosen.indices.tolist()]
+
+    def _seeded(self, epoch: int, index: int) -> Any:
         seed_cpu(derive(self.seed, "sample", epoch, index))
         return transformed(self.dataset[index], self.transforms)
 
 
-class StreamPlace:
-    """Where a stream with a `state_dict` stands after a batch. The one of training is a part of the checkpoint.
+class Batches(Dataset):
+    """A dataset that gives whole batches: `fetch` makes one from indices. The first of them seeds all randomness of it."""
 
-    An object, and no tuple or dict: the loader's `pin_memory` leaves it alone, and so the tuples within a state.
+    def __init__(self, fetch: Callable[[Any], Any], seed: int):
+        self.fetch, self.seed = fetch, seed
+        arrays = getattr(fetch, "__self__", None)
+        self.draws = not isinstance(arrays, ArrayDataset)
+        self.resident = isinstance(arrays, ArrayDataset) and arrays.resident  # where no worker process should reach
 
-    Args:
-        epoch: the one in which this pass over the stream began.
-        state: the dataset's; None at the beginning and at the end of a pass.
-        over: whether the pass is over; the next epoch then begins another one.
+    def __getitems__(self, chosen: Chosen) -> Any:
+        if self.draws:
+            seed_cpu(derive(self.seed, "batch", chosen.epoch, int(chosen.indices[0])))
+            return self.fetch(chosen.indices.tolist())
+        return self.fetch(chosen.indices)
+
+
+class BatchLoader:
+    """In place of a DataLoader for whole batches without workers: there is nothing to collate, and nobody to ask.
+
+    `pin_memory`: whether batches are copied into page-locked memory, from where they go to a GPU while others are computed.
     """
 
-    def __init__(self, epoch: int = 0, state: Any = None, over: bool = False):
-        self.epoch, self.state, self.over = epoch, state, over
+    def __init__(self, dataset: Batches, batch_sampler: PositionSampler, pin_memory: bool):
+        self.dataset, self.batch_sampler, self.pin_memory = dataset, batch_sampler, pin_memory
 
-    def state_dict(self) -> dict:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict) -> None:
-        self.epoch, self.state, self.over = state["epoch"], state["state"], state["over"]
+    def __iter__(self) -> Iterator[Any]:
+        batches = map(self.dataset.__getitems__, self.batch_sampler)
+        return map(_pinned, batches) if self.pin_memory else batches
 
 
-class Stream(IterableDataset):
-    """This process's part of the batches of an IterableDataset, as (transformed samples, their count, the place after them).
-
-    Every process reads the whole stream, and transforms its own part. `(epoch, index)` seeds what it draws; `set_epoch`
-    tells it, where it has one, the epoch in which its pass began. Set `epoch`, `start` and `place` before iterating. A
-    dataset with `state_dict` and `load_state_dict` goes on at `place`, or begins at `first_state`. Any other is read from
-    its beginning, and the batches before `start` are passed over.
-    """
-
-    def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
-                 drop_last: bool, first_state: Any = None, part: Part = Part()):
-        self.dataset, self.transforms, self.seed, self.first_state = dataset, transforms, seed, first_state
-        self.batch_size, self.drop_last, self.own = batch_size, drop_last, part.of(batch_size)
-        self.epoch = self.start = 0
-        self.place = StreamPlace()
-
-    def __iter__(self) -> Iterator[tuple[list, Count, StreamPlace]]:
-        if self.start and self.place.over:
-            return
-        anew, goes_on = StreamPlace(self.epoch, self.first_state), self.place.state is not None
-        first_index = self.start * self.batch_size
-        batches = self._read(self.place, first_index) if goes_on else self._read(anew, 0)
-        first = next(batches, None)
-        if first is None and goes_on and not self.start:  # the epoch before was cut just where the data end
-            batches = self._read(anew, 0)
-            first = next(batches, None)
-        if first is not None:
-            yield first
-            yield from batches
-
-    def _read(self, place: StreamPlace, first_index: int) -> Iterator[tuple[list, Count, StreamPlace]]:
-        epoch, samples, batch, others, total = place.epoch, self._open(place), [], [], 0
-        for index in itertools.count(first_index):
-            seed_cpu(derive(self.seed, "sample", self.epoch, index))
-            try:
-                sample = next(samples)
-            except StopIteration:
-                break
-            if index < self.start * self.batch_size:
-                continue
-            if self.own.start <= total < self.own.stop:
-                batch.append(transformed(sample, self.transforms))
-            elif not others:
-                others = [sample]
-            total += 1
-            if total == self.batch_size:
-                yield *self._part(batch, others, total), StreamPlace(epoch, copy_of_state(self.dataset))
-                batch, others, total = [], [], 0
-        if total and not self.drop_last:
-            yield *self._part(batch, others, total), StreamPlace(epoch, over=True)
-
-    def _part(self, batch: list, others: list, total: int) -> tuple[list, Count]:
-        """The samples for this process; where there are none another's, which does not count."""
-        return batch or [transformed(sample, self.transforms) for sample in others], Count(len(batch), total)
-
-    def _open(self, place: StreamPlace) -> Iterator[Any]:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(place.epoch)
-        if is_stateful(self.dataset):
-            self.dataset.load_state_dict(copy.deepcopy(place.state))  # the dataset may keep it, and change it
-        return iter(self.dataset)
+def as_it_is(batch: Any) -> Any:
+    """The collate function of whole batches."""
+    return batch
 
 
-def is_stateful(dataset: Dataset | None) -> bool:
-    """Whether a dataset is a stream that tells where it stands and can be put there."""
-    return isinstance(dataset, IterableDataset) and hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
-
-
-def copy_of_state(dataset: Dataset | None) -> Any:
-    """The state of a stateful stream, which reading on does not change; None for any other dataset."""
-    return copy.deepcopy(dataset.state_dict()) if is_stateful(dataset) else None
-
-
-class StreamCollate:
-    """Collates the samples of what a Stream yields to `(count, batch)`, and hands on the place."""
-
-    def __init__(self, collate: Callable[[list], Any]):
-        self.collate = collate
-
-    def __call__(self, read: tuple[list, Count, StreamPlace]) -> tuple[tuple[Count, Any], StreamPlace]:
-        samples, count, place = read
-        return (count, self.collate(samples)), place
+def _pinned(batch: Any) -> Any:
+    return on_tensors(batch, lambda value: value.pin_memory() if _is_tensor(value, "cpu") else value)
 
 
 def transformed(sample: Any, transforms: list[Transform]) -> Any:
@@ -205,12 +176,36 @@ def _image_to_tensor(image) -> torch.Tensor:
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Tensors on `device`, whatever tuples, lists and dicts they are in."""
+def on_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
+    """`batch` with `function` applied to every tensor, whatever tuples, lists and dicts it is in."""
     if isinstance(batch, Mapping):
-        return type(batch)({key: to_device(value, device) for key, value in batch.items()})
+        return type(batch)({key: on_tensors(value, function) for key, value in batch.items()})
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
+        return type(batch)(*(on_tensors(value, function) for value in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch.to(device, non_blocking=device.type != "cpu") if hasattr(batch, "to") else batch
+        return type(batch)([on_tensors(value, function) for value in batch])
+    return function(batch) if hasattr(batch, "to") else batch
+
+
+def _is_tensor(value: Any, device_type: str) -> bool:
+    return isinstance(value, torch.Tensor) and value.device.type == device_type
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Tensors on `device`; a copy to an accelerator is waited for by what uses it there, not by the host."""
+    return on_tensors(batch, lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"))
+
+
+def copied_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+    """The batches on `device`. A GPU copies each in a stream of its own, beside the step that it is still busy with."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    side = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(side):
+            batch = to_device(batch, device)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        on_tensors(batch, lambda value, current=current: _is_tensor(value, "cuda") and value.record_stream(current))
+        yield batch

@@ -3,13 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from base import DATASETS
+from base import DATASETS, ArrayDataset
 
 
 @DATASETS.register
-class Digits(Dataset):
+class Digits(ArrayDataset):
     """The test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998, UCI repository, CC BY 4.0),
     as scikit-learn's `load_digits` carries it.
 
@@ -22,11 +21,5 @@ class Digits(Dataset):
         with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
             images, labels = file["images"], file["labels"]  # 0 to 16 [N, 8, 8], [N]
         chosen = (np.arange(len(labels)) % 5 == 0) == (split == "test")
-        self.images = torch.from_numpy((images[chosen].astype(np.float32) * (255 / 16)).round().astype(np.uint8))[:, None]
-        self.labels = torch.from_numpy(labels[chosen].astype(np.int64))
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        return self.images[index], int(self.labels[index])
+        pixels = (images[chosen].astype(np.float32) * (255 / 16)).round().astype(np.uint8)
+        super().__init__(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels[chosen].astype(np.int64)))

@@ -9,7 +9,8 @@ from torchvision.transforms import v2
 
 from base import METRICS, TRANSFORMS, BatchAugmentation
 from base.augmentation import Draws, per_sample
-from data_loader.batch_augmentations import affine, beta_quantiles
+from data_loader.batch_augmentations import affine
+from data_loader.batch_mixing import beta_quantiles
 from utils.random import derive
 
 EVERY = [  # one of each, on images of 12x10

@@ -18,12 +18,9 @@ def pick_device(name: str | None, one_of_several: int | None = None) -> torch.de
     has_mps = torch.backends.mps.is_available()
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--device: there is no device '{name}'. Choose cpu, cuda, cuda:N or mps.") from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"--device: '{name}' is not supported. Choose cpu, cuda, cuda:N or mps.")
+    if fault := device_fault(name):
+        raise ConfigError(f"--device: {fault}")
+    device = torch.device(name)
     if device.type == "mps" and not has_mps:
         raise ConfigError("--device: this machine has no mps device. Leave --device out to use the best there is.")
     if device.type == "cuda":
@@ -34,6 +31,15 @@ def pick_device(name: str | None, one_of_several: int | None = None) -> torch.de
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     return device
+
+
+def device_fault(name: object) -> str | None:
+    """What is wrong with the name of a device, in words."""
+    try:
+        kind = torch.device(name).type if isinstance(name, str) else None
+    except RuntimeError:
+        kind = None
+    return None if kind in ("cpu", "cuda", "mps") else f"there is no device {name!r}. Choose cpu, cuda, cuda:N or mps."
 
 
 def processes_to_start(name: str | None, num_wanted: int | None) -> int:

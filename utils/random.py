@@ -29,6 +29,17 @@ def seed_cpu(seed: int) -> None:
     np.random.seed(seed & 0xFFFFFFFF)
 
 
+def has_drawn(seed: int) -> bool:
+    """Whether anything was drawn since `seed_cpu(seed)`. Draws, too. About 15 microseconds."""
+    drawn = _draw()
+    seed_cpu(seed)
+    return drawn != _draw()
+
+
+def _draw() -> tuple[float, float, float]:
+    return torch.rand(1).item(), random.random(), np.random.random()
+
+
 def seed_all(seed: int, device: torch.device) -> None:
     """Seeds what `seed_cpu` seeds, and the generator of `device`."""
     seed_cpu(seed)

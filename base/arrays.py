@@ -1,0 +1,120 @@
+"""Samples held as arrays: a batch is a few rows of each, taken at once; nothing is fetched or collated one by one."""
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from utils.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class ArrayDataset(Dataset):
+    """Samples `(inputs[i], targets[i])` of arrays `[N, ...]`, which hands out whole batches.
+
+    Args:
+        arrays: tensors or NumPy arrays of the same length. One that is too large for memory stays in its file:
+            `np.load(file, mmap_mode="r")`. uint8 images `[N, C, H, W]` become float32 in [0, 1] when they are used.
+
+    Raises ValueError where the lengths differ.
+    """
+
+    def __init__(self, *arrays: torch.Tensor | np.ndarray):
+        if len({len(array) for array in arrays}) != 1:
+            raise ValueError(f"arrays of the same length are needed; these have {', '.join(str(len(a)) for a in arrays)}")
+        self.arrays = arrays
+
+    @property
+    def resident(self) -> bool:
+        """Whether the samples are kept on an accelerator."""
+        return any(isinstance(array, torch.Tensor) and array.device.type != "cpu" for array in self.arrays)
+
+    def __len__(self):
+        return len(self.arrays[0])
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.as_tensor(array[index]) for array in self.arrays)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        chosen = torch.as_tensor(indices)
+        return tuple([_rows(array, chosen) for array in self.arrays])
+
+
+def _rows(array: torch.Tensor | np.ndarray, chosen: torch.Tensor) -> torch.Tensor:
+    if isinstance(array, np.ndarray):
+        return torch.from_numpy(np.asarray(array[chosen.numpy()]))
+    if array.device.type != "cpu":
+        chosen = chosen.to(array.device, non_blocking=True)
+    return array.index_select(0, chosen)
+
+
+def as_arrays(dataset: Dataset) -> ArrayDataset | None:
+    """What a dataset of torch or torchvision holds in memory as an ArrayDataset of the same samples.
+
+    None for any other dataset, and for one that fetches, transforms or collates its samples in a way of its own.
+    """
+    if isinstance(dataset, ArrayDataset):
+        return dataset if type(dataset).__getitem__ is ArrayDataset.__getitem__ else None
+    own_way = hasattr(dataset, "collate_fn") or hasattr(dataset, "__getitems__")
+    if own_way or any(getattr(dataset, name, None) is not None for name in ("transform", "target_transform", "transforms")):
+        return None
+    fetch = type(dataset).__getitem__
+    arrays = _LIBRARIES.get((fetch.__module__, fetch.__qualname__))
+    return arrays and ArrayDataset(*arrays(dataset))
+
+
+# by the name of what fetches a sample, so that nothing has to be imported; a subclass with another is none of these
+_LIBRARIES: dict[tuple[str, str], Callable[[Any], tuple]] = {
+    ("torch.utils.data.dataset", "TensorDataset.__getitem__"): lambda dataset: dataset.tensors,
+    ("torchvision.datasets.mnist", "MNIST.__getitem__"): lambda dataset: (dataset.data[:, None], _classes(dataset.targets)),
+    ("torchvision.datasets.cifar", "CIFAR10.__getitem__"): lambda dataset: (
+        torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), _classes(dataset.targets)),
+    ("torchvision.datasets.svhn", "SVHN.__getitem__"): lambda dataset: (
+        torch.from_numpy(dataset.data), _classes(dataset.labels)),
+}
+
+
+def _classes(labels) -> torch.Tensor:
+    return torch.as_tensor(labels).to(torch.int64)
+
+
+def batches_of(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
+    """The function from indices to a whole batch, of a dataset that has one; None for one that gives samples.
+
+    A `__getitems__` that returns a list returns samples, as torch has it; anything else from it is a batch.
+    """
+    arrays = as_arrays(dataset)
+    if arrays is not None:
+        return arrays.__getitems__
+    fetch = getattr(dataset, "__getitems__", None)
+    return fetch if fetch and not isinstance(fetch([0]), list) else None
+
+
+def kept_on(dataset: Dataset, name: str, device: torch.device) -> Dataset:
+    """The dataset with its arrays on `device`, where the run computes, if that is the kind of device called `name`.
+
+    Stays where it is, with a word in the log, where the run computes elsewhere or memory does not suffice. Raises ConfigError
+    for samples that are not held in arrays.
+    """
+    arrays = as_arrays(dataset)
+    if arrays is None:
+        raise ConfigError(f"dataset.args.device: {type(dataset).__name__} gives its samples one by one; only arrays can be "
+                          "kept on a device (see ArrayDataset in the README). Leave it out.")
+    if torch.device(name).type != device.type:
+        log.info("dataset.args.device: the run computes on %s, so the samples are not kept on %s", device, name)
+        return dataset
+    if device.type == "cuda":
+        needed, free = sum(array.nbytes for array in arrays.arrays), torch.cuda.mem_get_info(device)[0]
+        if needed > free / 2:  # the model and its activations want some, too
+            log.info("dataset.args.device: %.1f GB of samples are more than half of the %.1f GB free on %s: they stay in "
+                     "memory", needed / 1e9, free / 1e9, device)
+            return dataset
+    arrays.arrays = tuple(_tensor(array).to(device) for array in arrays.arrays)
+    return arrays
+
+
+def _tensor(array: torch.Tensor | np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(array)) if isinstance(array, np.ndarray) else array

@@ -1,0 +1,58 @@
+"""What happens to whole batches on the device: images become floats, then the `batch` transforms."""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from base.augmentation import BatchAugmentation, Draws
+from base.samples import Chosen, Transform, on_input, to_device
+from utils.random import derive
+
+
+class Preparation:
+    """Makes a batch as it was loaded what the model gets.
+
+    Args:
+        transforms: of whole batches; those that are a BatchAugmentation are for training alone.
+        seed: with epoch and index of a sample it determines what augmentations draw for it.
+    """
+
+    def __init__(self, transforms: Sequence[Transform | BatchAugmentation], seed: int):
+        self.transforms, self.seed = transforms, seed
+        self.augments = any(isinstance(transform, BatchAugmentation) for transform in transforms)
+
+    def __call__(self, batch: Any, device: torch.device, channels_last: bool = False, chosen: Chosen | None = None) -> Any:
+        """The batch on `device`; `chosen` are the samples of a training batch, and None in evaluation.
+
+        uint8 images `[B, C, H, W]` first become float32 in [0, 1].
+        """
+        batch = on_input(batch if device.type == "cpu" else to_device(batch, device), _as_floats)
+        draws = self._draws(chosen, device) if chosen and self.augments else None
+        for transform in self.transforms:
+            if not isinstance(transform, BatchAugmentation):
+                _keep_constants(transform, device)
+                batch = on_input(batch, transform)
+            elif draws:
+                batch = transform(batch, draws)
+        return on_input(batch, _channels_last) if channels_last else batch
+
+    def _draws(self, chosen: Chosen, device: torch.device) -> Draws:
+        indices = torch.from_numpy(chosen.indices).to(device, non_blocking=True)
+        return Draws(derive(self.seed, "augmentation", chosen.epoch), indices)
+
+
+def _as_floats(inputs: Any) -> Any:
+    images = isinstance(inputs, torch.Tensor) and inputs.dtype == torch.uint8 and inputs.ndim == 4
+    return inputs.float().div_(255) if images else inputs
+
+
+def _channels_last(inputs: Any) -> Any:
+    images = isinstance(inputs, torch.Tensor) and inputs.ndim == 4
+    return inputs.contiguous(memory_format=torch.channels_last) if images else inputs
+
+
+def _keep_constants(transform: Transform, device: torch.device) -> None:
+    """Puts the numbers of torchvision's Normalize on the device for good: it would wait for their copy in every step."""
+    for name in ("mean", "std"):
+        if device.type != "cpu" and isinstance(numbers := getattr(transform, name, None), (list, tuple)):
+            setattr(transform, name, torch.tensor(numbers, dtype=torch.float32, device=device))

@@ -1,0 +1,118 @@
+"""Datasets that are read from front to back: where they stand, and each process's part of them."""
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, IterableDataset
+
+from base.samples import Chosen, Count, Part, Transform, transformed
+from utils.random import derive, seed_cpu
+
+
+class StreamPlace:
+    """Where a stream with a `state_dict` stands after a batch. The one of training is a part of the checkpoint.
+
+    An object, and no tuple or dict: the loader's `pin_memory` leaves it alone, and so the tuples within a state.
+
+    Args:
+        epoch: the one in which this pass over the stream began.
+        state: the dataset's; None at the beginning and at the end of a pass.
+        over: whether the pass is over; the next epoch then begins another one.
+    """
+
+    def __init__(self, epoch: int = 0, state: Any = None, over: bool = False):
+        self.epoch, self.state, self.over = epoch, state, over
+
+    def state_dict(self) -> dict:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch, self.state, self.over = state["epoch"], state["state"], state["over"]
+
+
+class Stream(IterableDataset):
+    """This process's part of the batches of an IterableDataset, as (transformed samples, their count, the place after them).
+
+    Every process reads the whole stream, and transforms its own part. `(epoch, index)` seeds what it draws; `set_epoch`
+    tells it, where it has one, the epoch in which its pass began. Set `epoch`, `start` and `place` before iterating. A
+    dataset with `state_dict` and `load_state_dict` goes on at `place`, or begins at `first_state`. Any other is read from
+    its beginning, and the batches before `start` are passed over.
+    """
+
+    def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
+                 drop_last: bool, first_state: Any = None, part: Part = Part()):
+        self.dataset, self.transforms, self.seed, self.first_state = dataset, transforms, seed, first_state
+        self.batch_size, self.drop_last, self.own = batch_size, drop_last, part.of(batch_size)
+        self.epoch = self.start = 0
+        self.place = StreamPlace()
+
+    def __iter__(self) -> Iterator[tuple[list, Count, StreamPlace]]:
+        if self.start and self.place.over:
+            return
+        anew, goes_on = StreamPlace(self.epoch, self.first_state), self.place.state is not None
+        first_index = self.start * self.batch_size
+        batches = self._read(self.place, first_index) if goes_on else self._read(anew, 0)
+        first = next(batches, None)
+        if first is None and goes_on and not self.start:  # the epoch before was cut just where the data end
+            batches = self._read(anew, 0)
+            first = next(batches, None)
+        if first is not None:
+            yield first
+            yield from batches
+
+    def _read(self, place: StreamPlace, first_index: int) -> Iterator[tuple[list, Count, StreamPlace]]:
+        epoch, samples, batch, others, total = place.epoch, self._open(place), [], [], 0
+        for index in itertools.count(first_index):
+            seed_cpu(derive(self.seed, "sample", self.epoch, index))
+            try:
+                sample = next(samples)
+            except StopIteration:
+                break
+            if index < self.start * self.batch_size:
+                continue
+            if self.own.start <= total < self.own.stop:
+                batch.append(transformed(sample, self.transforms))
+            elif not others:
+                others = [sample]
+            total += 1
+            if total == self.batch_size:
+                yield *self._part(batch, others, total, index), StreamPlace(epoch, copy_of_state(self.dataset))
+                batch, others, total = [], [], 0
+        if total and not self.drop_last:
+            yield *self._part(batch, others, total, index - 1), StreamPlace(epoch, over=True)
+
+    def _part(self, batch: list, others: list, total: int, last: int) -> tuple[list, Count]:
+        """The samples for this process; where there are none another's, which does not count. `last` is the batch's."""
+        first = last - total + 1 + (self.own.start if batch else 0)
+        chosen = Chosen(self.epoch, np.arange(first, first + max(len(batch), 1)))
+        return batch or [transformed(sample, self.transforms) for sample in others], Count(len(batch), total, chosen)
+
+    def _open(self, place: StreamPlace) -> Iterator[Any]:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(place.epoch)
+        if is_stateful(self.dataset):
+            self.dataset.load_state_dict(copy.deepcopy(place.state))  # the dataset may keep it, and change it
+        return iter(self.dataset)
+
+
+def is_stateful(dataset: Dataset | None) -> bool:
+    """Whether a dataset is a stream that tells where it stands and can be put there."""
+    return isinstance(dataset, IterableDataset) and hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
+
+
+def copy_of_state(dataset: Dataset | None) -> Any:
+    """The state of a stateful stream, which reading on does not change; None for any other dataset."""
+    return copy.deepcopy(dataset.state_dict()) if is_stateful(dataset) else None
+
+
+class StreamCollate:
+    """Collates the samples of what a Stream yields to `(count, batch)`, and hands on the place."""
+
+    def __init__(self, collate: Callable[[list], Any]):
+        self.collate = collate
+
+    def __call__(self, read: tuple[list, Count, StreamPlace]) -> tuple[tuple[Count, Any], StreamPlace]:
+        samples, count, place = read
+        return (count, self.collate(samples)), place
