@@ -20,9 +20,12 @@ def main(args) -> None:
     from base.summary import table
     from logger.console import setup_logging
     from utils.device import pick_device
+    from utils.heap import keep_heap
     from utils.run import run_of
 
     setup_logging(log_level(args), expected_rank())
+    if not args.release_heap:
+        keep_heap()
     with before_group(joins=False):
         checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
     trainer = build_trainer(resolve_config(None, checkpoint, args.overrides), pick_device(args.device))

@@ -25,6 +25,7 @@ def main(args) -> None:
     from logger.console import setup_logging
     from utils import dist
     from utils.device import pick_device, processes_to_start
+    from utils.heap import keep_heap
 
     launches = args.distributed and not is_launched() and not args.verify_resume  # the others that it starts do the talking
     setup_logging(logging.ERROR if launches else log_level(args), expected_rank())
@@ -35,6 +36,8 @@ def main(args) -> None:
         device = None if launches else pick_device(args.device, local_rank())  # who only starts others needs none
         checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
         config = resolve_config(args.config, checkpoint, args.overrides, num_processes)
+    if not args.release_heap:
+        keep_heap()
     if launches:
         sys.exit(launch(sys.argv, num_processes, args.max_restarts or 0))
     with dist.process_group(args.distributed, device, args.timeout):

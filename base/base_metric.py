@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 
 from base.samples import to_device
@@ -16,8 +17,9 @@ class Totals:
 
     They are those of all processes together: whoever asks for them asks on every process.
 
-    Values stay on the device as they come and are read by the host in one go when somebody asks. They are then added
-    one by one in double precision, so that it makes no difference when, or how often, somebody asked.
+    Values stay on the device as they come and are read by the host in one go when somebody asks; on the CPU they are read
+    as they come. They are then added one by one in double precision, so that it makes no difference when, or how often,
+    somebody asked.
     """
 
     def __init__(self):
@@ -37,14 +39,15 @@ class Totals:
         for name, value in values.items():
             value = torch.as_tensor(value).detach()
             if value.ndim == 0:
-                entry = (value.clone(), count, count, lost)  # it may be a weight, which goes on changing
+                entry = (_taken(value), count, count, lost)
             elif value.ndim == 1:
-                wide = torch.float64 if value.dtype == torch.float64 else torch.float32
-                entry = (value.sum(dtype=wide), 1, len(value) if count else 0, lost)
+                entry = (_sum(value), 1, len(value) if count else 0, lost)
             else:
                 raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
                                  "or one for each sample [B]")
-            self._pending.setdefault(name, []).append(entry)
+            if (entries := self._pending.get(name)) is None:
+                entries = self._pending[name] = []
+            entries.append(entry)
 
     def _fold(self) -> None:
         gathered = dist.all_gather_object({name: _read(entries) for name, entries in self._pending.items()})
@@ -90,14 +93,29 @@ class Totals:
         self._mark = {name: tuple(mark) for name, mark in state["mark"].items()}
 
 
+def _taken(value: torch.Tensor) -> torch.Tensor | float:
+    """As a number where that takes no waiting, else a copy: it may be a weight, which goes on changing."""
+    return value.item() if value.device.type == "cpu" else value.clone()
+
+
+def _sum(values: torch.Tensor) -> torch.Tensor | float:
+    """That of `values` `[B]`, in float32 or better."""
+    if values.device.type != "cpu":
+        return values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
+    if values.dtype == torch.bool:
+        return np.count_nonzero(values.numpy())
+    return values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32).item()
+
+
 def _read(entries: list[tuple]) -> list[tuple[float, int]]:
     """(sum, samples) of each of a name's pending values, read from the device in one go."""
     if not entries:
         return []
-    values = torch.stack([value for value, *_ in entries]).tolist()
+    values = [value for value, *_ in entries]
+    values = torch.stack(values).tolist() if isinstance(values[0], torch.Tensor) else values
     flags = [lost for *_, lost in entries]
-    if any(isinstance(flag, torch.Tensor) for flag in flags):
-        flags = torch.stack([torch.as_tensor(flag, device=entries[0][0].device) for flag in flags]).tolist()
+    if device := next((flag.device for flag in flags if isinstance(flag, torch.Tensor)), None):
+        flags = torch.stack([torch.as_tensor(flag, device=device) for flag in flags]).tolist()
     return [(value * weight, int(count)) if count and not lost else (0.0, 0)
             for value, (_, weight, count, _), lost in zip(values, entries, flags, strict=True)]
 

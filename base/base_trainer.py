@@ -1,26 +1,27 @@
 """The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
-import signal
 from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
+from base.leaving import asked, leave_if_asked
 from base.recovery import Splitting, careful_evaluation, careful_step, explained
 from base.sharing import shard, share_buffers, share_gradients
 from logger.run_log import RunLog, SilentRun
 from utils import dist
 from utils.checkpoint import SavePolicy
+from utils.compiling import parse_compile
 from utils.ema import WeightAverage
-from utils.errors import ConfigError, Interrupted
+from utils.errors import ConfigError
 from utils.guard import NonFiniteGuard
-from utils.launch import launcher_died
+from utils.laps import Laps
 from utils.monitor import Monitor, parse_monitor
 from utils.progress import Bar, Position, parse_interval, seconds, windows
-from utils.random import derive, seed_all
+from utils.random import StepSeeds, derive, seed_all
 from utils.shards import placed
 from utils.signals import StopRequest
 from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below, nearest
@@ -28,14 +29,6 @@ from utils.state import load_parts, whole
 from utils.strategy import parse_strategy
 from utils.sync_batchnorm import synchronised
 from utils.updater import Schedule, Updater, Window
-
-
-class Asked(NamedTuple):
-    """What any of the processes is asked for: a signal's number or 0, whether max_time is up, whether a save is due."""
-
-    signal_number: int
-    to_leave: bool
-    to_save: bool
 
 
 class BaseTrainer:
@@ -63,8 +56,10 @@ class BaseTrainer:
         accumulate: batches to an optimizer step; their gradients are averaged over samples.
         clip_norm: the largest norm of the gradient.
         ema: decay of a moving average of the weights, which is then what gets evaluated.
-        compile: whether to run the model through torch.compile.
+        compile: whether to run the model through torch.compile: true, its mode ("reduce-overhead" takes CUDA graphs), or
+            a block `{mode: ..., dynamic: ..., fullgraph: ...}`.
         channels_last: the memory format of images and convolutions.
+        matmul_precision: of float32 matrix products inside: "high" allows TF32 where there is, "medium" bfloat16.
         max_time: a budget for this start, in seconds or as "h:mm:ss"; training then saves and ends.
         on_nan: what to do about a loss that is not finite: "stop", or "skip" the step.
         max_nan_steps: how many steps in a row "skip" may leave out.
@@ -84,7 +79,8 @@ class BaseTrainer:
                  log_images_every: CountInt | None = 10, log_weights_every: CountInt | None = 10,
                  precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
                  clip_norm: PositiveFloat | None = None, ema: Annotated[float, at_least(0), below(1)] | None = None,
-                 compile: bool = False, channels_last: bool = False,
+                 compile: Annotated[bool | str | dict, parse_compile] = False, channels_last: bool = False,
+                 matmul_precision: Literal["highest", "high", "medium"] = "highest",
                  max_time: Annotated[str, seconds] | PositiveFloat | None = None,
                  on_nan: Literal["stop", "skip"] = "stop", max_nan_steps: PositiveInt = 10,
                  on_oom: Literal["stop", "split"] = "stop",
@@ -95,7 +91,8 @@ class BaseTrainer:
         self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
         self.log_images_every, self.log_weights_every = log_images_every, log_weights_every
         self.precision, self.accumulate, self.clip_norm = precision, accumulate, clip_norm
-        self.compile, self.channels_last = compile, channels_last
+        self.compile, self.channels_last = parse_compile(compile), channels_last
+        torch.set_float32_matmul_precision(matmul_precision)
         self.position, self.totals = Position(), Totals()
         self.metrics, self.eval_metrics = Metrics(metrics, device), Metrics(metrics, device)
         self.monitor = Monitor(monitor, early_stop, min_delta) if monitor else None
@@ -109,9 +106,12 @@ class BaseTrainer:
         self.updaters: dict[str, Updater] = {}
         self.run: RunLog | SilentRun = SilentRun()  # until `train` is given one
         self.stop_request, self.rehearsing = StopRequest(seconds(max_time)), False
-        self.window, self.shown_input, self.unsaved = Window(), None, False
+        self.window, self.shown_input, self.unsaved, self.laps = Window(), None, False, Laps()
+        several = dist.world_size() > 1  # what draws may then differ from process to process: all are seeded for every step
+        self.step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=several)
         self.model = self.prepare_model(model)
-        self.state = {"model": model, "progress": self.position, "totals": self.totals, "train_metrics": self.metrics}
+        self.state = {"model": model, "progress": self.position, "totals": self.totals, "train_metrics": self.metrics,
+                      "step_seeds": self.step_seeds}
         if self.monitor:
             self.state["monitor"] = self.monitor
         if isinstance(loss, nn.Module) and loss.state_dict():
@@ -134,8 +134,8 @@ class BaseTrainer:
         model.to(self.device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
-        for name in self.optimizers if self.compile else ():  # in place: the names in checkpoints stay as they are
-            (model if name == "optimizer" else model.get_submodule(name)).compile()
+        for name in self.optimizers if self.compile is not None else ():  # in place: names in checkpoints stay as they are
+            (model if name == "optimizer" else model.get_submodule(name)).compile(**self.compile)
         return model
 
     def build_updaters(self) -> dict[str, Updater]:
@@ -217,9 +217,10 @@ class BaseTrainer:
         with self.stop_request.listening(), run:
             # a folder that cannot be written shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
-            self.leave_if_asked(self.asked(), budget=False)
+            leave_if_asked(self, asked(self), budget=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
+            self.laps.start()
             with closing(self.data), explained(self):
                 while not self.finished:
                     self.train_epoch()
@@ -241,17 +242,19 @@ class BaseTrainer:
         bar = Bar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
         with closing(bar), dist.Ballot() as ballot:
             for window in windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
+                self.laps.end("data wait")
                 self.train_window(window)
                 position.advance(len(window))
                 self.unsaved = True
                 self.on_step_end()
                 bar.update(len(window))
+                self.laps.end("compute")
                 if position.step % self.log_every == 0 and position.batch != num_batches:
                     self.log_step()
-                asked = self.asked(ballot)
-                if position.batch != num_batches and self.save_interval.due(position.step, asked.to_save):
+                requests = asked(self, ballot)
+                if position.batch != num_batches and self.save_interval.due(position.step, requests.to_save):
                     self.save("last.pt")
-                self.leave_if_asked(asked)
+                leave_if_asked(self, requests)
 
     def train_window(self, window: list[tuple[int, Any]]) -> None:
         """One optimizer step and what it leaves in the totals and averages."""
@@ -285,6 +288,7 @@ class BaseTrainer:
         self.guard.check()
         epoch = self.position.epoch + 1
         values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
+        self.laps.end("compute")
         if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
             values |= self.evaluate("val")
         values |= self.learning_rates()
@@ -296,22 +300,24 @@ class BaseTrainer:
         self.unsaved = True
         self.totals.reset()
         self.metrics.reset()
-        self.run.epoch(values, epoch, self.epochs, self.position.step, improved)
+        self.run.epoch(values, epoch, self.epochs, self.position.step, improved, self.laps.recent())
         if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
             self.run.images("train/input", self.shown_input, self.position.step)
         if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
             for name, weight in self.bare_model.named_parameters():  # one by one: they may be in parts because all are too many
                 if weight.requires_grad:
                     self.run.histograms({f"weights/{name}": whole(weight.detach())}, self.position.step)
+        self.laps.end("logging")
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
+        self.laps.end("other")
         names = [f"epoch_{epoch:04d}.pt"] if self.save_every and epoch % self.save_every == 0 else []
         names += ["best.pt"] * improved
-        asked = self.asked()
-        if names or self.finished or self.save_interval.due(self.position.step, asked.to_save, epoch):
+        requests = asked(self)
+        if names or self.finished or self.save_interval.due(self.position.step, requests.to_save, epoch):
             self.save(*names, "last.pt")  # comes last: whoever is killed in between does this epoch's end again
         if not self.finished:
-            self.leave_if_asked(asked)
+            leave_if_asked(self, requests)
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Averages over every sample of a split, as `{"val/loss": 0.1, ...}`. Changes nothing of the training state."""
@@ -319,11 +325,14 @@ class BaseTrainer:
         bar = Bar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
         with closing(bar), self.evaluating(), dist.Ballot() as ballot:
             for number, (count, batch) in enumerate(self.data.batches(split, training=False)):
+                self.laps.end("data wait")
                 for values, num_samples in careful_evaluation(self, number, (count, batch)):
                     totals.add(values, num_samples)
+                self.laps.end("evaluation")
                 bar.update(1)
-                self.leave_if_asked(self.asked(ballot), budget=False)
+                leave_if_asked(self, asked(self, ballot), budget=False)
             values = totals.means() | self.metrics.compute()
+        self.laps.end("evaluation")
         return {f"{split}/{name}": value for name, value in values.items()}
 
     @contextmanager
@@ -353,6 +362,7 @@ class BaseTrainer:
     def save(self, *names: str, policy: SavePolicy | None = None) -> None:
         """Writes the state as checkpoints of these names. Raises NonFinite where a masked step came before."""
         self.guard.check()
+        self.laps.end("compute")
         self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
         weights = {name: weight for name, weight in self.bare_model.named_parameters() if weight.requires_grad}
@@ -363,11 +373,13 @@ class BaseTrainer:
         if "last.pt" in names:
             self.save_interval.saved()
             self.unsaved = False
+        self.laps.end("saving")
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
         # these go with the config, the data and the run
-        load_parts(self.state, placed(state, self.state), optional={"monitor", "splitting", "guard", "stream", "metrics_file"})
+        optional = {"monitor", "splitting", "guard", "stream", "metrics_file", "step_seeds"}
+        load_parts(self.state, placed(state, self.state), optional)
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all randomness from here on a function of the run's seed, a purpose, a number and the process's rank."""
@@ -382,7 +394,9 @@ class BaseTrainer:
         values = {f"step/{name}": value for name, value in self.totals.recent().items()}
         norms = {name: updater.grad_norm for name, updater in self.updaters.items() if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
+        self.laps.end("compute")
         self.run.step(values, self.position.epoch + 1, self.position.step)
+        self.laps.end("logging")
 
     def learning_rates(self) -> dict[str, float]:
         return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}
@@ -390,19 +404,3 @@ class BaseTrainer:
     def bar_note(self) -> str:
         loss = self.totals.glimpse("loss")
         return "" if loss is None else f"loss {loss:.4f}"
-
-    def asked(self, agree: Callable = dist.agree) -> Asked:
-        """What any process is asked for, by a signal or the clock, so that all do the same after the same step."""
-        signal_number = self.stop_request.signal_number or (signal.SIGTERM if launcher_died() else 0)
-        return Asked(*agree(signal_number, self.stop_request.time_is_up, self.save_interval.time_is_up))
-
-    def leave_if_asked(self, asked: Asked, budget: bool = True) -> None:
-        """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
-        if why := self.stop_request.reason(self.position.step, asked.signal_number, budget and asked.to_leave):
-            self.run.store.join()
-            dist.wait_for_main()
-            if any(dist.agree(self.unsaved or self.run.store.num_failures > 0)):
-                self.save("last.pt")
-            self.run.store.finish()
-            where = f"{why}: saved at {self.position}. To go on: python train.py -r {self.run.folder}"
-            raise Interrupted(where, self.stop_request.signal_number)

@@ -93,7 +93,7 @@ def _keep(config: dict, state: dict | None, folder: Path, batch: dict, report: d
 def _find_origin(trainer, window: list) -> str | None:
     """Where the first value came up that is not finite, in a sentence; None where all are. All processes go through it."""
     trainer.set_mode(training=True)
-    trainer.seed_for("step", trainer.position.step)
+    trainer.step_seeds.begin(trainer.position.step)
     trainer.rehearsing = True  # no step
     for updater in trainer.updaters.values():
         updater.gradients = Gradients()  # this process's own, not those of all

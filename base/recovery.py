@@ -35,11 +35,13 @@ def careful_step(trainer, window: list[tuple[int, Any]]) -> tuple[list, bool | t
     Where memory does not suffice the step is taken back and made again in smaller pieces, if `on_oom` says so.
     """
     before = BeforeStep(trainer) if trainer.guard.tolerated or trainer.splitting.enabled else None
-    trainer.seed_for("step", trainer.position.step)
+    step = trainer.position.step
+    trainer.step_seeds.begin(step)
     try:
         while (values := trainer.splitting.attempt(trainer.run_window, window)) is None:
             before.take_back()
         lost = trainer.guard.end_step()
+        trainer.step_seeds.end(step)
     except NonFinite as error:
         error.window = window
         raise
@@ -77,7 +79,8 @@ class BeforeStep:
         self._buffers = [(module, name, buffer.clone()) for module in modules
                          for name, buffer in module.named_buffers(recurse=False)]
         known = [trainer.bare_model, trainer.loss, trainer.position, trainer.totals, trainer.metrics, trainer.monitor,
-                 trainer.splitting, trainer.guard, trainer.ema, trainer.data.place, *trainer.updaters.values()]
+                 trainer.splitting, trainer.guard, trainer.ema, trainer.data.place, trainer.step_seeds,
+                 *trainer.updaters.values()]
         own = [part for name, part in trainer.state.items() if name != "metrics_file" and not any(part is k for k in known)]
         self._own = [(part, copy.deepcopy(part.state_dict())) for part in own]
 
@@ -103,7 +106,7 @@ class BeforeStep:
         for updater in updaters:
             updater.optimizer.zero_grad(set_to_none=True)
         trainer.guard.lost = False
-        trainer.seed_for("step", trainer.position.step)
+        trainer.step_seeds.begin(trainer.position.step)
 
 
 class Splitting:

@@ -3,6 +3,7 @@ from base.base_model import summarize
 from base.base_trainer import BaseTrainer
 from utils import dist
 from utils.device import describe_device
+from utils.laps import advice, describe_laps
 
 
 def describe_parts(trainer: BaseTrainer) -> str:
@@ -14,7 +15,7 @@ def describe_parts(trainer: BaseTrainer) -> str:
     epoch = f"{num_batches:,} batches of {data.batch_size} an epoch" if num_batches else f"batches of {data.batch_size}"
     options = [trainer.precision]
     options += [f"{trainer.accumulate} batches a step"] * (trainer.accumulate > 1)
-    options += [f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None) + ["compiled"] * trainer.compile
+    options += [f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None) + ["compiled"] * (trainer.compile is not None)
     options += [f"{dist.world_size()} processes ({trainer.strategy})"] * (dist.world_size() > 1)
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
     return "\n".join([summarize(trainer.bare_model), f"data: {splits} samples; {epoch}",
@@ -23,9 +24,11 @@ def describe_parts(trainer: BaseTrainer) -> str:
 
 def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
     """The result, where the run lies, and the commands that go on from there."""
-    run = trainer.run.folder
+    run, seconds_of = trainer.run.folder, trainer.laps.total_s
+    hint = advice(seconds_of)
     return "\n".join([
         f"{outcome(trainer)}, in {elapsed_s:.1f} s.",
+        f"  time    {describe_laps(seconds_of)}{f': {hint}' if hint else ''}",
         f"  run     {run}",
         f"  curves  tensorboard --logdir {run.parent}",
         f"  score   python test.py -r {run}",

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
+from logger.feeder import Feeder
 from logger.metrics_file import MetricsFile
 from logger.writer import Writer
 from utils import dist
 from utils.checkpoint import CheckpointStore
+from utils.laps import describe_laps
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +55,6 @@ class SilentRun:
 class RunLog:
     """A run's folder and what is written there. A context: leaving it waits for the last save and closes all files.
 
-    A disk that refuses ends no run from here: a writer that raises OSError is left out from then on, with a warning.
-
     Args:
         folder: `saved/<name>/<run>`.
         store: its checkpoints.
@@ -63,8 +63,8 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, store: CheckpointStore, writers: list[Writer] = (), bars: bool = True):
-        self.folder, self.store, self.writers, self.bars = folder, store, list(writers), bars
-        self.metrics_file = MetricsFile(folder)
+        self.folder, self.store, self.bars = folder, store, bars
+        self.metrics_file, self.feeder = MetricsFile(folder), Feeder(writers)
 
     def __enter__(self):
         return self
@@ -73,7 +73,7 @@ class RunLog:
         if not dist.lost_touch(error):  # else it would wait for those who do not answer
             self.store.join()
         self.metrics_file.close()
-        self._tell_writers("close")
+        self.feeder.close()
 
     def to_checkpoint(self) -> dict[str, MetricsFile]:
         """What a checkpoint has to hold of it: how many lines metrics.jsonl has."""
@@ -90,8 +90,12 @@ class RunLog:
         speed, self.num_seen = self.num_seen / max(self._last_step - before, 1e-9), 0
         self.scalars(values, epoch, step, {"speed/samples_per_s": speed})
 
-    def epoch(self, values: Mapping[str, float], epoch: int, epochs: int, step: int, improved: bool) -> None:
-        """The end of an epoch, on the console too: `epoch  3/10  train loss 0.1234 | val loss ... | 1.2 s  * best`."""
+    def epoch(self, values: Mapping[str, float], epoch: int, epochs: int, step: int, improved: bool,
+              seconds_of: dict[str, float]) -> None:
+        """The end of an epoch, on the console too: `epoch  3/10  train loss 0.1234 | val loss ... | 1.2 s (...)  * best`.
+
+        `seconds_of`: where the time went since the last one.
+        """
         elapsed_s = time.monotonic() - self._epoch_started
         self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
         groups: dict[str, list[str]] = {}
@@ -101,36 +105,29 @@ class RunLog:
             groups.setdefault(group, []).append(shown if rest == "optimizer" else f"{rest} {shown}")
         parts = " | ".join(f"{group} {' '.join(items)}" for group, items in groups.items())
         best = "  * best" if improved else ""
-        log.info("epoch %*d/%d  %s | %.1f s%s", len(str(epochs)), epoch, epochs, parts, elapsed_s, best)
+        log.info("epoch %*d/%d  %s | %.1f s (%s)%s", len(str(epochs)), epoch, epochs, parts, elapsed_s,
+                 describe_laps(seconds_of), best)
 
     def scalars(self, values: Mapping[str, float], epoch: int, step: int, timings: Mapping[str, float] | None = None) -> None:
         """A line in metrics.jsonl and points for the writers. `timings` go to the writers only: no two runs share them."""
         values = {name: float(value.detach() if isinstance(value, torch.Tensor) else value) for name, value in values.items()}
         self.metrics_file.write(values, epoch, step)
-        self._tell_writers("scalars", {**values, **(timings or {})}, step)
+        self.feeder.tell("scalars", {**values, **(timings or {})}, step)
 
     def images(self, name: str, images, step: int) -> None:
         """The first 32 of `images` [N, C, H, W] (or of the first item of a batch), each channel range stretched to [0, 1]."""
         images = images[0] if isinstance(images, (tuple, list)) else images
-        if not self.writers or not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+        if not self.feeder.writers or not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
             return
         images = images[:32].detach().float().cpu()
         low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-        self._tell_writers("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
+        self.feeder.tell("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """The distributions of `tensors`, such as weights by their names."""
-        if self.writers:
-            self._tell_writers("histograms", {name: tensor.detach().cpu() for name, tensor in tensors.items()}, step)
+        if self.feeder.writers:
+            copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}  # they go on changing
+            self.feeder.tell("histograms", copies, step)
 
     def hparams(self, config: Mapping) -> None:
-        self._tell_writers("hparams", config)
-
-    def _tell_writers(self, method: str, *args) -> None:
-        for writer in list(self.writers):
-            try:
-                getattr(writer, method)(*args)
-            except OSError as error:
-                self.writers.remove(writer)
-                log.warning("%s: cannot write: %s. Training goes on without this writer.", type(writer).__name__,
-                            error.strerror or error)
+        self.feeder.tell("hparams", config)

@@ -23,8 +23,10 @@ class TensorBoard(Writer):
         return SummaryWriter(str(self.folder), purge_step=None if self.start_step is None else self.start_step + 1)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._summary.add_scalar(name, value, step)
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._summary.file_writer.add_summary(Summary(value=points), step)  # one event: add_scalar would make one of each
 
     def images(self, name: str, images: torch.Tensor, step: int) -> None:
         self._summary.add_images(name, images, step)

@@ -15,8 +15,8 @@ class Writer:
         start_step: the optimizer step from which the run goes on; points after it are about to be written again. None
             for a new run.
 
-    None of these methods is called within a training step; all get plain numbers or tensors on the CPU. After an OSError,
-    of a full disk say, none is called again and training goes on; any other error ends it.
+    All methods are called in order, by a thread of their own while training goes on, and get plain numbers or tensors on the
+    CPU. After an OSError, of a full disk say, none is called again and training goes on; any other error ends it.
     """
 
     def __init__(self, folder: Path, start_step: int | None = None):

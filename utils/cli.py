@@ -69,6 +69,7 @@ def verify_arguments(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """For train.py again: what of `args` describes the run to verify, and what describes the machine."""
     start = ["--init-from", str(args.init_from)] if args.init_from else []
     machine = ["--device", args.device] if args.device else []
+    machine += ["--release-heap"] * args.release_heap
     machine += ["--distributed"] if args.distributed else []
     machine += [text for option, value in (("--nproc", args.nproc), ("--timeout", args.timeout)) if value
                 for text in (option, str(value))]
@@ -97,6 +98,8 @@ def _seconds(text: str) -> float:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:N or mps (the best there is)")
+    parser.add_argument("--release-heap", action="store_true",
+                        help="give the memory of each step back to the system, as malloc does by itself: slower on the CPU")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=_OVERRIDES)

@@ -1,0 +1,63 @@
+"""Feeds writers from a thread of its own, so that training does not wait for them."""
+import logging
+import queue
+import threading
+from collections.abc import Iterable
+
+from logger.writer import Writer
+
+log = logging.getLogger(__name__)
+MOST_WAITING = 256  # calls; whoever is so far ahead waits
+
+
+class Feeder:
+    """Makes calls to writers in the order in which it was told, one after the other.
+
+    A writer that raises OSError is left out from then on, with a warning. Any other error is raised by the next `tell`, or by
+    `close`.
+    """
+
+    def __init__(self, writers: Iterable[Writer]):
+        self.writers = list(writers)
+        self._calls: queue.Queue = queue.Queue(MOST_WAITING)
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def tell(self, method: str, *args) -> None:
+        """Has `method(*args)` of every writer called, soon."""
+        self._raise()
+        if self._thread is None and self.writers:
+            self._thread = threading.Thread(target=self._work, name="writers", daemon=True)
+            self._thread.start()
+        if self._thread is not None:
+            self._calls.put((method, args))
+
+    def close(self) -> None:
+        """Waits for all calls, and closes the writers."""
+        if self._thread is not None:
+            self._calls.put(("close", ()))
+            self._calls.put(None)
+            self._thread.join()
+            self._thread, self.writers = None, []
+        self._raise()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            self._make(*call)
+
+    def _make(self, method: str, args: tuple) -> None:
+        for writer in list(self.writers):
+            try:
+                getattr(writer, method)(*args)
+            except OSError as error:
+                self.writers.remove(writer)
+                log.warning("%s: cannot write: %s. Training goes on without this writer.", type(writer).__name__,
+                            error.strerror or error)
+            except Exception as error:
+                self.writers.remove(writer)
+                self._error = self._error or error
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
