@@ -2,6 +2,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
+from base.augmentation import BatchAugmentation
 from base.base_data_loader import DataSplits
 from base.build import (
     FUSED_IN_PARTS,
@@ -135,13 +136,27 @@ def _dataset_faults(block) -> Iterator[Fault]:
                              "'train' left open. Wrap it in a dataset of your own that takes 'split'.")
 
 
+def _misplaced(blocks: list, key: str) -> Iterator[Fault]:
+    """Augmentations that stand among the transforms of samples, or the other way round."""
+    for number, block in enumerate(blocks):
+        name = as_block(block)["type"]
+        transform, twin = TRANSFORMS.get(name), f"Batch{name}"
+        of_batches = isinstance(transform, type) and issubclass(transform, BatchAugmentation)
+        if of_batches and key != "batch":
+            yield ("transforms", key, number), f"{name} augments whole batches, in training alone. Move it to transforms.batch."
+        if not of_batches and key == "batch" and twin in TRANSFORMS.names():
+            yield ("transforms", key, number), (f"{name} would draw once for a whole batch, in evaluation too. {twin} draws "
+                                                "for each sample, in training alone.")
+
+
 def _transform_faults(transforms) -> Iterator[Fault]:
     if not isinstance(transforms, dict):
         yield ("transforms",), f"a table with {', '.join(_TRANSFORM_KEYS)} is needed; this is {transforms!r}"
         return
     for key, blocks in transforms.items():
         if key in _TRANSFORM_KEYS:
-            yield from _list_faults(TRANSFORMS, [] if blocks is None else blocks, ("transforms", key))
+            faults = list(_list_faults(TRANSFORMS, [] if blocks is None else blocks, ("transforms", key)))
+            yield from faults or _misplaced(blocks or [], key)
         else:
             known = f"There are: {', '.join(_TRANSFORM_KEYS)}."
             yield ("transforms", key), f"there are no '{key}' transforms.{nearest(key, _TRANSFORM_KEYS)} {known}"

@@ -203,7 +203,9 @@ def test_the_loader_and_the_metrics_are_not_given_what_the_program_fills_in():
 @pytest.mark.parametrize("key, value, said", [
     ("trainer.epochs", "ten", "'ten' is text; a whole number is needed"), ("trainer.epochs", 1.5, "a whole number is needed"),
     ("trainer.epochs", True, "the value is true; a whole number is needed"), ("trainer.epochs", None, "the value is null"),
-    ("trainer.compile", 1, "true or false is needed"), ("trainer.precision", "fp17", "'bf16'"),
+    ("trainer.compile", 1, "true or false or text or a table of keys is needed"),
+    ("trainer.compile", "fast", "there is no mode 'fast'"), ("trainer.compile", {"cache": True}, "'cache' is no option"),
+    ("trainer.matmul_precision", "low", "'highest'"), ("trainer.precision", "fp17", "'bf16'"),
     ("trainer.epochs", 0, "at least 1"), ("trainer.clip_norm", 0, "above 0"), ("trainer.clip_norm", -1.0, "above 0"),
     ("trainer.ema", 1.0, "below 1"), ("trainer.ema", -0.1, "at least 0"), ("trainer.early_stop", 0, "at least 1"),
     ("trainer.max_time", "1h", "h:mm:ss"), ("trainer.max_time", 0, "above 0"), ("trainer.accumulate", 0, "at least 1"),

@@ -191,7 +191,7 @@ def test_tensorboard_on_a_full_disk_is_left_out_and_neither_hangs_nor_prints_a_t
     with no_file_beyond(size):
         thread.start()
         thread.join(20)
-    assert not thread.is_alive() and run.writers == []
+    assert not thread.is_alive() and run.feeder.writers == []
     assert [text for text in warnings(caplog) if "TensorBoard" in text] == [
         "TensorBoard: cannot write: File too large. Training goes on without this writer."]
     assert "Traceback" not in capsys.readouterr().err
