@@ -126,8 +126,3 @@ def test_the_summary_and_the_closing_block_tell_what_was_built_and_what_to_do_ne
     assert quiet.stdout == "" and "epoch 2/2" in (tmp_path / "small" / "two" / "run.log").read_text()
     taken = program("train.py", "-c", small, "--out", tmp_path, "--run-name", "two", code=2)
     assert "there already" in taken.stderr
-
-
-def test_the_benchmark_of_saving_runs(tmp_path):
-    done = program(PROJECT / "benchmarks" / "saving.py", "--millions", 1, "--rounds", 1, "--threads", 1, cwd=tmp_path)
-    assert all(name in done.stdout for name in ("torch.save", "held", "lost")) and not list(tmp_path.iterdir())
