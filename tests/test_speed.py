@@ -1,0 +1,234 @@
+"""What makes steps cheap must change no number, and what tells where time goes must be right."""
+import ctypes
+import random
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, assert_same_run, epochs, program, train
+
+from base import DATASETS, TRAINERS
+from base.base_metric import Totals
+from data_loader.digits import Digits
+from logger.feeder import Feeder
+from logger.writer import WRITERS, Writer
+from trainer.trainer import Trainer
+from utils.errors import Interrupted
+from utils.laps import Laps, advice, describe_laps
+from utils.random import StepSeeds, scrambled
+
+CPU = torch.device("cpu")
+
+
+# -- randomness ------------------------------------------------------------------------------------------------------------
+
+def draw() -> tuple:
+    return torch.rand(1).item(), random.random(), np.random.rand()
+
+
+def drawn_in(step: int, seeds: StepSeeds | None = None) -> tuple:
+    seeds = seeds or StepSeeds(5, CPU)
+    seeds.begin(step)
+    values = draw()
+    seeds.end(step)
+    return values
+
+
+def quiet_step(seeds: StepSeeds, step: int) -> None:
+    seeds.begin(step)
+    torch.rand(3)  # of torch's generator, as dropout does
+    seeds.end(step)
+
+
+def test_what_the_first_step_that_draws_draws_depends_on_its_number_alone():
+    expected = {step: drawn_in(step) for step in (0, 1, 31, 32, 33, 70)}
+    assert len({value for values in expected.values() for value in values}) == 3 * len(expected)
+    for step, values in expected.items():
+        for first in {0, step - 1, step // 2, 32 * (step // 32)} - {-1}:
+            seeds = StepSeeds(5, CPU)
+            for number in range(first, step):
+                quiet_step(seeds, number)
+                if number % 3 == 0:
+                    draw()  # between steps, as a dataset does
+            assert not seeds.drawn and drawn_in(step, seeds) == values and seeds.drawn
+
+
+def test_once_a_step_has_drawn_all_are_seeded_anew():
+    seeds, resumed = StepSeeds(5, CPU), StepSeeds(5, CPU)
+    drawn_in(3, seeds)
+    resumed.load_state_dict(seeds.state_dict())
+    values = [drawn_in(step, seeds) for step in range(4, 9)]
+    assert values[2:] == [drawn_in(step, resumed) for step in range(6, 9)] and len(set(values)) == 5
+    assert values != [drawn_in(step, StepSeeds(6, CPU, drawn=True)) for step in range(4, 9)]
+
+
+def test_scrambled_numbers_spread():
+    seeds = np.array([scrambled(seed, number) for seed in range(50) for number in range(-50, 50)], dtype=np.uint64)
+    assert len(set(seeds.tolist())) == len(seeds) and max(seeds) < 2**63
+    bits = (seeds[:, None] >> np.arange(63, dtype=np.uint64)) & np.uint64(1)
+    assert abs(bits.mean(0) - 0.5).max() < 0.03  # four standard deviations of 5,000 coins
+
+
+@TRAINERS.register
+class DrawsInSomeSteps(Trainer):
+    """From step 6 on every other step draws from Python's generator, and scales its loss by that."""
+
+    def train_step(self, batch):
+        outputs, targets, terms = self.forward(batch)
+        scale = 1 + random.random() if self.position.step >= 6 and self.position.step % 2 else 1.0
+        self.update(terms["loss"] * scale)
+        return terms | {"scale": scale}
+
+
+@pytest.mark.parametrize("stop", [5, 6, 7, 8])
+def test_a_run_whose_steps_begin_to_draw_late_goes_on_with_the_same_bits(small, tmp_path, stop):
+    options = ["-c", small, "trainer.type=DrawsInSomeSteps", "transforms.train=[]"]
+    with pytest.raises(Interrupted):
+        train(*options, "--steps", stop, out=tmp_path / "parts")
+    parts = train("-r", tmp_path / "parts/small", out=tmp_path / "parts")
+    whole = train(*options, out=tmp_path / "whole")
+    assert_same_run(whole, parts)
+    assert epochs(whole)[1]["train/scale"] > 1.05
+
+
+# -- totals ----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("value, mean", [(torch.tensor([True, False, True, True]), 0.75), (torch.tensor([1, 2, 3, 4]), 2.5),
+                                         (torch.tensor([0.5, 1.5, 2.0, 0.0], dtype=torch.float64), 1.0), (3, 3.0),
+                                         (torch.tensor(2.0, requires_grad=True), 2.0), (torch.tensor(True), 1.0)])
+def test_totals_take_whatever_kind_of_number(value, mean):
+    totals = Totals()
+    totals.add({"it": value}, 4)
+    assert totals.glimpse("it") == mean and totals.means() == {"it": mean}
+
+
+# -- where the time goes ---------------------------------------------------------------------------------------------------
+
+def test_laps_belong_to_what_ends_them():
+    laps = Laps()
+    for name, seconds in (("data wait", 0.03), ("compute", 0.05), ("data wait", 0.02)):
+        time.sleep(seconds)
+        laps.end(name)
+    assert laps.recent()["data wait"] == pytest.approx(0.05, abs=0.02)
+    time.sleep(0.03)
+    laps.end("saving")
+    recent = laps.recent()
+    assert recent["saving"] == pytest.approx(0.03, abs=0.02) and recent["compute"] == 0
+    assert sum(laps.total_s.values()) == pytest.approx(0.13, abs=0.04)
+
+
+def test_shares_are_told_in_words_with_what_would_help():
+    assert describe_laps({"compute": 6.2, "data wait": 3.1, "saving": 0.5, "logging": 0.2, "other": 0.001}) == (
+        "data wait 31 %, compute 62 %, logging 2 %, saving 5 %")
+    assert "data_loader.num_workers" in advice({"compute": 6.2, "data wait": 3.1})
+    assert "log_every" in advice({"compute": 6.2, "data wait": 1.6, "logging": 2.5})
+    assert advice({"compute": 6.2, "data wait": 0.3}) is None and describe_laps({}) == ""
+
+
+@DATASETS.register
+class SlowDigits(Digits):
+    """A millisecond a sample."""
+
+    def __getitem__(self, index):
+        time.sleep(0.001)
+        return super().__getitem__(index)
+
+
+def test_a_run_tells_where_its_time_went(small, tmp_path):
+    run = train("-c", small, "dataset.type=SlowDigits", "data_loader.validation_split=0", "trainer.args.monitor=null",
+                out=tmp_path)
+    said = (run / "run.log").read_text()
+    assert said.count("(data wait ") == 2 and "%: raise data_loader.num_workers" in said
+
+
+# -- the heap --------------------------------------------------------------------------------------------------------------
+
+FAULTS = """
+import resource, sys, torch
+from utils.heap import keep_heap
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert keep_heap()
+def step():
+    kept = [torch.ones(1_000_000) for _ in range(8)]  # 4 MB each: by itself glibc asks the system for every one
+for _ in range(5):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc's heap")
+def test_a_kept_heap_has_no_page_faults():
+    faults = {how: float(subprocess.run([sys.executable, "-c", FAULTS, how], cwd=PROJECT, capture_output=True, text=True,
+                                        check=True, env={"MALLOC_MMAP_THRESHOLD_": "131072", "PATH": ""}).stdout)
+              for how in ("keep", "leave")}
+    assert faults["keep"] < 5 and faults["leave"] > 1000
+
+
+def test_the_heap_can_be_released():
+    assert "--release-heap" in program("train.py", "--help").stdout
+
+
+# -- writers ---------------------------------------------------------------------------------------------------------------
+
+class Remembering(Writer):
+    """Keeps what it is told, and by whom."""
+
+    def __init__(self, delay_s: float = 0.0, fails_at: int | None = None, error: type = ZeroDivisionError):
+        self.calls, self.threads, self.delay_s, self.fails_at, self.error = [], set(), delay_s, fails_at, error
+
+    def scalars(self, values, step):
+        time.sleep(self.delay_s)
+        if step == self.fails_at:
+            raise self.error("no")
+        self.calls.append(step)
+        self.threads.add(threading.current_thread())
+
+    def close(self):
+        self.calls.append("closed")
+
+
+def test_writers_are_told_everything_in_order_while_nobody_waits():
+    writer = Remembering(delay_s=0.002)
+    feeder, started = Feeder([writer]), time.monotonic()
+    for step in range(100):
+        feeder.tell("scalars", {}, step)
+    assert time.monotonic() - started < 0.1
+    feeder.close()
+    assert writer.calls == [*range(100), "closed"] and threading.current_thread() not in writer.threads
+    feeder.close()  # once more does nothing
+
+
+def test_an_error_of_a_writer_comes_up_and_a_refusing_disk_does_not():
+    broken, refusing, sound = Remembering(fails_at=1), Remembering(fails_at=0, error=OSError), Remembering()
+    feeder = Feeder([broken, refusing, sound])
+    with pytest.raises(ZeroDivisionError):
+        for step in range(1000):
+            feeder.tell("scalars", {}, step)
+            time.sleep(0.001)
+    feeder.close()
+    assert broken.calls == [0] and refusing.calls == [] and sound.calls[:2] == [0, 1]
+    feeder = Feeder([Remembering(fails_at=0)])
+    feeder.tell("scalars", {}, 0)
+    with pytest.raises(ZeroDivisionError):
+        feeder.close()
+
+
+@WRITERS.register
+class BreaksDown(Writer):
+    """Fails at the first number."""
+
+    def scalars(self, values, step):
+        raise ZeroDivisionError("of the writer's own")
+
+
+def test_a_broken_writer_ends_a_run(small, tmp_path):
+    with pytest.raises(ZeroDivisionError, match="of the writer's own"):
+        train("-c", small, "writers=[BreaksDown]", out=tmp_path)
