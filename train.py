@@ -5,6 +5,7 @@
     python train.py -r saved/digits_lenet
     python train.py -c configs/digits.yaml --distributed
     python train.py --verify-resume -c configs/digits.yaml
+    python train.py --find-lr -c configs/digits.yaml
 """
 import logging
 import sys
@@ -34,7 +35,8 @@ def main(args) -> None:
     with before_group(joins=args.distributed and not args.verify_resume):
         num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
         device = None if launches else pick_device(args.device, local_rank())  # who only starts others needs none
-        checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
+        checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name,
+                                          tidy=not args.find)
         config = resolve_config(args.config, checkpoint, args.overrides, num_processes)
     if not args.release_heap:
         keep_heap()
@@ -47,6 +49,7 @@ def main(args) -> None:
 def train(args, config: dict, checkpoint, device) -> None:
     """What each process does."""
     from base.build import build_trainer
+    from base.find import find
     from base.rehearsal import rehearse
     from base.starting import checkpoint_of_all, initial_weights, open_run
     from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
@@ -61,6 +64,8 @@ def train(args, config: dict, checkpoint, device) -> None:
     if args.init_from:
         log.info(initial_weights(trainer.bare_model, args.init_from))
     trainer.prepare_training()
+    if args.find:
+        return find(args.find, trainer, config, checkpoint, bars=not args.quiet)
     rehearse(trainer)
     if checkpoint:
         trainer.resume(checkpoint.state)
@@ -73,6 +78,9 @@ def train(args, config: dict, checkpoint, device) -> None:
     log.info(describe_parts(trainer))
     if checkpoint:
         log.info(describe_resumed(trainer))
+    if args.profile:
+        from base.profiling import profile_steps  # and with it torch.profiler
+        profile_steps(trainer, args.profile)
     started = time.monotonic()
     trainer.train(run)
     log.info(describe_end(trainer, time.monotonic() - started))

@@ -63,13 +63,16 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
 
 
 def checkpoint_to_resume(path: Path | None, file: Path | None, overrides: list[str], out: Path,
-                         run_name: str | None) -> Checkpoint | None:
-    """What `--resume PATH` asks for; None for a new run. "auto" is the newest unfinished run of the config's experiment."""
+                         run_name: str | None, tidy: bool = True) -> Checkpoint | None:
+    """What `--resume PATH` asks for; None for a new run. "auto" is the newest unfinished run of the config's experiment.
+
+    `tidy`: whether to remove what killed saves have left beside it.
+    """
     if path is None:
         return None
     if str(path) != "auto":
         checkpoint = open_checkpoint(path, ("last.pt",), whole=False)
-        if run_of(checkpoint.file):
+        if tidy and run_of(checkpoint.file):
             remove_leftovers(checkpoint.file.parent)  # also of a run that turns out to be finished
         return checkpoint
     checkpoint = _unfinished_checkpoint(file, overrides, out, run_name)

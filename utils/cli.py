@@ -18,15 +18,23 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-r", "--resume", type=Path, metavar="PATH",
                         help=f"continue {_TARGET}; with -c, 'auto': the experiment's newest unfinished run, or else a new one")
     parser.add_argument("--init-from", type=Path, metavar="PATH", help=f"begin with the weights of {_TARGET}")
-    parser.add_argument("--out", type=Path, default=Path("saved"), metavar="DIR", help="where runs are kept (saved/)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where runs are kept (saved/)")
     parser.add_argument("--run-name", metavar="NAME", help="the run's folder; by default the time it starts")
     parser.add_argument("--steps", type=_positive, metavar="N", help="save and end after the run's optimizer step N")
     parser.add_argument("--crash-at-step", type=_positive, metavar="N",
                         help="a rehearsed crash: the process, or each of several, kills itself (SIGKILL) after the run's "
                              "optimizer step N; not again after a restart")
-    parser.add_argument("--verify-resume", action="store_true",
-                        help="prove that a run of this config, killed and resumed, ends with the same bits as one that was "
-                             "not; takes --steps N steps (30); with --distributed all of its processes are killed")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--verify-resume", action="store_true",
+                         help="prove that a run of this config, killed and resumed, ends with the same bits as one that was "
+                              "not; takes --steps N steps (30); with --distributed all of its processes are killed")
+    instead.add_argument("--find-lr", dest="find", action="store_const", const="lr",
+                         help="no run: train some steps while the learning rate rises, draw the loss, suggest a learning rate")
+    instead.add_argument("--find-batch-size", dest="find", action="store_const", const="batch_size",
+                         help="no run: find the largest batch that fits in the GPU's memory")
+    instead.add_argument("--profile", type=_num_profiled, nargs="?", const=10, metavar="STEPS",
+                         help="record so many steps of the first epoch (10), after some to warm up, as a trace in the run's "
+                              "folder for TensorBoard and Perfetto")
     several = parser.add_argument_group("several processes", "see docs/distributed.md")
     several.add_argument("--distributed", action="store_true",
                          help="train in a process for each GPU of this machine, or join those that torchrun has started")
@@ -37,6 +45,12 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                          help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
     _add_common(parser)
     args = parser.parse_intermixed_args(argv)
+    _refuse_what_has_no_effect(parser, args)
+    args.out = args.out or Path("saved")
+    return args
+
+
+def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if not args.config and not args.resume:
         parser.error("nothing to do: give a config (-c configs/digits.yaml) or a run to continue (-r saved/digits_lenet)")
     automatic = str(args.resume) == "auto"
@@ -50,7 +64,9 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--verify-resume resumes what it has killed itself: leave --max-restarts out")
     if args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config):
         parser.error("--verify-resume takes a config, -c CONFIG, and makes runs of its own")
-    return args
+    if args.find and (args.distributed or automatic or args.steps or args.crash_at_step or args.out or args.run_name):
+        parser.error("--find-lr and --find-batch-size make no run, in one process: --distributed, --steps, --crash-at-step, "
+                     "--out, --run-name and -r auto do not go with them")
 
 
 def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -80,6 +96,12 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
     return int(text)
+
+
+def _num_profiled(text: str) -> int:
+    if "=" in text:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of steps: put overrides before it, or write --profile 10")
+    return _positive(text)
 
 
 def _count(text: str) -> int:

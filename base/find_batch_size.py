@@ -1,0 +1,150 @@
+"""`train.py --find-batch-size`: the largest batch of which a step of training fits in the GPU's memory."""
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from base.recovery import careful_evaluation, describe_out_of_memory, explained, is_out_of_memory
+from logger.run_log import SilentRun
+from utils.errors import ConfigError, TrainingError, describe
+from utils.guard import NonFinite
+from utils.updater import Schedule
+
+log = logging.getLogger(__name__)
+
+
+def needs_cuda(device: torch.device) -> None:
+    """Raises ConfigError for a device whose memory nobody can tell the end of."""
+    if device.type != "cuda":
+        raise ConfigError(f"--find-batch-size: measures the memory of a CUDA device, and this run is on {device}. Elsewhere "
+                          "choose data_loader.batch_size by hand, or set trainer.args.on_oom=split.")
+
+
+def find_batch_size(trainer) -> str:
+    """Tries sizes with a trainer that is ready to train, and is not afterwards; a line in the log for each.
+
+    Returns the overrides that keep the effective batch in batches that fit. Leaves no file behind. Raises TrainingError
+    where not even one sample fits.
+    """
+    data = trainer.data
+    effective, most = data.batch_size * trainer.accumulate, data.num_samples("train") or sys.maxsize
+    trial = Trial(trainer)
+    log.info("Trying steps of training and of evaluation in %s, from %d samples on:", trainer.precision, data.batch_size)
+    with TemporaryDirectory() as folder, closing(data), explained(trainer):
+        trainer.run = SilentRun(Path(folder), bars=False)  # for what the trainer's own methods write
+        largest = largest_that_fits(trial, data.batch_size, most)
+    if not largest:
+        data.batch_size = 1
+        raise TrainingError(describe_out_of_memory(trainer))
+    roomy = max(largest * 9 // 10, 1)
+    size, accumulate = pieces_of(effective, roomy)
+    log.info("The largest batch that fits: %s samples%s. Leave some 10 %% of head room, for larger samples and for memory in "
+             "pieces: at most %s.", f"{largest:,}", " (all there are)" if largest == most else "", f"{roomy:,}")
+    if size * accumulate != effective:
+        log.info("No batch near that divides the effective batch of %d: here it becomes %d.", effective, size * accumulate)
+    return f"data_loader.batch_size={size} trainer.args.accumulate={accumulate}"
+
+
+def largest_that_fits(fits: Callable[[int], bool], start: int, most: int, tolerance: float = 0.05) -> int:
+    """The largest size from 1 to `most` for which `fits(size)`, if smaller ones always do; 0 where none does.
+
+    Doubles from `start`, or halves, until it has one that fits and one that does not; then bisects until they are no
+    further apart than 1 or `tolerance` of the size, and gives the one that fits.
+    """
+    good, bad = 0, None
+    size = min(start, most)
+    while size and bad != size:
+        if fits(size):
+            good = size
+            if bad or good == most:
+                break
+            size = min(2 * good, most)
+        else:
+            bad = size
+            size = 0 if good else bad // 2
+    while good and bad and bad - good > max(tolerance * good, 1):
+        size = (good + bad) // 2
+        good, bad = (size, bad) if fits(size) else (good, size)
+    return good
+
+
+def pieces_of(effective: int, most: int) -> tuple[int, int]:
+    """(batch size up to `most`, batches to a step) that make an effective batch; of the next size where none divides well."""
+    divisor = next(size for size in range(min(effective, most), 0, -1) if effective % size == 0)
+    if 2 * divisor > min(effective, most):
+        return divisor, effective // divisor
+    accumulate = -(-effective // most)
+    return round(effective / accumulate), accumulate
+
+
+class Trial:
+    """Called with a number of samples: whether steps of training and one of evaluation with so many fit in memory.
+
+    Two steps, so that the second finds the optimizer's state in place; of two batches each where the effective batch has
+    to be taken in several, so that the second finds gradients. The weights stay, since the learning rate is 0.
+    """
+
+    def __init__(self, trainer):
+        self._trainer, self._effective = trainer, trainer.data.batch_size * trainer.accumulate
+        self._eval_follows = trainer.data.eval_batch_size == trainer.data.batch_size
+        trainer.splitting.enabled = False  # it is to fit in one piece
+        for updater in trainer.updaters.values():
+            updater.schedule = Schedule(updater.optimizer)  # none
+            for group in updater.optimizer.param_groups:
+                group["lr"] = 0.0
+        self._first_states = [{parameter: dict(state) for parameter, state in updater.optimizer.state.items()}
+                              for updater in trainer.updaters.values()]
+
+    def __call__(self, size: int) -> bool:
+        device, data = self._trainer.device, self._trainer.data
+        data.batch_size = size
+        data.eval_batch_size = size if self._eval_follows else data.eval_batch_size
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        try:
+            fits = self._make_steps(size)
+        except (ConfigError, TrainingError, NonFinite):
+            raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise ConfigError(f"A step with {size} samples was tried, and failed: {describe(error)}\n"
+                                  "(--verbose shows the traceback)") from error
+            fits = False
+        self._take_back()  # after the handler, whose error holds on to tensors
+        peak = f", at most {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB" if device.type == "cuda" else ""
+        log.info("  %8s  %s%s", f"{size:,}", "fits" if fits else "does not fit", peak)
+        return fits
+
+    def _make_steps(self, size: int) -> bool:
+        trainer, data = self._trainer, self._trainer.data
+        batch = data.first_batch("train")
+        trainer.set_mode(training=True)
+        for _ in range(2):
+            trainer.train_window([batch] * (1 if size >= self._effective else 2))
+        if data.dataset("val") is not None:
+            held_out = data.first_batch("val")
+            with trainer.evaluating():
+                careful_evaluation(trainer, 0, held_out)
+        return batch[0] >= size  # a stream may be shorter
+
+    def _take_back(self) -> None:
+        """Frees all that steps leave in memory, whole or half made."""
+        trainer = self._trainer
+        trainer.totals.reset()
+        trainer.metrics.reset()
+        trainer.guard.lost, trainer.shown_input = False, None
+        trainer.bare_model.zero_grad(set_to_none=True)
+        for updater, first in zip(trainer.updaters.values(), self._first_states, strict=True):
+            updater.optimizer.zero_grad(set_to_none=True)
+            updater.optimizer.state.clear()
+            updater.optimizer.state.update({parameter: dict(state) for parameter, state in first.items()})
+            updater.scaler = torch.amp.GradScaler(trainer.device.type, enabled=updater.scaler.is_enabled())
+            updater.stepping = False
+        if torch.cuda.is_available():
+            gc.collect()  # frames of an error may hold on to each other, and to tensors
+            torch.cuda.empty_cache()

@@ -1,0 +1,221 @@
+"""`train.py --find-lr`: trains some steps at a rising learning rate, and suggests one by what becomes of the loss.
+
+The range test of L. N. Smith, Cyclical Learning Rates for Training Neural Networks, 2017, section 3.3.
+"""
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+
+from base.build import as_block, optimizer_blocks, optimizer_path, scheduler_blocks
+from base.recovery import explained
+from logger.run_log import SilentRun
+from utils.errors import ConfigError, TrainingError
+from utils.guard import NonFinite
+from utils.progress import Bar, windows
+from utils.updater import Schedule
+
+log = logging.getLogger(__name__)
+LOWEST, HIGHEST, NUM_STEPS = 1e-7, 10.0, 100
+_BESIDE = 5  # steps on either side that are averaged with one: nine tenths of a decade
+_FOLLOWED = "There is nothing to suggest. What is followed is the value 'loss' that train_step returns, or else its first."
+_WIDTH, _HEIGHT = 65, 16  # of the plot in characters: eight of them are a decade
+
+
+class Suggestion(NamedTuple):
+    """A learning rate, and what it is drawn from: those where the loss begins to fall, falls fastest and is lowest."""
+
+    value: float
+    falls_at: float
+    steepest_at: float
+    lowest_at: float
+
+
+def find_lr(trainer, config: dict, resumed_from: Path | None = None, bars: bool = True) -> str:
+    """Runs the test with a trainer that is ready to train, and is not afterwards. Logs the curve and what it says.
+
+    Returns the overrides that the suggestion comes to. Leaves no file behind. Raises TrainingError where the loss cannot
+    be followed or never falls.
+    """
+    rates = np.geomspace(LOWEST, HIGHEST, NUM_STEPS)
+    log.info("Learning rates from %g to %g in %d steps on training batches.%s", LOWEST, HIGHEST, NUM_STEPS, _about(trainer))
+    with TemporaryDirectory() as folder, closing(trainer.data), explained(trainer):
+        trainer.run = SilentRun(Path(folder), bars)  # for what the trainer's own methods write
+        name, losses = follow(trainer, rates)
+    if len(losses) <= 2 * _BESIDE:
+        raise TrainingError(f"--find-lr: {name or 'the loss'} is not finite, or not there, after {len(losses)} steps. "
+                            f"{_FOLLOWED}")
+    suggestion = suggest(rates[: len(losses)], np.array(losses))
+    log.info("%s over the learning rate: . each step, o smoothed\n%s", name, plot(rates, losses, suggestion))
+    if suggestion is None:
+        raise TrainingError(f"--find-lr: {name} falls at no learning rate by more than it varies from step to step. "
+                            f"{_FOLLOWED}")
+    log.info("%s begins to fall at %.2g, falls fastest at %.2g and is lowest at %.2g.\n"
+             "Suggested: %.2g (|), the second of them or a tenth of the third, whichever is less. Worth a try: %.2g to %.2g.",
+             name, *suggestion[1:], suggestion.value, min(suggestion.falls_at, suggestion.value), suggestion.lowest_at / 10)
+    if resumed_from:
+        log.info("A run under way keeps its optimizer: this is for a new one, python train.py -c CONFIG --init-from %s",
+                 resumed_from)
+    rates = scaled_rates(trainer, config, float(f"{suggestion.value:.2g}"))
+    return " ".join(f"{key}={rate:.3g}" for key, rate in rates.items())
+
+
+def _about(trainer) -> str:
+    """What is done where there is more than one learning rate."""
+    num_groups = sum(len(updater.optimizer.param_groups) for updater in trainer.updaters.values())
+    if len(trainer.updaters) > 1:
+        return (f" The {len(trainer.updaters)} optimizers ({', '.join(trainer.updaters)}) rise together, in the proportions of "
+                "the config; the largest rate is shown.")
+    return f" The {num_groups} parameter groups keep their proportions; the largest rate is shown." if num_groups > 1 else ""
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+def follow(trainer, rates) -> tuple[str | None, list[float]]:
+    """Trains a step at each learning rate until the loss diverges; the name of the loss, and its values."""
+    shares = _proportions(trainer)
+    for updater in trainer.updaters.values():
+        updater.schedule = Schedule(updater.optimizer)  # none
+    name, losses, smoothed = None, [], []
+    trainer.set_mode(training=True)
+    trainer.seed_for("start", trainer.position.step)
+    trainer.on_train_start()
+    with closing(Bar("learning rate", len(rates), shown=trainer.run.bars)) as bar:
+        for rate, window in zip(rates, _steps(trainer), strict=False):
+            for group, share in shares:
+                group["lr"] = float(rate) * share
+            values = _step(trainer, window)
+            name = name or ("loss" if "loss" in values else next(iter(values), None))
+            if not math.isfinite(loss := values.get(name, math.nan)):
+                break
+            losses.append(loss)
+            smoothed.append(_running_mean(losses))
+            bar.update(1)
+            best = min(smoothed[2 * _BESIDE:], default=math.inf)  # the first few are no more than noise
+            if smoothed[-1] > best + 3 * abs(best):  # four times the best; a loss may be negative
+                break
+    return name, losses
+
+
+def _step(trainer, window) -> Mapping[str, float]:
+    """One optimizer step; the means of what it returned, none where the loss was not finite."""
+    trainer.totals.reset()
+    try:
+        trainer.train_window(window)
+    except NonFinite:
+        return {}
+    trainer.position.advance(len(window))
+    trainer.on_step_end()
+    return trainer.totals.means()
+
+
+def _steps(trainer) -> Iterator[list]:
+    """The batches of one step after the other, from where the trainer stands, epoch by epoch."""
+    position = trainer.position
+    while True:
+        first = position.batch
+        yield from windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate)
+        if position.batch == first == 0:
+            raise ConfigError(f"dataset: the train split gives no batch in epoch {position.epoch + 1}")
+        position.next_epoch()
+
+
+def _proportions(trainer) -> list[tuple[dict, float]]:
+    """Every parameter group with its part of the largest learning rate, be it that of the config or of a schedule's peak."""
+    groups = [group for updater in trainer.updaters.values() for group in updater.optimizer.param_groups]
+    if lacking := [updater for updater in trainer.updaters.values() if "lr" not in updater.optimizer.defaults]:
+        raise ConfigError(f"--find-lr: {type(lacking[0].optimizer).__name__} has no learning rate")
+    rates = [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]
+    if not max(rates) > 0:
+        raise ConfigError("--find-lr: every learning rate of the config is 0, and stays so in proportion")
+    return [(group, rate / max(rates)) for group, rate in zip(groups, rates, strict=True)]
+
+
+def _running_mean(values: list[float], keep: float = 0.8) -> float:
+    weights = keep ** np.arange(len(values))[::-1]
+    return float(np.average(values, weights=weights))
+
+
+# -- what the curve says -----------------------------------------------------------------------------------------------
+
+def suggest(rates: np.ndarray, losses: np.ndarray) -> Suggestion | None:
+    """What a curve of losses over rising rates speaks for; None where the loss does not fall by more than its noise."""
+    means, slopes = smooth(losses)
+    lowest = int(means.argmin())
+    start = means[: lowest + 1].max()
+    noise = np.std(np.diff(losses[: max(lowest, 4 * _BESIDE)])) / math.sqrt(2)
+    if start - means[lowest] <= 2 * noise:  # of losses that do but vary about one percent come as far
+        return None
+    steepest = slopes[: lowest + 1].argmin()
+    falls = np.flatnonzero(means[: lowest + 1] > start - (start - means[lowest]) / 10)[-1]  # a tenth of the way
+    return Suggestion(min(rates[steepest], rates[lowest] / 10), rates[falls], rates[steepest], rates[lowest])
+
+
+def smooth(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means, and slopes of the lines that fit best, of each loss and those beside it.
+
+    What rises above all that came before the lowest loss is cut off there: the end of a test must not hide its minimum.
+    """
+    losses = np.minimum(losses, losses[: losses.argmin() + 1].max())
+    means, slopes = [], []
+    for number in range(len(losses)):
+        first = max(number - _BESIDE, 0)
+        near = losses[first : number + _BESIDE + 1]
+        slope, _ = np.polyfit(np.arange(len(near)), near, 1)
+        means.append(near.mean())
+        slopes.append(slope)
+    return np.array(means), np.array(slopes)
+
+
+def plot(rates, losses, suggestion: Suggestion | None) -> str:
+    """The losses, as far as there are some, over the logarithm of all the rates, in characters."""
+    means, _ = smooth(np.array(losses))
+    low, high = min(means.min(), min(losses)), means.max()
+    span = max(high - low, 1e-12)
+    low, high = low - 0.02 * span, high + 0.1 * span
+    step = (high - low) / (_HEIGHT - 1)
+    rows = [[" "] * _WIDTH for _ in range(_HEIGHT)]
+
+    def column(rate):
+        return round(math.log(rate / rates[0]) / math.log(rates[-1] / rates[0]) * (_WIDTH - 1))
+
+    for row in rows if suggestion else ():
+        row[column(suggestion.value)] = "|"
+    for mark, values in ((".", losses), ("o", means)):
+        for rate, value in zip(rates, values, strict=False):
+            if low <= value <= high:
+                rows[round((high - value) / step)][column(rate)] = mark
+    scale = [f"{high - number * step:9.4g}" if number % 3 == 0 else 9 * " " for number in range(_HEIGHT)]
+    lines = [f"{text} |{''.join(row).rstrip()}" for text, row in zip(scale, rows, strict=True)]
+    decades = range(round(math.log10(rates[0])), round(math.log10(rates[-1])) + 1)
+    labels = "".join(f"{f'1e{power}':<{(_WIDTH - 1) // (len(decades) - 1)}}" for power in decades)
+    return "\n".join([*lines, 10 * " " + "+" + _WIDTH * "-", 11 * " " + labels.rstrip()])
+
+
+def scaled_rates(trainer, config: dict, value: float) -> dict[str, float]:
+    """The learning rates of a config by their keys, in proportion, so that the largest is `value`."""
+    rates = {}
+    chains = scheduler_blocks(config.get("scheduler"), config["optimizer"])
+    for name, block in optimizer_blocks(config["optimizer"]).items():
+        peaks = _peaks(config["scheduler"], chains.get(name, []), name)
+        rates |= peaks or {f"{optimizer_path(name)}.args.lr": trainer.updaters[name].optimizer.defaults["lr"]}
+        rules = enumerate(as_block(block).get("groups") or [])
+        rates |= {f"{optimizer_path(name)}.groups.{number}.lr": rule["lr"] for number, rule in rules
+                  if rule.get("lr") and not peaks}
+    largest = max(rates.values())
+    return {key: rate * value / largest for key, rate in rates.items()}
+
+
+def _peaks(scheduler, chain: list, name: str) -> dict[str, float]:
+    """The learning rates of OneCycleLR and its kind, which take the place of the optimizer's."""
+    if not chain:
+        return {}
+    where, own = ("scheduler", scheduler) if name == "optimizer" else (f"scheduler.{name}", scheduler[name])
+    blocks = {f"{where}.{number}" if isinstance(own, list) else where: as_block(block) for number, block in enumerate(chain)}
+    return {f"{path}.args.{key}": rate for path, block in blocks.items() for key, rate in (block.get("args") or {}).items()
+            if key in ("max_lr", "base_lr") and isinstance(rate, (int, float))}
