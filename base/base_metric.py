@@ -103,7 +103,7 @@ def _sum(values: torch.Tensor) -> torch.Tensor | float:
     if values.device.type != "cpu":
         return values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
     if values.dtype == torch.bool:
-        return np.count_nonzero(values.numpy())
+        return int(np.count_nonzero(values.numpy()))
     return values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32).item()
 
 

@@ -22,4 +22,5 @@ class Digits(ArrayDataset):
             images, labels = file["images"], file["labels"]  # 0 to 16 [N, 8, 8], [N]
         chosen = (np.arange(len(labels)) % 5 == 0) == (split == "test")
         pixels = (images[chosen].astype(np.float32) * (255 / 16)).round().astype(np.uint8)
-        super().__init__(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels[chosen].astype(np.int64)))
+        self.images, self.labels = torch.from_numpy(pixels)[:, None], torch.from_numpy(labels[chosen].astype(np.int64))
+        super().__init__(self.images, self.labels)

@@ -335,15 +335,16 @@ def test_batches_are_split_until_they_fit_with_the_same_samples_in_the_same_orde
 
 def test_splitting_knows_tensors_tables_and_lists_of_samples():
     from base.recovery import Splitting
+    from base.samples import Count
     splitting = Splitting()
     splitting.num_parts = 2
     batch = {"image": torch.arange(6).view(3, 2), "name": ["a", "b", "c"], "scale": 2.0, "pair": (torch.arange(3), None)}
-    (one, first), (two, second) = splitting.pieces([(3, batch)])
+    (one, first), (two, second) = splitting.pieces([(Count(3), batch)])
     assert (one, two) == (1, 2) and first["name"] == ["a"] and second["name"] == ["b", "c"]
     assert torch.equal(torch.cat([first["image"], second["image"]]), batch["image"]) and second["scale"] == 2.0
     assert second["pair"][0].tolist() == [1, 2]
     with pytest.raises(ConfigError, match="cannot be split"):
-        splitting.pieces([(3, torch.zeros(4))])
+        splitting.pieces([(Count(3), torch.zeros(4))])
 
 
 @pytest.mark.parametrize("options, message", [
