@@ -30,7 +30,7 @@ class ArrayDataset(Dataset):
     @property
     def resident(self) -> bool:
         """Whether the samples are kept on an accelerator."""
-        return any(isinstance(array, torch.Tensor) and array.device.type != "cpu" for array in self.arrays)
+        return any(isinstance(array, torch.Tensor) and not array.is_cpu for array in self.arrays)
 
     def __len__(self):
         return len(self.arrays[0])
@@ -46,7 +46,7 @@ class ArrayDataset(Dataset):
 def _rows(array: torch.Tensor | np.ndarray, chosen: torch.Tensor) -> torch.Tensor:
     if isinstance(array, np.ndarray):
         return torch.from_numpy(np.asarray(array[chosen.numpy()]))
-    if array.device.type != "cpu":
+    if not array.is_cpu:
         chosen = chosen.to(array.device, non_blocking=True)
     return array.index_select(0, chosen)
 

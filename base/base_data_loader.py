@@ -163,8 +163,8 @@ class DataSplits:
         if isinstance(position, Stream):
             batches = _follow(batches, position.place)
         else:
-            batches = ((position.count(number), batch) for number, batch in enumerate(batches, start))
-        return itertools.islice(batches, limit and limit - start)
+            batches = position.counted(batches)
+        return itertools.islice(batches, limit - start) if limit else batches
 
     def to_checkpoint(self) -> dict[str, StreamPlace]:
         """What a checkpoint has to hold of the data: the place in a train stream that tells its state, else nothing."""
@@ -197,7 +197,8 @@ class DataSplits:
                 raise ConfigError(f"dataset: the {split} split holds no {what}")
             samples, count = (samples[:at_most], count.part(slice(0, at_most))) if at_most else (samples, count)
         else:
-            count = self._sampler(split, training).count(0)
+            sampler = self._sampler(split, training)
+            count = Count(sampler.count(0), sampler.count(0).total, sampler.chosen(0))
             count = count.part(slice(0, at_most)) if at_most else count
             samples = view.__getitems__(count.chosen)
         return count, self._collate(view)(samples)
@@ -246,7 +247,7 @@ class DataSplits:
     def _sampler(self, split: str, training: bool) -> PositionSampler:
         return PositionSampler(self.indices(split), self._batch_size(training), derive(self.seed, "order"),
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training,
-                               part=self.part)
+                               part=self.part, tells_chosen=self.prepare.augments)
 
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
         return as_it_is if isinstance(view, Batches) else getattr(view.dataset, "collate_fn", default_collate)

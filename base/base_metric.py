@@ -37,17 +37,17 @@ class Totals:
         if lost is True:
             return
         for name, value in values.items():
-            value = torch.as_tensor(value).detach()
-            if value.ndim == 0:
-                entry = (_taken(value), count, count, lost)
+            value = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+            if value.ndim == 0:  # a copy, since it may be a weight, which goes on changing
+                entry = (value.item() if value.is_cpu else value.detach().clone(), count, count, lost)
             elif value.ndim == 1:
-                entry = (_sum(value), 1, len(value) if count else 0, lost)
+                entry = (_sum(value.detach()), 1, len(value) if count else 0, lost)
             else:
                 raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
                                  "or one for each sample [B]")
-            if (entries := self._pending.get(name)) is None:
-                entries = self._pending[name] = []
-            entries.append(entry)
+            if name not in self._pending:
+                self._pending[name] = []
+            self._pending[name].append(entry)
 
     def _fold(self) -> None:
         gathered = dist.all_gather_object({name: _read(entries) for name, entries in self._pending.items()})
@@ -93,18 +93,12 @@ class Totals:
         self._mark = {name: tuple(mark) for name, mark in state["mark"].items()}
 
 
-def _taken(value: torch.Tensor) -> torch.Tensor | float:
-    """As a number where that takes no waiting, else a copy: it may be a weight, which goes on changing."""
-    return value.item() if value.device.type == "cpu" else value.clone()
-
-
 def _sum(values: torch.Tensor) -> torch.Tensor | float:
-    """That of `values` `[B]`, in float32 or better."""
-    if values.device.type != "cpu":
-        return values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
-    if values.dtype == torch.bool:
+    """That of `values` `[B]`, in float32 or better; on the CPU as a number."""
+    if values.is_cpu and values.dtype == torch.bool:
         return int(np.count_nonzero(values.numpy()))
-    return values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32).item()
+    total = values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
+    return total.item() if values.is_cpu else total
 
 
 def _read(entries: list[tuple]) -> list[tuple[float, int]]:
@@ -146,9 +140,14 @@ class Metrics:
                 metric.to(device)
                 metric.persistent(True)  # their counts belong to the state of an unfinished epoch
 
-    @torch.no_grad()
     def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
         """The values of the functions on this batch; objects take note and are asked at the end."""
+        with torch.no_grad():
+            if self.objects:
+                self._take_note(outputs, targets)
+            return {name: function(outputs, targets) for name, function in self.functions.items()}
+
+    def _take_note(self, outputs: Any, targets: Any) -> None:
         for metric in self.objects.values():
             if _adds_up(metric):
                 if not self.padding:
@@ -157,7 +156,6 @@ class Metrics:
                 for theirs in self._of_all_processes(outputs, targets):
                     metric.update(*theirs)
         self._updated = True
-        return {name: function(outputs, targets) for name, function in self.functions.items()}
 
     def compute(self) -> dict[str, float]:
         """The values of the objects since `reset`, if they were called. Several numbers become `name_0`, `name_1`, ..."""

@@ -262,7 +262,7 @@ class BaseTrainer:
         values, lost = careful_step(self, window)
         for named, count in values:
             self.totals.add(named, count, lost)
-        self.run.num_seen += sum(count.total for count, _ in window)
+        self.run.num_seen += sum([count.total for count, _ in window])
         if self.ema and lost is not True:
             self.ema.update()
 
@@ -271,7 +271,7 @@ class BaseTrainer:
 
         Gradients become the mean over processes, hence the factor: a process counts by its part of them, too.
         """
-        num_samples = sum(count.total for count, _ in window) / dist.world_size()
+        num_samples = sum([count.total for count, _ in window]) / dist.world_size()
         measured = (self.position.step + 1) % self.log_every == 0
         values = []
         for number, (count, batch) in enumerate(window, 1):

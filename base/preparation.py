@@ -26,7 +26,9 @@ class Preparation:
 
         uint8 images `[B, C, H, W]` first become float32 in [0, 1].
         """
-        batch = on_input(batch if device.type == "cpu" else to_device(batch, device), _as_floats)
+        if device.type != "cpu":
+            batch = to_device(batch, device)
+        batch = on_input(batch, _as_floats)
         draws = self._draws(chosen, device) if chosen and self.augments else None
         for transform in self.transforms:
             if not isinstance(transform, BatchAugmentation):

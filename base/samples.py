@@ -1,5 +1,5 @@
 """Samples by their number: their place in the order, their randomness, their transforms, their way into a batch."""
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,14 +53,17 @@ class PositionSampler(Sampler[Chosen]):
 
     The order is a function of `(seed, epoch)` alone. Entering at batch `start` skips indices, never data. Where a batch has
     fewer samples than there are processes, those without one get its first, which does not count (see `count`).
+    `tells_chosen`: whether counts come with the samples they count.
     """
 
     def __init__(self, indices: torch.Tensor, batch_size: int, seed: int, *, shuffle: bool, drop_last: bool,
-                 part: Part = Part()):
+                 part: Part = Part(), tells_chosen: bool = True):
         self.indices, self.batch_size, self.seed, self.shuffle, self.part = indices, batch_size, seed, shuffle, part
         self.num_used = len(indices) // batch_size * batch_size if drop_last else len(indices)
+        self.tells_chosen = tells_chosen
         self.epoch = self.start = 0
         self._order: tuple[int, np.ndarray] | None = None  # of the epoch under way
+        self._counts: dict[int, Count] = {}  # by the size of the batch
 
     def __len__(self) -> int:
         return -(-self.num_used // self.batch_size)
@@ -83,8 +86,15 @@ class PositionSampler(Sampler[Chosen]):
     def count(self, number: int) -> Count:
         """The samples of batch `number`."""
         total = min(self.batch_size, self.num_used - number * self.batch_size)
-        own = self.part.of(total)
-        return Count(own.stop - own.start, total, self.chosen(number))
+        if total not in self._counts:
+            own = self.part.of(total)
+            self._counts[total] = Count(own.stop - own.start, total)
+        count = self._counts[total]
+        return Count(count, total, self.chosen(number)) if self.tells_chosen else count
+
+    def counted(self, batches: Iterable[Any]) -> Iterator[tuple[Count, Any]]:
+        """`batches`, those from number `start` on, each with its count."""
+        return zip(map(self.count, range(self.start, len(self))), batches)
 
 
 class Samples(Dataset):
@@ -198,9 +208,10 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 def copied_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
     """The batches on `device`. A GPU copies each in a stream of its own, beside the step that it is still busy with."""
-    if device.type != "cuda":
-        yield from batches
-        return
+    return _copied_ahead(batches, device) if device.type == "cuda" else batches
+
+
+def _copied_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
     side = torch.cuda.Stream(device)
     for batch in batches:
         with torch.cuda.stream(side):

@@ -15,7 +15,7 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def top_k_accuracy(outputs: torch.Tensor, targets: torch.Tensor, k: int = 5) -> torch.Tensor:
     """Whether the target is among the `k` largest logits. Logits `[B, K]`, class numbers `[B]` or soft targets `[B, K]`,
     of which the largest counts; returns float `[B]`."""
-    return (outputs.topk(k, dim=1).indices == _classes(targets)[:, None]).any(1).float()
+    return (outputs.topk(k, dim=1).indices == _classes(targets).unsqueeze(1)).any(1).float()
 
 
 @METRICS.register

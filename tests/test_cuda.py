@@ -39,7 +39,7 @@ AUGMENTED = ("transforms={batch: [{type: BatchRandomCrop, args: {size: 8, paddin
 
 @pytest.mark.parametrize("options", [
     ["transforms.train=[]"], ["transforms.train=[]", "dataset.args.device=cuda"], [AUGMENTED], [],
-    [AUGMENTED, "trainer.args={precision: bf16, ema: 0.9, clip_norm: 1.0, epochs: 2, log_every: 4}", "data_loader.num_workers=1"],
+    [AUGMENTED, "trainer.args={precision: bf16, ema: 0.9, clip_norm: 1, epochs: 2, log_every: 4}", "data_loader.num_workers=1"],
     ["transforms.train=[]", "trainer.args.precision=fp16", "trainer.args.accumulate=2", "trainer.args.on_nan=skip"],
 ])
 def test_no_step_waits_for_the_device(small, tmp_path, options):

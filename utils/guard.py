@@ -47,7 +47,7 @@ class NonFiniteGuard:
 
         Raises NonFinite on the CPU, where none is tolerated and no other process has to know.
         """
-        if value.device.type != "cpu":
+        if not value.is_cpu:
             bad = value.detach() * 0 != 0  # isfinite would be four kernels; every one of them counts in every step
             self.lost = bad if self.lost is False else self.lost | bad
         elif not math.isfinite(number := value.item()):
@@ -57,7 +57,7 @@ class NonFiniteGuard:
 
     def settle(self, any_lost: torch.Tensor) -> None:
         """Makes what all processes have noted the guard's own: 0-dim, above 0 if the step is lost for any of them."""
-        if any_lost.device.type != "cpu":
+        if not any_lost.is_cpu:
             self.lost = any_lost > 0
         elif any_lost.item() > 0:
             self.lost = True

@@ -60,7 +60,7 @@ def launch_id() -> str | None:
 
 def launcher_died() -> bool:
     """Whether the launcher of this process is gone, so that nobody would hear of its end or end it."""
-    return is_launched() and os.getppid() != _PARENT
+    return os.getppid() != _PARENT and is_launched()  # in this order: it is asked at every step
 
 
 def end_with_launcher() -> None:
