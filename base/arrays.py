@@ -32,6 +32,11 @@ class ArrayDataset(Dataset):
         """Whether the samples are kept on an accelerator."""
         return any(isinstance(array, torch.Tensor) and not array.is_cpu for array in self.arrays)
 
+    @property
+    def sample_bytes(self) -> int:
+        """The size of one sample."""
+        return sum(array.nbytes // max(len(array), 1) for array in self.arrays)
+
     def __len__(self):
         return len(self.arrays[0])
 

@@ -52,11 +52,16 @@ class Totals:
     def _fold(self) -> None:
         gathered = dist.all_gather_object({name: _read(entries) for name, entries in self._pending.items()})
         for name in dict.fromkeys(name for read in gathered for name in read):
+            batches = [read.get(name, []) for read in gathered]
             # batch by batch, each over all processes: the sums then come out the same whenever somebody asks
-            for parts in zip_longest(*(read.get(name, []) for read in gathered), fillvalue=(0.0, 0)):
-                if count := sum(count for _, count in parts):
-                    self.sums[name] = self.sums.get(name, 0.0) + sum(total for total, _ in parts)
-                    self.counts[name] = self.counts.get(name, 0) + count
+            parts = batches[0] if len(batches) == 1 else [
+                (sum([total for total, _ in each]), sum([count for _, count in each]))
+                for each in zip_longest(*batches, fillvalue=(0.0, 0))]
+            total, count = self.sums.get(name, 0.0), self.counts.get(name, 0)
+            for part, num_samples in parts:
+                total, count = total + part, count + num_samples
+            if count:
+                self.sums[name], self.counts[name] = total, count
         self._pending = {}
 
     def glimpse(self, name: str) -> float | None:

@@ -1,4 +1,5 @@
 """Samples by their number: their place in the order, their randomness, their transforms, their way into a batch."""
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -130,7 +131,8 @@ class Batches(Dataset):
         self.fetch, self.seed = fetch, seed
         arrays = getattr(fetch, "__self__", None)
         self.draws = not isinstance(arrays, ArrayDataset)
-        self.resident = isinstance(arrays, ArrayDataset) and arrays.resident  # where no worker process should reach
+        self.resident = not self.draws and arrays.resident  # where no worker process should reach
+        self.sample_bytes = 0 if self.draws else arrays.sample_bytes
 
     def __getitems__(self, chosen: Chosen) -> Any:
         if self.draws:
@@ -142,15 +144,33 @@ class Batches(Dataset):
 class BatchLoader:
     """In place of a DataLoader for whole batches without workers: there is nothing to collate, and nobody to ask.
 
+    Small batches of arrays are gathered some at a time, and handed out as views.
+
     `pin_memory`: whether batches are copied into page-locked memory, from where they go to a GPU while others are computed.
     """
+
+    AT_ONCE_BYTES, MOST_AT_ONCE = 2**20, 64
 
     def __init__(self, dataset: Batches, batch_sampler: PositionSampler, pin_memory: bool):
         self.dataset, self.batch_sampler, self.pin_memory = dataset, batch_sampler, pin_memory
 
     def __iter__(self) -> Iterator[Any]:
-        batches = map(self.dataset.__getitems__, self.batch_sampler)
-        return map(_pinned, batches) if self.pin_memory else batches
+        at_once = 1
+        if not self.dataset.draws:
+            batch_bytes = self.dataset.sample_bytes * self.batch_sampler.batch_size
+            at_once = min(max(self.AT_ONCE_BYTES // max(batch_bytes, 1), 1), self.MOST_AT_ONCE)
+        all_chosen = iter(self.batch_sampler)
+        while chosen := list(itertools.islice(all_chosen, at_once)):
+            yield from self._together(chosen) if len(chosen) > 1 else [self._ready(chosen[0])]
+
+    def _together(self, chosen: list[Chosen]) -> Iterator[tuple]:
+        arrays = self._ready(Chosen(chosen[0].epoch, np.concatenate([each.indices for each in chosen])))
+        sizes = [len(each.indices) for each in chosen]
+        return zip(*(array.split(sizes) for array in arrays), strict=True)
+
+    def _ready(self, chosen: Chosen) -> Any:
+        batch = self.dataset.__getitems__(chosen)
+        return _pinned(batch) if self.pin_memory else batch
 
 
 def as_it_is(batch: Any) -> Any:

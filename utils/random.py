@@ -71,7 +71,10 @@ class StepSeeds:
 
     def __init__(self, seed: int, device: torch.device, drawn: bool = False):
         self.seed, self.device, self.drawn = seed, device, drawn
-        self._block, self._ahead = -1, []  # the steps seeded together last, and the numbers that come in them
+        self.on_accelerator = device.type != "cpu"
+        self._block = -1  # the steps that were looked at together last, their seeds, and the numbers that come in them
+        self._seeds: list[int] = []
+        self._ahead: list[tuple[float, float]] = []
 
     def state_dict(self) -> dict:
         return {"drawn": self.drawn}
@@ -81,31 +84,30 @@ class StepSeeds:
 
     def begin(self, step: int) -> None:
         """Call before a step."""
-        seed = scrambled(self.seed, step)
-        if self.drawn:
-            seed_all(seed, self.device)
-            return
-        torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            _seed_accelerator(seed, self.device)
         block, place = divmod(step, self.EVERY)
-        if block != self._block or _draw_plain() != self._ahead[2 * place]:
-            self._go_to(block, 2 * place)
+        if block != self._block:
+            self._look_ahead(block)
+        if self.drawn:
+            seed_all(self._seeds[place], self.device)
+            return
+        torch.default_generator.manual_seed(self._seeds[place])
+        if self.on_accelerator:
+            _seed_accelerator(self._seeds[place], self.device)
+        if _draw_plain() != self._ahead[2 * place]:
+            _seed_plain(scrambled(self.seed, -1 - block))
+            for _ in range(2 * place + 1):
+                _draw_plain()
 
     def end(self, step: int) -> None:
         """Call after it."""
         if not self.drawn:
             self.drawn = _draw_plain() != self._ahead[2 * (step % self.EVERY) + 1]
 
-    def _go_to(self, block: int, place: int) -> None:
-        """Seeds for a block of steps, and takes the numbers up to `place`."""
-        seed = scrambled(self.seed, -1 - block)
-        if block != self._block:
-            _seed_plain(seed)
-            self._block, self._ahead = block, [_draw_plain() for _ in range(2 * self.EVERY)]
-        _seed_plain(seed)
-        for _ in range(place + 1):
-            _draw_plain()
+    def _look_ahead(self, block: int) -> None:
+        self._block = block
+        self._seeds = [scrambled(self.seed, step) for step in range(block * self.EVERY, (block + 1) * self.EVERY)]
+        _seed_plain(scrambled(self.seed, -1 - block))
+        self._ahead = [_draw_plain() for _ in range(2 * self.EVERY)]
 
 
 def _seed_plain(seed: int) -> None:
