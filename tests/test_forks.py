@@ -170,7 +170,7 @@ def test_the_examples_of_the_readme_run_as_written(tmp_path):
     section = text[text.index("## Add your own"):text.index("## The config")]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     files = re.findall(r"\*\* in `((?:model|data_loader|trainer|logger)/\w+\.py)`", section)
-    assert len(blocks) == len(files) + 1 == 6  # the last, a scheduler, has no place of its own
+    assert len(blocks) == len(files) + 1 == 8  # the last, a scheduler, has no place of its own
     for file, code in zip([*files, "trainer/my_schedule.py"], blocks):
         (tmp_path / "MyProject" / file).write_text(code)
     config = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1]
@@ -185,6 +185,8 @@ def test_the_examples_of_the_readme_run_as_written(tmp_path):
     assert "Did you mean 'width'?" in done.stderr
     program("train.py", "-c", "configs/my_net.yaml", "dataset=Blobs", "trainer.args.epochs=1", "transforms=null",
             "data_loader.validation_split=null", cwd=tmp_path / "MyProject")
+    program("train.py", "-c", "configs/my_net.yaml", "dataset=Stripes", "trainer.args.epochs=1",
+            "transforms={batch: [BatchBrightness]}", cwd=tmp_path / "MyProject")
 
 
 def test_a_broken_file_is_named_when_a_look_up_fails(fork):
