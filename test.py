@@ -3,6 +3,7 @@
     python test.py -r saved/digits_lenet
     python test.py -r saved/digits_lenet/2026-01-31_12-00-00/checkpoints/last.pt --split val
 """
+import gc
 import json
 import logging
 from pathlib import Path
@@ -28,6 +29,7 @@ def main(args) -> None:
         keep_heap()
     with before_group(joins=False):
         checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
+    gc.enable()
     trainer = build_trainer(resolve_config(None, checkpoint, args.overrides), pick_device(args.device))
     load_evaluated(trainer, checkpoint)
     trainer.run.bars = not args.quiet
@@ -58,6 +60,7 @@ def keep_scores(file: Path, about: dict, values: dict) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # until all is imported, as in train.py
     arguments = test_arguments()
     with exit_codes(arguments.verbose):
         main(arguments)

@@ -7,6 +7,7 @@
     python train.py --verify-resume -c configs/digits.yaml
     python train.py --find-lr -c configs/digits.yaml
 """
+import gc
 import logging
 import sys
 import time
@@ -22,7 +23,6 @@ log = logging.getLogger("train")
 def main(args) -> None:
     # imported here, so that --help answers without loading torch
     from base.starting import checkpoint_to_resume, resolve_config
-    from base.verify import verify_resume
     from logger.console import setup_logging
     from utils import dist
     from utils.device import pick_device, processes_to_start
@@ -31,6 +31,7 @@ def main(args) -> None:
     launches = args.distributed and not is_launched() and not args.verify_resume  # the others that it starts do the talking
     setup_logging(logging.ERROR if launches else log_level(args), expected_rank())
     if args.verify_resume and not is_launched():
+        from base.verify import verify_resume
         sys.exit(not verify_resume(*verify_arguments(args), args.steps or 30))
     with before_group(joins=args.distributed and not args.verify_resume):
         num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
@@ -38,6 +39,7 @@ def main(args) -> None:
         checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name,
                                           tidy=not args.find)
         config = resolve_config(args.config, checkpoint, args.overrides, num_processes)
+    gc.enable()
     if not args.release_heap:
         keep_heap()
     if launches:
@@ -49,7 +51,6 @@ def main(args) -> None:
 def train(args, config: dict, checkpoint, device) -> None:
     """What each process does."""
     from base.build import build_trainer
-    from base.find import find
     from base.rehearsal import rehearse
     from base.starting import checkpoint_of_all, initial_weights, open_run
     from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
@@ -65,6 +66,7 @@ def train(args, config: dict, checkpoint, device) -> None:
         log.info(initial_weights(trainer.bare_model, args.init_from))
     trainer.prepare_training()
     if args.find:
+        from base.find import find
         return find(args.find, trainer, config, checkpoint, bars=not args.quiet)
     rehearse(trainer)
     if checkpoint:
@@ -79,7 +81,7 @@ def train(args, config: dict, checkpoint, device) -> None:
     if checkpoint:
         log.info(describe_resumed(trainer))
     if args.profile:
-        from base.profiling import profile_steps  # and with it torch.profiler
+        from base.profiling import profile_steps
         profile_steps(trainer, args.profile)
     started = time.monotonic()
     trainer.train(run)
@@ -87,6 +89,7 @@ def train(args, config: dict, checkpoint, device) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # until all is imported: that leaves a million objects, which it would go through again and again
     arguments = train_arguments()
     if is_launched():
         end_with_launcher()
