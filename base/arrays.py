@@ -62,7 +62,8 @@ def as_arrays(dataset: Dataset) -> ArrayDataset | None:
     None for any other dataset, and for one that fetches, transforms or collates its samples in a way of its own.
     """
     if isinstance(dataset, ArrayDataset):
-        return dataset if type(dataset).__getitem__ is ArrayDataset.__getitem__ else None
+        own = any(getattr(type(dataset), name) is not getattr(ArrayDataset, name) for name in ("__getitem__", "__getitems__"))
+        return None if own else dataset
     own_way = hasattr(dataset, "collate_fn") or hasattr(dataset, "__getitems__")
     if own_way or any(getattr(dataset, name, None) is not None for name in ("transform", "target_transform", "transforms")):
         return None
@@ -89,13 +90,16 @@ def _classes(labels) -> torch.Tensor:
 def batches_of(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
     """The function from indices to a whole batch, of a dataset that has one; None for one that gives samples.
 
-    A `__getitems__` that returns a list returns samples, as torch has it; anything else from it is a batch.
+    A `__getitems__` that returns a list returns samples, as torch has it; anything else from it is a batch. One that is
+    inherited does not know what a class with a `__getitem__` of its own makes of its samples.
     """
     arrays = as_arrays(dataset)
     if arrays is not None:
         return arrays.__getitems__
-    fetch = getattr(dataset, "__getitems__", None)
-    return fetch if fetch and not isinstance(fetch([0]), list) else None
+    definers = [name for cls in type(dataset).__mro__ for name in ("__getitems__", "__getitem__") if name in vars(cls)]
+    if definers[:1] != ["__getitems__"] or isinstance(dataset.__getitems__([0]), list):
+        return None
+    return dataset.__getitems__
 
 
 def kept_on(dataset: Dataset, name: str, device: torch.device) -> Dataset:

@@ -212,6 +212,8 @@ class DataSplits:
     def _build_loader(self, split: str, training: bool) -> DataLoader:
         dataset, view, options = self.dataset(split), self._view(split, training), dict(self.loader_options)
         if isinstance(view, Batches) and (view.resident or not options["num_workers"]):
+            if options["num_workers"]:
+                log.info("%s is kept on a device: no worker processes read it", type(dataset).__name__)
             return BatchLoader(view, self._sampler(split, training), options["pin_memory"])
         options |= {"collate_fn": self._collate(view), "generator": torch.Generator()}
         if not isinstance(dataset, IterableDataset):

@@ -59,7 +59,8 @@ class BaseTrainer:
         compile: whether to run the model through torch.compile: true, its mode ("reduce-overhead" takes CUDA graphs), or
             a block `{mode: ..., dynamic: ..., fullgraph: ...}`.
         channels_last: the memory format of images and convolutions.
-        matmul_precision: of float32 matrix products inside: "high" allows TF32 where there is, "medium" bfloat16.
+        matmul_precision: of float32 matrix products inside: "high" allows TF32 where there is, "medium" bfloat16, "highest"
+            neither; by default it stays as it is.
         max_time: a budget for this start, in seconds or as "h:mm:ss"; training then saves and ends.
         on_nan: what to do about a loss that is not finite: "stop", or "skip" the step.
         max_nan_steps: how many steps in a row "skip" may leave out.
@@ -80,7 +81,7 @@ class BaseTrainer:
                  precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
                  clip_norm: PositiveFloat | None = None, ema: Annotated[float, at_least(0), below(1)] | None = None,
                  compile: Annotated[bool | str | dict, parse_compile] = False, channels_last: bool = False,
-                 matmul_precision: Literal["highest", "high", "medium"] = "highest",
+                 matmul_precision: Literal["highest", "high", "medium"] | None = None,
                  max_time: Annotated[str, seconds] | PositiveFloat | None = None,
                  on_nan: Literal["stop", "skip"] = "stop", max_nan_steps: PositiveInt = 10,
                  on_oom: Literal["stop", "split"] = "stop",
@@ -92,7 +93,8 @@ class BaseTrainer:
         self.log_images_every, self.log_weights_every = log_images_every, log_weights_every
         self.precision, self.accumulate, self.clip_norm = precision, accumulate, clip_norm
         self.compile, self.channels_last = parse_compile(compile), channels_last
-        torch.set_float32_matmul_precision(matmul_precision)
+        if matmul_precision:
+            torch.set_float32_matmul_precision(matmul_precision)
         self.position, self.totals = Position(), Totals()
         self.metrics, self.eval_metrics = Metrics(metrics, device), Metrics(metrics, device)
         self.monitor = Monitor(monitor, early_stop, min_delta) if monitor else None

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from base.arrays import ArrayDataset
+from base.arrays import as_arrays
 from utils.random import derive, has_drawn, permutation, seed_cpu
 
 Transform = Callable[[Any], Any]
@@ -95,7 +95,8 @@ class PositionSampler(Sampler[Chosen]):
 
     def counted(self, batches: Iterable[Any]) -> Iterator[tuple[Count, Any]]:
         """`batches`, those from number `start` on, each with its count."""
-        return zip(map(self.count, range(self.start, len(self))), batches)
+        counts = map(self.count, range(self.start, len(self)))
+        return ((count, batch) for batch, count in zip(batches, counts))  # in this order, so that a loader learns of its end
 
 
 class Samples(Dataset):
@@ -129,10 +130,10 @@ class Batches(Dataset):
 
     def __init__(self, fetch: Callable[[Any], Any], seed: int):
         self.fetch, self.seed = fetch, seed
-        arrays = getattr(fetch, "__self__", None)
-        self.draws = not isinstance(arrays, ArrayDataset)
-        self.resident = not self.draws and arrays.resident  # where no worker process should reach
-        self.sample_bytes = 0 if self.draws else arrays.sample_bytes
+        arrays = as_arrays(fetch.__self__) if hasattr(fetch, "__self__") else None  # which draw nothing
+        self.draws = arrays is None
+        self.resident = arrays is not None and arrays.resident  # where no worker process should reach
+        self.sample_bytes = 0 if arrays is None else arrays.sample_bytes
 
     def __getitems__(self, chosen: Chosen) -> Any:
         if self.draws:

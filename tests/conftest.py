@@ -11,6 +11,7 @@ import torch
 from utils.state import leaves
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only get in each other's way
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # many programs are started here: they need not all compile the project anew
 torch.set_num_threads(1)
 PROJECT = Path(__file__).resolve().parent.parent
 

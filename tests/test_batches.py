@@ -92,6 +92,19 @@ def test_what_fetches_transforms_or_collates_in_a_way_of_its_own_is_left_alone()
         def collate_fn(self, samples):
             return torch.stack([image for image, _ in samples]), "labels"
 
+    class Shifted(ArrayDataset):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image, label + 100
+
+    class Noisy(ArrayDataset):
+        def __getitems__(self, indices):
+            images, labels = super().__getitems__(indices)
+            return images + torch.rand(len(labels), 1, 1, 1), labels
+
+    assert read(splits(Shifted(IMAGES, LABELS)))[0][1][1].min() >= 100
+    noisy = splits(Noisy(IMAGES, LABELS))
+    assert torch.equal(read(noisy, start=1)[0][1][0], read(noisy)[1][1][0])
     assert as_arrays(Inverted(IMAGES, LABELS)) is None and as_arrays(Collated(IMAGES, LABELS)) is None
     mnist = torchvision_dataset(MNIST, data=IMAGES[:, 0], targets=LABELS)
     mnist.transform = lambda image: image

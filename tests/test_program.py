@@ -1,6 +1,7 @@
 """The two commands as processes: exit codes, messages, signals, files that are damaged or hostile."""
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import zipfile
 import pytest
 import torch
 from conftest import PROJECT, assert_same_run, program, train
+
+from utils.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +31,30 @@ def test_help_answers_without_loading_torch(script, text):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["-c", "configs/nope.yaml"], "configs/nope.yaml: cannot be read"),
     (["-c", "configs/digits.yaml", "model.type=LeNt"], "model.type: no model 'LeNt'. Did you mean 'LeNet'?"),
-    (["-c", "configs/digits.yaml", "--device", "cuda:77"], "cuda:77"),
     (["-c", "configs/digits.yaml", "model.args.num_classes=3", "--out", "{tmp}"], "One batch of training was tried"),
-    (["-c", "configs/digits.yaml", "model.args.image_size_px=9", "--out", "{tmp}"], "model/lenet.py:"),
-    (["-c", "configs/digits.yaml", "data_loader.validation_split=null", "--out", "{tmp}"], "data_loader.validation_split"),
-    (["-c", "configs/digits.yaml", "--run-name", "a/b", "--out", "{tmp}"], "--run-name"),
     (["-c", "configs/digits.yaml", "--out", "/proc/nowhere"], "cannot be made"),
-    (["-r", "saved/nowhere"], "no such file or folder"),
-    (["-r", "tests"], "neither a run"),
     ([], "nothing to do"),
-    (["-c", "configs/digits.yaml", "lr"], "Overrides look like"),
 ])
 def test_a_users_mistake_is_one_message_and_exit_code_2(arguments, message, tmp_path):
     done = program("train.py", *[argument.format(tmp=tmp_path) for argument in arguments], code=2)
     assert message in done.stderr and not list(tmp_path.glob("*/*/checkpoints/*"))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["-c", "configs/nope.yaml"], "configs/nope.yaml: cannot be read"),
+    (["-c", "configs/digits.yaml", "--device", "cuda:77"], "cuda:77"),
+    (["-c", "configs/digits.yaml", "model.args.image_size_px=9"], "model/lenet.py:"),
+    (["-c", "configs/digits.yaml", "data_loader.validation_split=null"], "data_loader.validation_split"),
+    (["-c", "configs/digits.yaml", "--run-name", "a/b"], "--run-name"),
+    (["-r", "saved/nowhere"], "no such file or folder"),
+    (["-r", "tests"], "neither a run"),
+    (["-c", "configs/digits.yaml", "lr"], "Overrides look like"),
+])
+def test_a_users_mistake_leaves_nothing_behind(arguments, message, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train(*arguments, out=tmp_path)
+    assert not list(tmp_path.glob("*/*/checkpoints/*"))
 
 
 def test_where_mnist_cannot_be_downloaded_the_folder_for_its_files_is_named(tmp_path):
@@ -115,14 +126,15 @@ def test_a_loss_that_is_not_finite_ends_with_exit_code_1_and_advice(small, tmp_p
     assert "learning rate" in done.stderr and "epoch 1" in done.stderr
 
 
-def test_the_summary_and_the_closing_block_tell_what_was_built_and_what_to_do_next(small, tmp_path):
+def test_the_summary_and_the_closing_block_tell_what_was_built_and_what_to_do_next(small, tmp_path, capfd):
     done = program("train.py", "-c", small, "--out", tmp_path, "--run-name", "one")
     for text in ("MLP: 1,210 parameters", "train 1,397 | val 40", "device: ", "epoch 2/2", "tensorboard --logdir",
                  f"python test.py -r {tmp_path}/small/one", f"python train.py -r {tmp_path}/small/one trainer.args.epochs=4"):
         assert text in done.stdout, text
     scored = program("test.py", "-r", tmp_path / "small")
     assert "test/accuracy" in scored.stdout
-    quiet = program("train.py", "-q", "-c", small, "--out", tmp_path, "--run-name", "two")
-    assert quiet.stdout == "" and "epoch 2/2" in (tmp_path / "small" / "two" / "run.log").read_text()
-    taken = program("train.py", "-c", small, "--out", tmp_path, "--run-name", "two", code=2)
-    assert "there already" in taken.stderr
+    capfd.readouterr()
+    train("-c", small, "--run-name", "two", out=tmp_path)  # which is quiet
+    assert capfd.readouterr().out == "" and "epoch 2/2" in (tmp_path / "small" / "two" / "run.log").read_text()
+    with pytest.raises(ConfigError, match="there already"):
+        train("-c", small, "--run-name", "two", out=tmp_path)
