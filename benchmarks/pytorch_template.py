@@ -4,8 +4,8 @@ Its own main path runs: ConfigParser, train.main, its Trainer with tracker, Tens
 an epoch, on its MnistDataLoader. The same network, loss and optimizer as the others' are put into its modules, and its loader
 workers are off, which is faster on few cores.
 
-With today's pandas it ends at once: its MetricTracker writes through `.values` and chained assignments, which pandas 3 refuses.
-requirements-bench.txt therefore asks for pandas below 3; nothing of its code is changed or replaced. What it finds under the
+Its MetricTracker writes through `.values` and chained assignments, for which there is no room in pandas 3 (copy-on-write), so
+requirements-bench.txt asks for pandas below 3; nothing of its code is changed or replaced. What it finds under the
 names of its rooms has to be its own, so this project's modules are taken out of the process first.
 """
 import importlib
