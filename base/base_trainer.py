@@ -303,12 +303,7 @@ class BaseTrainer:
         self.totals.reset()
         self.metrics.reset()
         self.run.epoch(values, epoch, self.epochs, self.position.step, improved, self.laps.recent())
-        if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
-            self.run.images("train/input", self.shown_input, self.position.step)
-        if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
-            for name, weight in self.bare_model.named_parameters():  # one by one: they may be in parts because all are too many
-                if weight.requires_grad:
-                    self.run.histograms({f"weights/{name}": whole(weight.detach())}, self.position.step)
+        self.log_pictures(epoch)
         self.laps.end("logging")
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
@@ -399,6 +394,15 @@ class BaseTrainer:
         self.laps.end("compute")
         self.run.step(values, self.position.epoch + 1, self.position.step)
         self.laps.end("logging")
+
+    def log_pictures(self, epoch: int) -> None:
+        """The input images and the weights, where they are due after `epoch` epochs."""
+        if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
+            self.run.images("train/input", self.shown_input, self.position.step)
+        if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
+            for name, weight in self.bare_model.named_parameters():  # one by one: they may be in parts because all are too many
+                if weight.requires_grad:
+                    self.run.histograms({f"weights/{name}": whole(weight.detach())}, self.position.step)
 
     def learning_rates(self) -> dict[str, float]:
         return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}
