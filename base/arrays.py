@@ -1,5 +1,6 @@
 """Samples held as arrays: a batch is a few rows of each, taken at once; nothing is fetched or collated one by one."""
 import logging
+import mmap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,19 +34,35 @@ class ArrayDataset(Dataset):
         return any(isinstance(array, torch.Tensor) and not array.is_cpu for array in self.arrays)
 
     @property
-    def sample_bytes(self) -> int:
-        """The size of one sample."""
-        return sum(array.nbytes // max(len(array), 1) for array in self.arrays)
+    def row_bytes(self) -> list[int]:
+        """The size of a sample in each array."""
+        return [array.nbytes // max(len(array), 1) for array in self.arrays]
+
+    def __getstate__(self) -> dict:
+        """For worker processes that are not forked: of an array in a file where it is, not what it holds."""
+        return {**vars(self), "arrays": tuple(_file_of(array) or array for array in self.arrays)}
+
+    def __setstate__(self, state: dict) -> None:
+        arrays = tuple(np.memmap(**array) if isinstance(array, dict) else array for array in state["arrays"])
+        vars(self).update(state, arrays=arrays)
 
     def __len__(self):
         return len(self.arrays[0])
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.as_tensor(array[index]) for array in self.arrays)
+        return tuple(_tensor(array[index]).clone() for array in self.arrays)  # transforms may change it in place
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, ...]:
         chosen = torch.as_tensor(indices)
         return tuple([_rows(array, chosen) for array in self.arrays])
+
+
+def _file_of(array: torch.Tensor | np.ndarray) -> dict | None:
+    """The arguments of `np.memmap` for an array that is a whole such file; None for any other."""
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap) or not array.flags.c_contiguous:
+        return None
+    mode = "r+" if array.mode == "w+" else array.mode
+    return {"filename": array.filename, "dtype": array.dtype, "mode": mode, "offset": array.offset, "shape": array.shape}
 
 
 def _rows(array: torch.Tensor | np.ndarray, chosen: torch.Tensor) -> torch.Tensor:
@@ -61,14 +78,16 @@ def as_arrays(dataset: Dataset) -> ArrayDataset | None:
 
     None for any other dataset, and for one that fetches, transforms or collates its samples in a way of its own.
     """
+    if hasattr(dataset, "collate_fn"):
+        return None
     if isinstance(dataset, ArrayDataset):
         own = any(getattr(type(dataset), name) is not getattr(ArrayDataset, name) for name in ("__getitem__", "__getitems__"))
         return None if own else dataset
-    own_way = hasattr(dataset, "collate_fn") or hasattr(dataset, "__getitems__")
-    if own_way or any(getattr(dataset, name, None) is not None for name in ("transform", "target_transform", "transforms")):
+    own_ways = ("__getitems__", "transform", "target_transform", "transforms")
+    if any(getattr(dataset, name, None) is not None for name in own_ways):
         return None
     fetch = type(dataset).__getitem__
-    arrays = _LIBRARIES.get((fetch.__module__, fetch.__qualname__))
+    arrays = _LIBRARIES.get((getattr(fetch, "__module__", None), fetch.__qualname__))
     return arrays and ArrayDataset(*arrays(dataset))
 
 
@@ -97,7 +116,7 @@ def batches_of(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
     if arrays is not None:
         return arrays.__getitems__
     definers = [name for cls in type(dataset).__mro__ for name in ("__getitems__", "__getitem__") if name in vars(cls)]
-    if definers[:1] != ["__getitems__"] or isinstance(dataset.__getitems__([0]), list):
+    if definers[:1] != ["__getitems__"] or hasattr(dataset, "collate_fn") or isinstance(dataset.__getitems__([0]), list):
         return None
     return dataset.__getitems__
 
@@ -126,4 +145,4 @@ def kept_on(dataset: Dataset, name: str, device: torch.device) -> Dataset:
 
 
 def _tensor(array: torch.Tensor | np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(array)) if isinstance(array, np.ndarray) else array
+    return array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))

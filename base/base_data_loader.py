@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from base.arrays import batches_of
 from base.preparation import Preparation
-from base.samples import Batches, BatchLoader, Count, Part, PositionSampler, Samples, Transform, as_it_is, copied_ahead
+from base.samples import Batches, BatchLoader, Count, Part, PositionSampler, Samples, Transform, as_it_is
 from base.streams import Stream, StreamCollate, StreamPlace, copy_of_state, is_stateful
 from utils import dist
 from utils.errors import ConfigError
@@ -34,7 +34,6 @@ class DataSplits:
         build_dataset: split name to Dataset; None from it means that there is no such split.
         transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see `samples.transformed` and Preparation.
         seed: the run's seed.
-        device: where batches are wanted.
         batch_size: samples in a batch, of all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: the part of train (0.1) or the number of its samples (500) to validate on. None takes the
@@ -48,8 +47,7 @@ class DataSplits:
     """
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),
-                 seed: int = 0, device: torch.device = torch.device("cpu"), *,
-                 batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
+                 seed: int = 0, *, batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0)] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False, num_workers: CountInt = 0,
@@ -58,8 +56,7 @@ class DataSplits:
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         self.prepare = Preparation(self.transforms["batch"], seed)
-        self.seed, self.device = seed, device
-        self.validation_split, self.batches_per_epoch = validation_split, batches_per_epoch
+        self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches = eval_batches
         self.shuffle, self.drop_last = shuffle, drop_last
@@ -138,9 +135,7 @@ class DataSplits:
         return min(num_batches, limit) if limit else num_batches
 
     def batches(self, split: str, epoch: int = 0, start: int = 0, training: bool | None = None) -> Iterator[tuple[int, Any]]:
-        """This process's part of the batches of a split from number `start` on, as (number of samples, batch).
-
-        They are on a CUDA `device`, or on their way there, and else on the CPU.
+        """This process's part of the batches of a split from number `start` on, as (number of samples, batch), on the CPU.
 
         `training` (by default for the train split) shuffles and augments as `epoch` says. Otherwise every sample comes
         once, in order, through the `eval` transforms, and the same in every epoch. A train stream that tells its state goes
@@ -158,12 +153,8 @@ class DataSplits:
         if isinstance(position, Stream):
             position.place = self.place if key == ("train", True) and is_stateful(position.dataset) else StreamPlace()
             _tell_what_is_read_again(position)
-        self._iterators[key] = iter(loader)
-        batches = copied_ahead(self._iterators[key], self.device)
-        if isinstance(position, Stream):
-            batches = _follow(batches, position.place)
-        else:
-            batches = position.counted(batches)
+        batches = self._iterators[key] = iter(loader)
+        batches = _follow(batches, position.place) if isinstance(position, Stream) else position.counted(batches)
         return itertools.islice(batches, limit - start) if limit else batches
 
     def to_checkpoint(self) -> dict[str, StreamPlace]:

@@ -111,7 +111,9 @@ def _read(entries: list[tuple]) -> list[tuple[float, int]]:
     if not entries:
         return []
     values = [value for value, *_ in entries]
-    values = torch.stack(values).tolist() if isinstance(values[0], torch.Tensor) else values
+    if on_device := [value for value in values if isinstance(value, torch.Tensor)]:
+        numbers = iter(torch.stack(on_device).tolist())
+        values = [next(numbers) if isinstance(value, torch.Tensor) else value for value in values]
     flags = [lost for *_, lost in entries]
     if device := next((flag.device for flag in flags if isinstance(flag, torch.Tensor)), None):
         flags = torch.stack([torch.as_tensor(flag, device=device) for flag in flags]).tolist()

@@ -44,7 +44,7 @@ def build_data(config: dict, device: torch.device) -> DataSplits:
         options["pin_memory"] = device.type == "cuda"
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}") for i, block in enumerate(blocks or [])]
                   for key, blocks in config["transforms"].items()}
-    return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"], device, **options)
+    return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"], **options)
 
 
 def build_dataset(block, device: torch.device, split: str):

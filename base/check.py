@@ -75,9 +75,9 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     if fault := mismatch(config["seed"], int):
         yield ("seed",), fault
     if config["dataset"] is not None:
-        yield from _dataset_faults(config["dataset"])
+        yield from _dataset_faults(config["dataset"], config["transforms"])
     yield from _transform_faults(config["transforms"])
-    data_loader = Signature(DataSplits, ("build_dataset", "transforms", "seed", "device"))
+    data_loader = Signature(DataSplits, ("build_dataset", "transforms", "seed"))
     yield from _table_faults(config["data_loader"], ("data_loader",), data_loader)
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
         if config[key] is not None:
@@ -122,13 +122,16 @@ def _args(block) -> Mapping:
     return args if isinstance(args, dict) else {}
 
 
-def _dataset_faults(block) -> Iterator[Fault]:
+def _dataset_faults(block, transforms) -> Iterator[Fault]:
     kept = None
     if "device" in _args(block):
         with suppress(ConfigError):  # of a type that is not there; told below
             block, kept = where_kept(block)
     if kept is not None and (fault := device_fault(kept)):
         yield ("dataset", "args", "device"), fault
+    elif kept and isinstance(transforms, dict) and (transforms.get("train") or transforms.get("eval")):
+        yield ("dataset", "args", "device"), ("what is kept on a device is not transformed sample by sample. Move "
+                                              "transforms.train and transforms.eval to transforms.batch, or leave it out.")
     faults = DATASETS.faults(block, ("dataset",), provided={"split", "train"} - _args(block).keys())
     yield from faults
     if not faults and not dataset_switches(block):

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from base.augmentation import BatchAugmentation, Draws
-from base.samples import Chosen, Transform, on_input, to_device
+from base.samples import Chosen, Transform, on_input, on_tensors, to_device
 from utils.random import derive
 
 
@@ -19,6 +19,7 @@ class Preparation:
 
     def __init__(self, transforms: Sequence[Transform | BatchAugmentation], seed: int):
         self.transforms, self.seed = transforms, seed
+        self._side: torch.cuda.Stream | None = None  # in which copies are made, beside the steps that a GPU is still busy with
         self.augments = any(isinstance(transform, BatchAugmentation) for transform in transforms)
 
     def __call__(self, batch: Any, device: torch.device, channels_last: bool = False, chosen: Chosen | None = None) -> Any:
@@ -26,6 +27,8 @@ class Preparation:
 
         uint8 images `[B, C, H, W]` first become float32 in [0, 1].
         """
+        if device.type == "cuda":
+            batch = self._copied(batch, device)
         if device.type != "cpu":
             batch = to_device(batch, device)
         batch = on_input(batch, _as_floats)
@@ -37,6 +40,23 @@ class Preparation:
             elif draws:
                 batch = transform(batch, draws)
         return on_input(batch, _channels_last) if channels_last else batch
+
+    def _copied(self, batch: Any, device: torch.device) -> Any:
+        """The dense tensors of the main memory copied to a GPU; whatever else there is stays where it is."""
+        self._side = self._side or torch.cuda.Stream(device)
+        current = torch.cuda.current_stream(device)
+
+        def copied(value):
+            if not isinstance(value, torch.Tensor) or not value.is_cpu or value.layout != torch.strided:
+                return value
+            value = value.to(device, non_blocking=True)
+            value.record_stream(current)
+            return value
+
+        with torch.cuda.stream(self._side):
+            batch = on_tensors(batch, copied)
+        current.wait_stream(self._side)
+        return batch
 
     def _draws(self, chosen: Chosen, device: torch.device) -> Draws:
         indices = torch.from_numpy(chosen.indices).to(device, non_blocking=True)
@@ -55,6 +75,8 @@ def _channels_last(inputs: Any) -> Any:
 
 def _keep_constants(transform: Transform, device: torch.device) -> None:
     """Puts the numbers of torchvision's Normalize on the device for good: it would wait for their copy in every step."""
+    if device.type == "cpu" or not type(transform).__module__.startswith("torchvision.transforms.v2"):
+        return
     for name in ("mean", "std"):
-        if device.type != "cpu" and isinstance(numbers := getattr(transform, name, None), (list, tuple)):
+        if isinstance(numbers := getattr(transform, name, None), (list, tuple)):
             setattr(transform, name, torch.tensor(numbers, dtype=torch.float32, device=device))

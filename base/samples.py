@@ -103,26 +103,44 @@ class Samples(Dataset):
     """A dataset with its transforms, asked for the samples of a batch; `(epoch, index)` seeds all randomness of each.
 
     Seeding takes as long as a small sample. So a batch is first read without; where that drew a number after all, it is read
-    again with, as is every batch from then on.
+    again with, as is every batch from then on. What draws and covers its tracks (`torch.random.fork_rng`), or asks for the
+    seed, shows in the first two samples, which are read in both ways.
     """
 
     def __init__(self, dataset: Dataset, transforms: list[Transform], seed: int):
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
-        self.draws = False
+        self.draws: bool | None = None  # not known yet
 
     def __getitems__(self, chosen: Chosen) -> list:
         if not self.draws:
             seed = derive(self.seed, "batch", chosen.epoch, int(chosen.indices[0]))
             seed_cpu(seed)
             samples = [transformed(self.dataset[index], self.transforms) for index in chosen.indices.tolist()]
-            if not has_drawn(seed):
+            drawn = has_drawn(seed)
+            if self.draws is None and not drawn:
+                drawn = not all(_same(self._seeded(chosen.epoch, index), sample)
+                                for index, sample in zip(chosen.indices[:2].tolist(), samples, strict=False))
+            self.draws = drawn
+            if not drawn:
                 return samples
-            self.draws = True
         return [self._seeded(chosen.epoch, index) for index in chosen.indices.tolist()]
 
     def _seeded(self, epoch: int, index: int) -> Any:
         seed_cpu(derive(self.seed, "sample", epoch, index))
         return transformed(self.dataset[index], self.transforms)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two samples are equal, as far as anybody can tell."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one is other or (isinstance(one, (str, bytes, int, float)) and one == other)
 
 
 class Batches(Dataset):
@@ -133,7 +151,7 @@ class Batches(Dataset):
         arrays = as_arrays(fetch.__self__) if hasattr(fetch, "__self__") else None  # which draw nothing
         self.draws = arrays is None
         self.resident = arrays is not None and arrays.resident  # where no worker process should reach
-        self.sample_bytes = 0 if arrays is None else arrays.sample_bytes
+        self.row_bytes = [] if arrays is None else arrays.row_bytes
 
     def __getitems__(self, chosen: Chosen) -> Any:
         if self.draws:
@@ -145,24 +163,29 @@ class Batches(Dataset):
 class BatchLoader:
     """In place of a DataLoader for whole batches without workers: there is nothing to collate, and nobody to ask.
 
-    Small batches of arrays are gathered some at a time, and handed out as views.
+    Small batches of arrays are gathered some at a time, and handed out as views, where each of these begins as well aligned
+    as a tensor of its own: kernels may compute other bits for others.
 
     `pin_memory`: whether batches are copied into page-locked memory, from where they go to a GPU while others are computed.
     """
 
-    AT_ONCE_BYTES, MOST_AT_ONCE = 2**20, 64
+    AT_ONCE_BYTES, MOST_AT_ONCE, ALIGNED_BYTES = 2**20, 64, 64
 
     def __init__(self, dataset: Batches, batch_sampler: PositionSampler, pin_memory: bool):
         self.dataset, self.batch_sampler, self.pin_memory = dataset, batch_sampler, pin_memory
 
     def __iter__(self) -> Iterator[Any]:
-        at_once = 1
-        if not self.dataset.draws:
-            batch_bytes = self.dataset.sample_bytes * self.batch_sampler.batch_size
-            at_once = min(max(self.AT_ONCE_BYTES // max(batch_bytes, 1), 1), self.MOST_AT_ONCE)
-        all_chosen = iter(self.batch_sampler)
+        all_chosen, at_once = iter(self.batch_sampler), 1
         while chosen := list(itertools.islice(all_chosen, at_once)):
             yield from self._together(chosen) if len(chosen) > 1 else [self._ready(chosen[0])]
+            at_once = self._at_once(len(chosen[0].indices))
+
+    def _at_once(self, num_samples: int) -> int:
+        """How many batches of so many samples to gather together."""
+        sizes = [num_bytes * num_samples for num_bytes in self.dataset.row_bytes]
+        if self.dataset.draws or any(size % self.ALIGNED_BYTES for size in sizes):
+            return 1
+        return min(max(self.AT_ONCE_BYTES // max(sum(sizes), 1), 1), self.MOST_AT_ONCE)
 
     def _together(self, chosen: list[Chosen]) -> Iterator[tuple]:
         arrays = self._ready(Chosen(chosen[0].epoch, np.concatenate([each.indices for each in chosen])))
@@ -180,7 +203,7 @@ def as_it_is(batch: Any) -> Any:
 
 
 def _pinned(batch: Any) -> Any:
-    return on_tensors(batch, lambda value: value.pin_memory() if _is_tensor(value, "cpu") else value)
+    return on_tensors(batch, lambda value: value.pin_memory() if isinstance(value, torch.Tensor) and value.is_cpu else value)
 
 
 def transformed(sample: Any, transforms: list[Transform]) -> Any:
@@ -218,26 +241,6 @@ def on_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
     return function(batch) if hasattr(batch, "to") else batch
 
 
-def _is_tensor(value: Any, device_type: str) -> bool:
-    return isinstance(value, torch.Tensor) and value.device.type == device_type
-
-
 def to_device(batch: Any, device: torch.device) -> Any:
     """Tensors on `device`; a copy to an accelerator is waited for by what uses it there, not by the host."""
     return on_tensors(batch, lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"))
-
-
-def copied_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    """The batches on `device`. A GPU copies each in a stream of its own, beside the step that it is still busy with."""
-    return _copied_ahead(batches, device) if device.type == "cuda" else batches
-
-
-def _copied_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    side = torch.cuda.Stream(device)
-    for batch in batches:
-        with torch.cuda.stream(side):
-            batch = to_device(batch, device)
-        current = torch.cuda.current_stream(device)
-        current.wait_stream(side)
-        on_tensors(batch, lambda value, current=current: _is_tensor(value, "cuda") and value.record_stream(current))
-        yield batch

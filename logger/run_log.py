@@ -73,7 +73,12 @@ class RunLog:
         if not dist.lost_touch(error):  # else it would wait for those who do not answer
             self.store.join()
         self.metrics_file.close()
-        self.feeder.close()
+        try:
+            self.feeder.close()
+        except Exception as late:
+            if error is None:
+                raise
+            log.warning("a writer failed, too: %s: %s", type(late).__name__, late)  # what ends the run is said by others
 
     def to_checkpoint(self) -> dict[str, MetricsFile]:
         """What a checkpoint has to hold of it: how many lines metrics.jsonl has."""

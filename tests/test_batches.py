@@ -1,4 +1,5 @@
 """Whole batches of what is held in arrays: the same numbers as sample by sample, in a fraction of the time."""
+import pickle
 import random
 
 import numpy as np
@@ -158,6 +159,47 @@ def test_a_sample_draws_the_same_whoever_shares_its_batch(draw):
     expected = drawn(batch_size=1)
     assert len({value for value in expected.values()}) == 3  # 0, and two that are not
     assert drawn(batch_size=7) == drawn(batch_size=20) == drawn(batch_size=7, num_workers=2) == expected
+
+
+@pytest.mark.parametrize("draw", ["fork_rng", "initial_seed"])
+def test_a_sample_that_covers_its_tracks_draws_numbers_of_its_own_too(draw):
+    class Covert(DrawsLate):
+        def __getitem__(self, index):
+            if draw == "initial_seed":
+                return torch.tensor(np.random.default_rng(torch.initial_seed()).random()), index
+            with torch.random.fork_rng(devices=[]):
+                return torch.rand(()), index
+
+    values = [read(splits(Covert(None), validation_split=0, batch_size=size))[0][1][0] for size in (4, 8)]
+    assert len(set(values[1].tolist())) == 8 and torch.equal(values[0], values[1][:4])
+
+
+def test_only_samples_that_draw_are_seeded_one_by_one():
+    for dataset, draws in ((OneByOne(TensorDataset(IMAGES, LABELS)), False), (DrawsLate(random.random, late=1), True)):
+        data = splits(dataset, validation_split=0)
+        read(data)
+        assert data._loaders["train", True].dataset.draws is draws
+
+
+def test_mapped_arrays_travel_to_other_processes_as_names(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(100_000).reshape(1000, 100))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    sent = pickle.dumps(ArrayDataset(mapped, mapped[::-1]))
+    there = pickle.loads(sent)  # the second is no whole file, and travels with what it holds
+    assert 8e5 < len(sent) < 9e5 and isinstance(there.arrays[0], np.memmap)
+    assert all(np.array_equal(one, other) for one, other in zip(there.arrays, (mapped, mapped[::-1]), strict=True))
+
+
+def test_a_sample_of_an_array_can_be_changed_in_place():
+    images = IMAGES.numpy().copy()
+    for dataset in (ArrayDataset(images), ArrayDataset(torch.from_numpy(images))):
+        dataset[3][0].zero_()
+        assert (images == IMAGES.numpy()).all()
+
+
+def test_what_is_kept_on_a_device_takes_no_transforms_of_samples(small, tmp_path):
+    with pytest.raises(ConfigError, match="not transformed sample by sample"):
+        train("-c", small, "dataset.args.device=cuda", out=tmp_path)
 
 
 def test_arrays_may_stay_in_their_files(tmp_path, small):

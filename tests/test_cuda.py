@@ -60,12 +60,11 @@ def test_the_device_that_holds_the_samples_does_not_matter(small, tmp_path):
 @pytest.mark.parametrize("dataset", [TensorDataset, lambda *arrays: ArrayDataset(*(array.cuda() for array in arrays))])
 def test_batches_copied_ahead_are_those_of_the_cpu(dataset):
     inputs, targets = torch.rand(500, 300), torch.arange(500)
-    ahead = DataSplits(lambda split: dataset(inputs, targets), seed=1, device=CUDA, batch_size=20, validation_split=0,
-                       pin_memory=True)
+    ahead = DataSplits(lambda split: dataset(inputs, targets), seed=1, batch_size=20, validation_split=0, pin_memory=True)
     plain = DataSplits(lambda split: TensorDataset(inputs, targets), seed=1, batch_size=20, validation_split=0)
     busy = torch.rand(2000, 2000, device=CUDA)
     for (_, batch), (_, expected) in zip(ahead.batches("train"), plain.batches("train"), strict=True):
-        busy = busy @ busy / busy.norm()
+        busy, batch = busy @ busy / busy.norm(), ahead.prepare(batch, CUDA)
         assert all(value.device == CUDA for value in batch)
         assert all(torch.equal(value.cpu(), other) for value, other in zip(batch, expected, strict=True))
 

@@ -229,6 +229,11 @@ class BreaksDown(Writer):
         raise ZeroDivisionError("of the writer's own")
 
 
+def test_what_ends_a_run_is_not_hidden_by_a_writer_that_breaks_down_too(small, tmp_path):
+    with pytest.raises(Interrupted, match="step 1 is done"):
+        train("-c", small, "writers=[BreaksDown]", "trainer.args.log_every=1", "--steps", 1, out=tmp_path)
+
+
 def test_a_broken_writer_ends_a_run(small, tmp_path):
     with pytest.raises(ZeroDivisionError, match="of the writer's own"):
         train("-c", small, "writers=[BreaksDown]", out=tmp_path)

@@ -9,7 +9,8 @@ def keep_heap() -> bool:
     """Tells glibc's malloc to hold on to freed memory. Returns whether that was done; elsewhere nothing is.
 
     By itself it gives the activations of a step back to the system or keeps them, by the luck of how they lie; given back,
-    each of their pages faults again in the next step. Some 5 to 20 MB more stay resident. See mallopt(3).
+    each of their pages faults again in the next step. What was needed once stays: some 5 to 20 MB more for a small model.
+    See mallopt(3).
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         return False
