@@ -29,7 +29,7 @@ class Preparation:
         """
         if device.type == "cuda":
             batch = self._copied(batch, device)
-        if device.type != "cpu":
+        if device.type != "cpu":  # whatever has not been copied yet
             batch = to_device(batch, device)
         batch = on_input(batch, _as_floats)
         draws = self._draws(chosen, device) if chosen and self.augments else None
