@@ -30,13 +30,8 @@ from utils.device import device_fault
 from utils.errors import ConfigError
 from utils.registry import Fault, Registry
 from utils.run import folder_name_fault
+from utils.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.signature import Signature, mismatch, nearest
-
-_REQUIRED = ("name", "dataset", "model", "optimizer")
-_DEFAULTS = {"name": None, "seed": 0, "dataset": None, "transforms": {}, "data_loader": {}, "model": None, "loss": None,
-             "metrics": [], "optimizer": None, "scheduler": None, "trainer": {"type": "Trainer"},
-             "writers": ["TensorBoard"]}
-_TRANSFORM_KEYS = ("train", "eval", "batch")
 
 
 def check_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1) -> dict:
@@ -44,11 +39,11 @@ def check_config(config: Mapping, places: Mapping | None = None, num_processes: 
 
     Raises one ConfigError that lists all faults, each with where it was written, its key, and the mend.
     """
-    full = {key: default if config.get(key) is None else config[key] for key, default in _DEFAULTS.items()}
+    full = {key: section.default if config.get(key) is None else config[key] for key, section in SECTIONS.items()}
     if isinstance(full["trainer"], dict):
-        full["trainer"] = {**_DEFAULTS["trainer"], **full["trainer"]}
-    unknown = [((key,), f"there is no such section.{nearest(key, _DEFAULTS)} Sections: {', '.join(_DEFAULTS)}.")
-               for key in config if key not in _DEFAULTS]
+        full["trainer"] = {**SECTIONS["trainer"].default, **full["trainer"]}
+    unknown = [((key,), f"there is no such section.{nearest(key, SECTIONS)} Sections: {', '.join(SECTIONS)}.")
+               for key in config if key not in SECTIONS]
     if faults := [*unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]:
         raise ConfigError(_report(faults, places or {}))
     return full
@@ -67,7 +62,7 @@ def _report(faults: list[Fault], places: Mapping) -> str:
 
 
 def _faults(config: Mapping) -> Iterator[Fault]:
-    for key in _REQUIRED:
+    for key in REQUIRED:
         if config[key] is None:
             yield (key,), "is missing." + (" Runs are kept in saved/<name>/." if key == "name" else "")
     if config["name"] is not None and (fault := mismatch(config["name"], str) or folder_name_fault(config["name"])):
@@ -82,7 +77,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
         if config[key] is not None:
             yield from registry.faults(config[key], (key,))
-    yield from _list_faults(METRICS, config["metrics"], ("metrics",), keys=("name",))
+    yield from _list_faults(METRICS, config["metrics"], ("metrics",), keys=SECTIONS["metrics"].keys)
     if config["optimizer"] is not None:
         yield from _optimizer_faults(config["optimizer"], config["scheduler"])
     yield from _trainer_faults(config["trainer"], config)
@@ -154,15 +149,15 @@ def _misplaced(blocks: list, key: str) -> Iterator[Fault]:
 
 def _transform_faults(transforms) -> Iterator[Fault]:
     if not isinstance(transforms, dict):
-        yield ("transforms",), f"a table with {', '.join(_TRANSFORM_KEYS)} is needed; this is {transforms!r}"
+        yield ("transforms",), f"a table with {', '.join(TRANSFORM_KEYS)} is needed; this is {transforms!r}"
         return
     for key, blocks in transforms.items():
-        if key in _TRANSFORM_KEYS:
+        if key in TRANSFORM_KEYS:
             faults = list(_list_faults(TRANSFORMS, [] if blocks is None else blocks, ("transforms", key)))
             yield from faults or _misplaced(blocks or [], key)
         else:
-            known = f"There are: {', '.join(_TRANSFORM_KEYS)}."
-            yield ("transforms", key), f"there are no '{key}' transforms.{nearest(key, _TRANSFORM_KEYS)} {known}"
+            known = f"There are: {', '.join(TRANSFORM_KEYS)}."
+            yield ("transforms", key), f"there are no '{key}' transforms.{nearest(key, TRANSFORM_KEYS)} {known}"
 
 
 def _list_faults(registry: Registry, blocks, path: tuple, keys: tuple = ()) -> Iterator[Fault]:
@@ -189,7 +184,7 @@ def _optimizer_faults(optimizer, scheduler) -> Iterator[Fault]:
     blocks = optimizer_blocks(optimizer)
     for name, block in blocks.items():
         path = tuple(optimizer_path(name).split("."))
-        faults = OPTIMIZERS.faults(block, path, keys=("groups", "decay_bias_and_norm"))
+        faults = OPTIMIZERS.faults(block, path, keys=SECTIONS["optimizer"].keys)
         yield from faults or _group_faults(as_block(block), path)
         args = _args(block)
         if as_block(block).get("type") == "LBFGS" and (args.get("max_iter") != 1 or args.get("line_search_fn")):
@@ -226,7 +221,7 @@ def _scheduler_faults(block, path: tuple) -> Iterator[Fault]:
         yield path, f"'{block}' is text. For no scheduler write null, or leave the section out."
         return
     args = _args(block)
-    yield from SCHEDULERS.faults(block, path, provided={"T_max", "total_steps"} - args.keys(), keys=("per",))
+    yield from SCHEDULERS.faults(block, path, provided={"T_max", "total_steps"} - args.keys(), keys=SECTIONS["scheduler"].keys)
     per = block.get("per", "epoch") if isinstance(block, dict) else "epoch"
     if per not in ("epoch", "step"):
         yield (*path, "per"), f"{per!r} is neither step nor epoch"

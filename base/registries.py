@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
-from logger import WRITERS  # noqa: F401, a kind of the room below
+from logger import WRITERS
 from utils.registry import Library, Registry
 
 # What build.py passes to every trainer; the rest of its arguments come from trainer.args.
@@ -59,3 +59,6 @@ OPTIMIZERS = Registry("optimizer", "trainer", expects=Optimizer, provided=("para
 SCHEDULERS = Registry("scheduler", "trainer", expects=LRScheduler, provided=("optimizer",), libraries=[
     Library("any torch.optim.lr_scheduler", subclasses("torch.optim.lr_scheduler", LRScheduler))])
 TRAINERS = Registry("trainer", "trainer", expects=BaseTrainer, provided=TRAINER_PARTS)
+# The registry of each section that names things; optimizer, scheduler and transforms may hold several blocks.
+KINDS = {"dataset": DATASETS, "transforms": TRANSFORMS, "model": MODELS, "loss": LOSSES, "metrics": METRICS,
+         "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS, "trainer": TRAINERS, "writers": WRITERS}

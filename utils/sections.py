@@ -1,0 +1,37 @@
+"""The sections of a config: what each is for, and what it is where a config leaves it out."""
+from typing import Any, NamedTuple
+
+
+class Section(NamedTuple):
+    """A top-level key of a config; `keys` are those of its blocks besides `type` and `args`, with what they mean."""
+
+    default: Any
+    text: str
+    keys: dict[str, str] = {}
+
+
+SECTIONS = {
+    "name": Section(None, "What the experiment is called: its runs are kept in saved/<name>/."),
+    "seed": Section(0, "The source of all randomness, a whole number."),
+    "dataset": Section(None, "What to train and evaluate on."),
+    "transforms": Section({}, "What happens to samples on their way, and to batches."),
+    "data_loader": Section({}, "How samples become batches, and which of them validate."),
+    "model": Section(None, "The network."),
+    "loss": Section(None, "What training minimises."),
+    "metrics": Section([], "What else is measured, in training and in evaluation.", {
+        "name": "What the metric is called in the logs; by default its type."}),
+    "optimizer": Section(None, "What steps the weights; several by the names of the model's submodules that they step.", {
+        "groups": "Parameters with options of their own: [{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}].",
+        "decay_bias_and_norm": "Whether weight decay also shrinks biases and the weights of normalisation layers (true)."}),
+    "scheduler": Section(None, "How the learning rate moves; all of a list are stepped; several optimizers by their names.", {
+        "per": "What it is stepped after, epoch or step (epoch)."}),
+    "trainer": Section({"type": "Trainer"}, "What happens to a batch, and how a run goes."),
+    "writers": Section(["TensorBoard"], "Where numbers and images go, besides metrics.jsonl."),
+}
+REQUIRED = ("name", "dataset", "model", "optimizer")
+TRANSFORM_KEYS = {
+    "train": "Sample by sample, of the train split, in training.",
+    "eval": "Sample by sample, of val and test.",
+    "batch": "Whole batches on their device; those called Batch... augment, in training only.",
+}
+EXTENDS = "Another config, or a list of them, to inherit from; the file names are relative to this file."
