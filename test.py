@@ -20,6 +20,7 @@ def main(args) -> None:
     from base.starting import load_evaluated, open_checkpoint, resolve_config
     from base.summary import table
     from logger.console import setup_logging
+    from utils.config import located
     from utils.device import pick_device
     from utils.heap import keep_heap
     from utils.run import run_of
@@ -30,12 +31,14 @@ def main(args) -> None:
     with before_group(joins=False):
         checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
     gc.enable()
-    trainer = build_trainer(resolve_config(None, checkpoint, args.overrides), pick_device(args.device))
-    load_evaluated(trainer, checkpoint)
-    trainer.run.bars = not args.quiet
-    if trainer.data.dataset(args.split) is None:
-        raise ConfigError(f"--split {args.split}: the dataset has no such split")
-    values = trainer.evaluate(args.split)
+    config, places = resolve_config(None, checkpoint, args.overrides)
+    with located(places):
+        trainer = build_trainer(config, pick_device(args.device))
+        load_evaluated(trainer, checkpoint)
+        trainer.run.bars = not args.quiet
+        if trainer.data.dataset(args.split) is None:
+            raise ConfigError(f"--split {args.split}: the dataset has no such split")
+        values = trainer.evaluate(args.split)
 
     progress = checkpoint.state["progress"]
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}

@@ -13,6 +13,7 @@ import sys
 import time
 
 from utils.cli import log_level, train_arguments, verify_arguments
+from utils.config import located, read_config
 from utils.errors import exit_codes
 from utils.launch import before_group, end_with_launcher, expected_rank, is_launched, launch, local_rank
 from utils.signals import die_of_interrupts, ignore_signals
@@ -21,7 +22,10 @@ log = logging.getLogger("train")
 
 
 def main(args) -> None:
-    # imported here, so that --help answers without loading torch
+    joins = args.distributed and not args.verify_resume
+    with before_group(joins):
+        given = read_config(args.config, args.overrides) if args.config else None
+    # imported here, so that --help and broken syntax are answered without loading torch
     from base.starting import checkpoint_to_resume, resolve_config
     from logger.console import setup_logging
     from utils import dist
@@ -33,18 +37,17 @@ def main(args) -> None:
     if args.verify_resume and not is_launched():
         from base.verify import verify_resume
         sys.exit(not verify_resume(*verify_arguments(args), args.steps or 30))
-    with before_group(joins=args.distributed and not args.verify_resume):
+    with before_group(joins):
         num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
         device = None if launches else pick_device(args.device, local_rank())  # who only starts others needs none
-        checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name,
-                                          tidy=not args.find)
-        config = resolve_config(args.config, checkpoint, args.overrides, num_processes)
+        checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name, tidy=not args.find)
+        config, places = resolve_config(given, checkpoint, args.overrides, num_processes)
     gc.enable()
     if not args.release_heap:
         keep_heap()
     if launches:
         sys.exit(launch(sys.argv, num_processes, args.max_restarts or 0))
-    with dist.process_group(args.distributed, device, args.timeout):
+    with located(places), dist.process_group(args.distributed, device, args.timeout):
         train(args, config, checkpoint, device)
 
 

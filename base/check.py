@@ -1,5 +1,5 @@
 """Finds everything that is wrong with a config before anything is built or any data is read."""
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from base.augmentation import BatchAugmentation
@@ -25,40 +25,29 @@ from base.registries import (
     TRANSFORMS,
     WRITERS,
 )
-from utils.config import place_of
+from utils.config import report
 from utils.device import device_fault
-from utils.errors import ConfigError
-from utils.registry import Fault, Registry
+from utils.errors import ConfigError, Fault
+from utils.registry import Registry
 from utils.run import folder_name_fault
 from utils.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.signature import Signature, mismatch, nearest
 
 
-def check_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1) -> dict:
+def check_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1, found: Iterable[Fault] = ()) -> dict:
     """The config with its omitted sections filled in, to be run by `num_processes`.
 
-    Raises one ConfigError that lists all faults, each with where it was written, its key, and the mend.
+    Raises one ConfigError that lists all faults, those `found` before included, each with where it was written, its key,
+    and the mend.
     """
     full = {key: section.default if config.get(key) is None else config[key] for key, section in SECTIONS.items()}
     if isinstance(full["trainer"], dict):
         full["trainer"] = {**SECTIONS["trainer"].default, **full["trainer"]}
     unknown = [((key,), f"there is no such section.{nearest(key, SECTIONS)} Sections: {', '.join(SECTIONS)}.")
                for key in config if key not in SECTIONS]
-    if faults := [*unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]:
-        raise ConfigError(_report(faults, places or {}))
+    if faults := [*found, *unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]:
+        raise ConfigError(report(faults, places or {}))
     return full
-
-
-def _report(faults: list[Fault], places: Mapping) -> str:
-    rows = []
-    for path, message in faults:
-        place = place_of(places, path)
-        if place.text and place.text.lower() in ("off", "no", "on", "yes"):
-            truth = str(place.text.lower() in ("on", "yes")).lower()
-            message += f" (YAML reads {place.text} as {truth}. For nothing write null; for text quote it: '{place.text}'.)"
-        rows.append((place.source, ".".join(map(str, path)), message))
-    width = max(len(source) for source, _, _ in rows)
-    return "\n".join(f"{source:<{width}}  {key}: {message}" for source, key, message in rows)
 
 
 def _faults(config: Mapping) -> Iterator[Fault]:

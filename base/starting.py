@@ -14,7 +14,7 @@ from base.registries import WRITERS
 from logger.run_log import RunLog, SilentRun
 from utils import dist
 from utils.checkpoint import CheckpointStore, PartsStore, is_sound, load_checkpoint, remove_leftovers
-from utils.config import Place, apply_overrides, differences, dump_yaml, flatten, load_config
+from utils.config import Reading, differences, flatten, located, override_config
 from utils.errors import ConfigError, TrainingError
 from utils.launch import launch_id
 from utils.run import (
@@ -29,6 +29,7 @@ from utils.run import (
     runs_of,
 )
 from utils.state import load_part
+from utils.syntax import dump_yaml
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
@@ -62,9 +63,9 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
     raise ConfigError(f"{path}: holds no checkpoint that is sound")
 
 
-def checkpoint_to_resume(path: Path | None, file: Path | None, overrides: list[str], out: Path,
-                         run_name: str | None, tidy: bool = True) -> Checkpoint | None:
-    """What `--resume PATH` asks for; None for a new run. "auto" is the newest unfinished run of the config's experiment.
+def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path, run_name: str | None,
+                         tidy: bool = True) -> Checkpoint | None:
+    """What `--resume PATH` asks for; None for a new run. "auto" is the newest unfinished run of the given config's experiment.
 
     `tidy`: whether to remove what killed saves have left beside it.
     """
@@ -75,15 +76,14 @@ def checkpoint_to_resume(path: Path | None, file: Path | None, overrides: list[s
         if tidy and run_of(checkpoint.file):
             remove_leftovers(checkpoint.file.parent)  # also of a run that turns out to be finished
         return checkpoint
-    checkpoint = _unfinished_checkpoint(file, overrides, out, run_name)
+    checkpoint = _unfinished_checkpoint(out / str(given.config.get("name")), run_name)
     log.info("--resume auto: %s", f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
     return checkpoint
 
 
-def _unfinished_checkpoint(file: Path, overrides: list[str], out: Path, run_name: str | None) -> Checkpoint | None:
+def _unfinished_checkpoint(experiment: Path, run_name: str | None) -> Checkpoint | None:
     """With a `run_name` that run alone counts, be it finished or not. Runs without a sound checkpoint are named and left."""
-    name = str(load_config(file, overrides)[0].get("name"))
-    for run in [out / name / run_name] if run_name else runs_of(out / name):
+    for run in [experiment / run_name] if run_name else runs_of(experiment):
         if not any((run / CHECKPOINTS).glob("*.pt")):
             continue
         try:
@@ -118,33 +118,37 @@ def checkpoint_of_all(checkpoint: Checkpoint | None, out: Path, name: str) -> Ch
     return open_checkpoint(file, (), whole=False)
 
 
-def resolve_config(file: Path | None, checkpoint: Checkpoint | None, overrides: list[str], num_processes: int = 1) -> dict:
-    """The checked config: from `file`, else the checkpoint's own, with overrides; to be run by `num_processes`.
+def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrides: list[str],
+                   num_processes: int = 1) -> tuple[dict, dict]:
+    """The checked config, and where it was written: as `given`, else the checkpoint's own with `overrides`.
 
     Where it differs from what the checkpoint was made with, it counts, and the log says so. Raises ConfigError for all
     its faults, and for changes that could have no effect on a run under way.
     """
-    if file:
-        config, places = load_config(file, overrides)
-    else:
-        config, places = apply_overrides(checkpoint.config, {(): Place(str(checkpoint.file))}, overrides)
-    config = check_config(config, places, num_processes)
+    reading = given or override_config(checkpoint.config, str(checkpoint.file), overrides)
+    config = check_config(reading.config, reading.places, num_processes, reading.faults)
     if checkpoint is None:
-        return config
+        return config, reading.places
+    with located(reading.places):
+        _hold_against(checkpoint, config)
+    return config, reading.places
+
+
+def _hold_against(checkpoint: Checkpoint, config: dict) -> None:
+    """Logs what a run under way changes; raises ConfigError for what it cannot."""
     begun = checkpoint.state["progress"]["batch"] > 0
     for key, (old, new) in differences(checkpoint.config, config).items():
         if begun and key in _WITHIN_EPOCH:
-            raise ConfigError(f"{key}: the epoch under way was begun with {old!r}; it cannot go on with {new!r}. "
-                              "Resume without this change, or from a checkpoint at the end of an epoch.")
+            raise ConfigError.at(key, f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. "
+                                      "Resume without this change, or from a checkpoint at the end of an epoch.")
         if key == "data_loader.validation_split":
-            raise ConfigError(f"{key}: a run under way keeps its split ({old!r}); with another it would train on samples "
-                              "that it validates on.")
+            raise ConfigError.at(key, f"a run under way keeps its split ({old!r}); with another it would train on samples "
+                                      "that it validates on.")
         if key.split(".")[0] in _CARRIED:
-            raise ConfigError(f"{key}: a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. "
-                              "For a new run from these weights: python train.py -c CONFIG --init-from "
-                              f"{checkpoint.file}")
+            raise ConfigError.at(key, f"a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. "
+                                      "For a new run from these weights: python train.py -c CONFIG --init-from "
+                                      f"{checkpoint.file}")
         log.info("%s is now %s; the checkpoint was made with %s", key, new, old)
-    return config
 
 
 def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path, run_name: str | None,

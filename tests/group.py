@@ -162,10 +162,12 @@ def run(arguments: list[str]) -> None:
     from base.starting import checkpoint_to_resume, resolve_config
     from train import train
     from utils.cli import train_arguments
+    from utils.config import read_config
 
     args = train_arguments(arguments)
-    checkpoint = checkpoint_to_resume(args.resume, args.config, args.overrides, args.out, args.run_name)
-    config = resolve_config(args.config, checkpoint, args.overrides, dist.world_size())
+    given = read_config(args.config, args.overrides) if args.config else None
+    checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name)
+    config, _ = resolve_config(given, checkpoint, args.overrides, dist.world_size())
     try:
         train(args, config, checkpoint, torch.device("cpu"))
     except Interrupted:  # --steps

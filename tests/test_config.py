@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from base.check import check_config
-from utils.config import COMMAND_LINE, dump_yaml, load_config, place_of
+from utils.config import load_config, place_of
 from utils.errors import ConfigError
+from utils.syntax import COMMAND_LINE, dump_yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 BASE = """\
@@ -123,7 +124,7 @@ def test_a_duplicate_key_is_an_error_that_names_file_line_and_key(write, name, t
 
 
 @pytest.mark.parametrize("name, text, line", [
-    ("c.yaml", "name: x\nmodel: [1\nloss: y\n", 3), ("c.yaml", 'name: x\nloss: "y\n', 3), ("c.yaml", "name: x\n loss: y\n", 2),
+    ("c.yaml", "name: x\nmodel: [1\nloss: y\n", 3), ("c.yaml", 'name: x\nloss: "y\n', 2), ("c.yaml", "name: x\n loss: y\n", 2),
     ("c.yaml", "name: x\nloss: @y\n", 2), ("c.yaml", "name: x\nloss: *nobody\n", 2), ("c.yaml", "name: x\n---\nloss: y\n", 2),
     ("c.json", '{"name": "x",\n"loss": "y",}', 2), ("c.json", '{"name": "x"\n"loss": "y"}', 2), ("c.json", "{'name': 'x'}", 1),
     ("c.json", "", 1),

@@ -14,7 +14,8 @@ from base import DATASETS, LOSSES, MODELS, TRAINERS, BaseTrainer
 from base.build import build_data
 from base.check import check_config
 from model.mlp import MLP
-from utils.config import load_config, parse_yaml
+from utils.config import load_config
+from utils.syntax import parse_yaml
 from utils.errors import ConfigError
 from utils.signature import Signature
 

@@ -5,7 +5,11 @@ from pathlib import Path
 
 from utils.progress import seconds
 
-_OVERRIDES = "config values to override, such as optimizer.args.lr=0.01 (read as YAML)"
+# Flags of your own for values of the config that are often changed: `--lr 0.01` is short for `optimizer.args.lr=0.01`.
+SHORT_FLAGS = {"--lr": "optimizer.args.lr", "--bs": "data_loader.batch_size", "--epochs": "trainer.args.epochs"}
+KINDS = ("datasets", "transforms", "models", "losses", "metrics", "optimizers", "schedulers", "trainers", "writers")
+
+_OVERRIDES = "config values to override, such as optimizer.args.lr=0.01 (read as YAML), or to delete, such as '~scheduler'"
 _TARGET = "a checkpoint, a run folder, or an experiment folder (its newest run)"
 
 
@@ -35,6 +39,7 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     instead.add_argument("--profile", type=_num_profiled, nargs="?", const=10, metavar="STEPS",
                          help="record so many steps of the first epoch (10), after some to warm up, as a trace in the run's "
                               "folder for TensorBoard and Perfetto")
+    _add_questions(parser, instead)
     several = parser.add_argument_group("several processes", "see docs/distributed.md")
     several.add_argument("--distributed", action="store_true",
                          help="train in a process for each GPU of this machine, or join those that torchrun has started")
@@ -45,28 +50,51 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                          help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
     _add_common(parser)
     args = parser.parse_intermixed_args(argv)
+    args.overrides = [*args.flags, *args.overrides]
+    args.asks = bool(args.explain or args.print_config or args.list or args.diff)
     _refuse_what_has_no_effect(parser, args)
     args.out = args.out or Path("saved")
     return args
 
 
+def _add_questions(parser: argparse.ArgumentParser, instead) -> None:
+    """Options that ask about a config; `instead` is the group of those that stand in place of a run."""
+    instead.add_argument("--check", action="store_true",
+                         help="no run: build all of it, try a batch, look for usual mistakes, estimate time, memory and disk")
+    instead.add_argument("--explain", metavar="KEY", help="print what a key is, who takes it, where its value comes from")
+    instead.add_argument("--print-config", action="store_true", help="print the config that a run would have")
+    instead.add_argument("--list", choices=("all", *KINDS), nargs="?", const="all", metavar="KIND",
+                         help=f"print what a config can name: {', '.join(KINDS)}")
+    instead.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="print how two configs, or two runs, differ")
+    parser.add_argument("--origins", action="store_true", help="with --print-config: where each value was written")
+
+
 def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if not args.config and not args.resume:
-        parser.error("nothing to do: give a config (-c configs/digits.yaml) or a run to continue (-r saved/digits_lenet)")
     automatic = str(args.resume) == "auto"
-    if automatic and not args.config:
-        parser.error("--resume auto looks for runs of a config's experiment: name it with -c")
-    if args.resume and not automatic and (args.init_from or args.run_name):
-        parser.error("--resume continues a run in its folder; --init-from and --run-name are for new runs")
-    if not args.distributed and (args.nproc or args.max_restarts or args.timeout):
-        parser.error("--nproc, --max-restarts and --timeout go with --distributed")
-    if args.verify_resume and args.max_restarts:
-        parser.error("--verify-resume resumes what it has killed itself: leave --max-restarts out")
-    if args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config):
-        parser.error("--verify-resume takes a config, -c CONFIG, and makes runs of its own")
-    if args.find and (args.distributed or automatic or args.steps or args.crash_at_step or args.out or args.run_name):
-        parser.error("--find-lr and --find-batch-size make no run, in one process: --distributed, --steps, --crash-at-step, "
-                     "--out, --run-name and -r auto do not go with them")
+    about_a_run = args.steps or args.crash_at_step or args.out or args.run_name
+    for refused, why in [
+        (args.origins and not args.print_config, "--origins goes with --print-config"),
+        (args.asks and (args.resume or args.init_from or args.distributed or args.device or about_a_run),
+         "--explain, --print-config, --list and --diff answer from configs: -c CONFIG and overrides go with them"),
+        ((args.list or args.diff) and (args.config or args.overrides), "--list and --diff take no config and no overrides"),
+        ((args.print_config or args.explain and args.overrides) and not args.config, "name a config, -c CONFIG"),
+        (not args.config and not args.resume and not args.asks,
+         "nothing to do: give a config (-c configs/digits.yaml) or a run to continue (-r saved/digits_lenet)"),
+        (automatic and not args.config, "--resume auto looks for runs of a config's experiment: name it with -c"),
+        (args.resume and not automatic and (args.init_from or args.run_name),
+         "--resume continues a run in its folder; --init-from and --run-name are for new runs"),
+        (not args.distributed and (args.nproc or args.max_restarts or args.timeout),
+         "--nproc, --max-restarts and --timeout go with --distributed"),
+        (args.verify_resume and args.max_restarts,
+         "--verify-resume resumes what it has killed itself: leave --max-restarts out"),
+        (args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config),
+         "--verify-resume takes a config, -c CONFIG, and makes runs of its own"),
+        ((args.find or args.check) and (args.distributed or automatic or about_a_run),
+         "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, --steps, --crash-at-step, "
+         "--out, --run-name and -r auto do not go with them"),
+    ]:
+        if refused:
+            parser.error(why)
 
 
 def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -78,7 +106,9 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help=f"{_TARGET}; best.pt unless said otherwise")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="what to evaluate (test)")
     _add_common(parser)
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    args.overrides = [*args.flags, *args.overrides]
+    return args
 
 
 def verify_arguments(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -124,6 +154,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
                         help="give the memory of each step back to the system, as malloc does by itself: slower on the CPU")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
+    for flag, key in SHORT_FLAGS.items():
+        parser.add_argument(flag, dest="flags", action="append", default=[], metavar="VALUE", type=f"{key}={{}}".format,
+                            help=f"short for {key}=VALUE")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=_OVERRIDES)
 
 

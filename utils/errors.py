@@ -3,6 +3,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,8 +11,24 @@ PROJECT = Path(__file__).resolve().parent.parent
 log = logging.getLogger(__name__)
 
 
+# What is wrong with a config: the key path, the message; where it was written, if that is not where the key's value was.
+Fault = tuple[tuple, str] | tuple[tuple, str, str]
+
+
 class ConfigError(Exception):
-    """A user's mistake in a config, a path or an argument. Exit code 2."""
+    """A user's mistake in a config, a path or an argument. Exit code 2.
+
+    `faults` are those of its values, if it is about such; `utils.config.located` adds where they were written.
+    """
+
+    def __init__(self, message: str, faults: Iterable[Fault] = ()):
+        super().__init__(message)
+        self.faults = list(faults)
+
+    @classmethod
+    def at(cls, key: str, message: str) -> "ConfigError":
+        """The error of a single value: `ConfigError.at("optimizer.args.lr", "'fast' is text; ...")`."""
+        return cls(f"{key}: {message}", [(tuple(key.split(".")), message)])
 
 
 class TrainingError(Exception):

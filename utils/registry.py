@@ -7,11 +7,10 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from utils.errors import PROJECT, ConfigError, describe, is_ours
+from utils.errors import PROJECT, ConfigError, Fault, describe, is_ours
 from utils.signature import Signature, nearest
 
 log = logging.getLogger(__name__)
-Fault = tuple[tuple, str]  # (key path, message)
 
 
 class Library:

@@ -1,0 +1,202 @@
+"""YAML and JSON as plain values, of which each knows the line it was written on; and values as YAML."""
+import json
+import re
+from typing import Any, NamedTuple
+
+import yaml
+
+from utils.errors import ConfigError, Fault
+
+COMMAND_LINE = "command line"
+KeyPath = tuple[str, ...]  # ("optimizer", "args", "lr"); list items by their index, ("metrics", "0", "args", "k")
+
+
+class Place(NamedTuple):
+    """Where a value was written, and how: `Place("configs/mnist.yaml:14", "off")`."""
+
+    source: str
+    text: str | None = None
+
+
+class Parsed(NamedTuple):
+    """A value, the Place of every key path in it, and what is wrong but does not stop anybody from reading on."""
+
+    value: Any
+    places: dict[KeyPath, Place]
+    faults: list[Fault]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the numbers of YAML 1.2: `1e-3` is a float, `010` and `1:30` are text, so are dates."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes whatever _Loader would take for a number, and tells no reference from other text."""
+
+
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9][0-9_]*\.[0-9_]*)([eE][-+]?[0-9]+)?$"  # 0.5  .5  1.  1.5e-3
+    r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"  # 1e-3
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+)
+_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$|0x[0-9a-fA-F_]+$|0b[01_]+$")
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+_OURS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_str(text.replace("${", "$${")))  # as it is, no reference
+
+# What YAML's parser says, in part, and what the mend mostly is; the first that fits.
+_YAML_MENDS = {
+    r"'\\t'": "YAML is indented by spaces, not tabs.",
+    r"mapping values are not allowed": "Text with ': ' in it stands in quotes; a line that is indented further than the one "
+                                       "above belongs to it.",
+    r"could not find expected ':'": "A key ends in a colon and a space: 'model: LeNet'.",
+    r"cannot start any token|undefined alias|expected alphabetic": "Text that begins with such a sign stands in quotes.",
+    r"unexpected end of stream": "A quote was opened and not closed.",
+    r"expected ',' or|expected the node|expected <block end>": "A comma, a bracket or a quote is missing or one too many, or a "
+                                                               "line is not indented like its neighbours.",
+}
+# What JSON's parser says, then what stands where it stumbles; and the mend.
+_JSON_MENDS = {
+    r"Extra data": "The table ended before this: a bracket is one too many, perhaps.",
+    r".*\n\s*$": "The file ends in the middle: a bracket or a quote is not closed.",
+    r".*\n,?\s*[}\]]": "A comma before a closing bracket is one too many.",
+    r".*\n\s*'": "Text stands in double quotes: \"name\".",
+    r".*\n\s*(//|#|/\*)": "JSON has no comments; YAML does.",
+    r".*\n\s*(True|False|None)\b": "JSON writes true, false, null.",
+    r".*\n\s*[-+]?\.\d": "A number begins with a digit: 0.5.",
+    r"Invalid control": "A quote is not closed on its line.",
+    r"Expecting property": "A key stands in double quotes.",
+    r"Expecting": "A comma, a colon or a quote is missing.",
+}
+
+
+def read_number(text: str) -> Any:
+    """The number, true, false or null that a plain word stands for in YAML; any other text as it is."""
+    words = {"true": True, "false": False, "null": None}
+    if _INT.match(text) or _FLOAT.match(text):
+        return _Loader(text).get_single_data()
+    return words.get(text.lower(), text)
+
+
+def dump_yaml(config: Any) -> str:
+    """`config` as YAML that load_config reads back equal."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def parse_json(text: str, source: str) -> Parsed:
+    """JSON text; a duplicate key is a fault. `source` names the file. Raises ConfigError for what is not JSON."""
+    duplicates: list[str] = []
+    try:
+        value = json.loads(text, object_pairs_hook=lambda pairs: _table(pairs, duplicates))
+    except json.JSONDecodeError as error:
+        mend = _mend(_JSON_MENDS, f"{error.msg}\n{text[error.pos:]}")
+        raise ConfigError(f"{source}:{error.lineno}: this is not JSON: {error.msg}.{mend}\n"
+                          f"{_caret(text, error.lineno, error.colno)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply") from error
+    try:
+        _, places, faults = parse_yaml(text.replace("\t", " "), source)  # nearly all JSON is YAML, but for tabs
+    except ConfigError as error:
+        if "nested too deeply" in str(error):
+            raise
+        places, faults = {(): Place(source)}, [((key,), _TWICE, source) for key in duplicates]
+    return Parsed(value, places, faults)
+
+
+_TWICE = "written twice. Keep one of the two."
+
+
+def _table(pairs: list[tuple[str, Any]], duplicates: list[str]) -> dict:
+    keys = [key for key, _ in pairs]
+    duplicates += {key for key in keys if keys.count(key) > 1}
+    return dict(pairs)
+
+
+def _mend(mends: dict[str, str], text: str) -> str:
+    return next((f" {mend}" for start, mend in mends.items() if re.match(start, text)), "")
+
+
+def _caret(text: str, line: int, column: int) -> str:
+    """The line of `text`, and under it a caret at the column; both from 1."""
+    lines = text.splitlines() or [""]
+    shown = lines[min(line, len(lines)) - 1].replace("\t", " ")
+    start = max(column - 60, 0)
+    return f"    {shown[start:start + 100]}\n    {' ' * (column - 1 - start)}^"
+
+
+def parse_yaml(text: str, source: str) -> Parsed:
+    """YAML text; a duplicate key is a fault. `source` names the file, or is COMMAND_LINE.
+
+    Raises ConfigError for broken syntax.
+    """
+    places: dict = {}
+    faults: list[Fault] = []
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        value = _Construction(loader, source, places, faults).of(node, ()) if node else None
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_broken_yaml(error, text, source)) from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return Parsed(value, places, faults)
+
+
+def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    if begun and str(error.context).startswith("while scanning"):  # it stumbles over what was begun there
+        mark = begun
+    problem = error.problem or error.context
+    mend = _mend({f".*({part})": mend for part, mend in _YAML_MENDS.items()}, problem)
+    if "${" in text.split("\n")[mark.line]:
+        mend = " A reference within brackets stands in quotes: \"${seed}\"."
+    if error.context and begun and begun.line != mark.line:
+        problem += f" ({error.context}, from line {begun.line + 1} on)"
+    where = source if source == COMMAND_LINE else f"{source}:{mark.line + 1}"
+    return f"{where}: {problem}.{mend}\n{_caret(text, mark.line + 1, mark.column + 1)}"
+
+
+class _Construction:
+    """Plain values from the nodes of a YAML document; notes the place of each, and keys that stand twice."""
+
+    def __init__(self, loader: _Loader, source: str, places: dict, faults: list[Fault]):
+        self.loader, self.source, self.places, self.faults = loader, source, places, faults
+
+    def of(self, node: yaml.Node, path: KeyPath) -> Any:
+        where = self.where(node)
+        plain = isinstance(node, yaml.ScalarNode) and node.style is None
+        self.places[path] = Place(where, node.value if plain else None)
+        if node.tag not in _PLAIN_TAGS:
+            raise ConfigError(f"{where}: a config holds plain values, not {node.tag}")
+        if isinstance(node, yaml.ScalarNode):
+            return self.loader.construct_object(node)
+        if len(path) > 50:
+            raise ConfigError(f"{where}: nested too deeply")
+        if isinstance(node, yaml.SequenceNode):
+            return [self.of(item, (*path, str(i))) for i, item in enumerate(node.value)]
+        return self.table(node, path)
+
+    def table(self, node: yaml.MappingNode, path: KeyPath) -> dict:
+        written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        self.loader.flatten_mapping(node)  # `<<: *anchor`; comes first, so that what is written here wins
+        values = {}
+        for key_node, value_node in node.value:
+            key = key_node.value  # as written: keys are text, as in JSON
+            if not isinstance(key, str):
+                raise ConfigError(f"{self.where(node)}: a key is a word, not a list or a table")
+            if key in values and written.count(key) > 1:
+                self.faults.append(((*path, key), _TWICE, self.where(key_node)))
+            values[key] = self.of(value_node, (*path, key))
+        return values
+
+    def where(self, node: yaml.Node) -> str:
+        return self.source if self.source == COMMAND_LINE else f"{self.source}:{node.start_mark.line + 1}"
