@@ -54,6 +54,7 @@ def main(args) -> None:
 def train(args, config: dict, checkpoint, device) -> None:
     """What each process does."""
     from base.build import build_trainer
+    from base.fit import check_fit
     from base.rehearsal import rehearse
     from base.starting import checkpoint_of_all, initial_weights, open_run
     from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
@@ -71,6 +72,7 @@ def train(args, config: dict, checkpoint, device) -> None:
     if args.find:
         from base.find import find
         return find(args.find, trainer, config, checkpoint, bars=not args.quiet)
+    check_fit(config, trainer.data)
     rehearse(trainer)
     if checkpoint:
         trainer.resume(checkpoint.state)

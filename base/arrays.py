@@ -129,8 +129,9 @@ def kept_on(dataset: Dataset, name: str, device: torch.device) -> Dataset:
     """
     arrays = as_arrays(dataset)
     if arrays is None:
-        raise ConfigError(f"dataset.args.device: {type(dataset).__name__} gives its samples one by one; only arrays can be "
-                          "kept on a device (see ArrayDataset in the README). Leave it out.")
+        raise ConfigError.at("dataset.args.device",
+                             f"{type(dataset).__name__} gives its samples one by one; only arrays can be "
+                             "kept on a device (see ArrayDataset in the README). Leave it out.")
     if torch.device(name).type != device.type:
         log.info("dataset.args.device: the run computes on %s, so the samples are not kept on %s", device, name)
         return dataset

@@ -85,15 +85,16 @@ class DataSplits:
             return None
         source = "train" if split == "val" and self.validation_split else split
         if source != split and isinstance(self.dataset("train"), IterableDataset):
-            raise ConfigError("data_loader.validation_split: a stream cannot be split. Set it to null; the dataset may have "
-                              "a val split of its own.")
+            raise ConfigError.at("data_loader.validation_split",
+                                 "a stream cannot be split. Set it to null; the dataset may have "
+                                 "a val split of its own.")
         if source not in self._datasets:
             try:
                 with dist.main_first():  # it may have to be downloaded
                     self._datasets[source] = self._build_dataset(source)
             except ConfigError as error:
                 hint = "Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 for no validation."
-                raise ConfigError(f"{error}\n{hint}" if source == "val" else str(error)) from error
+                raise error.with_hint(hint) if source == "val" else error
             self._first_states[source] = copy_of_state(self._datasets[source])
         return self._datasets[source]
 
@@ -101,16 +102,18 @@ class DataSplits:
         """The dataset's indices that make up `split`, ascending, int64."""
         num_samples = len(self.dataset(split))
         if num_samples == 0:
-            raise ConfigError(f"dataset: the {split} split holds no samples")
+            raise ConfigError.at("dataset", f"the {split} split holds no samples")
         if split == "test" or not self.validation_split:
             return torch.arange(num_samples)
         share = self.validation_split
         num_val = int(share) if share >= 1 else round(num_samples * share)
         if share > 1 and share != num_val:
-            raise ConfigError(f"data_loader.validation_split: {share} is neither a part below 1 nor a whole number of samples")
+            raise ConfigError.at("data_loader.validation_split",
+                                 f"{share} is neither a part below 1 nor a whole number of samples")
         if not 0 < num_val < num_samples:
-            raise ConfigError(f"data_loader.validation_split: {share} of {num_samples} samples leaves "
-                              f"{num_samples - num_val} for training and {num_val} for validation")
+            raise ConfigError.at("data_loader.validation_split",
+                                 f"{share} of {num_samples} samples leaves "
+                                 f"{num_samples - num_val} for training and {num_val} for validation")
         order = permutation(derive(self.seed, "split"), num_samples)
         return (order[:num_val] if split == "val" else order[num_val:]).sort().values
 
@@ -130,8 +133,9 @@ class DataSplits:
         drop = self.drop_last and training
         num_batches = num_samples // size if drop else -(-num_samples // size)
         if not num_batches:
-            raise ConfigError(f"data_loader: {num_samples} {split} samples make no batch of {size}"
-                              f"{', since drop_last is on' if drop else ''}")
+            raise ConfigError.at("data_loader",
+                                 f"{num_samples} {split} samples make no batch of {size}"
+                                 f"{', since drop_last is on' if drop else ''}")
         return min(num_batches, limit) if limit else num_batches
 
     def batches(self, split: str, epoch: int = 0, start: int = 0, training: bool | None = None) -> Iterator[tuple[int, Any]]:
@@ -185,7 +189,7 @@ class DataSplits:
             samples, count, _ = next(iter(view), ([], 0, None))
             if not samples:
                 what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
-                raise ConfigError(f"dataset: the {split} split holds no {what}")
+                raise ConfigError.at("dataset", f"the {split} split holds no {what}")
             samples, count = (samples[:at_most], count.part(slice(0, at_most))) if at_most else (samples, count)
         else:
             sampler = self._sampler(split, training)
@@ -217,7 +221,7 @@ class DataSplits:
         try:
             return DataLoader(view, **options)
         except ValueError as error:
-            raise ConfigError(f"data_loader: {error}") from error
+            raise ConfigError.at("data_loader", f"{error}") from error
 
     def _view(self, split: str, training: bool) -> Dataset:
         dataset = self.dataset(split)

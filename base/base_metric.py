@@ -135,6 +135,7 @@ class Metrics:
 
     def __init__(self, metrics: Mapping[str, Callable] = (), device: torch.device | None = None):
         metrics = dict(metrics)
+        self.names = list(metrics)
         objects = {name: metric for name, metric in metrics.items() if hasattr(metric, "compute")}
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
@@ -142,8 +143,9 @@ class Metrics:
         for name, metric in self.objects.items():
             if isinstance(metric, torch.nn.Module):
                 if dist.world_size() > 1 and not _adds_up(metric) and any(map(_adds_up, metric.modules())):
-                    raise ConfigError(f"metrics: '{name}' is a collection, of which processes cannot add up the members. "
-                                      "Name each of them by itself.")
+                    raise ConfigError.at("metrics",
+                                         f"'{name}' is a collection, of which processes cannot add up the members. "
+                                         "Name each of them by itself.")
                 metric.to(device)
                 metric.persistent(True)  # their counts belong to the state of an unfinished epoch
 

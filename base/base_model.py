@@ -56,10 +56,11 @@ def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (), decay_bias
             options = {"weight_decay": 0.0, **options}
         groups.setdefault((number is not None, number or 0, exempt), {"params": [], **options})["params"].append(parameter)
     if unused := [rule["match"] for i, rule in enumerate(rules) if i not in used]:
-        raise ConfigError(f"optimizer.groups: '{unused[0]}' matches no parameter that an earlier rule left over. "
-                          f"There are: {_some_names(model)}")
+        raise ConfigError.at("optimizer.groups",
+                             f"'{unused[0]}' matches no parameter that an earlier rule left over. "
+                             f"There are: {_some_names(model)}")
     if not groups:
-        raise ConfigError("optimizer: the model has no parameters to train")
+        raise ConfigError.at("optimizer", "the model has no parameters to train")
     return [groups[key] for key in sorted(groups)]
 
 

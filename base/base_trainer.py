@@ -164,7 +164,7 @@ class BaseTrainer:
     def update(self, loss: torch.Tensor, name: str = "optimizer") -> None:
         """Backward, and at the end of the accumulation window the step of the optimizer called `name`."""
         if name not in self.updaters:
-            raise ConfigError(f"optimizer: this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
+            raise ConfigError.at("optimizer", f"this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
         if self.rehearsing:  # no step, so that nothing has to be undone
             self.updaters[name].rehearse(loss)
         else:
@@ -189,7 +189,7 @@ class BaseTrainer:
         """What of `model` the optimizer called `name` steps: all of it, or the submodule of that name."""
         parts = {"optimizer": model, **dict(model.named_modules())}
         if name not in parts:
-            raise ConfigError(f"optimizer.{name}: the model has no part '{name}'.{nearest(name, parts)}")
+            raise ConfigError.at(f"optimizer.{name}", f"the model has no part '{name}'.{nearest(name, parts)}")
         return parts[name]
 
     # -- the loop --------------------------------------------------------------------------------------------------

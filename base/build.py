@@ -11,7 +11,7 @@ from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
 from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
 from utils.config import is_single
-from utils.errors import ConfigError
+from utils.errors import Attempts, ConfigError
 from utils.monitor import parse_monitor
 from utils.random import derive, seed_all
 from utils.signature import Signature
@@ -21,14 +21,24 @@ FUSED_IN_PARTS = ("Adam", "AdamW")  # the optimizers whose fused step takes the 
 
 
 def build_trainer(config: dict, device: torch.device) -> BaseTrainer:
-    """The trainer that a config describes, on `device`, with the first weights that its seed gives."""
-    seed = config["seed"]
+    """The trainer that a config describes, on `device`, with the first weights that its seed gives.
+
+    Raises one ConfigError for all parts that cannot be built.
+    """
+    seed, attempts = config["seed"], Attempts()
     seed_all(derive(seed, "data"), device)
-    data = build_data(config, device)
+    with attempts:
+        data = build_data(config, device)
     seed_all(derive(seed, "model"), device)
-    model = MODELS.build(config["model"], "model")
-    loss = config.get("loss") and build_callable(LOSSES, config["loss"], "loss", device)
-    metrics = {log_name(b): build_callable(METRICS, b, f"metrics.{i}", device) for i, b in enumerate(config["metrics"])}
+    with attempts:
+        model = MODELS.build(config["model"], "model")
+    with attempts:
+        loss = config.get("loss") and build_callable(LOSSES, config["loss"], "loss", device)
+    metrics = {}
+    for number, block in enumerate(config["metrics"]):
+        with attempts:
+            metrics[log_name(block)] = build_callable(METRICS, block, f"metrics.{number}", device)
+    attempts.end()
     optimizers = {name: partial(build_optimizer, block, optimizer_path(name))
                   for name, block in optimizer_blocks(config["optimizer"]).items()}
     schedulers = {name: [build_per(block, config["trainer"]) for block in chain]
@@ -74,7 +84,7 @@ def _build_split(block: dict, split: str):
     try:
         return DATASETS.build(block, "dataset", train=split == "train")
     except ConfigError as error:
-        raise ConfigError(f"{error}\n{_where_files_go(DATASETS.get(name), args)}") from error
+        raise error.with_hint(_where_files_go(DATASETS.get(name), args)) from error
 
 
 def dataset_switches(block) -> set[str]:
@@ -132,8 +142,9 @@ def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
     for name in ("T_max", "total_steps"):
         if name in parameters and name not in args and "steps_per_epoch" not in args:
             if length is None:
-                raise ConfigError(f"scheduler: {block['type']} needs '{name}', or data_loader.batches_per_epoch: nobody "
-                                  "knows how long an epoch of this dataset is")
+                raise ConfigError.at("scheduler",
+                                     f"{block['type']} needs '{name}', or data_loader.batches_per_epoch: nobody "
+                                     "knows how long an epoch of this dataset is")
             args[name] = length
     if block["type"] == "ReduceLROnPlateau" and "mode" not in args and trainer_args.get("monitor"):
         args["mode"] = parse_monitor(trainer_args["monitor"])[0]

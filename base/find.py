@@ -1,6 +1,7 @@
 """`train.py --find-lr` and `--find-batch-size`: tests in place of a run, of which nothing stays but what they say."""
 from base.find_batch_size import find_batch_size, needs_cuda
 from base.find_lr import find_lr
+from base.fit import check_fit
 from base.rehearsal import rehearse
 
 
@@ -13,6 +14,7 @@ def find(what: str, trainer, config: dict, checkpoint=None, bars: bool = True) -
         needs_cuda(trainer.device)
         print(find_batch_size(trainer))
         return
+    check_fit(config, trainer.data)
     rehearse(trainer)
     if checkpoint:
         trainer.resume(checkpoint.state)

@@ -121,7 +121,7 @@ def _steps(trainer) -> Iterator[list]:
         first = position.batch
         yield from windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate)
         if position.batch == first == 0:
-            raise ConfigError(f"dataset: the train split gives no batch in epoch {position.epoch + 1}")
+            raise ConfigError.at("dataset", f"the train split gives no batch in epoch {position.epoch + 1}")
         position.next_epoch()
 
 

@@ -176,7 +176,8 @@ def _slice(batch: Any, part: slice, count: int, whole: bool = False) -> Any:
     if batch is None or isinstance(batch, (bool, int, float, str)):
         return batch
     what = f"a tensor {list(batch.shape)}" if isinstance(batch, torch.Tensor) else f"a {type(batch).__name__}"
-    raise ConfigError(f"trainer.args.on_oom: a batch of {count} samples with {what} in it cannot be split. Set on_oom: stop.")
+    raise ConfigError.at("trainer.args.on_oom",
+                         f"a batch of {count} samples with {what} in it cannot be split. Set on_oom: stop.")
 
 
 def describe_out_of_memory(trainer) -> str:

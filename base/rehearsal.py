@@ -1,11 +1,11 @@
 """One batch of training and one of evaluation before the run begins, so that a mistake shows in the first second."""
 import logging
+import warnings
 from contextlib import contextmanager
 from functools import partial
 
-import torch
-
 from base.base_metric import as_values
+from base.fit import classes_counted, shapes_of, to_blame
 from base.recovery import BeforeStep, careful_evaluation, describe_out_of_memory, is_out_of_memory
 from base.sharing import share_gradients
 from utils import dist
@@ -16,29 +16,33 @@ from utils.state import Copies
 log = logging.getLogger(__name__)
 
 
-def rehearse(trainer) -> None:
+def rehearse(trainer) -> dict[str, float]:
     """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
 
-    Raises ConfigError where a step fails, or where the monitored name is not among the values that come out.
+    Returns what they came to, `{"train/loss": 2.3, ...}`. Raises ConfigError where a step fails, or where the monitored
+    name is not among the values that come out.
     """
     splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
     if "val" in splits and trainer.data.num_batches("val") is None:
         log.warning("val is a stream that does not tell its length; an endless one needs data_loader.eval_batches")
-    produced = [name for split in splits for name in _rehearse_split(trainer, split)]
+    produced = {name: value for split in splits for name, value in _rehearse_split(trainer, split).items()}
     if trainer.monitor is None or trainer.monitor.name in produced:
-        return
+        return produced
     hint = nearest(trainer.monitor.name, produced)
     if trainer.monitor.name.startswith("val/") and "val" not in splits:
         hint = " There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train value."
-    raise ConfigError(f"trainer.args.monitor: nothing produces '{trainer.monitor.name}'.{hint} "
-                      f"This experiment produces: {', '.join(produced)}.")
+    raise ConfigError.at("trainer.args.monitor",
+                         f"nothing produces '{trainer.monitor.name}'.{hint} "
+                         f"This experiment produces: {', '.join(produced)}.")
 
 
-def _rehearse_split(trainer, split: str) -> list[str]:
+def _rehearse_split(trainer, split: str) -> dict[str, float]:
     batch = None
     try:
         count, batch = trainer.data.first_batch(split)
-        with _put_back(trainer):
+        with _put_back(trainer), classes_counted(trainer), warnings.catch_warnings():
+            # of a loss whose outputs and targets are spread over each other: [B, 1] and [B] make B * B differences
+            warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
             trainer.seed_for("rehearsal", 0)
             if split == "train":
                 trainer.set_mode(training=True)
@@ -62,10 +66,13 @@ def _rehearse_split(trainer, split: str) -> list[str]:
         if is_out_of_memory(error):
             raise TrainingError(f"before the first step: {describe_out_of_memory(trainer)}") from error
         what = "training" if split == "train" else "evaluation"
-        shapes = f"The batch: {_shapes(batch)}." if batch is not None else "It could not be fetched."
-        raise ConfigError(f"One batch of {what} was tried before the run, and failed: {describe(error)}\n"
-                          f"{shapes} (--verbose shows the traceback)") from error
-    return [f"{split}/{name}" for name in values]
+        key, given = to_blame(trainer, error)
+        shapes = f"The batch: {shapes_of(batch)}." if batch is not None else "It could not be fetched."
+        shapes += f" Given to {key}: {given}." if given else ""
+        message = f"One batch of {what} was tried before the run, and failed: {describe(error)}\n"
+        message += f"{shapes} (--verbose shows the traceback)"
+        raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
+    return {f"{split}/{name}": value for name, value in values.items()}
 
 
 def _try_smallest(trainer, usual: int) -> None:
@@ -75,9 +82,10 @@ def _try_smallest(trainer, usual: int) -> None:
     try:
         _train_on(trainer, [trainer.data.first_batch("train", at_most=1)])
     except ValueError as error:
-        raise ConfigError(f"data_loader: an epoch's last batch leaves a process a single sample, and one was tried: {error}\n"
-                          "Set data_loader.drop_last=true or, where that is BatchNorm's, trainer.args.sync_batchnorm=true, or "
-                          "choose another batch_size.") from error
+        raise ConfigError.at("data_loader",
+                             f"an epoch's last batch leaves a process a single sample, and one was tried: {error}\n"
+                             "Set data_loader.drop_last=true or, where that is BatchNorm's, trainer.args.sync_batchnorm=true, "
+                             "or choose another batch_size.") from error
 
 
 def _train_on(trainer, pieces: list) -> dict[str, float]:
@@ -107,13 +115,3 @@ def _put_back(trainer):
         trainer.bare_model.zero_grad(set_to_none=True)
         for updater in trainer.updaters.values():  # may hold parameters beside the model's, such as a loss's
             updater.optimizer.zero_grad(set_to_none=True)
-
-
-def _shapes(batch) -> str:
-    if isinstance(batch, torch.Tensor):
-        return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
-    if isinstance(batch, dict):
-        return "{" + ", ".join(f"{key}: {_shapes(value)}" for key, value in batch.items()) + "}"
-    if isinstance(batch, (list, tuple)):
-        return "(" + ", ".join(map(_shapes, batch)) + ")"
-    return type(batch).__name__

@@ -176,7 +176,7 @@ def report(faults: Iterable[Fault], places: Mapping) -> str:
             message += f" (YAML reads {place.text} as {truth}. For nothing write null; for text quote it: '{place.text}'.)"
         rows.append((source[0] if source else place.source, ".".join(map(str, path)), message))
     width = max(len(source) for source, _, _ in rows)
-    return "\n".join(f"{source:<{width}}  {key}: {message}" for source, key, message in rows)
+    return "\n".join(f"{source:<{width}}  {f'{key}: ' if key else ''}{message}" for source, key, message in rows)
 
 
 @contextmanager

@@ -30,6 +30,30 @@ class ConfigError(Exception):
         """The error of a single value: `ConfigError.at("optimizer.args.lr", "'fast' is text; ...")`."""
         return cls(f"{key}: {message}", [(tuple(key.split(".")), message)])
 
+    def with_hint(self, hint: str) -> "ConfigError":
+        """The same error, and on a line of its own what might help."""
+        return ConfigError(f"{self}\n{hint}", [(path, f"{message}\n{hint}", *where) for path, message, *where in self.faults])
+
+
+class Attempts:
+    """Several things to try: `with attempts: ...` for each, and `attempts.end()` raises one ConfigError for all that failed."""
+
+    def __init__(self):
+        self.errors: list[ConfigError] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if isinstance(error, ConfigError):
+            self.errors.append(error)
+        return isinstance(error, ConfigError)
+
+    def end(self) -> None:
+        if self.errors:
+            faults = [fault for error in self.errors for fault in error.faults or [((), str(error))]]
+            raise ConfigError("\n".join(map(str, self.errors)), faults) from self.errors[0]
+
 
 class TrainingError(Exception):
     """Training cannot go on, through nobody's typing: a loss that is not finite, say. Exit code 1."""

@@ -128,10 +128,10 @@ class Registry:
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"{where}: {block['type']} could not be built: {describe(error)}") from error
+            raise ConfigError.at(where, f"{block['type']} could not be built: {describe(error)}") from error
         if self.expects and not isinstance(thing, self.expects):
-            raise ConfigError(f"{where}: {block['type']} gives a {type(thing).__name__}; a {self.kind} is a "
-                              f"{self.expects.__module__}.{self.expects.__qualname__}")
+            raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; a {self.kind} is a "
+                                        f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
 
 

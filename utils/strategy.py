@@ -190,13 +190,15 @@ class FullyShardedDataParallel:
         """Raises ConfigError for options that this model or device has no use for."""
         classes = sorted({type(module).__name__ for module in model.modules()})
         for name in sorted(self.wrap.difference(classes)):
-            raise ConfigError(f"trainer.args.strategy.args.wrap: the model has no module of the class '{name}'."
-                              f"{nearest(name, classes)} It has: {', '.join(classes)}")
+            raise ConfigError.at("trainer.args.strategy.args.wrap",
+                                 f"the model has no module of the class '{name}'."
+                                 f"{nearest(name, classes)} It has: {', '.join(classes)}")
         if self.cpu_offload and device.type != "cuda":
-            raise ConfigError(f"trainer.args.strategy.args.cpu_offload: weights are on the CPU already (device {device})")
+            raise ConfigError.at("trainer.args.strategy.args.cpu_offload", f"weights are on the CPU already (device {device})")
         if self.activation_checkpointing and not self._units(model):
-            raise ConfigError("trainer.args.strategy.args.activation_checkpointing: no part of the model is a unit. Name the "
-                              f"classes of some in wrap. It has: {', '.join(classes)}")
+            raise ConfigError.at("trainer.args.strategy.args.activation_checkpointing",
+                                 "no part of the model is a unit. Name the "
+                                 f"classes of some in wrap. It has: {', '.join(classes)}")
 
     def shard(self, root: nn.Module, device: torch.device, computes: bool = True, averaged: bool = False) -> None:
         """Leaves this process its part of the parameters of `root`, a module that is called as a whole.

@@ -178,8 +178,9 @@ class Schedule:
         try:
             scheduler.step(*value)
         except (ArithmeticError, ValueError, TypeError) as error:
-            raise ConfigError(f"scheduler: {type(scheduler).__name__} breaks down at step {self.num_steps_done}, epoch "
-                              f"{self.num_epochs_done}: {describe(error)}") from error
+            raise ConfigError.at("scheduler",
+                                 f"{type(scheduler).__name__} breaks down at step {self.num_steps_done}, epoch "
+                                 f"{self.num_epochs_done}: {describe(error)}") from error
 
     def state_dict(self) -> dict:
         return {"schedulers": [scheduler.state_dict() for scheduler, _ in self.schedulers],
@@ -196,8 +197,9 @@ class Schedule:
         if plateau and any(inner.get(name, getattr(scheduler, name, None)) != getattr(scheduler, name, None)
                            for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True)
                            for name in ("total_steps", "T_max")):
-            raise ConfigError("scheduler: beside ReduceLROnPlateau a schedule that depends on the length of the run cannot be "
-                              "laid out anew. Resume with the same number of epochs.")
+            raise ConfigError.at("scheduler",
+                                 "beside ReduceLROnPlateau a schedule that depends on the length of the run cannot be "
+                                 "laid out anew. Resume with the same number of epochs.")
         if same_length or plateau or not self.schedulers:
             for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True):
                 scheduler.load_state_dict(inner)
