@@ -86,7 +86,7 @@ def follow(trainer, rates) -> tuple[str | None, list[float]]:
     trainer.seed_for("start", trainer.position.step)
     trainer.on_train_start()
     with closing(Bar("learning rate", len(rates), shown=trainer.run.bars)) as bar:
-        for rate, window in zip(rates, _steps(trainer), strict=False):
+        for rate, window in zip(rates, steps(trainer), strict=False):
             for group, share in shares:
                 group["lr"] = float(rate) * share
             values = _step(trainer, window)
@@ -114,7 +114,7 @@ def _step(trainer, window) -> Mapping[str, float]:
     return trainer.totals.means()
 
 
-def _steps(trainer) -> Iterator[list]:
+def steps(trainer) -> Iterator[list]:
     """The batches of one step after the other, from where the trainer stands, epoch by epoch."""
     position = trainer.position
     while True:

@@ -36,6 +36,16 @@ def rehearse(trainer) -> dict[str, float]:
                          f"This experiment produces: {', '.join(produced)}.")
 
 
+def untouched_parameters(trainer) -> list[str]:
+    """The names of trainable parameters to which a step of training gives no gradient."""
+    with _put_back(trainer):
+        trainer.seed_for("rehearsal", 0)
+        trainer.set_mode(training=True)
+        trainer.splitting.attempt(partial(_train_on, trainer), [trainer.data.first_batch("train")])
+        return [name for name, parameter in trainer.bare_model.named_parameters()
+                if parameter.requires_grad and parameter.grad is None]
+
+
 def _rehearse_split(trainer, split: str) -> dict[str, float]:
     batch = None
     try:

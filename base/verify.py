@@ -80,18 +80,21 @@ def first_difference(straight: Path, resumed: Path) -> str | None:
         if one is None or other is None:
             return f"metrics.jsonl has {len(lines[0])} lines without a break, {len(lines[1])} when resumed"
         if one != other:
-            return _describe(leaves(json.loads(one)), leaves(json.loads(other)), "metrics.jsonl, " + one.split(", \"epoch")[0])
+            where = "metrics.jsonl, " + one.split(", \"epoch")[0]
+            return describe_difference(leaves(json.loads(one)), leaves(json.loads(other)), where)
     states = [load_checkpoint(run / CHECKPOINTS / "last.pt")["state"] for run in (straight, resumed)]
-    return _describe(*map(leaves, states), "the last state")
+    return describe_difference(*map(leaves, states), "the last state")
 
 
-def _describe(straight: dict, resumed: dict, where: str) -> str | None:
-    for name in [*straight, *(resumed.keys() - straight.keys())]:
-        one, other = (side.get(name, "nothing") for side in (straight, resumed))
+def describe_difference(first: dict, second: dict, where: str,
+                        about: tuple[str, str] = ("without a break", "when resumed")) -> str | None:
+    """What differs first between two tables of `leaves`, in words; None where nothing does. `about` says what they are."""
+    for name in [*first, *(second.keys() - first.keys())]:
+        one, other = (side.get(name, "nothing") for side in (first, second))
         if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
             if not same(one, other):
                 gap = (one.double() - other.double()).abs().max().item()
                 return f"{where}: {name} {list(one.shape)} differs by up to {gap:.3g}"
         elif type(one) is not type(other) or one != other:
-            return f"{where}: {name} is {one} without a break, {other} when resumed"
+            return f"{where}: {name} is {one} {about[0]}, {other} {about[1]}"
     return None

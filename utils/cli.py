@@ -59,7 +59,7 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _add_questions(parser: argparse.ArgumentParser, instead) -> None:
     """Options that ask about a config; `instead` is the group of those that stand in place of a run."""
-    instead.add_argument("--check", action="store_true",
+    instead.add_argument("--check", dest="find", action="store_const", const="faults",
                          help="no run: build all of it, try a batch, look for usual mistakes, estimate time, memory and disk")
     instead.add_argument("--explain", metavar="KEY", help="print what a key is, who takes it, where its value comes from")
     instead.add_argument("--print-config", action="store_true", help="print the config that a run would have")
@@ -89,7 +89,7 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
          "--verify-resume resumes what it has killed itself: leave --max-restarts out"),
         (args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config),
          "--verify-resume takes a config, -c CONFIG, and makes runs of its own"),
-        ((args.find or args.check) and (args.distributed or automatic or about_a_run),
+        (args.find and (args.distributed or automatic or about_a_run),
          "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, --steps, --crash-at-step, "
          "--out, --run-name and -r auto do not go with them"),
     ]:

@@ -1,5 +1,6 @@
 """The device a run computes on."""
 import os
+import sys
 
 import torch
 
@@ -68,6 +69,23 @@ def _of_several(name: str | None) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device: 'cuda' is not there: 0 CUDA devices are visible. For the CPU: --device cpu --nproc 2")
     return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for what a device still computes."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that were in use so far: of a CUDA device by tensors, elsewhere by this process; None under Windows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not everywhere
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def describe_device(device: torch.device) -> str:

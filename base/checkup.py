@@ -1,0 +1,161 @@
+"""`train.py --check`: everything short of training. What is wrong, or OK; and what a run will take."""
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from base.find_lr import steps
+from base.overlap import find_overlap
+from base.recovery import careful_evaluation
+from base.rehearsal import untouched_parameters
+from base.verify import describe_difference
+from logger.run_log import SilentRun
+from utils.checkpoint import CheckpointStore, SavePolicy, load_checkpoint
+from utils.device import peak_memory, synchronize
+from utils.errors import ConfigError, Fault, TrainingError, describe
+from utils.guard import NonFinite
+from utils.state import leaves
+
+log = logging.getLogger(__name__)
+NUM_STEPS, LIMIT_S = 20, 0.7
+
+
+def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
+    """Looks over a trainer that has rehearsed, to the values `rehearsed`, and estimates what a run takes. It is then used up.
+
+    Returns the estimate; of what is odd but no mistake the log warns. Raises one ConfigError for all mistakes.
+    """
+    faults = [*_non_finite(rehearsed), *_untouched(trainer), *_overlapping(trainer)]
+    with TemporaryDirectory() as folder, closing(trainer.data):
+        trainer.run = SilentRun(Path(folder), bars=False)
+        step_s, lost = _time_steps(trainer)
+        eval_s = _time_evaluation(trainer)
+        faults += lost or _round_trip(trainer, config, Path(folder))
+        size = sum(file.stat().st_size for file in Path(folder).glob("last.pt"))
+    if faults:
+        raise ConfigError("\n".join(f"{'.'.join(path)}: {message}" for path, message in faults), faults)
+    return _estimate(trainer, step_s, eval_s, size)
+
+
+def _non_finite(rehearsed: dict[str, float]) -> Iterator[Fault]:
+    for name, value in rehearsed.items():
+        if name.endswith("/loss") and not math.isfinite(value):
+            yield ("loss",), f"{name} is {value} on the first batch. Look at the scale of the inputs and at what the loss takes."
+
+
+def _untouched(trainer) -> Iterator[Fault]:
+    if names := untouched_parameters(trainer):
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        yield ("model",), (f"{len(names)} of its trainable parameters got no gradient: {shown}. Use them in forward, take them "
+                           "out, or freeze them: optimizer.groups=[{match: NAME, frozen: true}].")
+
+
+def _overlapping(trainer) -> Iterator[Fault]:
+    try:
+        overlap = find_overlap(trainer.data)
+    except Exception as error:
+        yield ("dataset",), f"a sample could not be read: {describe(error)}"
+        return
+    if overlap is None or not overlap.shared:
+        return
+    message = (f"{overlap.shared:,} of {overlap.num_val:,} validation samples are training samples, too (of "
+               f"{overlap.num_train:,} looked at)")
+    if overlap.shared * 100 > overlap.num_val:
+        yield ("dataset",), f"{message}: what validation measures is in part memory. Take them out of one of the two."
+    else:
+        log.warning("dataset: %s", message)
+
+
+def _time_steps(trainer) -> tuple[float | None, list[Fault]]:
+    """The usual time of a step, its waiting for data included; None where none was made twice."""
+    times: list[float] = []
+    trainer.set_mode(training=True)
+    trainer.seed_for("start", trainer.position.step)
+    trainer.on_train_start()
+    begun = last = time.perf_counter()
+    try:
+        for window in islice(steps(trainer), NUM_STEPS):
+            trainer.train_window(window)
+            trainer.position.advance(len(window))
+            trainer.on_step_end()
+            synchronize(trainer.device)
+            times.append(time.perf_counter() - last)
+            last = time.perf_counter()
+            if last - begun > LIMIT_S and len(times) > 2:
+                break
+        trainer.guard.check()
+    except NonFinite as error:
+        advice = "A lower learning rate, or trainer.args.clip_norm, may help."
+        return None, [(("loss",), f"{error} at step {len(times) + 1}. {advice}")]
+    return median(times[1:] or times), []
+
+
+def _time_evaluation(trainer) -> float | None:
+    """The usual time of a batch of evaluation; None where there is no validation."""
+    if trainer.data.dataset("val") is None:
+        return None
+    times, begun = [], time.perf_counter()
+    with trainer.evaluating():
+        for number, batch in enumerate(islice(trainer.data.batches("val", training=False), NUM_STEPS)):
+            started = time.perf_counter()
+            careful_evaluation(trainer, number, batch)
+            synchronize(trainer.device)
+            times.append(time.perf_counter() - started)
+            if time.perf_counter() - begun > LIMIT_S / 2:
+                break
+    return median(times[1:] or times)
+
+
+def _round_trip(trainer, config: dict, folder: Path) -> list[Fault]:
+    """Saves the state, loads it, puts it back: at each turn it has to be the same, to the last bit."""
+    try:
+        state = {name: part.state_dict() for name, part in trainer.state.items()}
+        weights = dict(trainer.bare_model.named_parameters())
+        CheckpointStore(folder, config).save(state, ["last.pt"], weights, SavePolicy(background=False, max_failures=1))
+        loaded = load_checkpoint(folder / "last.pt")["state"]
+        different = describe_difference(leaves(state), leaves(loaded), "the state", ("as it was", "loaded"))
+        trainer.resume(loaded)
+        again = {name: part.state_dict() for name, part in trainer.state.items()}
+        different = different or describe_difference(leaves(loaded), leaves(again), "the state", ("loaded", "put back"))
+    except (ConfigError, TrainingError) as error:
+        return [(("trainer",), f"its state cannot be saved and taken up again: {error}")]
+    except Exception as error:  # of somebody's state_dict or load_state_dict
+        return [(("trainer",), f"its state cannot be saved and taken up again: {describe(error)}")]
+    return [(("trainer",), f"saved and taken up again, {different}")] if different else []
+
+
+def _estimate(trainer, step_s: float, eval_s: float | None, size: int) -> str:
+    """Time, memory and disk of a run, one a line."""
+    data, store = trainer.data, trainer.save_policy
+    num_batches = data.num_batches("train")
+    lines = []
+    if num_batches is None:
+        lines.append(f"time     {step_s * 1000:.3g} ms a step; nobody knows how many steps an epoch of this stream has")
+    else:
+        num_steps = -(-num_batches // trainer.accumulate)
+        num_evaluated = (data.num_batches("val", training=False) or 0) if eval_s else 0
+        epoch_s = num_steps * step_s + num_evaluated * (eval_s or 0) / trainer.eval_every
+        lines.append(f"time     {_duration(epoch_s)} an epoch: {num_steps:,} steps of {step_s * 1000:.3g} ms"
+                     + (f", {num_evaluated:,} batches of evaluation of {eval_s * 1000:.3g} ms" if eval_s else "")
+                     + f". At most {_duration(epoch_s * trainer.epochs)} for {trainer.epochs} epochs")
+    if (peak := peak_memory(trainer.device)) is not None:
+        lines.append(f"memory   {_size(peak)} at its peak so far, of {trainer.device}")
+    num_numbered = trainer.epochs // trainer.save_every if trainer.save_every else 0
+    num_kept = 2 + bool(trainer.monitor) + min(num_numbered, store.keep_last or num_numbered)
+    lines.append(f"disk     {_size(size * num_kept)} for at most {num_kept} checkpoints of {_size(size)}")
+    return "\n".join(lines)
+
+
+def _duration(time_s: float) -> str:
+    if time_s < 100:
+        return f"{time_s:.2g} s"
+    return f"{time_s / 60:.0f} min" if time_s < 7200 else f"{time_s / 3600:.1f} h"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

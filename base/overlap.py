@@ -1,0 +1,58 @@
+"""Samples that stand in two splits: a validation on samples of the training measures memory, not learning."""
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import IterableDataset
+
+from base.arrays import as_arrays
+from base.base_data_loader import DataSplits
+
+
+class Overlap(NamedTuple):
+    """So many of the validation samples looked at were among the training samples looked at."""
+
+    shared: int
+    num_val: int
+    num_train: int
+
+
+def find_overlap(data: DataSplits, limit_s: float = 1.0) -> Overlap | None:
+    """Counts samples that are equal to the last bit, targets included, as the datasets give them, before any transform.
+
+    Looks at as many as can be read in `limit_s` seconds. None where there is no validation, or a split is a stream.
+    """
+    datasets = [data.dataset("train"), data.dataset("val")]
+    if any(dataset is None or isinstance(dataset, IterableDataset) for dataset in datasets):
+        return None
+    val, train = _prints(data, "val", limit_s / 4), set(_prints(data, "train", limit_s))
+    return Overlap(sum(mark in train for mark in val), len(val), len(train))
+
+
+def _prints(data: DataSplits, split: str, limit_s: float) -> list[int]:
+    """A fingerprint of each sample of a split, in order, until the time is up."""
+    dataset, arrays = data.dataset(split), as_arrays(data.dataset(split))
+    marks: list[int] = []
+    end = time.monotonic() + limit_s
+    for indices in data.indices(split).split(256):
+        if arrays:
+            samples = zip(*(array.numpy(force=True) for array in arrays.__getitems__(indices)), strict=True)
+        else:
+            samples = (dataset[index] for index in indices.tolist())
+        marks += [hash(b"".join(_bytes_of(sample))) for sample in samples]
+        if time.monotonic() > end:
+            break
+    return marks
+
+
+def _bytes_of(value: Any) -> Iterator[bytes]:
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _bytes_of(item)
+    elif isinstance(value, torch.Tensor):
+        yield value.numpy(force=True).tobytes()
+    else:  # NumPy arrays and PIL images; numbers and text as they are written
+        yield value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
