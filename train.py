@@ -16,6 +16,7 @@ from utils.cli import log_level, train_arguments, verify_arguments
 from utils.config import located, read_config
 from utils.errors import exit_codes
 from utils.launch import before_group, end_with_launcher, expected_rank, is_launched, launch, local_rank
+from utils.origins import tell
 from utils.signals import die_of_interrupts, ignore_signals
 
 log = logging.getLogger("train")
@@ -25,6 +26,8 @@ def main(args) -> None:
     joins = args.distributed and not args.verify_resume
     with before_group(joins):
         given = read_config(args.config, args.overrides) if args.config else None
+    if args.asks:
+        return tell(args, given)
     # imported here, so that --help and broken syntax are answered without loading torch
     from base.starting import checkpoint_to_resume, resolve_config
     from logger.console import setup_logging

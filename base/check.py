@@ -30,7 +30,7 @@ from utils.device import device_fault
 from utils.errors import ConfigError, Fault
 from utils.registry import Registry
 from utils.run import folder_name_fault
-from utils.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
 from utils.signature import Signature, mismatch, nearest
 
 
@@ -40,9 +40,7 @@ def check_config(config: Mapping, places: Mapping | None = None, num_processes: 
     Raises one ConfigError that lists all faults, those `found` before included, each with where it was written, its key,
     and the mend.
     """
-    full = {key: section.default if config.get(key) is None else config[key] for key, section in SECTIONS.items()}
-    if isinstance(full["trainer"], dict):
-        full["trainer"] = {**SECTIONS["trainer"].default, **full["trainer"]}
+    full = with_defaults(config)
     unknown = [((key,), f"there is no such section.{nearest(key, SECTIONS)} Sections: {', '.join(SECTIONS)}.")
                for key in config if key not in SECTIONS]
     if faults := [*found, *unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]:

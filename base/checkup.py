@@ -45,14 +45,14 @@ def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
 def _non_finite(rehearsed: dict[str, float]) -> Iterator[Fault]:
     for name, value in rehearsed.items():
         if name.endswith("/loss") and not math.isfinite(value):
-            yield ("loss",), f"{name} is {value} on the first batch. Look at the scale of the inputs and at what the loss takes."
+            yield ("loss",), f"{name} is {value} on the first batch. Look at the inputs' scale and at what the loss takes."
 
 
 def _untouched(trainer) -> Iterator[Fault]:
     if names := untouched_parameters(trainer):
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        yield ("model",), (f"{len(names)} of its trainable parameters got no gradient: {shown}. Use them in forward, take them "
-                           "out, or freeze them: optimizer.groups=[{match: NAME, frozen: true}].")
+        yield ("model",), (f"{len(names)} trainable parameters got no gradient: {shown}. Use them in forward, take them out or "
+                           "freeze them: optimizer.groups=[{match: NAME, frozen: true}].")
 
 
 def _overlapping(trainer) -> Iterator[Fault]:

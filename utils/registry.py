@@ -73,9 +73,10 @@ class Registry:
             return self._sound(name, errors)
         known = [*self._own, *(member for library in self.libraries for member in library.members())]
         broken = "".join(f"\n    {file} could not be imported: {why}" for file, why in errors.items())
-        raise ConfigError(f"no {self.kind} '{name}'.{nearest(name, known)} There are: {self._offer()}.{broken}")
+        raise ConfigError(f"no {self.kind} '{name}'.{nearest(name, known)} There are: {self.offer()}.{broken}")
 
-    def _offer(self) -> str:
+    def offer(self) -> str:
+        """The project's own names, and how the libraries are called."""
         return ", ".join([*self.names(), *(library.label for library in self.libraries)])
 
     def _sound(self, name: str, errors: dict[str, str]):
@@ -95,7 +96,7 @@ class Registry:
         if not isinstance(block, dict):
             return [(path, f"a {self.kind} is a name or {{type: NAME, args: {{...}}}}; this is {block!r}")]
         if not isinstance(block.get("type"), str):
-            return [(path, f"'type' is missing: the name of a {self.kind}. There are: {self._offer()}.")]
+            return [(path, f"'type' is missing: the name of a {self.kind}. There are: {self.offer()}.")]
         allowed = ("type", "args", *keys)
         known = f"Keys: {', '.join(allowed)}."
         faults = [((*path, key), f"there is no key '{key}' for a {self.kind}.{nearest(key, allowed)} {known}")

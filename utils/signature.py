@@ -110,8 +110,13 @@ def mismatch(value, annotation) -> str | None:
         except ValueError as error:
             return str(error)
         return None
-    needed = " or ".join(_WORDS[kind] if isinstance(kind, type) else f"one of {kind}" for kind in simple)
-    return f"{say(value)}; {needed} is needed"
+    return f"{say(value)}; {in_words(annotation)} is needed"
+
+
+def in_words(annotation) -> str | None:
+    """`a whole number or null`: the values that an annotation admits; None where a config has no word for them."""
+    simple = _simple_types(annotation)
+    return simple and " or ".join(_WORDS[kind] if isinstance(kind, type) else f"one of {kind}" for kind in simple)
 
 
 def say(value) -> str:

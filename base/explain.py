@@ -1,0 +1,92 @@
+"""Who takes a value of a config, for `--explain`; and what a config can name at all, for `--list`."""
+import inspect
+import os
+from collections.abc import Mapping
+
+from base.base_data_loader import DataSplits
+from base.build import as_block
+from base.registries import KINDS
+from utils.cli import KINDS as PLURALS
+from utils.docstrings import argument_text, summary
+from utils.errors import PROJECT, is_ours
+from utils.origins import Rows, in_yaml, look_up
+from utils.registry import Registry, import_folder
+from utils.sections import SECTIONS, TRANSFORM_KEYS
+from utils.signature import Signature, in_words, nearest
+from utils.syntax import KeyPath
+
+
+def explain(config: Mapping, path: KeyPath) -> Rows:
+    """What stands at a path of a config with its defaults, or may stand there: who takes it, which values, what for."""
+    section, *inner = path
+    if section == "data_loader":
+        return _argument(DataSplits, Signature(DataSplits, ("build_dataset", "transforms", "seed")), inner[0]) if inner else []
+    if section == "transforms" and len(inner) < 2:
+        return [("is", TRANSFORM_KEYS[inner[0]])] if inner and inner[0] in TRANSFORM_KEYS else []
+    end = _end_of_block(config, path)
+    if end is None:
+        return [("can name", KINDS[section].offer())]
+    return _of_block(KINDS[section], SECTIONS[section].keys, as_block(look_up(config, path[:end])), path[end:])
+
+
+def _end_of_block(config: Mapping, path: KeyPath) -> int | None:
+    """How much of a path leads to the block that it is about: the first on the way, or among chained schedulers the last."""
+    ends = [end for end in range(1, len(path) + 1) if "type" in _table(as_block(look_up(config, path[:end])))]
+    chained = [end for end in ends if "schedulers" in path[:end - 1] and path[end - 1].isdigit()]
+    return (chained[-1:] or ends[:1] or [None])[0]
+
+
+def _table(block) -> Mapping:
+    return block if isinstance(block.get("type"), str) else {}
+
+
+def _of_block(registry: Registry, keys: Mapping[str, str], block: Mapping, inner: KeyPath) -> Rows:
+    target = registry.get(block["type"])
+    signature = registry.signature(target)
+    if inner and inner[0] in keys:
+        return [("is", keys[inner[0]])]
+    if len(inner) > 1 and inner[0] == "args":
+        return _argument(target, signature, inner[1])
+    return [("names", f"{signature.name}, {_where(target)}"), ("is", summary(target)), ("takes", str(signature))]
+
+
+def _argument(target, signature: Signature, name: str) -> Rows:
+    taken_by = ("taken by", f"{signature.name}, {_where(target)}")
+    if name not in signature.parameters:
+        other = nearest(name, signature.parameters) if not signature.open else " It accepts others, too."
+        return [taken_by, ("but", f"it has no argument '{name}'.{other} {signature}")]
+    parameter = signature.parameters[name]
+    if name in signature.provided:
+        return [taken_by, ("but", "the program fills this in")]
+    default = "none, it has to be given" if signature.is_required(name) else in_yaml(parameter.default)
+    kinds = in_words(parameter.annotation) or ""
+    return [taken_by, ("is", argument_text(target, name)), ("takes", kinds), ("default", default)]
+
+
+def _where(target) -> str:
+    """`model/lenet.py:14`, or `torch.optim.adamw`."""
+    file = inspect.getsourcefile(target)
+    if file is None or not is_ours(file):
+        return target.__module__
+    return f"{os.path.relpath(file, PROJECT)}:{inspect.getsourcelines(target)[1]}"
+
+
+def list_names(plural: str) -> str:
+    """All that can be named, or all of a kind ("models"), each with a line on what it is, the project's own first."""
+    chosen = dict(zip(PLURALS, KINDS.values(), strict=True))
+    return "\n\n".join(_list_kind(name, registry) for name, registry in chosen.items() if plural in ("all", name))
+
+
+def _list_kind(plural: str, registry: Registry) -> str:
+    groups = {f"{plural} of this project, in {registry.folder}/": {name: registry.get(name) for name in registry.names()}}
+    groups |= {f"{plural}: {library.label}": library.members() for library in registry.libraries}
+    lines = []
+    for title, members in groups.items():
+        width = max(map(len, members), default=0)
+        lines += [f"{title}:", *(f"  {name:<{width}}  {_short(summary(thing))}".rstrip() for name, thing in members.items())]
+    lines += [f"  {file} could not be imported: {why}" for file, why in import_folder(registry.folder).items()]
+    return "\n".join(lines)
+
+
+def _short(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0] + " ..."
