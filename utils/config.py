@@ -112,9 +112,9 @@ def is_single(block: dict) -> bool:
     return bool(block.keys() & {"type", "args", "per", "groups", "decay_bias_and_norm"}) or not block
 
 
-def dump_yaml(config: dict) -> str:
-    """`config` as YAML that load_config reads back equal."""
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def dump_yaml(config: dict, flow: bool | None = False) -> str:
+    """`config` as YAML that load_config reads back equal. With `flow` None, innermost tables and lists take a line each."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=flow)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
