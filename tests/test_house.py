@@ -71,7 +71,7 @@ def test_every_command_and_file_that_the_readme_names_is_there():
         assert (PROJECT / picture).exists(), picture
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/distributed.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/distributed.md", "docs/migrate.md"])
 def test_links_between_pages_lead_to_a_file_and_a_heading_in_it(page):
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (PROJECT / page).read_text()):
         name, _, anchor = link.partition("#")

@@ -49,7 +49,7 @@ def _room_above():
 
 def print_config(reading: Reading, origins: bool = False) -> str:
     """The config that a run would have, as YAML; with `origins` a comment on each line tells where its value was written."""
-    text = dump_yaml(with_defaults(reading.config))
+    text = dump_yaml(with_defaults(reading.config), flow=False if origins else None)
     if not origins:
         return text.rstrip("\n")
     lines = text.splitlines()

@@ -85,9 +85,9 @@ def read_number(text: str) -> Any:
     return words.get(text.lower(), text)
 
 
-def dump_yaml(config: Any) -> str:
-    """`config` as YAML that load_config reads back equal."""
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def dump_yaml(config: Any, flow: bool | None = False) -> str:
+    """`config` as YAML that load_config reads back equal. With `flow` None, innermost tables and lists take a line each."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=flow)
 
 
 def parse_json(text: str, source: str) -> Parsed:

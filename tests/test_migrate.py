@@ -1,0 +1,197 @@
+"""A config of pytorch-template becomes one of this project, and nothing of it is lost unseen; docs/migrate.md is right."""
+import copy
+import functools
+import json
+import operator
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, program
+
+from base import MODELS
+from base.check import check_config
+from base.starting import initial_weights
+from utils.config import flatten, load_config
+from utils.migrate import main, migrate
+
+SHIPPED = {
+    "name": "Mnist_LeNet", "n_gpu": 1,
+    "arch": {"type": "MnistModel", "args": {}},
+    "data_loader": {"type": "MnistDataLoader", "args": {
+        "data_dir": "data/", "batch_size": 128, "shuffle": True, "validation_split": 0.1, "num_workers": 2}},
+    "optimizer": {"type": "Adam", "args": {"lr": 0.001, "weight_decay": 0, "amsgrad": True}},
+    "loss": "nll_loss", "metrics": ["accuracy", "top_k_acc"],
+    "lr_scheduler": {"type": "StepLR", "args": {"step_size": 50, "gamma": 0.1}},
+    "trainer": {"epochs": 100, "save_dir": "saved/", "save_period": 1, "verbosity": 2, "monitor": "min val_loss",
+                "early_stop": 10, "tensorboard": True}}
+FORK = {
+    "name": "Fork", "n_gpu": 4, "seed": 7, "globals": {"verbose": True, "sizes": [1, 2]},
+    "arch": {"type": "UNet", "args": {"depth": 4}, "pretrained": "unet.pth"},
+    "data_loader": {"type": "ScansDataLoader", "args": {
+        "data_dir": "scans", "csv": "train.csv", "batch_size": 4, "validation_split": 0.0, "num_workers": 8,
+        "drop_last": True}},
+    "valid_data_loader": {"type": "ScansDataLoader", "args": {"data_dir": "held_out", "batch_size": 9}},
+    "optimizer": {"type": "SGD", "args": {"lr": 0.1}}, "loss": "dice_loss", "metrics": ["dice", "accuracy"],
+    "trainer": {"epochs": 5, "len_epoch": 300, "save_period": 2, "monitor": "max val_dice", "early_stop": 3,
+                "tensorboard": False, "log_step": 20}}
+GAN = {
+    "name": "Deblur", "arch": {"generator": {"type": "Net", "args": {"width": 3}}, "discriminator": {"type": "Judge"}},
+    "data_loader": {"type": "ImageLoader", "args": {"shuffle": False}, "sampler": {"type": "Even", "args": {"seed": 1}}},
+    "optimizer": {"generator": {"type": "Adam", "args": {"lr": 0.1}}, "discriminator": {"type": "SGD", "args": {"lr": 0.2}}},
+    "lr_scheduler": {"generator": {"type": "StepLR", "args": {"step_size": 5}}},
+    "loss": {"adversarial": "wgan", "content": "perceptual"}, "metrics": {"train": ["psnr"], "val": ["psnr", "ssim"]},
+    "trainer": {"type": "GANTrainer", "epochs": 9, "monitor": "max PSNR", "early_stop": 5, "save_freq": 10}}
+FIRST_OF_ALL = {  # as config.json was in the project's first year
+    "name": "Old", "cuda": True, "arch": "MnistModel", "model": {"width": 3}, "data_loader": {"data_dir": "d", "batch_size": 8},
+    "validation": {"validation_split": 0.1}, "optimizer_type": "Adam", "optimizer": {"lr": 0.1},
+    "loss": {"type": "cross_entropy", "args": {"label_smoothing": 0.1}}, "metrics": [{"type": "top_k_acc", "args": {"k": 5}}],
+    "trainer": {"monitor": "val_loss", "monitor_mode": "min", "early_stop": 4}}
+CONFIGS = {"shipped": SHIPPED, "fork": FORK, "gan": GAN, "first of all": FIRST_OF_ALL}
+
+
+def changed(config: dict, **values) -> dict:
+    """`config` with some values of its trainer replaced, or without them where they are None."""
+    trainer = {key: value for key, value in {**config["trainer"], **values}.items() if value is not None}
+    return {**config, "trainer": trainer}
+
+
+def test_the_shipped_config_passes_the_check_once_the_model_is_there(monkeypatch):
+    class MnistModel(torch.nn.Module):
+        pass
+
+    monkeypatch.setitem(MODELS._own, "MnistModel", MnistModel)  # for this test only: registries are everybody's
+    config, notes = migrate(SHIPPED)
+    assert check_config(config)["model"] == {"type": "MnistModel", "args": {}}
+    assert notes.keys() == {"n_gpu", "arch.type", "trainer.save_dir", "trainer.verbosity", "seed"}
+    assert config == {
+        "name": "Mnist_LeNet", "seed": 123,
+        "dataset": {"type": "MNIST", "args": {"root": "data/", "download": True}},
+        "transforms": {"batch": [{"type": "Normalize", "args": {"mean": [0.1307], "std": [0.3081]}}]},
+        "data_loader": {"batch_size": 128, "shuffle": True, "validation_split": 0.1, "num_workers": 2},
+        "model": {"type": "MnistModel", "args": {}}, "loss": {"type": "NLLLoss"},
+        "metrics": [{"type": "accuracy"}, {"type": "top_k_accuracy", "args": {"k": 3}}],
+        "optimizer": {"type": "Adam", "args": {"lr": 0.001, "weight_decay": 0, "amsgrad": True}},
+        "scheduler": {"type": "StepLR", "args": {"step_size": 50, "gamma": 0.1}},
+        "trainer": {"type": "Trainer", "args": {
+            "epochs": 100, "save_every": 1, "monitor": "min val/loss", "early_stop": 10}}}
+
+
+def test_a_fork_is_carried_as_far_as_it_goes_and_the_rest_is_named():
+    config, notes = migrate(FORK)
+    assert config["seed"] == 7 and config["writers"] == []
+    assert config["dataset"] == {"type": "Scans", "args": {"data_dir": "scans", "csv": "train.csv"}}
+    assert config["data_loader"] == {"batch_size": 4, "validation_split": 0, "num_workers": 8, "drop_last": True,
+                                     "batches_per_epoch": 300}
+    assert config["trainer"]["args"] == {"epochs": 5, "save_every": 2, "monitor": "max val/dice", "early_stop": 3}
+    assert {"globals.verbose", "globals.sizes", "arch.pretrained", "valid_data_loader.type", "valid_data_loader.args.data_dir",
+            "valid_data_loader.args.batch_size", "trainer.log_step", "loss", "metrics.0"} <= notes.keys()
+    assert "model/unet.py" in notes["arch.type"] and "data_loader/scans.py" in notes["data_loader.type"]
+    assert "a value per sample" in notes["metrics.0"] and "@LOSSES.register" in notes["loss"]
+
+
+def test_several_networks_keep_their_optimizers_and_what_is_missing_is_said():
+    config, notes = migrate(GAN)
+    assert config["optimizer"] == GAN["optimizer"] and config["scheduler"] == GAN["lr_scheduler"]
+    assert "model" not in config and {"model", "arch.generator.type", "loss.content", "metrics.val"} <= notes.keys()
+
+
+@pytest.mark.filterwarnings("ignore:reduction")
+@pytest.mark.parametrize("theirs, ours", [
+    ("nll_loss", "NLLLoss"), ("cross_entropy", "CrossEntropyLoss"), ("mse_loss", "MSELoss"), ("l1_loss", "L1Loss"),
+    ("smooth_l1_loss", "SmoothL1Loss"), ("huber_loss", "HuberLoss"), ("kl_div", "KLDivLoss"),
+    ("binary_cross_entropy", "BCELoss"), ("binary_cross_entropy_with_logits", "BCEWithLogitsLoss")])
+def test_a_loss_is_the_class_that_computes_what_the_function_does(theirs, ours):
+    config, notes = migrate({**SHIPPED, "loss": theirs})
+    assert config["loss"] == {"type": ours} and "loss" not in notes
+    outputs = torch.full((2, 3), 0.2)
+    targets = torch.tensor([1, 2]) if theirs in ("nll_loss", "cross_entropy") else torch.full((2, 3), 0.5)
+    assert getattr(torch.nn, ours)()(outputs, targets) == getattr(torch.nn.functional, theirs)(outputs, targets)
+
+
+@pytest.mark.parametrize("theirs, ours, noted", [
+    ("min val_loss", "min val/loss", False), ("min loss", "min train/loss", False),
+    ("max val_accuracy", "max val/accuracy", False), ("max val_top_k_acc", "max val/top_k_accuracy", False),
+    ("max val_f1", "max val/f1", True), ("val_loss", None, True), ("off", None, False), (None, None, False)])
+def test_a_monitor_is_called_by_the_names_that_are_measured_here(theirs, ours, noted):
+    config, notes = migrate(changed(SHIPPED, monitor=theirs))
+    assert config["trainer"]["args"]["monitor"] == ours and ("trainer.monitor" in notes) == noted
+    assert ("early_stop" in config["trainer"]["args"]) == (ours is not None) == ("trainer.early_stop" not in notes)
+
+
+def test_an_early_stop_that_is_off_there_is_off_here():
+    config, notes = migrate(changed(SHIPPED, early_stop=0))
+    assert "early_stop" not in config["trainer"]["args"] and "trainer.early_stop" in notes
+
+
+def replaced(value):
+    """Another value of the same kind."""
+    if isinstance(value, (list, dict, str)):
+        return {list: ["other"], dict: {"other": 1}, str: "other"}[type(value)]
+    return not value if isinstance(value, bool) else value + 1
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_leaf_is_named_in_the_notes_or_changes_the_result(config):
+    before, notes = migrate(config)
+    for key, value in flatten(config).items():
+        other = copy.deepcopy(config)
+        *path, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+        table = functools.reduce(operator.getitem, path, other)
+        table[last] = replaced(value)
+        assert key in notes or migrate(other)[0] != before, key
+
+
+def test_the_command_prints_a_config_and_notes(tmp_path, capsys):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(SHIPPED))
+    main([str(file)])
+    printed = capsys.readouterr()
+    (tmp_path / "mine.yaml").write_text(printed.out)
+    assert load_config(tmp_path / "mine.yaml")[0] == migrate(SHIPPED)[0]
+    assert printed.out.startswith(f"# Made from {file}") and "\n  args: {lr: 0.001, weight_decay: 0, " in printed.out
+    assert printed.err in (PROJECT / "docs/migrate.md").read_text()
+    assert len(printed.err.splitlines()) == len(migrate(SHIPPED)[1])
+
+
+@pytest.mark.parametrize("text, message", [
+    (None, "cannot be read"), ("{'name': 1}", "this is not JSON"), ("[1, 2]", "a table of sections"),
+    ((PROJECT / "configs/mnist.json").read_text(), "no config of pytorch-template"),
+    ('{"arch": 5}', "arch: 5 is a whole number"), ('{"arch": {"type": ["A"]}}', "arch.type: ['A'] is a list"),
+    ('{"arch": {"type": "A", "args": 3}}', "arch.args: 3"), ('{"arch": "A", "trainer": "fast"}', "trainer: 'fast' is text"),
+    ('{"arch": "A", "metrics": "accuracy"}', "metrics: 'accuracy' is text"), ('{"arch": "A", "metrics": [1]}', "metrics.0: 1"),
+    ('{"arch": "A",\n"trainer": {"early_stop": "ten"}}', "config.json:2  trainer.early_stop: 'ten' is text"),
+    ('{"arch": "A", "arch": "B"}', "written twice")])
+def test_bad_input_is_one_message_and_exit_code_2(text, message, tmp_path, capsys, caplog):
+    file = tmp_path / "config.json"
+    if text:
+        file.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main([str(file)])
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and message in caplog.text and not printed.out + printed.err
+
+
+def test_it_answers_without_loading_torch(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SHIPPED))
+    started = time.monotonic()
+    done = program("-X", "importtime", "-m", "utils.migrate", tmp_path / "config.json")
+    assert time.monotonic() - started < 1.0  # measured: 0.1 s; the bound leaves room for a busy machine
+    assert "torch" not in done.stderr and "type: MnistModel" in done.stdout
+
+
+class ConfigParser:
+    """What a checkpoint of pytorch-template holds besides weights: an object of a class that only its project knows."""
+
+
+def test_weights_carried_over_as_the_page_says_begin_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained, fresh = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    weights = {f"module.{name}": value for name, value in trained.state_dict().items()}  # as DataParallel has them
+    torch.save({"arch": "Linear", "epoch": 5, "state_dict": weights, "config": ConfigParser()}, "model_best.pth")
+    recipe = re.search(r"```text\n(import torch\n.+?)```", (PROJECT / "docs/migrate.md").read_text(), flags=re.DOTALL)
+    exec(recipe[1], {})
+    assert "2 loaded: weight, bias" in initial_weights(fresh, Path("weights.pt"))
+    assert torch.equal(fresh.weight, trained.weight) and torch.equal(fresh.bias, trained.bias)
