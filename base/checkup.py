@@ -3,13 +3,14 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 from base.find_lr import steps
+from base.fit import to_blame
 from base.overlap import find_overlap
 from base.recovery import careful_evaluation
 from base.rehearsal import untouched_parameters
@@ -30,16 +31,37 @@ def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
 
     Returns the estimate; of what is odd but no mistake the log warns. Raises one ConfigError for all mistakes.
     """
-    faults = [*_non_finite(rehearsed), *_untouched(trainer), *_overlapping(trainer)]
+    faults = [*_non_finite(rehearsed), *_untouched(trainer)]
+    step_s = eval_s = size = None
     with TemporaryDirectory() as folder, closing(trainer.data):
         trainer.run = SilentRun(Path(folder), bars=False)
-        step_s, lost = _time_steps(trainer)
-        eval_s = _time_evaluation(trainer)
-        faults += lost or _round_trip(trainer, config, Path(folder))
+        with _noting(faults, trainer):
+            faults += _overlapping(trainer)
+        with _noting(faults, trainer):
+            step_s = _time_steps(trainer)
+            eval_s = _time_evaluation(trainer)
+            faults += _round_trip(trainer, config, Path(folder))
         size = sum(file.stat().st_size for file in Path(folder).glob("last.pt"))
     if faults:
         raise ConfigError("\n".join(f"{'.'.join(path)}: {message}" for path, message in faults), faults)
     return _estimate(trainer, step_s, eval_s, size)
+
+
+@contextmanager
+def _noting(faults: list[Fault], trainer):
+    """Within it what goes wrong is a fault of the part it arose in."""
+    try:
+        yield
+    except ConfigError as error:
+        faults += error.faults or [((), str(error))]
+    except NonFinite as error:
+        advice = "A lower learning rate, or trainer.args.clip_norm, may help."
+        faults.append((("loss",), f"{error} at step {trainer.position.step + 1}. {advice}"))
+    except Exception as error:
+        key, given = to_blame(trainer, error)
+        given = f" Given to {key}: {given}." if given else ""
+        faults.append((tuple((key or "trainer").split(".")), f"a step failed: {describe(error)}{given}"))
+        log.debug("a step failed", exc_info=True)
 
 
 def _non_finite(rehearsed: dict[str, float]) -> Iterator[Fault]:
@@ -56,11 +78,7 @@ def _untouched(trainer) -> Iterator[Fault]:
 
 
 def _overlapping(trainer) -> Iterator[Fault]:
-    try:
-        overlap = find_overlap(trainer.data)
-    except Exception as error:
-        yield ("dataset",), f"a sample could not be read: {describe(error)}"
-        return
+    overlap = find_overlap(trainer.data)
     if overlap is None or not overlap.shared:
         return
     message = (f"{overlap.shared:,} of {overlap.num_val:,} validation samples are training samples, too (of "
@@ -71,28 +89,24 @@ def _overlapping(trainer) -> Iterator[Fault]:
         log.warning("dataset: %s", message)
 
 
-def _time_steps(trainer) -> tuple[float | None, list[Fault]]:
-    """The usual time of a step, its waiting for data included; None where none was made twice."""
+def _time_steps(trainer) -> float:
+    """The usual time of a step, its waiting for data included. Raises NonFinite."""
     times: list[float] = []
     trainer.set_mode(training=True)
     trainer.seed_for("start", trainer.position.step)
     trainer.on_train_start()
     begun = last = time.perf_counter()
-    try:
-        for window in islice(steps(trainer), NUM_STEPS):
-            trainer.train_window(window)
-            trainer.position.advance(len(window))
-            trainer.on_step_end()
-            synchronize(trainer.device)
-            times.append(time.perf_counter() - last)
-            last = time.perf_counter()
-            if last - begun > LIMIT_S and len(times) > 2:
-                break
-        trainer.guard.check()
-    except NonFinite as error:
-        advice = "A lower learning rate, or trainer.args.clip_norm, may help."
-        return None, [(("loss",), f"{error} at step {len(times) + 1}. {advice}")]
-    return median(times[1:] or times), []
+    for window in islice(steps(trainer), NUM_STEPS):
+        trainer.train_window(window)
+        trainer.position.advance(len(window))
+        trainer.on_step_end()
+        synchronize(trainer.device)
+        times.append(time.perf_counter() - last)
+        last = time.perf_counter()
+        if last - begun > LIMIT_S and len(times) > 2:
+            break
+    trainer.guard.check()
+    return median(times[1:] or times)
 
 
 def _time_evaluation(trainer) -> float | None:

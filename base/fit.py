@@ -120,9 +120,9 @@ def _suspects(trainer) -> dict[int, str]:
     metrics = {f"metrics.{i}": trainer.metrics.functions.get(name) for i, name in enumerate(trainer.metrics.names)}
     objects = {f"metrics.{i}": metrics_of.objects.get(name) for metrics_of in (trainer.metrics, trainer.eval_metrics)
                for i, name in enumerate(trainer.metrics.names)}
-    parts = {**transforms, **metrics, "model": trainer.bare_model, "loss": trainer.loss}
-    averaged = {"model": trainer.ema.model} if trainer.ema else {}
-    return {id(getattr(_bare(part), "__code__", part)): key for group in (objects, averaged, parts)
+    main = {"model": trainer.bare_model, "loss": trainer.loss, "dataset": trainer.data.dataset("train")}
+    others = {"model": trainer.ema and trainer.ema.model, "dataset": trainer.data.dataset("val")}
+    return {id(getattr(_bare(part), "__code__", part)): key for group in (objects, others, transforms, metrics, main)
             for key, part in group.items() if part is not None}
 
 

@@ -3,6 +3,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
@@ -37,7 +38,7 @@ def _prints(data: DataSplits, split: str, limit_s: float) -> list[int]:
     end = time.monotonic() + limit_s
     for indices in data.indices(split).split(256):
         if arrays:
-            samples = zip(*(array.numpy(force=True) for array in arrays.__getitems__(indices)), strict=True)
+            samples = zip(*(_raw(array.reshape(len(indices), -1)) for array in arrays.__getitems__(indices)), strict=True)
         else:
             samples = (dataset[index] for index in indices.tolist())
         marks += [hash(b"".join(_bytes_of(sample))) for sample in samples]
@@ -53,6 +54,11 @@ def _bytes_of(value: Any) -> Iterator[bytes]:
         for item in value:
             yield from _bytes_of(item)
     elif isinstance(value, torch.Tensor):
-        yield value.numpy(force=True).tobytes()
+        yield _raw(value.reshape(1, -1)).tobytes()
     else:  # NumPy arrays and PIL images; numbers and text as they are written
         yield value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
+
+
+def _raw(rows: torch.Tensor) -> np.ndarray:
+    """The bytes of a tensor `[N, M]`, row by row."""
+    return rows.detach().cpu().contiguous().view(torch.uint8).numpy()

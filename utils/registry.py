@@ -121,10 +121,10 @@ class Registry:
         """The thing a block names, built; `provided` are the arguments of the program, `where` its section."""
         block = {"type": block} if isinstance(block, str) else block
         target = self.get(block["type"])
-        args = self.signature(target, provided).convert(block.get("args") or {})
-        if self.inputs is not None and not isinstance(target, type):
-            return functools.partial(target, **args) if args else target
         try:
+            args = self.signature(target, provided).convert(block.get("args") or {})
+            if self.inputs is not None and not isinstance(target, type):
+                return functools.partial(target, **args) if args else target
             thing = target(**provided, **args)
         except ConfigError:
             raise

@@ -196,6 +196,8 @@ class _Construction:
             if key in values and written.count(key) > 1:
                 self.faults.append(((*path, key), _TWICE, self.where(key_node)))
             values[key] = self.of(value_node, (*path, key))
+            if not isinstance(value_node, yaml.ScalarNode):  # which may begin on the next line
+                self.places[(*path, key)] = Place(self.where(key_node))
         return values
 
     def where(self, node: yaml.Node) -> str:

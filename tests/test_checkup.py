@@ -1,0 +1,288 @@
+"""`train.py --check`: everything short of training, with a list of what is wrong, or OK and an estimate."""
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, program, train
+from torch import nn
+from torch.utils.data import Dataset
+
+from base import DATASETS, LOSSES, MODELS, TRAINERS, ArrayDataset
+from base.base_data_loader import DataSplits
+from base.overlap import find_overlap
+from train import main
+from trainer.trainer import Trainer
+from utils.cli import train_arguments
+from utils.errors import ConfigError
+
+
+@pytest.fixture
+def check(small, capsys, tmp_path):
+    """`python train.py --check -c SMALL OVERRIDES`, in this process; returns what it prints."""
+    def check(*overrides):
+        main(train_arguments(["--check", "-c", str(small), *overrides]))
+        return capsys.readouterr().out
+
+    return check
+
+
+def listed(check, *overrides) -> str:
+    """The list with which --check ends where there is something to mend."""
+    with pytest.raises(ConfigError) as error:
+        check(*overrides)
+    return str(error.value)
+
+
+def test_the_digits_are_ok_in_little_time_and_nothing_is_left():
+    code = "import resource, runpy, sys, torch; before = resource.getrusage(resource.RUSAGE_SELF)\n" \
+           "sys.argv[0] = 'train.py'\n" \
+           "try: runpy.run_path('train.py', run_name='__main__')\n" \
+           "finally: after = resource.getrusage(resource.RUSAGE_SELF)\n" \
+           "print('seconds', after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)"
+    files = sorted(PROJECT.glob("saved/**"))
+    done = program("-c", code, "--check", "-c", "configs/digits.yaml")
+    assert re.search(r"^OK$", done.stdout, re.MULTILINE)
+    assert float(re.search(r"^seconds (\S+)", done.stdout, re.MULTILINE)[1]) < 5  # measured: 1.5
+    assert re.search(r"time +\S+ s an epoch: 21 steps of \S+ ms, 3 batches of evaluation.* for 40 epochs", done.stdout)
+    assert re.search(r"memory +\S+ MB", done.stdout) and re.search(r"disk +\S+ MB for at most 3 checkpoints", done.stdout)
+    assert sorted(PROJECT.glob("saved/**")) == files
+
+
+def test_the_estimate_of_the_disk_is_what_a_run_leaves(check, small, tmp_path):
+    kept = "trainer.args={epochs: 4, save_every: 1, keep_last: 2}"
+    overrides = ["model.args.sizes=[64,500,10]", kept]
+    text = check(*overrides)
+    run = train("-c", small, *overrides, out=tmp_path)
+    files = list((run / "checkpoints").glob("*.pt"))
+    size, number = re.search(r"disk +(\S+) MB for at most (\d) checkpoints", text).groups()
+    assert len(files) == int(number) == 5
+    assert sum(file.stat().st_size for file in files) / 1e6 == pytest.approx(float(size), rel=0.1)
+
+
+@MODELS.register
+class HalfUsed(nn.Module):
+    def __init__(self, used: bool = False):
+        super().__init__()
+        self.body, self.spare, self.used = nn.Linear(64, 10), nn.Linear(3, 3), used
+
+    def forward(self, images):
+        return self.body(images.flatten(1)) + (0 * self.spare(images.new_zeros(1, 3)).sum() if self.used else 0)
+
+
+def test_parameters_that_get_no_gradient_are_named(check):
+    text = listed(check, "model=HalfUsed")
+    assert "model: 2 trainable parameters got no gradient: spare.weight, spare.bias" in text and text.startswith("command line")
+    assert "OK" in check("model={type: HalfUsed, args: {used: true}}")
+    assert "OK" in check("model=HalfUsed", "optimizer.groups=[{match: 'spare.*', frozen: true}]")
+
+
+@LOSSES.register
+def never_finite(outputs, targets):
+    return outputs.sum() / 0
+
+
+@LOSSES.register
+class FiniteAtFirst(nn.Module):
+    def __init__(self, breaks: bool = False):
+        super().__init__()
+        self.calls, self.breaks = 0, breaks
+
+    def forward(self, outputs, targets):
+        self.calls += 1
+        if self.breaks and self.calls > 6:
+            raise RuntimeError("out of ideas")
+        return outputs.sum() * (float("nan") if self.calls > 6 else 1.0)
+
+
+@pytest.mark.parametrize("loss, said", [
+    ("never_finite", "train/loss is"), ("FiniteAtFirst", "at step"),
+    ("{type: FiniteAtFirst, args: {breaks: true}}", "a step failed: RuntimeError: out of ideas (tests/test_checkup.py:"),
+])
+def test_a_loss_that_is_not_finite_or_breaks_is_found(check, loss, said):
+    text = listed(check, f"loss={loss}")
+    assert "loss: " in text and said in text
+
+
+# -- samples in two splits -----------------------------------------------------------------------------------------
+
+@DATASETS.register
+class Leaking(ArrayDataset):
+    """The first `leaked` of 100 validation samples are samples of the training."""
+
+    def __init__(self, split: str, leaked: int = 0):
+        generator = torch.Generator().manual_seed(["train", "val", "test"].index(split))
+        images, targets = torch.rand(100, 1, 8, 8, generator=generator), torch.randint(10, (100,), generator=generator)
+        if split == "val":
+            train = Leaking("train")
+            images[:leaked], targets[:leaked] = train.arrays[0][-leaked or 100:], train.arrays[1][-leaked or 100:]
+        super().__init__(images, targets)
+
+
+@DATASETS.register
+class LeakingOneByOne(Dataset):
+    """The same, sample by sample, as tables of other things."""
+
+    def __init__(self, split: str, leaked: int = 0):
+        self.arrays = Leaking(split, leaked)
+
+    def __len__(self):
+        return len(self.arrays)
+
+    def __getitem__(self, index):
+        image, target = self.arrays[index]
+        return image.numpy(), int(target)
+
+
+LEAKING = ["transforms=null", "data_loader={batch_size: 20, validation_split: null}"]
+
+
+@pytest.mark.parametrize("name", ["Leaking", "LeakingOneByOne"])
+def test_validation_samples_that_are_trained_on_are_counted(check, caplog, name):
+    assert "OK" in check(f"dataset={name}", *LEAKING)
+    text = listed(check, f"dataset={{type: {name}, args: {{leaked: 30}}}}", *LEAKING)
+    assert "dataset: 30 of 100 validation samples are training samples, too (of 100 looked at)" in text
+    assert "OK" in check(f"dataset={{type: {name}, args: {{leaked: 1}}}}", *LEAKING)  # data may hold a pair of twins
+
+
+def test_a_split_of_one_dataset_with_copies_in_it_leaks_and_is_found():
+    images = torch.rand(50, 3).repeat(2, 1)
+    data = DataSplits(lambda split: ArrayDataset(images, torch.zeros(100)), validation_split=0.2, batch_size=10)
+    assert find_overlap(data).shared > 10
+
+
+@pytest.mark.parametrize("samples", [
+    [{"a": torch.rand(3), "b": "text"}, {"a": torch.rand(3), "b": "text"}], [(1, "x", None), (2, "x", None)],
+    [np.zeros(3), np.ones(3)], [[torch.zeros(2, dtype=torch.bfloat16)], [torch.ones(2, dtype=torch.bfloat16)]],
+])
+def test_samples_of_any_kind_are_told_apart(samples):
+    def build(split):
+        return {"train": samples, "val": samples[:1], "test": None}[split]
+
+    data = DataSplits(lambda split: build(split) and Samples(build(split)), batch_size=1)
+    assert find_overlap(data) == (1, 1, 2)
+
+
+class Samples(Dataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+
+@DATASETS.register
+class BrokenSample(LeakingOneByOne):
+    def __getitem__(self, index):
+        if index == 71:
+            raise OSError("truncated image")
+        return super().__getitem__(index)
+
+
+def test_a_sample_that_cannot_be_read_is_found(check):
+    assert re.search(r"dataset: .*OSError: truncated image", listed(check, "dataset=BrokenSample", *LEAKING))
+
+
+# -- the state -----------------------------------------------------------------------------------------------------
+
+class Counter:
+    def __init__(self, keeps: bool):
+        self.count, self.keeps = 0, keeps
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"] if self.keeps else 0
+
+
+@TRAINERS.register
+class CountingTrainer(Trainer):
+    def __init__(self, *, keeps: bool = True, storable: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.counter = self.state["counter"] = Counter(keeps)
+        self.storable = storable
+
+    def train_step(self, batch):
+        self.counter.count = self.counter.count + 1 if self.storable else object()
+        return super().train_step(batch)
+
+
+def test_a_state_that_is_not_taken_up_again_is_found(check):
+    assert "OK" in check("trainer.type=CountingTrainer", "trainer.args.epochs=2")
+    text = listed(check, "trainer={type: CountingTrainer, args: {keeps: false}}")
+    assert re.search(r"trainer: saved and taken up again, the state: counter\.count is \d+ loaded, 0 put back", text)
+    text = listed(check, "trainer={type: CountingTrainer, args: {storable: false}}")
+    assert "trainer: its state cannot be saved and taken up again" in text and "counter" in text
+
+
+# -- what does not fit ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("overrides, place, said", [
+    (["model={type: LeNet, args: {num_classes: 7, image_size_px: 8}}"], "model.args.num_classes",
+     "7 classes are 0 to 6, and the labels are 0 to 9. Set it to 10."),
+    (["metrics=[{type: F1Score, args: {task: multiclass, num_classes: 3}}]"], "metrics.0.args.num_classes", "Set it to 10."),
+    (["data_loader.batch_size=5000"], "data_loader.batch_size", "more than the 1397 samples there are to train on"),
+    (["model.args.sizes=[64, 9]", "data_loader.batch_size=3"], "", "classes|labels|out of bounds"),
+    (["metrics=[{type: top_k_accuracy, args: {k: 11}}]"], "metrics.0", "One batch of training was tried"),
+    (["loss=L1Loss"], "loss", "Using a target size"), (["loss=BCEWithLogitsLoss"], "loss", "Given to loss: float32"),
+    (["model.args.sizes=[60, 10]"], "model", "Given to model: float32 [30, 1, 8, 8]"),
+    (["transforms={train: [], batch: [{type: CenterCrop, args: {size: 4}}, {type: FiveCrop, args: {size: 9}}]}"],
+     "transforms.batch.1", "crop size"),
+    (["trainer.args.monitor=max val/acc"], "trainer.args.monitor", "Did you mean 'val/accuracy'?"),
+    (["data_loader.validation_split=0.0001"], "data_loader.validation_split", "0 for validation"),
+])
+def test_what_does_not_fit_is_told_of_the_part_to_blame(check, overrides, place, said):
+    text = listed(check, *overrides)
+    assert re.match(rf"command line +{re.escape(place)}", text) and (said in text or re.search(said, text)), text
+
+
+def test_outputs_that_the_first_batch_does_not_need_are_missed_before_the_run(check):
+    text = listed(check, "dataset=RareLabel", "transforms=null", "model.args.sizes=[64, 3]", "data_loader={batch_size: 2}")
+    assert "model: it gives 3 outputs, one for each class, and the labels are 0 to 3: 4 are needed" in text
+
+
+@DATASETS.register
+class RareLabel(ArrayDataset):
+    def __init__(self, split: str):
+        targets = torch.zeros(500, dtype=torch.int64)
+        targets[::100] = 3
+        generator = torch.Generator().manual_seed(["train", "val", "test"].index(split))
+        super().__init__(torch.rand(500, 64, generator=generator), targets)
+
+
+@LOSSES.register
+def spread(outputs, targets):
+    return nn.functional.mse_loss(outputs[:, :1], targets.float())
+
+
+def test_outputs_and_targets_that_would_be_spread_over_each_other_are_refused(check):
+    text = listed(check, "loss=spread")
+    assert "loss: " in text and "Using a target size" in text
+
+
+def test_labels_that_begin_at_one_are_told_to_begin_at_zero(check):
+    text = listed(check, "dataset=FromOne", "transforms=null", "data_loader={batch_size: 5, validation_split: 10}",
+                  "model={type: LeNet, args: {num_classes: 4, image_size_px: 8}}")
+    assert "4 classes are 0 to 3, and the labels are 1 to 4. They have to begin at 0." in text
+
+
+@DATASETS.register
+class FromOne(Dataset):
+    def __init__(self, split: str):
+        self.targets = [1 + index % 4 for index in range(40)]
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return torch.zeros(1, 8, 8) + index, self.targets[index]
+
+
+def test_all_parts_that_cannot_be_built_are_told_at_once(check):
+    text = listed(check, "model={type: LeNet, args: {image_size_px: 9}}", "loss={type: NLLLoss, args: {weight: [[1], [2, 3]]}}",
+                  "metrics=[{type: F1Score, args: {task: multiclass, num_classes: -1}}]")
+    assert re.findall(r"command line +(\w\S*): \w+ could not be built", text) == ["model", "loss", "metrics.0"]
