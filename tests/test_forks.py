@@ -3,9 +3,7 @@ import json
 import re
 
 import pytest
-from conftest import program
-
-from new import new_project
+from conftest import needs, new_project, program
 
 SMALL = """
 name: fork
@@ -165,6 +163,7 @@ def test_a_fork_is_scored_and_resumed_like_any_run(fork):
 
 
 def test_the_examples_of_the_readme_run_as_written(tmp_path):
+    needs("configs/digits.yaml")
     new_project(tmp_path / "MyProject")
     text = (tmp_path / "MyProject" / "README.md").read_text()
     section = text[text.index("## Add your own"):text.index("## The config")]
