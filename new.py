@@ -2,6 +2,7 @@
 
     python new.py model MyNet                  # or dataset, loss, metric, trainer, transform, writer, config
     python new.py project ../MyProject         # a clean copy of the template
+    python new.py project ../MyProject --bare  # without the examples
     python new.py --version
 """
 import argparse
@@ -19,6 +20,15 @@ from utils.git import git
 
 SCAFFOLDS = PROJECT / "scaffolds"
 NEXT = {"configs": "python train.py -c", "tests": "python -m pytest"}  # what to do with a new file of these folders
+# What a bare project is without: the examples, and what is of no use without them. Tests that take one of them say so with
+# `needs`, and are skipped where it is not there.
+EXAMPLES = (
+    ".ci", "benchmarks", "requirements-bench.txt", "tests/test_benchmarks.py",
+    "configs/cifar10_resnet.yaml", "configs/digits.yaml", "configs/digits_gan.yaml", "configs/linear_regression.yaml",
+    "configs/mnist.json", "configs/mnist.yaml",
+    "model/cifar_resnet.py", "model/digits_gan.py", "model/lenet.py", "model/linear_regression.py",
+    "data_loader/line.py", "trainer/gan_trainer.py",
+)
 # What belongs to this copy and not to the template; `saved` itself comes along, empty.
 _LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", "*.pyc", ".pytest_cache", ".venv", "venv")
 
@@ -27,8 +37,9 @@ def main() -> None:
     args = arguments()
     with exit_codes():
         if args.kind == "project":
-            new_project(args.target)
-            first = "python train.py -c configs/digits.yaml"
+            new_project(args.target, args.bare)
+            has_examples = (args.target / "configs" / "digits.yaml").exists()
+            first = "python train.py -c configs/digits.yaml" if has_examples else "python new.py model MyNet"
             print(f"{args.target} is ready. Next:", f"cd {args.target} && git init", first, sep="\n  ")
         else:
             files = new_files(args.kind, args.name)
@@ -43,6 +54,7 @@ def arguments() -> argparse.Namespace:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     project = kinds.add_parser("project", help="a clean copy of the template")
     project.add_argument("target", type=Path, help="the new folder, such as ../MyProject")
+    project.add_argument("--bare", action="store_true", help="leave out the examples")
     for tree in sorted(SCAFFOLDS.iterdir()):
         if tree.is_dir() and not tree.name.endswith("_function"):
             what = "a config with every setting" if tree.name == "config" else f"a {tree.name}, with its config"
@@ -130,28 +142,36 @@ def _nodes(code: str | bytes) -> list[ast.AST]:
 
 # -- a project -----------------------------------------------------------------------------------------------------
 
-def new_project(target: Path) -> None:
+def new_project(target: Path, bare: bool = False) -> None:
     """Copies the template to `target`: without saved runs, downloaded data, git history and virtual environments.
 
-    Raises ConfigError where something is in the way.
+    A bare copy is also without the examples; its README is short, and the template's is there as TEMPLATE.md. Raises
+    ConfigError where something is in the way.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} is there already, and not an empty folder. Choose another name.")
     if target.resolve().is_relative_to(PROJECT):
         raise ConfigError(f"{target} lies inside this project. Choose a place beside it, such as ../{target.name}.")
     try:
-        shutil.copytree(PROJECT, target, ignore=_ignored, dirs_exist_ok=True)
+        shutil.copytree(PROJECT, target, ignore=functools.partial(_ignored, bare), dirs_exist_ok=True)
         stamp(target)
+        if bare:
+            if not (target / "TEMPLATE.md").exists():  # there in a copy of a bare project
+                (target / "README.md").rename(target / "TEMPLATE.md")
+            text = (SCAFFOLDS / "bare_readme.md").read_text()
+            (target / "README.md").write_text(text.replace("Example", target.resolve().name), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target}: cannot be made: {error}") from error
 
 
-def _ignored(folder: str, names: list[str]) -> set[str]:
-    left = set(_LEFT_BEHIND(folder, names))
+def _ignored(bare: bool, folder: str, names: list[str]) -> set[str]:
+    left, room = set(_LEFT_BEHIND(folder, names)), Path(folder).relative_to(PROJECT)
     if Path(folder) == PROJECT:
         left |= {"data"} & set(names)
     if Path(folder) == PROJECT / "saved":
         left |= set(names) - {".gitkeep"}
+    if bare:
+        left |= {name for name in names if (room / name).as_posix() in EXAMPLES}
     return left | {name for name in names if (Path(folder) / name / "pyvenv.cfg").exists()}
 
 

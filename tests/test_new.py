@@ -1,9 +1,10 @@
 """What new.py writes runs as it is, and it writes nothing where something is in the way."""
+import ast
 import inspect
 import re
 
 import pytest
-from conftest import program
+from conftest import PROJECT, program
 
 from base import BaseTrainer
 from base.base_data_loader import DataSplits
@@ -17,18 +18,18 @@ TREES = sorted(tree.name for tree in new.SCAFFOLDS.iterdir() if tree.is_dir())
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """A new project."""
-    folder = tmp_path_factory.mktemp("copy") / "Blank"
-    new.new_project(folder)
+def bare(tmp_path_factory):
+    """A bare project."""
+    folder = tmp_path_factory.mktemp("bare") / "Blank"
+    new.new_project(folder, bare=True)
     return folder
 
 
 @pytest.fixture
-def in_copy(copy, monkeypatch):
-    """What new.py writes goes into the new project."""
-    monkeypatch.setattr(new, "PROJECT", copy)
-    return copy
+def in_bare(bare, monkeypatch):
+    """What new.py writes goes into the bare project."""
+    monkeypatch.setattr(new, "PROJECT", bare)
+    return bare
 
 
 def files_in(folder):
@@ -37,7 +38,7 @@ def files_in(folder):
 
 # -- plug-ins ------------------------------------------------------------------------------------------------------
 
-def test_every_scaffold_passes_its_own_test_in_a_new_project(in_copy):
+def test_every_scaffold_passes_its_own_test_in_a_bare_project(in_bare):
     tests = ["tests/test_house.py"]
     for tree in TREES:
         kind, is_function = tree.removesuffix("_function"), tree.endswith("_function")
@@ -45,15 +46,15 @@ def test_every_scaffold_passes_its_own_test_in_a_new_project(in_copy):
         assert f"configs/own_{tree}.yaml" in map(str, files)
         tests += [str(file) for file in files if file.parts[0] == "tests"]
     assert len(tests) == len(TREES) + 1
-    assert "failed" not in program("-m", "pytest", "-p", "no:cacheprovider", *tests, cwd=in_copy).stdout
+    assert "failed" not in program("-m", "pytest", "-p", "no:cacheprovider", *tests, cwd=in_bare).stdout
 
 
-def test_what_was_written_and_what_to_do_next_is_printed(copy):
-    done = program("new.py", "model", "UNet3D", cwd=copy)
+def test_what_was_written_and_what_to_do_next_is_printed(bare):
+    done = program("new.py", "model", "UNet3D", cwd=bare)
     assert done.stdout.split("\n") == [
         "Written:", "  configs/u_net3d.yaml", "  model/u_net3d.py", "  tests/test_u_net3d.py",
         "Next:", "  python train.py -c configs/u_net3d.yaml", "  python -m pytest tests/test_u_net3d.py", ""]
-    assert program("new.py", "model", "UNet3D", cwd=copy, code=2).stderr.count("\n") == 1
+    assert program("new.py", "model", "UNet3D", cwd=bare, code=2).stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("kind, name, message", [
@@ -67,29 +68,29 @@ def test_what_was_written_and_what_to_do_next_is_printed(copy):
     ("loss", "torch", "'torch' is something else"), ("metric", "train", "'train' is something else"),
     ("transform", "grey", "'grey' is something else"),
 ])
-def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_is_written(in_copy, kind, name, message):
-    before = files_in(in_copy)
+def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_is_written(in_bare, kind, name, message):
+    before = files_in(in_bare)
     with pytest.raises(ConfigError, match=re.escape(message)):
         new.new_files(kind, name)
-    assert files_in(in_copy) == before
+    assert files_in(in_bare) == before
 
 
 @pytest.mark.parametrize("name, is_seen", [("Half", True), ("Hidden", False)])
-def test_all_files_are_written_or_none(in_copy, name, is_seen):
-    obstacle = in_copy / f"tests/test_{name.lower()}.py"
+def test_all_files_are_written_or_none(in_bare, name, is_seen):
+    obstacle = in_bare / f"tests/test_{name.lower()}.py"
     if is_seen:
         obstacle.touch()
     else:
         obstacle.symlink_to("nowhere")
-    before = files_in(in_copy)
+    before = files_in(in_bare)
     with pytest.raises(ConfigError, match=f"test_{name.lower()}.py"):
         new.new_files("model", name)
-    assert files_in(in_copy) == before
+    assert files_in(in_bare) == before
     obstacle.unlink()
 
 
-def test_a_broken_file_of_the_project_is_no_obstacle(in_copy):
-    (in_copy / "model" / "broken.py").write_text("def half_a_file(:\n")
+def test_a_broken_file_of_the_project_is_no_obstacle(in_bare):
+    (in_bare / "model" / "broken.py").write_text("def half_a_file(:\n")
     assert len(new.new_files("model", "Whole")) == 3
 
 
@@ -120,11 +121,28 @@ def test_a_new_project_is_clean_keeps_the_licence_and_refuses_to_overwrite(tmp_p
     assert "inside this project" in program("new.py", "project", "inner", code=2).stderr
 
 
-def test_a_copy_says_when_it_was_made_of_which_version_and_so_does_a_copy_of_it(in_copy, tmp_path, monkeypatch):
+def test_a_copy_says_when_it_was_made_of_which_version_and_so_does_a_copy_of_it(in_bare, tmp_path, monkeypatch):
     stamp = new.template()
     assert re.fullmatch(r"\d+\.\d+\.\d+", stamp["version"]) and re.fullmatch(r"\d{4}-\d\d-\d\d", stamp["created"])
-    new.new_project(tmp_path / "second")
+    new.new_project(tmp_path / "second", bare=True)
+    assert (tmp_path / "second" / "README.md").read_text().startswith("# second\n")
+    assert (tmp_path / "second" / "TEMPLATE.md").read_text() == (in_bare / "TEMPLATE.md").read_text()
     monkeypatch.setattr(new, "PROJECT", tmp_path / "second")
     assert new.template() == stamp
     said = program("new.py", "--version", cwd=tmp_path / "second").stdout
     assert said.startswith(f"version {stamp['version']}, created {stamp['created']}")
+
+
+def test_a_bare_project_is_without_the_examples_and_has_a_readme_of_its_own(bare):
+    assert not [name for name in new.EXAMPLES if (bare / name).exists()]
+    assert (bare / "README.md").read_text().startswith("# Blank\n")
+    if "created" not in new.template():  # a copy may have thrown some out
+        assert [name for name in new.EXAMPLES if not (PROJECT / name).exists()] == []
+
+
+def test_tests_that_take_an_example_say_so():
+    example = re.compile("|".join(re.escape(name) for name in new.EXAMPLES if name.startswith("configs/")))
+    for file in (PROJECT / "tests").rglob("test_*.py"):
+        for node in ast.parse(file.read_text()).body:
+            text = ast.unparse(node) if isinstance(node, ast.FunctionDef) else ""
+            assert "needs(" in text or not example.search(text), f"{file}: {node.name}"
