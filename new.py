@@ -1,50 +1,196 @@
-"""Start something new from this template.
+"""Start something new: a plug-in with its config and its test, or a project.
 
-    python new.py project ../MyProject
+    python new.py model MyNet                  # or dataset, loss, metric, trainer, transform, writer, config
+    python new.py project ../MyProject         # a clean copy of the template
+    python new.py project ../MyProject --bare  # without the examples
+    python new.py --version
 """
 import argparse
+import ast
+import configparser
+import functools
+import keyword
+import re
 import shutil
+from datetime import date
 from pathlib import Path
 
 from utils.errors import PROJECT, ConfigError, exit_codes
+from utils.git import git
 
+SCAFFOLDS = PROJECT / "scaffolds"
+NEXT = {"configs": "python train.py -c", "tests": "python -m pytest"}  # what to do with a new file of these folders
+# What a bare project is without: the examples, and what is of no use without them. Tests that take one of them say so with
+# `needs`, and are skipped where it is not there.
+EXAMPLES = (
+    ".ci", "benchmarks", "requirements-bench.txt", "tests/test_benchmarks.py",
+    "configs/cifar10_resnet.yaml", "configs/digits.yaml", "configs/digits_gan.yaml", "configs/linear_regression.yaml",
+    "configs/mnist.json", "configs/mnist.yaml",
+    "model/cifar_resnet.py", "model/digits_gan.py", "model/lenet.py", "model/linear_regression.py",
+    "data_loader/line.py", "trainer/gan_trainer.py",
+)
 # What belongs to this copy and not to the template; `saved` itself comes along, empty.
 _LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", "*.pyc", ".pytest_cache", ".venv", "venv")
 
 
-def new_project(target: Path) -> None:
+def main() -> None:
+    args = arguments()
+    with exit_codes():
+        if args.kind == "project":
+            new_project(args.target, args.bare)
+            has_examples = (args.target / "configs" / "digits.yaml").exists()
+            first = "python train.py -c configs/digits.yaml" if has_examples else "python new.py model MyNet"
+            print(f"{args.target} is ready. Next:", f"cd {args.target} && git init", first, sep="\n  ")
+        else:
+            files = new_files(args.kind, args.name)
+            commands = [f"{NEXT[file.parts[0]]} {file}" for file in files if file.parts[0] in NEXT]
+            print("Written:", *files, sep="\n  ")
+            print("Next:", *commands, sep="\n  ")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="new.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=", ".join(f"{key} {value}" for key, value in template().items()))
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    project = kinds.add_parser("project", help="a clean copy of the template")
+    project.add_argument("target", type=Path, help="the new folder, such as ../MyProject")
+    project.add_argument("--bare", action="store_true", help="leave out the examples")
+    for tree in sorted(SCAFFOLDS.iterdir()):
+        if tree.is_dir() and not tree.name.endswith("_function"):
+            what = "a config with every setting" if tree.name == "config" else f"a {tree.name}, with its config"
+            lower = "; in lower case it is a function" if _of_function(tree.name).exists() else ""
+            kinds.add_parser(tree.name, help=f"{what}, and its test").add_argument("name", help=f"what configs call it{lower}")
+    return parser.parse_args()
+
+
+# -- a plug-in -----------------------------------------------------------------------------------------------------
+
+def new_files(kind: str, name: str) -> list[Path]:
+    """Writes a thing of `kind` called `name`, a config that trains with it, and its test. Returns the files.
+
+    Raises ConfigError, with nothing written, where `name` cannot be a name or is taken, or a file is there already.
+    """
+    files = scaffold(kind, name)
+    refuse_registered(kind, name, set().union(*map(registered, files.values())))
+    if taken := [str(file) for file in files if (PROJECT / file).exists()]:
+        raise ConfigError(f"{', '.join(taken)}: there already, and nothing is overwritten. Choose another name.")
+    written = []
+    try:
+        for file, text in files.items():
+            (PROJECT / file).parent.mkdir(exist_ok=True)
+            with open(PROJECT / file, "x", encoding="utf-8") as opened:
+                written.append(PROJECT / file)
+                opened.write(text)
+    except OSError as error:
+        for file in written:
+            file.unlink()
+        raise ConfigError(f"nothing is written, since one file cannot be: {error}") from error
+    return list(files)
+
+
+def scaffold(kind: str, name: str) -> dict[Path, str]:
+    """The files of `scaffolds/KIND`, by their paths in the project, with `MyNet` for Example and `my_net` for example.
+
+    Raises ConfigError where `name` cannot be a name.
+    """
+    # before each capital that begins a word: HTTPServer becomes http_server
+    file_name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower()
+    if not name.isidentifier() or keyword.iskeyword(name) or keyword.iskeyword(file_name):
+        raise ConfigError(f"'{name}' cannot be the name of a {kind}: letters, digits and _ are needed, as in MyNet or my_loss, "
+                          "and no word of Python's own.")
+    tree = _of_function(kind) if name.islower() and _of_function(kind).exists() else SCAFFOLDS / kind
+    texts = {str(file.relative_to(tree)): file.read_text() for file in sorted(tree.glob("*/*.*"))}
+    if any(map(registered, texts.values())) and name in set().union(*map(used, texts.values())):
+        raise ConfigError(f"'{name}' is something else in the code that would be written. Choose another name.")
+    named = functools.partial(re.sub, "Example|example", lambda found: name if found[0] == "Example" else file_name)
+    return {Path(named(file)): named(text) for file, text in texts.items()}
+
+
+def _of_function(kind: str) -> Path:
+    """Where the scaffold of a function lies, for kinds that have one."""
+    return SCAFFOLDS / f"{kind}_function"
+
+
+def refuse_registered(kind: str, name: str, names: set[tuple[str, str]]) -> None:
+    """Raises ConfigError where the project registers one of `names` already."""
+    for folder in ("model", "data_loader", "trainer", "logger"):
+        for file in sorted((PROJECT / folder).rglob("*.py")):
+            if names & registered(file.read_bytes()):
+                raise ConfigError(f"there is a {kind} '{name}' already, in {file.relative_to(PROJECT)}. Choose another name.")
+
+
+def registered(code: str | bytes) -> set[tuple[str, str]]:
+    """What a file registers, as (registry, name): `@MODELS.register class MyNet` gives ("MODELS", "MyNet")."""
+    return {(decorator.value.id, node.name) for node in _nodes(code) if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+            for decorator in node.decorator_list
+            if isinstance(decorator, ast.Attribute) and decorator.attr == "register" and isinstance(decorator.value, ast.Name)}
+
+
+def used(code: str) -> set[str]:
+    """The names to which a file gives a meaning, by an import or an assignment."""
+    aliases = [node for node in _nodes(code) if isinstance(node, ast.alias)]
+    names = [node for node in _nodes(code) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return {alias.asname or alias.name for alias in aliases} | {name.id for name in names}
+
+
+def _nodes(code: str | bytes) -> list[ast.AST]:
+    try:
+        return list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError):  # a config; or a file that is broken, which training will name
+        return []
+
+
+# -- a project -----------------------------------------------------------------------------------------------------
+
+def new_project(target: Path, bare: bool = False) -> None:
     """Copies the template to `target`: without saved runs, downloaded data, git history and virtual environments.
 
-    Raises ConfigError where something is in the way.
+    A bare copy is also without the examples; its README is short, and the template's is there as TEMPLATE.md. Raises
+    ConfigError where something is in the way.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} is there already, and not an empty folder. Choose another name.")
     if target.resolve().is_relative_to(PROJECT):
         raise ConfigError(f"{target} lies inside this project. Choose a place beside it, such as ../{target.name}.")
     try:
-        shutil.copytree(PROJECT, target, ignore=_ignored, dirs_exist_ok=True)
+        shutil.copytree(PROJECT, target, ignore=functools.partial(_ignored, bare), dirs_exist_ok=True)
+        stamp(target)
+        if bare:
+            if not (target / "TEMPLATE.md").exists():  # there in a copy of a bare project
+                (target / "README.md").rename(target / "TEMPLATE.md")
+            text = (SCAFFOLDS / "bare_readme.md").read_text()
+            (target / "README.md").write_text(text.replace("Example", target.resolve().name), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target}: cannot be made: {error}") from error
 
 
-def _ignored(folder: str, names: list[str]) -> set[str]:
-    left = set(_LEFT_BEHIND(folder, names))
+def _ignored(bare: bool, folder: str, names: list[str]) -> set[str]:
+    left, room = set(_LEFT_BEHIND(folder, names)), Path(folder).relative_to(PROJECT)
     if Path(folder) == PROJECT:
         left |= {"data"} & set(names)
     if Path(folder) == PROJECT / "saved":
         left |= set(names) - {".gitkeep"}
+    if bare:
+        left |= {name for name in names if (room / name).as_posix() in EXAMPLES}
     return left | {name for name in names if (Path(folder) / name / "pyvenv.cfg").exists()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="new.py", description="Start something new from this template.")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="project")
-    project = kinds.add_parser("project", help="a clean copy of the template")
-    project.add_argument("target", type=Path, help="the new folder, such as ../MyProject")
-    args = parser.parse_args()
-    with exit_codes():
-        new_project(args.target)
-        print(f"{args.target} is ready. Next:\n  cd {args.target} && git init\n  python train.py -c configs/digits.yaml")
+def template() -> dict[str, str]:
+    """The version of the template; in a copy also when it was made, and of which commit."""
+    config = configparser.ConfigParser()
+    config.read(PROJECT / "setup.cfg", encoding="utf-8")
+    return dict(config["template"])
+
+
+def stamp(target: Path) -> None:
+    """Notes in a copy's setup.cfg when it was made, and of which commit. A copy of a copy keeps the note of the first."""
+    if "created" in template():
+        return
+    commit = git("rev-parse", "--short", "HEAD")
+    note = f"created = {date.today()}\n" + (f"commit = {commit}\n" if commit else "")
+    text = (target / "setup.cfg").read_text(encoding="utf-8")
+    text = re.sub(r"(?<=\[template\]\n)version = .+\n", lambda found: found[0] + note, text)
+    (target / "setup.cfg").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,21 @@ def assert_same_run(one: Path, other: Path, name: str = "last.pt") -> None:
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
 
 
+def needs(*files: str) -> None:
+    """Skips a test, or what asks for a fixture, that takes files which a fork may have thrown out: examples, new.py."""
+    for file in files:
+        if not (PROJECT / file).exists():
+            pytest.skip(f"there is no {file}")
+
+
+def new_project(target: Path) -> None:
+    """`python new.py project TARGET`, in this process."""
+    needs("new.py")
+    from new import new_project
+
+    new_project(target)
+
+
 @pytest.fixture
 def small(tmp_path) -> Path:
     """A config file for quick runs: an MLP on the digits with dropout and random augmentation, 5 batches an epoch."""

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import needs
 
 from base.check import check_config
 from utils.config import load_config, place_of
@@ -95,6 +96,7 @@ def test_json_escapes_of_characters_beyond_the_first_plane_are_one_character(wri
 
 
 def test_mnist_is_the_same_experiment_in_both_formats():
+    needs("configs/mnist.yaml", "configs/mnist.json")
     assert load_config(CONFIGS / "mnist.yaml")[0] == load_config(CONFIGS / "mnist.json")[0]
 
 

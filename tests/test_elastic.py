@@ -7,10 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, assert_same_run, program
+from conftest import PROJECT, assert_same_run, new_project, program
 from faults.harness import GROUP, Started, few_and_many, gone, workers, write_config
-
-from new import new_project
 
 FAULTY = '''
 import os

@@ -3,9 +3,7 @@ import json
 import re
 
 import pytest
-from conftest import program
-
-from new import new_project
+from conftest import needs, new_project, program
 
 SMALL = """
 name: fork
@@ -165,6 +163,7 @@ def test_a_fork_is_scored_and_resumed_like_any_run(fork):
 
 
 def test_the_examples_of_the_readme_run_as_written(tmp_path):
+    needs("configs/digits.yaml")
     new_project(tmp_path / "MyProject")
     text = (tmp_path / "MyProject" / "README.md").read_text()
     section = text[text.index("## Add your own"):text.index("## The config")]
@@ -193,14 +192,3 @@ def test_a_broken_file_is_named_when_a_look_up_fails(fork):
     done = program("train.py", "-c", "fork.yaml", "model=MyNett", cwd=fork, code=2)
     assert "Did you mean 'MyNet'?" in done.stderr
     assert "model/broken.py could not be imported: ModuleNotFoundError" in done.stderr and "model/broken.py:1" in done.stderr
-
-
-def test_a_new_project_is_clean_keeps_the_licence_and_refuses_to_overwrite(tmp_path):
-    target = tmp_path / "New"
-    program("new.py", "project", target)
-    names = {path.name for path in target.iterdir()}
-    assert {"LICENSE", "README.md", "train.py", "setup.cfg", "saved", "tests", "launch", "docs"} <= names
-    assert ".git" not in names
-    assert [path.name for path in (target / "saved").iterdir()] == [".gitkeep"]
-    assert "there already" in program("new.py", "project", target, code=2).stderr
-    assert "inside this project" in program("new.py", "project", "inner", code=2).stderr

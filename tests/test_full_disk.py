@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, metrics, program, train
+from conftest import PROJECT, assert_same_run, metrics, needs, program, train
 
 from base import TRAINERS
 from logger.metrics_file import MetricsFile
@@ -232,6 +232,7 @@ def test_a_run_whose_disk_was_full_for_a_while_ends_with_the_files_of_one_that_w
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run of an epoch on the line; each test breaks its run.log in a way of its own."""
+    needs("configs/linear_regression.yaml")
     out = tmp_path_factory.mktemp("saved")
     return train("-c", PROJECT / "configs/linear_regression.yaml", "trainer.args.epochs=1", "writers=[]", out=out)
 

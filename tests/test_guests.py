@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same_run, epochs, load, program, score, train
+from conftest import assert_same_run, epochs, load, needs, new_project, program, score, train
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
@@ -245,6 +245,7 @@ def test_a_split_or_a_batch_size_cannot_change_under_a_run(small, tmp_path):
 
 
 def test_from_one_optimizer_to_several_and_back_by_extending(small, tmp_path):
+    needs("configs/digits_gan.yaml")
     one, several = "{type: SGD, args: {lr: 0.1}}", "{generator: {type: SGD, args: {lr: 0.1}}, discriminator: Adam}"
     for base, optimizer in ((small, several), ("configs/digits_gan.yaml", one)):
         config, _ = load_config(base, [f"optimizer={optimizer}"])
@@ -256,8 +257,7 @@ def test_from_one_optimizer_to_several_and_back_by_extending(small, tmp_path):
 
 
 def test_a_file_that_exits_at_import_does_not_stop_runs_that_do_not_need_it(tmp_path):
-    from new import new_project
-
+    needs("configs/linear_regression.yaml")
     new_project(tmp_path / "fork")
     (tmp_path / "fork" / "model" / "tool.py").write_text("import sys\nsys.exit(3)\n")
     program("train.py", "-c", "configs/linear_regression.yaml", "trainer.args.epochs=1", "writers=[]", cwd=tmp_path / "fork")

@@ -2,6 +2,7 @@
 import ast
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT
@@ -47,7 +48,7 @@ def test_torch_distributed_is_imported_in_one_file_only():
 
 def test_nothing_unpickles_and_yaml_is_read_safely():
     forbidden = re.compile(r"weights_only\s*=\s*False|add_safe_globals|pickle\.loads?\(|yaml\.(load|full_load|unsafe_load)\(")
-    for file in [*FILES, PROJECT / "train.py", PROJECT / "test.py", PROJECT / "new.py"]:
+    for file in [*FILES, *PROJECT.glob("*.py")]:
         assert not forbidden.search(file.read_text()), file
 
 
@@ -58,7 +59,8 @@ def test_every_torch_load_asks_for_weights_only():
 
 
 def test_every_shipped_config_opens_with_what_it_trains_its_score_and_its_command():
-    for file in [PROJECT / "configs" / f"{name}.yaml" for name in SHIPPED]:
+    shipped = [PROJECT / "configs" / f"{name}.yaml" for name in SHIPPED]
+    for file in filter(Path.exists, shipped):  # a fork may have thrown some out
         comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
         assert len(comments) >= 3 and f"python train.py -c configs/{file.name}" in comments[-1], file
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, metrics, program, train
+from conftest import PROJECT, assert_same_run, metrics, needs, program, train
 
 from base import MODELS, TRAINERS
 from base.build import build_trainer
@@ -58,6 +58,7 @@ def files_in(folder) -> dict:
 # -- a learning rate ---------------------------------------------------------------------------------------------------
 
 def test_a_learning_rate_is_found_on_the_digits_with_a_plot_and_without_a_file(tmp_path):
+    needs("configs/digits.yaml")
     done = program(PROJECT / "train.py", "--find-lr", "-c", DIGITS, cwd=tmp_path)
     key, value = done.stdout.splitlines()[-1].split("=")
     assert key == "optimizer.args.lr" and 1e-4 <= float(value) <= 1
@@ -117,6 +118,7 @@ def test_the_learning_rates_of_a_config_keep_their_proportions(small, capsys, op
 
 
 def test_several_optimizers_rise_together_and_one_message_says_so(tmp_path, capsys):
+    needs("configs/digits_gan.yaml")
     config = PROJECT / "configs" / "digits_gan.yaml"
 
     @TRAINERS.register
@@ -218,6 +220,7 @@ def test_a_batch_is_no_larger_than_the_split_and_evaluation_has_to_fit_too(small
 
 
 def test_without_cuda_no_batch_size_is_found(tmp_path):
+    needs("configs/digits.yaml")
     done = program(PROJECT / "train.py", "--find-batch-size", "-c", DIGITS, "--device", "cpu", cwd=tmp_path, code=2)
     assert "CUDA" in done.stderr and len(done.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
 

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, program, train
+from conftest import PROJECT, assert_same_run, needs, program, train
 
 from utils.errors import ConfigError
 
@@ -18,6 +18,7 @@ from utils.errors import ConfigError
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of two epochs on the line."""
+    needs("configs/linear_regression.yaml")
     out = tmp_path_factory.mktemp("saved")
     return train("-c", PROJECT / "configs/linear_regression.yaml", "trainer.args.epochs=2", "writers=[]", out=out)
 
@@ -37,6 +38,7 @@ def test_help_answers_without_loading_torch(script, text):
     ([], "nothing to do"),
 ])
 def test_a_users_mistake_is_one_message_and_exit_code_2(arguments, message, tmp_path):
+    needs("configs/digits.yaml")
     done = program("train.py", *[argument.format(tmp=tmp_path) for argument in arguments], code=2)
     assert message in done.stderr and not list(tmp_path.glob("*/*/checkpoints/*"))
 
@@ -52,12 +54,14 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(arguments, message, tmp_
     (["-c", "configs/digits.yaml", "lr"], "Overrides look like"),
 ])
 def test_a_users_mistake_leaves_nothing_behind(arguments, message, tmp_path):
+    needs("configs/digits.yaml")
     with pytest.raises(ConfigError, match=re.escape(message)):
         train(*arguments, out=tmp_path)
     assert not list(tmp_path.glob("*/*/checkpoints/*"))
 
 
 def test_where_mnist_cannot_be_downloaded_the_folder_for_its_files_is_named(tmp_path):
+    needs("configs/mnist.yaml")
     options = [f"dataset.args.root={tmp_path}", "dataset.args.download=false"]
     done = program("train.py", "-c", "configs/mnist.yaml", *options, code=2)
     assert f"{tmp_path}/MNIST/raw" in done.stderr and "train-images-idx3-ubyte.gz" in done.stderr

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from conftest import assert_same_run, assert_same_state, epochs, load, metrics, program, train
+from conftest import assert_same_run, assert_same_state, epochs, load, metrics, new_project, program, train
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -442,7 +442,7 @@ def test_verify_resume_passes_for_what_is_exact(small, tmp_path):
 def test_verify_resume_names_what_differs_first_and_why_it_may(small, tmp_path):
     from conftest import PROJECT
     project = tmp_path / "project"
-    program("new.py", "project", project)
+    new_project(project)
     source = (PROJECT / "tests" / "test_recovery.py").read_text()
     private = source[source.index("@DATASETS.register"):source.index("@TRAINERS.register")]
     (project / "data_loader" / "private.py").write_text(

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from conftest import assert_same_run, assert_same_state, load, metrics, score, train
+from conftest import assert_same_run, assert_same_state, load, metrics, needs, score, train
 
 from base import TRAINERS
 from trainer.trainer import Trainer
@@ -63,6 +63,7 @@ def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(small, tmp_path,
 
 
 def test_two_optimizers_resume_to_the_same_bits(tmp_path):
+    needs("configs/digits_gan.yaml")
     options = ["-c", "configs/digits_gan.yaml", "data_loader.batches_per_epoch=4", "trainer.args.ema=0.9", "writers=[]"]
     straight = train(*options, "trainer.args.epochs=4", out=tmp_path / "straight")
     run = train(*options, "trainer.args.epochs=2", out=tmp_path / "resumed")
@@ -144,6 +145,7 @@ def test_a_model_that_does_not_fit_the_checkpoint_is_named(small, tmp_path):
 
 
 def test_fine_tuning_starts_from_another_runs_weights_and_reports_each_tensor(small, tmp_path, capsys):
+    needs("configs/linear_regression.yaml")
     run = train("-c", small, out=tmp_path / "first")
     capsys.readouterr()
     from base.starting import initial_weights

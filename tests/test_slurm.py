@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, needs
 from torch.distributed.run import get_args_parser
 
 from utils.cli import train_arguments
@@ -30,6 +30,7 @@ def slurm(tmp_path):
 
 
 def test_the_slurm_script_gives_torchrun_and_train_what_they_understand(slurm, tmp_path):
+    needs("configs/cifar10_resnet.yaml")
     subprocess.run(["bash", "-n", PROJECT / "launch" / "slurm.sh"], check=True)
     assert slurm().wait(20) == 0
     given = (tmp_path / "srun").read_text().splitlines()

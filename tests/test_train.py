@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, assert_same_state, epochs, load, metrics, score, train
+from conftest import PROJECT, assert_same_run, assert_same_state, epochs, load, metrics, needs, score, train
 
 from base import DATASETS, METRICS, TRAINERS
 from trainer.trainer import Trainer
@@ -48,6 +48,7 @@ def test_a_run_folder_holds_what_the_contract_says(small, tmp_path):
 
 
 def test_the_digits_reach_98_percent_on_the_test_split(tmp_path):
+    needs("configs/digits.yaml")
     run = train("-c", "configs/digits.yaml", out=tmp_path)
     assert score("-r", run)["test/accuracy"] >= 0.98
 
@@ -164,6 +165,7 @@ def test_low_precision_keeps_fp32_weights_and_learns(small, tmp_path, precision)
 
 
 def test_channels_last_changes_no_result_beyond_rounding(tmp_path):
+    needs("configs/digits.yaml")
     options = ["-c", "configs/digits.yaml", "trainer.args.epochs=1", "data_loader.batches_per_epoch=5", "writers=[]",
                "optimizer={type: SGD, args: {lr: 0.1}}"]
     plain = train(*options, out=tmp_path / "plain")
@@ -179,6 +181,7 @@ def test_a_compiled_model_has_clean_names_in_its_checkpoint(small, tmp_path):
 
 
 def test_the_line_finds_its_slope_and_intercept(tmp_path):
+    needs("configs/linear_regression.yaml")
     run = train("-c", PROJECT / "configs/linear_regression.yaml", out=tmp_path)
     weights = load(run, "best.pt")["state"]["model"]
     assert weights["linear.weight"].item() == pytest.approx(2, abs=0.05)
@@ -187,6 +190,7 @@ def test_the_line_finds_its_slope_and_intercept(tmp_path):
 
 
 def test_the_gan_trains_both_networks_and_shows_images(tmp_path):
+    needs("configs/digits_gan.yaml")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train("-c", "configs/digits_gan.yaml", "trainer.args.epochs=3", out=tmp_path)
@@ -198,6 +202,7 @@ def test_the_gan_trains_both_networks_and_shows_images(tmp_path):
 
 
 def test_mnist_trains_on_idx_files_through_torchvision(tmp_path):
+    needs("configs/mnist.yaml", "configs/mnist.json")
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 300), ("t10k", 50)):
@@ -213,6 +218,7 @@ def test_mnist_trains_on_idx_files_through_torchvision(tmp_path):
 
 
 def test_the_cifar_resnet_trains_on_images_of_that_shape(tmp_path):
+    needs("configs/cifar10_resnet.yaml")
     run = train("-c", "configs/cifar10_resnet.yaml", "dataset=GeneratedImages", "trainer.args.epochs=2", "writers=[]",
                 "data_loader={batch_size: 16, validation_split: 16}", "trainer.args.save_every=1", out=tmp_path)
     assert score("-r", run)["test/loss"] > 0 and (run / "checkpoints" / "epoch_0002.pt").exists()

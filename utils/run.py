@@ -3,7 +3,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from utils import dist
 from utils.checkpoint import step_of
-from utils.errors import PROJECT, ConfigError
+from utils.errors import ConfigError
+from utils.git import git
 from utils.launch import launch_id
 
 CHECKPOINTS = "checkpoints"
@@ -133,7 +133,7 @@ def environment(device: str) -> dict:
         "started_s": now.timestamp(),
         "command": [sys.executable, *sys.argv],
         "folder": os.getcwd(),
-        "git_commit": _git("rev-parse", "HEAD"),
+        "git_commit": git("rev-parse", "HEAD"),
         "git_diff": _uncommitted(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -161,23 +161,11 @@ def _uncommitted() -> str | None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            _git("read-tree", "HEAD", **index)
-            _git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt", **index)
-            return _git("diff", "HEAD", **index)
+            git("read-tree", "HEAD", **index)
+            git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt", **index)
+            return git("diff", "HEAD", **index)
     except OSError:  # a full disk; what has to be written there will say so
         return None
-
-
-def _git(*command: str, **environment: str) -> str | None:
-    """What git says of this project; None where there is no git or no repository of its own."""
-    if not (PROJECT / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", *command], cwd=PROJECT, capture_output=True, timeout=20,
-                              env={**os.environ, **environment})
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.decode(errors="replace").strip() or None if done.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:

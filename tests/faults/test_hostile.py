@@ -20,7 +20,7 @@ import zipfile
 import numpy
 import pytest
 import torch
-from conftest import train
+from conftest import needs, train
 from harness import Started, assert_refused, little_memory, write_config
 
 from utils import cli
@@ -130,6 +130,7 @@ def test_the_program_refuses_a_pickle_that_calls_something(content, tmp_path, wi
 @pytest.mark.parametrize("command", [["train.py", "-r"], ["train.py", "-c", "configs/digits.yaml", "--init-from"]])
 @pytest.mark.parametrize("case", MAIN_CALLS)
 def test_training_from_a_hostile_file_is_refused_too(content, tmp_path, witness, case, command):
+    needs("configs/digits.yaml")
     assert_refused([*command, evil_file(case, content, tmp_path), "--out", tmp_path / "out"], tmp_path / "evil.pt")
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import new_project
 from harness import (
     BUSY,
     Started,
@@ -24,8 +25,6 @@ from harness import (
     sound_step,
     write_config,
 )
-
-from new import new_project
 
 TINY = ("model.args.sizes=[64, 16, 10]",)
 KILL_AT = Path(__file__).with_name("kill_at.py")

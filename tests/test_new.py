@@ -1,0 +1,148 @@
+"""What new.py writes runs as it is, and it writes nothing where something is in the way."""
+import ast
+import inspect
+import re
+
+import pytest
+from conftest import PROJECT, program
+
+from base import BaseTrainer
+from base.base_data_loader import DataSplits
+from base.registries import TRAINER_PARTS
+from utils.config import load_config
+from utils.errors import ConfigError
+from utils.sections import SECTIONS
+
+new = pytest.importorskip("new", reason="a fork may do without new.py")
+TREES = sorted(tree.name for tree in new.SCAFFOLDS.iterdir() if tree.is_dir())
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A bare project."""
+    folder = tmp_path_factory.mktemp("bare") / "Blank"
+    new.new_project(folder, bare=True)
+    return folder
+
+
+@pytest.fixture
+def in_bare(bare, monkeypatch):
+    """What new.py writes goes into the bare project."""
+    monkeypatch.setattr(new, "PROJECT", bare)
+    return bare
+
+
+def files_in(folder):
+    return {file for file in folder.rglob("*") if "__pycache__" not in file.parts}
+
+
+# -- plug-ins ------------------------------------------------------------------------------------------------------
+
+def test_every_scaffold_passes_its_own_test_in_a_bare_project(in_bare):
+    tests = ["tests/test_house.py"]
+    for tree in TREES:
+        kind, is_function = tree.removesuffix("_function"), tree.endswith("_function")
+        files = new.new_files(kind, f"own_{kind}_function" if is_function else f"Own{kind.title()}")
+        assert f"configs/own_{tree}.yaml" in map(str, files)
+        tests += [str(file) for file in files if file.parts[0] == "tests"]
+    assert len(tests) == len(TREES) + 1
+    assert "failed" not in program("-m", "pytest", "-p", "no:cacheprovider", *tests, cwd=in_bare).stdout
+
+
+def test_what_was_written_and_what_to_do_next_is_printed(bare):
+    done = program("new.py", "model", "UNet3D", cwd=bare)
+    assert done.stdout.split("\n") == [
+        "Written:", "  configs/u_net3d.yaml", "  model/u_net3d.py", "  tests/test_u_net3d.py",
+        "Next:", "  python train.py -c configs/u_net3d.yaml", "  python -m pytest tests/test_u_net3d.py", ""]
+    assert program("new.py", "model", "UNet3D", cwd=bare, code=2).stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind, name, message", [
+    ("model", "MLP", "there is a model 'MLP' already, in model/mlp.py"),
+    ("metric", "accuracy", "there is a metric 'accuracy' already, in model/metrics.py"),
+    ("writer", "TensorBoard", "there is a writer 'TensorBoard' already, in logger/tensorboard.py"),
+    ("model", "Metrics", "model/metrics.py: there already"), ("config", "config", "tests/test_config.py: there already"),
+    ("model", "my-net", "'my-net' cannot be the name of a model"), ("loss", "", "cannot be"), ("loss", "3d", "cannot be"),
+    ("trainer", "../Up", "cannot be"), ("transform", "a.b", "cannot be"), ("dataset", "class", "cannot be"),
+    ("model", "Lambda", "cannot be"),  # its module, lambda, could not be imported
+    ("loss", "torch", "'torch' is something else"), ("metric", "train", "'train' is something else"),
+    ("transform", "grey", "'grey' is something else"),
+])
+def test_a_name_that_is_none_or_is_taken_is_refused_and_nothing_is_written(in_bare, kind, name, message):
+    before = files_in(in_bare)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        new.new_files(kind, name)
+    assert files_in(in_bare) == before
+
+
+@pytest.mark.parametrize("name, is_seen", [("Half", True), ("Hidden", False)])
+def test_all_files_are_written_or_none(in_bare, name, is_seen):
+    obstacle = in_bare / f"tests/test_{name.lower()}.py"
+    if is_seen:
+        obstacle.touch()
+    else:
+        obstacle.symlink_to("nowhere")
+    before = files_in(in_bare)
+    with pytest.raises(ConfigError, match=f"test_{name.lower()}.py"):
+        new.new_files("model", name)
+    assert files_in(in_bare) == before
+    obstacle.unlink()
+
+
+def test_a_broken_file_of_the_project_is_no_obstacle(in_bare):
+    (in_bare / "model" / "broken.py").write_text("def half_a_file(:\n")
+    assert len(new.new_files("model", "Whole")) == 3
+
+
+def test_the_config_with_every_setting_has_every_setting_at_its_default():
+    config, _ = load_config(new.SCAFFOLDS / "config" / "configs" / "example.yaml")
+    assert config.keys() == SECTIONS.keys()
+    assert config["optimizer"].keys() == {"type", "args", *SECTIONS["optimizer"].keys}
+    assert config["data_loader"].keys() == defaults(DataSplits).keys() - {"build_dataset", "transforms", "seed"}
+    settings = {name: value for name, value in defaults(BaseTrainer).items() if name not in TRAINER_PARTS}
+    assert settings.pop("max_nan_steps")  # goes with on_nan: skip alone, and stands in a comment
+    assert config["trainer"] == {"type": "Trainer", "args": settings}
+
+
+def defaults(thing) -> dict:
+    return {name: parameter.default for name, parameter in inspect.signature(thing).parameters.items()}
+
+
+# -- projects ------------------------------------------------------------------------------------------------------
+
+def test_a_new_project_is_clean_keeps_the_licence_and_refuses_to_overwrite(tmp_path):
+    target = tmp_path / "New"
+    program("new.py", "project", target)
+    names = {path.name for path in target.iterdir()}
+    assert {"LICENSE", "README.md", "train.py", "setup.cfg", "saved", "tests", "launch", "docs", "scaffolds"} <= names
+    assert ".git" not in names
+    assert [path.name for path in (target / "saved").iterdir()] == [".gitkeep"]
+    assert "there already" in program("new.py", "project", target, code=2).stderr
+    assert "inside this project" in program("new.py", "project", "inner", code=2).stderr
+
+
+def test_a_copy_says_when_it_was_made_of_which_version_and_so_does_a_copy_of_it(in_bare, tmp_path, monkeypatch):
+    stamp = new.template()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", stamp["version"]) and re.fullmatch(r"\d{4}-\d\d-\d\d", stamp["created"])
+    new.new_project(tmp_path / "second", bare=True)
+    assert (tmp_path / "second" / "README.md").read_text().startswith("# second\n")
+    assert (tmp_path / "second" / "TEMPLATE.md").read_text() == (in_bare / "TEMPLATE.md").read_text()
+    monkeypatch.setattr(new, "PROJECT", tmp_path / "second")
+    assert new.template() == stamp
+    said = program("new.py", "--version", cwd=tmp_path / "second").stdout
+    assert said.startswith(f"version {stamp['version']}, created {stamp['created']}")
+
+
+def test_a_bare_project_is_without_the_examples_and_has_a_readme_of_its_own(bare):
+    assert not [name for name in new.EXAMPLES if (bare / name).exists()]
+    assert (bare / "README.md").read_text().startswith("# Blank\n")
+    if "created" not in new.template():  # a copy may have thrown some out
+        assert [name for name in new.EXAMPLES if not (PROJECT / name).exists()] == []
+
+
+def test_tests_that_take_an_example_say_so():
+    example = re.compile("|".join(re.escape(name) for name in new.EXAMPLES if name.startswith("configs/")))
+    for file in (PROJECT / "tests").rglob("test_*.py"):
+        for node in ast.parse(file.read_text()).body:
+            text = ast.unparse(node) if isinstance(node, ast.FunctionDef) else ""
+            assert "needs(" in text or not example.search(text), f"{file}: {node.name}"
