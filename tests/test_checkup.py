@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, program, train
+from conftest import PROJECT, needs, program, train
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -35,6 +35,7 @@ def listed(check, *overrides) -> str:
 
 
 def test_the_digits_are_ok_in_little_time_and_nothing_is_left():
+    needs("configs/digits.yaml")
     code = "import resource, runpy, sys, torch; before = resource.getrusage(resource.RUSAGE_SELF)\n" \
            "sys.argv[0] = 'train.py'\n" \
            "try: runpy.run_path('train.py', run_name='__main__')\n" \
@@ -221,8 +222,18 @@ def test_a_state_that_is_not_taken_up_again_is_found(check):
 
 # -- what does not fit ---------------------------------------------------------------------------------------------
 
+@MODELS.register
+class SoManyClasses(nn.Module):
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.layer = nn.Linear(64, num_classes)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+
+
 @pytest.mark.parametrize("overrides, place, said", [
-    (["model={type: LeNet, args: {num_classes: 7, image_size_px: 8}}"], "model.args.num_classes",
+    (["model={type: SoManyClasses, args: {num_classes: 7}}"], "model.args.num_classes",
      "7 classes are 0 to 6, and the labels are 0 to 9. Set it to 10."),
     (["metrics=[{type: F1Score, args: {task: multiclass, num_classes: 3}}]"], "metrics.0.args.num_classes", "Set it to 10."),
     (["data_loader.batch_size=5000"], "data_loader.batch_size", "more than the 1397 samples there are to train on"),
@@ -266,7 +277,7 @@ def test_outputs_and_targets_that_would_be_spread_over_each_other_are_refused(ch
 
 def test_labels_that_begin_at_one_are_told_to_begin_at_zero(check):
     text = listed(check, "dataset=FromOne", "transforms=null", "data_loader={batch_size: 5, validation_split: 10}",
-                  "model={type: LeNet, args: {num_classes: 4, image_size_px: 8}}")
+                  "model={type: SoManyClasses, args: {num_classes: 4}}")
     assert "4 classes are 0 to 3, and the labels are 1 to 4. They have to begin at 0." in text
 
 
@@ -283,6 +294,7 @@ class FromOne(Dataset):
 
 
 def test_all_parts_that_cannot_be_built_are_told_at_once(check):
-    text = listed(check, "model={type: LeNet, args: {image_size_px: 9}}", "loss={type: NLLLoss, args: {weight: [[1], [2, 3]]}}",
+    text = listed(check, "model={type: SoManyClasses, args: {num_classes: -1}}",
+                  "loss={type: NLLLoss, args: {weight: [[1], [2, 3]]}}",
                   "metrics=[{type: F1Score, args: {task: multiclass, num_classes: -1}}]")
     assert re.findall(r"command line +(\w\S*): \w+ could not be built", text) == ["model", "loss", "metrics.0"]

@@ -171,7 +171,7 @@ def test_bad_input_is_one_message_and_exit_code_2(text, message, tmp_path, capsy
     with pytest.raises(SystemExit) as ended:
         main([str(file)])
     printed = capsys.readouterr()
-    assert ended.value.code == 2 and message in caplog.text and not printed.out + printed.err
+    assert ended.value.code == 2 and message in caplog.text + printed.err and not printed.out
 
 
 def test_it_answers_without_loading_torch(tmp_path):
