@@ -36,14 +36,18 @@ class DataSplits:
         seed: the run's seed.
         batch_size: samples in a batch, of all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
-        validation_split: the part of train (0.1) or the number of its samples (500) to validate on. None takes the
-            dataset's own val split, 0 means no validation.
+        validation_split: the part of train (0.1) or the number of its samples (500) to validate on; 0 for no validation.
+            By default the dataset's own val split.
         batches_per_epoch: cuts training epochs to this many batches; an endless IterableDataset needs it. One that tells
             its state goes on behind the cut; where it ends, so does the epoch, and the next begins it again.
         eval_batches: cuts evaluations to this many batches; an endless val or test stream needs it.
         shuffle, drop_last: of the train split.
-        num_workers, pin_memory, timeout, prefetch_factor, persistent_workers, multiprocessing_context: of torch's
-            DataLoader. By default workers persist; build.py pins memory for CUDA.
+        num_workers: processes that load samples; 0 loads them in this one.
+        pin_memory: whether batches are put where a GPU copies them from faster; build.py does so for CUDA unless told.
+        timeout: seconds to wait for a worker's batch; 0 for as long as it takes.
+        prefetch_factor: batches that each worker loads ahead; by default torch's 2.
+        persistent_workers: whether workers live on from epoch to epoch; by default they do.
+        multiprocessing_context: how workers are started; by default as Python does on this system.
     """
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),

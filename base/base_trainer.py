@@ -40,7 +40,7 @@ class BaseTrainer:
     Args:
         model, data, optimizers, schedulers, loss, metrics, seed, device: the parts, as `base/build.py` makes them.
         epochs: how many to train in all.
-        monitor: the value that tells the best epoch, "min val/loss" or "max val/accuracy"; None for no best.
+        monitor: the value that tells the best epoch, "min val/loss" or "max val/accuracy", or nothing at all.
         early_stop: evaluations without improvement of the monitor after which training ends.
         min_delta: how much better the monitored value has to be to count as an improvement.
         eval_every: evaluate on val every so many epochs.
@@ -51,7 +51,8 @@ class BaseTrainer:
         async_save: whether checkpoints are written in the background; training waits for the copy of its state alone.
         max_failed_saves: how many saves in a row may fail, for want of space say, before that ends the run.
         log_every: steps between log points.
-        log_images_every, log_weights_every: epochs between grids of input images and histograms of the weights.
+        log_images_every: epochs between grids of input images; 0 for none.
+        log_weights_every: epochs between histograms of the weights; 0 for none.
         precision: fp32, bf16 or fp16 (with loss scaling); the weights themselves stay fp32.
         accumulate: batches to an optimizer step; their gradients are averaged over samples.
         clip_norm: the largest norm of the gradient.

@@ -12,6 +12,9 @@ class ArrayFiles(ArrayDataset):
 
     The files are mapped, not read: the system keeps in memory what fits. uint8 images are `[N, C, H, W]`. Raises ValueError
     where a split has no files.
+
+    Args:
+        root: the folder of the files.
     """
 
     def __init__(self, split: str, root: str):

@@ -21,6 +21,7 @@ def probability(p: float) -> float:
     return p
 
 
+probability.range = {"minimum": 0, "maximum": 1}  # as those of utils/signature.py have it
 Probability = Annotated[float, probability]
 
 
@@ -55,7 +56,11 @@ class BatchRandomCrop(BatchAugmentation):
 
 @TRANSFORMS.register
 class BatchRandomHorizontalFlip(BatchAugmentation):
-    """Mirrors each image `[B, C, H, W]`, left to right, with probability `p`."""
+    """Mirrors each image `[B, C, H, W]`, left to right, with probability `p`.
+
+    Args:
+        p: the probability that an image is mirrored.
+    """
 
     def __init__(self, p: Probability = 0.5):
         self.p = probability(p)
@@ -67,7 +72,11 @@ class BatchRandomHorizontalFlip(BatchAugmentation):
 
 @TRANSFORMS.register
 class BatchRandomVerticalFlip(BatchAugmentation):
-    """Mirrors each image `[B, C, H, W]`, top to bottom, with probability `p`."""
+    """Mirrors each image `[B, C, H, W]`, top to bottom, with probability `p`.
+
+    Args:
+        p: the probability that an image is mirrored.
+    """
 
     def __init__(self, p: Probability = 0.5):
         self.p = probability(p)
@@ -146,6 +155,7 @@ class BatchRandomErasing(BatchAugmentation):
     As torchvision's RandomErasing: ten attempts are made at a rectangle that fits; without one the image stays as it is.
 
     Args:
+        p: the probability that an image is overwritten.
         scale: the range of the rectangle's area, as a part of the image's.
         ratio: the range of its height divided by its width; the logarithm is drawn uniformly.
         value: what to write: a number, one for each channel, or "random" for noise of mean 0 and variance 1 in each

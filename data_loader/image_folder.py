@@ -6,7 +6,11 @@ from base import DATASETS
 
 @DATASETS.register
 def ImageFolder(split: str, root: str):
-    """torchvision's ImageFolder of `root/<split>`: `root/train/cat/1.jpg`, `root/test/dog/2.png`."""
+    """torchvision's ImageFolder of `root/<split>`: `root/train/cat/1.jpg`, `root/test/dog/2.png`.
+
+    Args:
+        root: the folder in which the splits' folders are.
+    """
     from torchvision import datasets  # a second of start-up that only this dataset needs
 
     return datasets.ImageFolder(Path(root) / split)

@@ -13,6 +13,7 @@ class NoisyLine(TensorDataset):
 
     Args:
         split: train, val or test; each has points of its own.
+        slope, intercept: of the line.
         num_samples: points in each split.
         noise: standard deviation of the normal noise on y.
     """

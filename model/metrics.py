@@ -14,7 +14,11 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 @METRICS.register
 def top_k_accuracy(outputs: torch.Tensor, targets: torch.Tensor, k: int = 5) -> torch.Tensor:
     """Whether the target is among the `k` largest logits. Logits `[B, K]`, class numbers `[B]` or soft targets `[B, K]`,
-    of which the largest counts; returns float `[B]`."""
+    of which the largest counts; returns float `[B]`.
+
+    Args:
+        k: how many logits the target may be among.
+    """
     return (outputs.topk(k, dim=1).indices == _classes(targets).unsqueeze(1)).any(1).float()
 
 

@@ -80,8 +80,8 @@ def test_arguments_are_looked_for_in_the_constructor_and_in_what_a_class_inherit
     (torchmetrics.classification.MulticlassF1Score, "average", "Defines the reduction that is applied over labels."),
     (MODELS.get("LeNet"), "dropout", "probability before the last layer."),
     (TRAINERS.get("Trainer"), "epochs", "how many to train in all."), (TRAINERS.get("GANTrainer"), "grid", "how many"),
-    (TRAINERS.get("Trainer"), "log_weights_every", "epochs between grids of input images and histograms of the weights."),
-    (DataSplits, "shuffle", "of the train split."), (DataSplits, "multiprocessing_context", "of torch's DataLoader."),
+    (TRAINERS.get("Trainer"), "schedulers", "the parts, as base/build.py makes them."),
+    (DataSplits, "shuffle", "of the train split."), (DataSplits, "drop_last", "of the train split."),
 ])
 def test_the_docstrings_of_the_project_and_of_the_libraries_are_read(target, name, said):
     assert argument_text(target, name).startswith(said)

@@ -15,12 +15,16 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def at_least(least: int | float, above: bool = False):
-    """A constraint for an annotation: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded."""
+    """A constraint for an annotation: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded.
+
+    Its `range` is the bound as JSON Schema has it, for those who describe signatures.
+    """
 
     def check(value):
         if not value >= least or (above and value == least):  # a NaN is not, either
             raise ValueError(f"{value} is too small; it must be {'above' if above else 'at least'} {least}")
 
+    check.range = {"exclusiveMinimum" if above else "minimum": least}
     return check
 
 
@@ -31,6 +35,7 @@ def below(bound: int | float):
         if not value < bound:
             raise ValueError(f"{value} is too large; it must be below {bound}")
 
+    check.range = {"exclusiveMaximum": bound}
     return check
 
 
@@ -56,27 +61,30 @@ class Signature:
         self.provided = {name for name in provided if name in self.parameters}
 
     def __str__(self):
-        shown = [p.replace(annotation=Parameter.empty, kind=Parameter.KEYWORD_ONLY) for p in self._free().values()]
+        shown = [p.replace(annotation=Parameter.empty, kind=Parameter.KEYWORD_ONLY) for p in self.free().values()]
         return f"{self.name}({', '.join(map(str, shown))}{', ...' if self.open else ''})"
 
-    def _free(self) -> dict[str, Parameter]:
+    def free(self) -> dict[str, Parameter]:
+        """The parameters that a config may set."""
         return {name: p for name, p in self.parameters.items() if name not in self.provided}
 
     def faults(self, args: Mapping) -> list[tuple[str, str]]:
         """What is wrong with `args`, as (argument, message); a missing argument has the name ''."""
-        free, found = self._free(), []
+        free, found = self.free(), []
         for name, value in args.items():
             if name in self.provided:
                 found.append((name, f"'{name}' is filled in by the program. Leave it out."))
             elif name not in free and not self.open:
                 found.append((name, f"{self.name} has no argument '{name}'.{nearest(name, free)} {self}"))
-            elif name in free and (wrong := mismatch(value, _annotation(free[name]))):
+            elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
                 found.append((name, wrong))
-        # one that is reached through **kwargs may be filled in on the way there
-        missing = [name for name in free if self.is_required(name) and name in self._own and name not in args]
-        if missing:
+        if missing := [name for name in self.required() if name not in args]:
             found.append(("", f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
         return found
+
+    def required(self) -> list[str]:
+        """Those that it must set. One that is reached through **kwargs may be filled in on the way there."""
+        return [name for name in self.free() if self.is_required(name) and name in self._own]
 
     def is_required(self, name: str) -> bool:
         """Whether there is a parameter `name` without a default."""
@@ -100,7 +108,7 @@ def mismatch(value, annotation) -> str | None:
 
     Annotations may carry constraints: `Annotated[int, check]`, where `check(value)` raises ValueError for what it refuses.
     """
-    simple = _simple_types(annotation)
+    simple = simple_types(annotation)
     if simple is None:
         return None
     if any(_fits(value, kind) for kind in simple):
@@ -115,8 +123,12 @@ def mismatch(value, annotation) -> str | None:
 
 def in_words(annotation) -> str | None:
     """`a whole number or null`: the values that an annotation admits; None where a config has no word for them."""
-    simple = _simple_types(annotation)
-    return simple and " or ".join(_WORDS[kind] if isinstance(kind, type) else f"one of {kind}" for kind in simple)
+    simple = simple_types(annotation)
+    return simple and " or ".join(_WORDS[kind] if isinstance(kind, type) else _one_of(kind) for kind in simple)
+
+
+def _one_of(choices: tuple) -> str:
+    return "one of " * (len(choices) > 1) + ", ".join(map(repr, choices))
 
 
 def say(value) -> str:
@@ -134,17 +146,25 @@ def _fits(value, kind) -> bool:
     return type(value) is kind
 
 
+def ranges(annotation) -> dict[str, float]:
+    """The bounds of its numbers, as JSON Schema has them: `{"minimum": 0, "exclusiveMaximum": 1}`."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return {key: bound for part in typing.get_args(annotation) for key, bound in ranges(part).items()}
+    checks = getattr(annotation, "__metadata__", ())
+    return {key: bound for check in checks for key, bound in getattr(check, "range", {}).items()}
+
+
 def _constraints(value, annotation) -> list:
     """The checks of those parts of an annotation that admit `value`."""
     if typing.get_origin(annotation) is Annotated:
         base, *checks = typing.get_args(annotation)
-        return checks if any(_fits(value, kind) for kind in _simple_types(base) or []) else []
+        return checks if any(_fits(value, kind) for kind in simple_types(base) or []) else []
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [check for part in typing.get_args(annotation) for check in _constraints(value, part)]
     return []
 
 
-def _simple_types(annotation) -> list | None:
+def simple_types(annotation) -> list | None:
     """The plain types an annotation admits; None where it admits something a config has no word for."""
     if typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
@@ -161,7 +181,7 @@ def _simple_types(annotation) -> list | None:
         parts = typing.get_args(annotation)
         if float in parts:  # `lr: float | Tensor`: from a config it is the number
             parts = [part for part in parts if not _is_tensor(part)]
-        kinds = [_simple_types(part) for part in parts]
+        kinds = [simple_types(part) for part in parts]
         return None if None in kinds else list(dict.fromkeys(kind for part in kinds for kind in part))
     if (origin or annotation) in _LISTS:
         return [list]
@@ -170,7 +190,7 @@ def _simple_types(annotation) -> list | None:
     return None
 
 
-def _annotation(parameter: Parameter):
+def annotation_of(parameter: Parameter):
     """The annotation; without one, that of the default where it is a number, text or a switch."""
     if parameter.annotation is not Parameter.empty and not isinstance(parameter.annotation, str):
         return parameter.annotation

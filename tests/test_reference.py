@@ -1,0 +1,34 @@
+"""The reference of the config is up to date and leaves nothing out."""
+import pytest
+from conftest import PROJECT
+
+from utils.docstrings import argument_text, summary
+from utils.reference import config_reference
+from utils.settable import own_things, project, settable
+from utils.signature import Signature
+
+REGISTRIES, LOADER, LOADER_PARTS = project()
+# Whoever adds others may leave them without a text.
+SHIPPED = {
+    "ArrayFiles", "Digits", "ImageFolder", "NoisyLine", "BatchCutMix", "BatchMixUp", "BatchRandomAffine", "BatchRandomCrop",
+    "BatchRandomErasing", "BatchRandomHorizontalFlip", "BatchRandomVerticalFlip", "CIFARResNet", "DigitsGAN", "LeNet", "Line",
+    "MLP", "absolute_error", "accuracy", "top_k_accuracy", "GANTrainer", "Trainer", "TensorBoard",
+}
+
+
+def test_the_page_is_up_to_date():
+    written = (PROJECT / "docs" / "config.md").read_text()
+    assert written == config_reference(*project()), "run python -m utils.reference > docs/config.md"
+
+
+@pytest.mark.parametrize("section", REGISTRIES)
+def test_all_that_comes_with_the_project_says_what_it_is_and_so_do_its_arguments(section):
+    shipped = {name: thing for name, thing in own_things(section, REGISTRIES[section]).items() if name in SHIPPED}
+    for name, thing in shipped.items():
+        arguments = settable(section, REGISTRIES[section], thing).parameters
+        assert summary(thing), f"{name} has no docstring"
+        assert [argument for argument in arguments if not argument_text(thing, argument)] == [], f"{name}: no text in Args:"
+
+
+def test_so_do_the_options_of_the_loader():
+    assert [name for name in Signature(LOADER, LOADER_PARTS).free() if not argument_text(LOADER, name)] == []

@@ -1,0 +1,113 @@
+"""The reference of the config, as a page of Markdown: all sections, and every argument of the project's own things.
+
+    python -m utils.reference > docs/config.md
+
+Of the libraries it tells how to list their names: the page is the same whichever versions are installed.
+"""
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from inspect import Parameter
+
+from utils.cli import KINDS as PLURALS
+from utils.docstrings import argument_text, summary
+from utils.errors import exit_codes
+from utils.origins import in_yaml
+from utils.registry import Registry
+from utils.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.settable import KEPT_ON, own_things, project, settable
+from utils.signature import Signature, annotation_of, in_words, ranges
+
+_INTRODUCTION = """\
+# Config reference
+
+All that a config can say. `python -m utils.reference > docs/config.md` writes this page, from the code and its docstrings;
+[the README](../README.md#the-config) has an overview, and `python train.py --explain KEY -c CONFIG` answers for one key.
+
+A *block* names a class or a function and says what it is called with: `{type: NAME, args: {...}}`. A bare NAME is short for
+`{type: NAME}`. Any value may be a reference: `${seed}` is another value of the config, `${env:DATA_DIR,data/}` a variable of
+the environment, and what it is without one. In a file that inherits, `~key: null` takes an inherited key away.
+"""
+_NOTES = {
+    "dataset": "The program fills in `split` or `train`. Any dataset may have `args.device`, whether or not it takes one.\n"
+               f"{KEPT_ON}\n",
+    "optimizer": "It is fused where torch offers that; `args: {fused: false}` turns it off.\n",
+    "scheduler": "`T_max` and `total_steps` are the length of the run where a config leaves them open. ReduceLROnPlateau is\n"
+                 "given the monitored value; what SequentialLR has in `args.schedulers` are blocks.\n",
+}
+_RANGES = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+
+
+def config_reference(registries: Mapping[str, Registry], loader: type, loader_parts: tuple[str, ...]) -> str:
+    """The page; its arguments are those of `schema.config_schema`."""
+    parts = [_INTRODUCTION, _overview()]
+    for section in SECTIONS:
+        if section == "data_loader":
+            options = Signature(loader, loader_parts).free()
+            parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", _arguments(loader, options.values())]
+        elif section in registries:
+            plural = dict(zip(registries, PLURALS, strict=True))[section]
+            parts += _section(section, registries[section], plural)
+    return "\n".join(parts)
+
+
+def _overview() -> str:
+    rows = [("extends", EXTENDS, "")]
+    for name, about in SECTIONS.items():
+        rows.append((name, _escaped(about.text), "must be given" if name in REQUIRED else f"`{in_yaml(about.default)}`"))
+    return "## Sections\n\n" + _table(("section", "what it is", "default"), ((f"`{name}`", *rest) for name, *rest in rows))
+
+
+def _section(section: str, registry: Registry, plural: str) -> list[str]:
+    """A section that names things: its keys, what it can name, and the project's own of these, one by one."""
+    about = SECTIONS[section]
+    parts = [f"## {section}\n\n{_escaped(about.text)}\n"]
+    if keys := TRANSFORM_KEYS if section == "transforms" else about.keys:
+        of = "list" if section == "transforms" else "key of a block, besides `type` and `args`"
+        parts.append(_table((of, "what it is"), ((f"`{key}`", _escaped(text)) for key, text in keys.items())))
+    if section in _NOTES:
+        parts.append(_NOTES[section])
+    own = own_things(section, registry)
+    labels = [library.label for library in registry.libraries]
+    names = [*(f"`{name}`" for name in own), *labels]
+    parts.append(f"It can name {', '.join(names)}. `python train.py --list {plural}` prints all names.\n")
+    common = Signature(registry.expects, registry.provided).free() if section == "trainer" else {}
+    if common:
+        parts += ["### All trainers\n", _arguments(registry.expects, common.values())]
+    for name, thing in own.items():
+        parameters = settable(section, registry, thing).parameters.values()
+        parts += [f"### {name}\n", *(f"{text}\n" for text in [summary(thing, quote="`")] if text)]
+        if others := [parameter for parameter in parameters if parameter.name not in common]:
+            parts.append(_arguments(thing, others))
+    return parts
+
+
+def _arguments(target, parameters: Iterable[Parameter]) -> str:
+    rows = ((f"`{p.name}`", _takes(p), _default(p), argument_text(target, p.name, quote="`")) for p in parameters)
+    return _table(("argument", "takes", "default", "what it is"), rows)
+
+
+def _takes(parameter: Parameter) -> str:
+    """`a whole number or null, at least 1`."""
+    annotation = annotation_of(parameter)
+    bounds = [f"{_RANGES[key]} {bound}" for key, bound in ranges(annotation).items()]
+    return ", ".join([in_words(annotation) or "", *bounds])
+
+
+def _default(parameter: Parameter) -> str:
+    return "must be given" if parameter.default is Parameter.empty else f"`{in_yaml(parameter.default)}`"
+
+
+def _escaped(text: str) -> str:
+    """Plain text, for Markdown."""
+    return re.sub(r"([<*])", r"\\\1", text)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(cell.replace("|", r"\|") for cell in row) for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        sys.stdout.write(config_reference(*project()))

@@ -1,0 +1,129 @@
+"""The definitions in the schema of a config that tell of blocks, and of the things that these name."""
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+from utils.docstrings import summary
+from utils.registry import Registry
+from utils.schema_types import (
+    all_of,
+    any_of,
+    argument_schema,
+    closed,
+    described,
+    line,
+    listed,
+    ref,
+    shortened,
+    typed,
+    value_schema,
+)
+from utils.sections import SECTIONS
+from utils.settable import KEPT_ON, Settable, settable
+
+OWN, LIBRARY = "own.", "library."
+LISTS = ("transforms", "metrics", "scheduler", "writers")  # where blocks may be listed
+_WIDTH = {OWN: None, LIBRARY: 120}  # of what is said of things and their arguments, in characters
+_RULE = {"match": described("A pattern of parameter names.", typed("string")),
+         "frozen": described("Whether they stay as they are.", value_schema(bool))}
+_ARGS = described("The arguments of what the type names.", typed("object", "null"))
+_KEYS = {"per": value_schema(Literal["epoch", "step"]), "decay_bias_and_norm": value_schema(bool),
+         "groups": listed(typed("object", required=["match"], properties=_RULE), by_number=typed("object"))}
+
+
+def block_definitions(section: str, kind: str, sources: list[str]) -> dict:
+    """KIND, a block as a name or a table; KIND.table; KIND.list, of those; KIND.whole, what must not be left out of a block.
+
+    `sources` are OWN, LIBRARY or both: where there are things of this kind.
+    """
+    names = [*(ref(f"{source}{kind}.names") for source in sources), ref("reference")]
+    keys = {key: described(text, _KEYS.get(key, {})) for key, text in SECTIONS[section].keys.items()}
+    has_type = without = {"required": ["type"]}
+    if isinstance(default := SECTIONS[section].default, dict) and "type" in default:  # it may be left out
+        without = {"properties": {"args": ref(f"{OWN}{kind}:{default['type']}")}}
+    definitions = {
+        kind: any_of(*names, ref(f"{kind}.table")),
+        f"{kind}.table": {
+            "type": "object",
+            **closed({"type": described(f"Which {kind}.", any_of(*names)), "args": _ARGS, **keys}),
+            "if": has_type, "then": all_of(*(ref(f"{source}{kind}.arguments") for source in sources))},
+        f"{kind}.whole": {
+            "if": has_type, "then": all_of(*(ref(f"{source}{kind}.required") for source in sources)), "else": without},
+    }
+    if section in LISTS:
+        definitions[f"{kind}.list"] = listed(all_of(ref(kind), ref(f"{kind}.whole")), by_number=ref(kind))
+    return definitions
+
+
+def thing_definitions(section: str, registry: Registry, source: str, things: Mapping, places: dict) -> dict:
+    """What the `things` of a source are: their names, by name their arguments, and which of these are required.
+
+    `places` tells where things are described already, and is added to: a loss of torch.nn is a model, too.
+    """
+    kind, width = source + registry.kind, _WIDTH[source]
+    definitions, cases, demands = {}, [], {}
+    for name, thing in things.items():
+        about = settable(section, registry, thing)
+        place = places.setdefault(thing, f"{kind}:{name}")
+        then = {"args": ref(place)}
+        if place == f"{kind}:{name}":
+            definitions[place] = _arguments(section, thing, about, width)
+        if section == "optimizer":
+            then["groups"] = {"items": ref(f"{place}.rule")}
+            definitions[f"{place}.rule"] = _rule(place, about)
+        cases.append(_case([name], {"properties": then}))
+        if about.required:
+            demands.setdefault(tuple(about.required), []).append(name)
+    summaries = [shortened(summary(thing), width) for thing in things.values()]
+    return {
+        f"{kind}.names": {"enum": list(things), "enumDescriptions": summaries},
+        f"{kind}.arguments": all_of(*cases),
+        f"{kind}.required": _required(demands),
+        **definitions,
+    }
+
+
+def share_arguments(definitions: dict) -> None:
+    """Describes once what several things of the libraries say alike of an argument: else the schema would be a fifth larger."""
+    tables = [part["properties"] for name, part in definitions.items() if name.startswith(LIBRARY) and "properties" in part]
+    arguments = [(table, name, line(argument)) for table in tables for name, argument in table.items()]
+    counts = Counter((name, text) for _, name, text in arguments)
+    places: dict[tuple, str] = {}
+    for table, name, text in arguments:
+        if counts[name, text] > 1 and len(text) > len(line(ref(f"{LIBRARY}argument:{name}.000"))):
+            place = places.setdefault((name, text), f"{LIBRARY}argument:{name}.{len(places)}")
+            definitions.setdefault(place, table[name])
+            table[name] = ref(place)
+
+
+def _arguments(section: str, thing, about: Settable, width: int | None) -> dict:
+    properties = {name: argument_schema(thing, parameter, width) for name, parameter in about.parameters.items()}
+    if section == "dataset":
+        properties.setdefault("device", described(KEPT_ON, typed("string", "null")))
+    if section == "scheduler" and "schedulers" in properties:
+        properties["schedulers"] = described("Blocks, as in the section.", ref("scheduler.list"))
+    return {"properties": properties} if about.open else closed(properties)
+
+
+def _rule(place: str, about: Settable) -> dict:
+    """That of a rule for groups of parameters: its own keys, and options of the optimizer."""
+    options = {name: ref(f"{place}/properties/{name}") for name in about.parameters}
+    return {"properties": {**options, **_RULE}} if about.open else closed({**options, **_RULE})
+
+
+def _case(names: list[str], then: dict) -> dict:
+    """`then` for blocks whose type is one of `names`."""
+    chosen = {"const": names[0]} if len(names) == 1 else {"enum": names}
+    return {"if": {"properties": {"type": chosen}}, "then": then}
+
+
+def _required(demands: Mapping[tuple, list]) -> dict:
+    """That the arguments are there which these names require; a bare name has none."""
+    if not demands:
+        return {}
+    cases = [_case(names, {"required": ["args"], "properties": {"args": typed("object", required=list(arguments))}})
+             for arguments, names in demands.items()]
+    # editors show errorMessage; to others it is no keyword
+    bare = {"if": {"enum": [name for names in demands.values() for name in names]},
+            "then": {"type": "object", "errorMessage": "It needs arguments: {type: NAME, args: {...}}."}}
+    return all_of(bare, *cases)

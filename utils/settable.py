@@ -1,0 +1,67 @@
+"""What a config may name in a section, and which arguments it may set: for the schema and the reference."""
+import importlib
+from collections.abc import Mapping
+from inspect import Parameter
+from typing import NamedTuple
+
+from utils.registry import Registry, import_folder
+
+FOLDERS = ("data_loader", "model", "trainer", "logger")  # a file in any of them may bring whatever belongs to its idea
+# What the program fills in where a config leaves it open, by section.
+LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps")}
+# Of `args.device`, which the program takes itself where a dataset knows no such argument.
+KEPT_ON = "Where its arrays are kept: cpu, cuda, cuda:N or mps; by default in main memory, or in their file."
+
+
+def project() -> tuple[Mapping[str, Registry], type, tuple[str, ...]]:
+    """The registries by section; whose arguments the section data_loader sets; and those that the program fills in there.
+
+    They are found by their names, as a registry imports its folder: this room stands below theirs.
+    """
+    loader = importlib.import_module("base.base_data_loader").DataSplits
+    return importlib.import_module("base.registries").KINDS, loader, ("build_dataset", "transforms", "seed")
+
+
+class Settable(NamedTuple):
+    """The arguments that a config may set, those of them that it must, and whether any others are accepted."""
+
+    parameters: dict[str, Parameter]
+    required: list[str]
+    open: bool
+
+
+def own_things(section: str, registry: Registry) -> dict:
+    """The classes and functions in the project's folders that the section may name, by name."""
+    for folder in FOLDERS:
+        import_folder(folder)
+    things = {name: registry.get(name) for name in registry.names()}
+    return {name: thing for name, thing in things.items()
+            if thing.__module__.split(".")[0] in FOLDERS and _can_be_used(section, registry, thing)}
+
+
+def library_things(section: str, registry: Registry) -> dict:
+    """Those of the libraries, less those whose name the project has taken, or an earlier library."""
+    things: dict = {}
+    for library in registry.libraries:
+        for name, thing in sorted(library.members().items()):
+            if name not in registry.names() and _can_be_used(section, registry, thing):
+                things.setdefault(name, thing)
+    return things
+
+
+def settable(section: str, registry: Registry, target) -> Settable:
+    """The arguments of `target` that a config may set in this section."""
+    signature = registry.signature(target)
+    parameters = signature.free()
+    if section == "dataset" and len(switches := _switches(parameters)) == 1:
+        del parameters[switches[0]]  # of two, the config may set one and leave the other to the program: EMNIST
+    return Settable(parameters, registry.signature(target, LEFT_OPEN.get(section, ())).required(), signature.open)
+
+
+def _can_be_used(section: str, registry: Registry, target) -> bool:
+    """Whether the program could tell a dataset which split to give; anything else always can be."""
+    return section != "dataset" or bool(_switches(registry.signature(target).free()))
+
+
+def _switches(parameters: dict[str, Parameter]) -> list[str]:
+    return [name for name in LEFT_OPEN["dataset"] if name in parameters]
