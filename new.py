@@ -20,12 +20,13 @@ from utils.git import git
 
 SCAFFOLDS = PROJECT / "scaffolds"
 NEXT = {"configs": "python train.py -c", "tests": "python -m pytest"}  # what to do with a new file of these folders
+LISTED = ("python -m utils.schema > configs/schema.json", "python -m utils.reference > docs/config.md")  # a new name is to be in
 # What a bare project is without: the examples, and what is of no use without them. Tests that take one of them say so with
 # `needs`, and are skipped where it is not there.
 EXAMPLES = (
     ".ci", "benchmarks", "requirements-bench.txt", "tests/test_benchmarks.py",
     "configs/cifar10_resnet.yaml", "configs/digits.yaml", "configs/digits_gan.yaml", "configs/linear_regression.yaml",
-    "configs/mnist.json", "configs/mnist.yaml",
+    "configs/mnist.json", "configs/mnist.yaml", "configs/schema.json", "docs/config.md",
     "model/cifar_resnet.py", "model/digits_gan.py", "model/lenet.py", "model/linear_regression.py",
     "data_loader/line.py", "trainer/gan_trainer.py",
 )
@@ -45,7 +46,7 @@ def main() -> None:
             files = new_files(args.kind, args.name)
             commands = [f"{NEXT[file.parts[0]]} {file}" for file in files if file.parts[0] in NEXT]
             print("Written:", *files, sep="\n  ")
-            print("Next:", *commands, sep="\n  ")
+            print("Next:", *commands, *LISTED, sep="\n  ")
 
 
 def arguments() -> argparse.Namespace:

@@ -53,7 +53,8 @@ def test_what_was_written_and_what_to_do_next_is_printed(bare):
     done = program("new.py", "model", "UNet3D", cwd=bare)
     assert done.stdout.split("\n") == [
         "Written:", "  configs/u_net3d.yaml", "  model/u_net3d.py", "  tests/test_u_net3d.py",
-        "Next:", "  python train.py -c configs/u_net3d.yaml", "  python -m pytest tests/test_u_net3d.py", ""]
+        "Next:", "  python train.py -c configs/u_net3d.yaml", "  python -m pytest tests/test_u_net3d.py",
+        "  python -m utils.schema > configs/schema.json", "  python -m utils.reference > docs/config.md", ""]
     assert program("new.py", "model", "UNet3D", cwd=bare, code=2).stderr.count("\n") == 1
 
 
