@@ -20,7 +20,7 @@ from utils.git import git
 
 SCAFFOLDS = PROJECT / "scaffolds"
 NEXT = {"configs": "python train.py -c", "tests": "python -m pytest"}  # what to do with a new file of these folders
-LISTED = ("python -m utils.schema > configs/schema.json", "python -m utils.reference > docs/config.md")  # a new name is to be in
+LISTS = ("python -m utils.schema > configs/schema.json", "python -m utils.reference > docs/config.md")  # of all names
 # What a bare project is without: the examples, and what is of no use without them. Tests that take one of them say so with
 # `needs`, and are skipped where it is not there.
 EXAMPLES = (
@@ -46,7 +46,7 @@ def main() -> None:
             files = new_files(args.kind, args.name)
             commands = [f"{NEXT[file.parts[0]]} {file}" for file in files if file.parts[0] in NEXT]
             print("Written:", *files, sep="\n  ")
-            print("Next:", *commands, *LISTED, sep="\n  ")
+            print("Next:", *commands, *LISTS, sep="\n  ")
 
 
 def arguments() -> argparse.Namespace:
