@@ -66,7 +66,7 @@ def train(args, config: dict, checkpoint, device) -> None:
     from utils.run import run_of
 
     checkpoint = checkpoint_of_all(checkpoint, args.out, config["name"])
-    trainer = build_trainer(config, device)
+    trainer = build_trainer(config, device, splits=("train", "val"))
     trainer.stop_request.at_step = args.steps
     trainer.stop_request.crash_at_step = None if num_restarts() else args.crash_at_step  # once is enough
     if args.init_from:

@@ -1,6 +1,6 @@
 """From a checked config to its parts, and to the trainer that holds them."""
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -20,15 +20,18 @@ from utils.state import is_part
 FUSED_IN_PARTS = ("Adam", "AdamW")  # the optimizers whose fused step takes the weights of strategy fsdp
 
 
-def build_trainer(config: dict, device: torch.device) -> BaseTrainer:
+def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()) -> BaseTrainer:
     """The trainer that a config describes, on `device`, with the first weights that its seed gives.
 
-    Raises one ConfigError for all parts that cannot be built.
+    Datasets are built when they are first asked for; those of `splits` now. Raises one ConfigError for all parts that
+    cannot be built.
     """
     seed, attempts = config["seed"], Attempts()
     seed_all(derive(seed, "data"), device)
     with attempts:
         data = build_data(config, device)
+        for split in splits:
+            data.dataset(split)
     seed_all(derive(seed, "model"), device)
     with attempts:
         model = MODELS.build(config["model"], "model")

@@ -296,5 +296,6 @@ class FromOne(Dataset):
 def test_all_parts_that_cannot_be_built_are_told_at_once(check):
     text = listed(check, "model={type: SoManyClasses, args: {num_classes: -1}}",
                   "loss={type: NLLLoss, args: {weight: [[1], [2, 3]]}}",
+                  "dataset={type: ArrayFiles, args: {root: nowhere}}",
                   "metrics=[{type: F1Score, args: {task: multiclass, num_classes: -1}}]")
-    assert re.findall(r"command line +(\w\S*): \w+ could not be built", text) == ["model", "loss", "metrics.0"]
+    assert re.findall(r"command line +(\w\S*): \w+ could not be built", text) == ["dataset", "model", "loss", "metrics.0"]

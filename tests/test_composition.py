@@ -53,12 +53,14 @@ def test_of_several_files_the_later_one_wins_and_the_file_itself_wins_over_all(w
     assert config_of(write("d.yaml", "extends: [more.json, base.yaml]\n"))["optimizer"]["args"]["lr"] == 0.01
 
 
-def test_every_file_that_is_broken_or_missing_is_named_at_once(write):
+def test_every_file_that_is_broken_or_missing_is_named_at_once(write, tmp_path):
     write("bad.yaml", "name: [1\nseed: 2\n")
     write("circle.yaml", "extends: [missing.yaml, c.yaml]\n")
     message = refused(write("c.yaml", "extends: [bad.yaml, base.yaml, circle.yaml]\n"))
     assert "bad.yaml:2: expected ',' or ']'" in message and "missing.yaml: cannot be read" in message
     assert "(circle.yaml extends it)" in message and "c.yaml -> circle.yaml -> c.yaml" in message
+    message = refused(tmp_path / "c.yaml", "no equals", "seed=[1", "~", "optimizer={lr: 1, lr: 2}")
+    assert "bad.yaml:2" in message and "'no equals'" in message and "'~'" in message and "optimizer.lr: written twice" in message
 
 
 def test_the_schema_that_an_editor_is_told_of_is_no_section(write):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.errors import ConfigError, Fault
+from utils.errors import Attempts, ConfigError, Fault
 from utils.references import resolve
 from utils.syntax import COMMAND_LINE, KeyPath, Parsed, Place, parse_json, parse_yaml
 
@@ -45,13 +45,13 @@ def load_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> tuple
 def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Reading:
     """The config in `file`, with what it extends, overrides and references; notes keys that stand twice, and the like.
 
-    Raises one ConfigError for all files that are missing or broken or extend themselves, or for a malformed override.
+    Raises one ConfigError for all files that are missing or broken or extend themselves, and for malformed overrides.
     """
-    files = _Files()
-    config, places = files.read(Path(file), ())
-    over = parse_overrides(overrides)
-    if files.broken:
-        raise ConfigError("\n".join(files.broken))
+    files, attempts = _Files(), Attempts()
+    config, places = files.read(Path(file), attempts)
+    with attempts:
+        over = parse_overrides(overrides)
+    attempts.end()
     if over.config:
         config, places = merge_with_places((config, places), over)
         files.layers.append(over)
@@ -72,24 +72,28 @@ def override_config(config: dict, source: str, overrides: Iterable[str]) -> Read
 
 def parse_overrides(overrides: Iterable[str]) -> Layer:
     """`key.path=value` (values are parsed as YAML) and `~key.path`, which deletes, and does so first, as a layer."""
-    tree = Layer({}, {})
+    tree, attempts = Layer({}, {}), Attempts()
     for override in sorted(overrides, key=lambda text: not text.startswith("~")):
-        key, equals, text = override.partition("=")
-        if key.startswith("~"):
-            *above, last = key[1:].split(".")
-            key = ".".join([*above, f"~{last}"])
-        path = tuple(key.split("."))
-        if not equals and "~" not in key or not all(part.removeprefix("~") for part in path):
-            raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like optimizer.args.lr=0.01")
-        nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
-        if faults:
-            raise ConfigError(report([((*path, *inner), *rest) for inner, *rest in faults], {}))
-        for part in reversed(path):
-            nested = {part: nested}
-        places = {path + inner: place for inner, place in inner_places.items()}
-        places |= {path[:end]: Place(COMMAND_LINE) for end in range(1, len(path) + 1) if path[:end] not in places}
-        tree = Layer(*merge_with_places(tree, (nested, places)))
+        with attempts:
+            tree = Layer(*merge_with_places(tree, _parse_override(override)))
+    attempts.end()
     return tree
+
+
+def _parse_override(override: str) -> Layer:
+    key, equals, text = override.partition("=")
+    *above, last = key.removeprefix("~").split(".")
+    path = (*above, f"~{last}" if key.startswith("~") else last)
+    if not (equals or last != path[-1]) or not all([*above, last]):
+        raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like optimizer.args.lr=0.01")
+    nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
+    if faults:
+        raise ConfigError(report([((*path, *inner), *rest) for inner, *rest in faults], {}))
+    for part in reversed(path):
+        nested = {part: nested}
+    places = {path + inner: place for inner, place in inner_places.items()}
+    places |= {path[:end]: Place(COMMAND_LINE) for end in range(1, len(path) + 1) if path[:end] not in places}
+    return Layer(nested, places)
 
 
 def merge_with_places(base: tuple[Any, dict], new: tuple[Any, dict]) -> tuple[Any, dict]:
@@ -203,27 +207,26 @@ def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
 
 
 class _Files:
-    """Reads a file and those it extends; collects what is wrong with any of them."""
+    """Reads a file and those it extends; notes what is wrong with any of them."""
 
     def __init__(self):
         self.layers: list[Layer] = []
         self.faults: list[Fault] = []
-        self.broken: list[str] = []  # of which no config can be made
 
-    def read(self, file: Path, chain: tuple[Path, ...]) -> tuple[dict, dict]:
-        """The config of `file`, over those it extends, and its places; `chain` are the files that led here."""
-        try:
+    def read(self, file: Path, attempts: Attempts, chain: tuple[Path, ...] = ()) -> tuple[dict, dict]:
+        """The config of `file`, over those it extends, and its places; `chain` are the files that led here.
+
+        One that no config can be made of is a failed attempt.
+        """
+        merged: tuple[dict, dict] = ({}, {})
+        with attempts:
             config, places, faults = self._parse(file, chain)
-            parents = self._parents(config, places)
-        except ConfigError as error:
-            self.broken.append(str(error))
-            return {}, {}
-        self.faults += faults
-        below: tuple[dict, dict] = ({}, {})
-        for parent in parents:
-            below = merge_with_places(below, self.read(file.parent / parent, (*chain, file.resolve())))
-        self.layers.append(Layer(config, places))
-        return merge_with_places(below, (config, places))
+            self.faults += faults
+            for parent in self._parents(config, places):
+                merged = merge_with_places(merged, self.read(file.parent / parent, attempts, (*chain, file.resolve())))
+            self.layers.append(Layer(config, places))
+            merged = merge_with_places(merged, (config, places))
+        return merged
 
     def _parse(self, file: Path, chain: tuple[Path, ...]) -> Parsed:
         if file.resolve() in chain:
