@@ -60,7 +60,8 @@ def test_every_file_that_is_broken_or_missing_is_named_at_once(write, tmp_path):
     assert "bad.yaml:2: expected ',' or ']'" in message and "missing.yaml: cannot be read" in message
     assert "(circle.yaml extends it)" in message and "c.yaml -> circle.yaml -> c.yaml" in message
     message = refused(tmp_path / "c.yaml", "no equals", "seed=[1", "~", "optimizer={lr: 1, lr: 2}")
-    assert "bad.yaml:2" in message and "'no equals'" in message and "'~'" in message and "optimizer.lr: written twice" in message
+    for said in ("bad.yaml:2", "'no equals'", "'~'", "optimizer.lr: written twice"):
+        assert said in message
 
 
 def test_the_schema_that_an_editor_is_told_of_is_no_section(write):
