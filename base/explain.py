@@ -3,6 +3,8 @@ import inspect
 import os
 from collections.abc import Mapping
 
+from torch.utils.data import Dataset
+
 from base.base_data_loader import DataSplits
 from base.build import as_block
 from base.registries import KINDS
@@ -12,7 +14,8 @@ from utils.errors import PROJECT, is_ours
 from utils.origins import Rows, in_yaml, look_up
 from utils.registry import Registry, import_folder
 from utils.sections import SECTIONS, TRANSFORM_KEYS
-from utils.signature import Signature, in_words, nearest
+from utils.settable import KEPT_ON
+from utils.signature import Signature, admitted, nearest
 from utils.syntax import KeyPath
 
 
@@ -52,6 +55,8 @@ def _of_block(registry: Registry, keys: Mapping[str, str], block: Mapping, inner
 
 def _argument(target, signature: Signature, name: str) -> Rows:
     taken_by = ("taken by", f"{signature.name}, {_where(target)}")
+    if name == "device" and isinstance(target, type) and issubclass(target, Dataset) and name not in signature.parameters:
+        return [("taken by", "the program"), ("is", KEPT_ON)]
     if name not in signature.parameters:
         other = nearest(name, signature.parameters) if not signature.open else " It accepts others, too."
         return [taken_by, ("but", f"it has no argument '{name}'.{other} {signature}")]
@@ -59,8 +64,7 @@ def _argument(target, signature: Signature, name: str) -> Rows:
     if name in signature.provided:
         return [taken_by, ("but", "the program fills this in")]
     default = "none, it has to be given" if signature.is_required(name) else in_yaml(parameter.default)
-    kinds = in_words(parameter.annotation) or ""
-    return [taken_by, ("is", argument_text(target, name)), ("takes", kinds), ("default", default)]
+    return [taken_by, ("is", argument_text(target, name)), ("takes", admitted(parameter)), ("default", default)]
 
 
 def _where(target) -> str:

@@ -16,7 +16,7 @@ from utils.origins import in_yaml
 from utils.registry import Registry
 from utils.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.settable import KEPT_ON, own_things, project, settable
-from utils.signature import Signature, annotation_of, in_words, ranges
+from utils.signature import Signature, admitted
 
 _INTRODUCTION = """\
 # Config reference
@@ -35,7 +35,6 @@ _NOTES = {
     "scheduler": "`T_max` and `total_steps` are the length of the run where a config leaves them open. ReduceLROnPlateau is\n"
                  "given the monitored value; what SequentialLR has in `args.schedulers` are blocks.\n",
 }
-_RANGES = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
 def config_reference(registries: Mapping[str, Registry], loader: type, loader_parts: tuple[str, ...]) -> str:
@@ -83,15 +82,8 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
 
 
 def _arguments(target, parameters: Iterable[Parameter]) -> str:
-    rows = ((f"`{p.name}`", _takes(p), _default(p), argument_text(target, p.name, quote="`")) for p in parameters)
+    rows = ((f"`{p.name}`", admitted(p), _default(p), argument_text(target, p.name, quote="`")) for p in parameters)
     return _table(("argument", "takes", "default", "what it is"), rows)
-
-
-def _takes(parameter: Parameter) -> str:
-    """`a whole number or null, at least 1`."""
-    annotation = annotation_of(parameter)
-    bounds = [f"{_RANGES[key]} {bound}" for key, bound in ranges(annotation).items()]
-    return ", ".join([in_words(annotation) or "", *bounds])
 
 
 def _default(parameter: Parameter) -> str:

@@ -154,6 +154,13 @@ def ranges(annotation) -> dict[str, float]:
     return {key: bound for check in checks for key, bound in getattr(check, "range", {}).items()}
 
 
+def admitted(parameter: Parameter) -> str:
+    """`a whole number or null, at least 1`: what an argument may be, as far as its annotation tells."""
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    annotation = annotation_of(parameter)
+    return ", ".join([in_words(annotation) or "", *(f"{words[key]} {bound}" for key, bound in ranges(annotation).items())])
+
+
 def _constraints(value, annotation) -> list:
     """The checks of those parts of an annotation that admit `value`."""
     if typing.get_origin(annotation) is Annotated:
