@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from warm import WarmProcess, can_be_warm, run_warm
 
 from utils.state import leaves
 
@@ -38,9 +39,24 @@ def score(*args) -> dict:
     return json.loads((run / "test.json").read_text())
 
 
-def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess:
-    """`python ARGS` as a process of its own, which must end with `code`, and without a traceback unless it is 1."""
-    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout)
+def start(*args, cwd: Path, stdout, stderr, env: dict, preexec=None):
+    """`python ARGS`, begun in a process and a session of its own, warm where it can be; `preexec` is what it calls first."""
+    if can_be_warm(args) and not preexec:
+        return WarmProcess(args, cwd, env, stdout, stderr)
+    return subprocess.Popen([sys.executable, *map(str, args)], cwd=cwd, env=env, stdout=stdout, stderr=stderr,
+                            start_new_session=True, preexec_fn=preexec)
+
+
+def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 120,
+            cold: bool = False) -> subprocess.CompletedProcess:
+    """`python ARGS` as a process of its own, which must end with `code`, and without a traceback unless it is 1.
+
+    Warm where it can be (tests/warm.py); `cold` starts it as a user does.
+    """
+    if can_be_warm(args) and not cold:
+        done = run_warm(args, cwd, timeout)
+    else:
+        done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout)
     assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done

@@ -71,7 +71,7 @@ class Runs:
     """Runs by their names, each made when it is first asked for."""
 
     def __init__(self, folder: Path):
-        self.folder, self.config, self.starter = folder, folder / "parts.yaml", folder / "start.py"
+        self.folder, self.config, self.starter = folder, folder / "parts.yaml", folder / "train.py"
         self.config.write_text(CONFIG)
         self.starter.write_text(f"import sys\nsys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / 'tests')!r}]\n"
                                 "import test_fsdp\ntest_fsdp.start()\n")
