@@ -62,6 +62,13 @@ def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 1
     return done
 
 
+def in_group(num_processes: int, jobs: list[list], folder: Path) -> None:
+    """Each of the jobs, which are arguments of train.py, in one group of processes, one after the other (tests/group.py)."""
+    (folder / f"jobs{num_processes}.json").write_text(json.dumps([[*map(str, job)] for job in jobs]))
+    program("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes, "tests/group.py",
+            folder / f"jobs{num_processes}.json", timeout=300)
+
+
 def metrics(run: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
