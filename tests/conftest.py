@@ -1,4 +1,5 @@
 """Helpers: the program as a user runs it, in this process where that is enough, and comparisons to the last bit."""
+import functools
 import json
 import os
 import subprocess
@@ -99,6 +100,16 @@ def assert_same_run(one: Path, other: Path, name: str = "last.pt") -> None:
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def git_is_asked_once():
+    """What is not committed is written down at every start, and costs three processes; here it stays the same."""
+    from utils import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_uncommitted", functools.cache(run._uncommitted))
+        yield
+
+
 @pytest.fixture
 def small(tmp_path) -> Path:
     """A config file for quick runs: an MLP on the digits with dropout and random augmentation, 5 batches an epoch."""
@@ -119,3 +130,18 @@ trainer: {type: Trainer, args: {epochs: 2, log_every: 2}}
 writers: []
 """)
     return file
+
+
+@pytest.fixture(scope="module")
+def _undisturbed() -> dict:
+    return {}
+
+
+@pytest.fixture
+def undisturbed(small, tmp_path_factory, _undisturbed):
+    """Gives the run of `small` with some options, to be compared with others: trained once a module, so left as it is."""
+    def run(*options) -> Path:
+        if options not in _undisturbed:
+            _undisturbed[options] = train("-c", small, *options, out=tmp_path_factory.mktemp("undisturbed"))
+        return _undisturbed[options]
+    return run
