@@ -80,7 +80,8 @@ def runs(tmp_path_factory):
     runs.copy("broken_off", "of_two")
     with pytest.raises(Interrupted):
         train(*runs.new("of_one", *broken_off), out=runs.folder)
-    in_group(2, [["-q", "-r", runs["of_two"]], ["-q", "-r", runs["of_one"]]], runs.folder)
+    for name in ("of_two", "of_one"):
+        in_group(2, [["-q", "-r", runs[name]]], runs.folder)
     return runs
 
 
