@@ -1,4 +1,5 @@
 """Helpers: the program as a user runs it, in this process where that is enough, and comparisons to the last bit."""
+import functools
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from warm import WarmProcess, can_be_warm, run_warm
 
 from utils.state import leaves
 
@@ -38,12 +40,34 @@ def score(*args) -> dict:
     return json.loads((run / "test.json").read_text())
 
 
-def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess:
-    """`python ARGS` as a process of its own, which must end with `code`, and without a traceback unless it is 1."""
-    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout)
+def start(*args, cwd: Path, stdout, stderr, env: dict, preexec=None):
+    """`python ARGS`, begun in a process and a session of its own, warm where it can be; `preexec` is what it calls first."""
+    if can_be_warm(args) and not preexec:
+        return WarmProcess(args, cwd, env, stdout, stderr)
+    return subprocess.Popen([sys.executable, *map(str, args)], cwd=cwd, env=env, stdout=stdout, stderr=stderr,
+                            start_new_session=True, preexec_fn=preexec)
+
+
+def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 120,
+            cold: bool = False) -> subprocess.CompletedProcess:
+    """`python ARGS` as a process of its own, which must end with `code`, and without a traceback unless it is 1.
+
+    Warm where it can be (tests/warm.py); `cold` starts it as a user does.
+    """
+    if can_be_warm(args) and not cold:
+        done = run_warm(args, cwd, timeout)
+    else:
+        done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout)
     assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def in_group(num_processes: int, jobs: list[list], folder: Path) -> None:
+    """Each of the jobs, which are arguments of train.py, in one group of processes, one after the other (tests/group.py)."""
+    (folder / f"jobs{num_processes}.json").write_text(json.dumps([[*map(str, job)] for job in jobs]))
+    program("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes, "tests/group.py",
+            folder / f"jobs{num_processes}.json", timeout=300)
 
 
 def metrics(run: Path) -> list[dict]:
@@ -91,6 +115,16 @@ def new_project(target: Path) -> None:
     new_project(target)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def git_is_asked_once():
+    """What is not committed is written down at every start, and costs three processes; here it stays the same."""
+    from utils import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_uncommitted", functools.cache(run._uncommitted))
+        yield
+
+
 @pytest.fixture
 def small(tmp_path) -> Path:
     """A config file for quick runs: an MLP on the digits with dropout and random augmentation, 5 batches an epoch."""
@@ -111,3 +145,18 @@ trainer: {type: Trainer, args: {epochs: 2, log_every: 2}}
 writers: []
 """)
     return file
+
+
+@pytest.fixture(scope="module")
+def _undisturbed() -> dict:
+    return {}
+
+
+@pytest.fixture
+def undisturbed(small, tmp_path_factory, _undisturbed):
+    """Gives the run of `small` with some options, to be compared with others: trained once a module, so left as it is."""
+    def run(*options) -> Path:
+        if options not in _undisturbed:
+            _undisturbed[options] = train("-c", small, *options, out=tmp_path_factory.mktemp("undisturbed"))
+        return _undisturbed[options]
+    return run

@@ -70,11 +70,11 @@ class Net(nn.Module):
 
 @LOSSES.register
 class WithTemperature(nn.Module):
-    """Cross entropy with a temperature that is trained, too."""
+    """Cross entropy with a temperature that is trained, too: a tensor of one number, of which no two processes have a part."""
 
     def __init__(self):
         super().__init__()
-        self.temperature = nn.Parameter(torch.ones(()))
+        self.temperature = nn.Parameter(torch.ones(1))
 
     def forward(self, outputs, targets):
         return nn.functional.cross_entropy(outputs * self.temperature, targets)

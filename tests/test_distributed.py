@@ -1,14 +1,12 @@
 """The same experiment on one process, on two and on four: the same samples, the same losses, the same weights."""
 import json
-import os
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import group
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, load, metrics, needs
+from conftest import assert_same_run, in_group, load, metrics, needs
 
 from utils.state import leaves
 
@@ -84,23 +82,14 @@ def runs(tmp_path_factory) -> dict[str, Path]:
                   "trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}")]
     unused += [new("plain-single", "model.args.norm=true", "dataset.args.num_samples=63")]
     examples = [gan] if hasattr(group, "CheckedGAN") else []
-    launch(folder, 1, new_of(1) + stopped("1to2"))
-    launch(folder, 4, new_of(4) + stopped("4to4", "4to2") + resumed("4to4"))
-    launch(folder, 2, new_of(2) + stopped("2to2", "2to1") + resumed("2to2", "1to2", "4to2") + [nan, *unused, *examples])
-    launch(folder, 1, resumed("2to1"))
-    return {path.name: path for path in folder.glob("*/*")}
-
-
-def launch(folder: Path, num_processes: int, jobs: list[list[str]]) -> None:
-    if num_processes == 1:
-        for job in jobs:
+    with ThreadPoolExecutor() as pool:
+        four = pool.submit(in_group, 4, new_of(4) + stopped("4to4", "4to2") + resumed("4to4"), folder)
+        for job in new_of(1) + stopped("1to2"):
             group.run(job)
-        return
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes),
-               "tests/group.py", str(folder / "jobs.json")]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300, env={**os.environ})
-    assert done.returncode == 0, done.stdout + done.stderr
+        four.result()
+    in_group(2, new_of(2) + stopped("2to2", "2to1") + resumed("2to2", "1to2", "4to2") + [nan, *unused, *examples], folder)
+    group.run(*resumed("2to1"))
+    return {path.name: path for path in folder.glob("*/*")}
 
 
 def assert_close(one: Path, other: Path, weights: float = 1e-6) -> None:
@@ -141,7 +130,7 @@ def test_the_experiments_do_what_they_are_there_for(runs):
     assert max(line["epoch"] for line in metrics(runs["stopped_early-2"])) < 9
     assert any("grad_norm/optimizer" in line for line in metrics(runs["accumulate-4"]))
     assert load(runs["norm-4"])["state"]["model"]["body.1.num_batches_tracked"] == 15
-    assert not torch.equal(load(runs["loss-2"])["state"]["loss"]["temperature"], torch.ones(()))
+    assert not torch.equal(load(runs["loss-2"])["state"]["loss"]["temperature"], torch.ones(1))
     assert "left out" in (runs["skipped-2"] / "run.log").read_text()
 
 

@@ -4,11 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
+import group  # noqa: F401 (its loss)
 import pytest
 import torch
-from conftest import PROJECT, assert_same_state, load, metrics, program, score, train
+from conftest import PROJECT, assert_same_state, in_group, load, metrics, program, score, train
 
-from base import LOSSES
 from base.check import check_config
 from base.starting import open_checkpoint
 from utils.archive import read_archive, write_archive
@@ -26,24 +26,12 @@ seed: 7
 dataset: {type: Digits}
 data_loader: {batch_size: 30, validation_split: 40, batches_per_epoch: 5}
 model: {type: MLP, args: {sizes: [64, 16, 16, 10]}}
-loss: Tempered
+loss: WithTemperature
 metrics: [accuracy]
 optimizer: {type: AdamW, args: {lr: 0.01}}
 trainer: {type: Trainer, args: {epochs: 2, log_every: 1, clip_norm: 1.0, accumulate: 2, ema: 0.9}}
 writers: []
 """
-
-
-@LOSSES.register
-class Tempered(torch.nn.Module):
-    """Cross-entropy at a temperature that is trained: a tensor of one number, which only one process can hold."""
-
-    def __init__(self):
-        super().__init__()
-        self.sharpness = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, logits, labels):
-        return torch.nn.functional.cross_entropy(logits * self.sharpness, labels)
 
 
 def start() -> None:
@@ -68,36 +56,33 @@ def start() -> None:
 
 
 class Runs:
-    """Runs by their names, each made when it is first asked for."""
+    """Runs in two processes, by their names."""
 
     def __init__(self, folder: Path):
-        self.folder, self.config, self.starter = folder, folder / "parts.yaml", folder / "start.py"
+        self.folder, self.config = folder, folder / "parts.yaml"
         self.config.write_text(CONFIG)
-        self.starter.write_text(f"import sys\nsys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / 'tests')!r}]\n"
-                                "import test_fsdp\ntest_fsdp.start()\n")
 
-    def __call__(self, name: str, *args) -> Path:
-        """A new run in two processes."""
-        run = self.folder / "parts" / name
-        if not run.exists():
-            self.in_two("-c", self.config, "--out", self.folder, "--run-name", name, *args)
-        return run
+    def new(self, name: str, *args) -> list:
+        return ["-q", "-c", self.config, "--out", self.folder, "--run-name", name, *args]
 
-    def in_two(self, *args):
-        return program(self.starter, *args, "--distributed", "--nproc", 2, "-q")
+    def __getitem__(self, name: str) -> Path:
+        return self.folder / "parts" / name
 
-    def copy(self, run: Path, name: str) -> Path:
-        return Path(shutil.copytree(run, self.folder / "parts" / name))
-
-    @property
-    def broken_off(self) -> Path:
-        """Two steps into the second epoch's three, of batches 2, 2 and 1."""
-        return self("broken_off", WRAPPED, "--steps", 5)
+    def copy(self, name: str, to: str) -> Path:
+        return Path(shutil.copytree(self[name], self[to]))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return Runs(tmp_path_factory.mktemp("runs"))
+    """Whole ones, one that is broken off two steps into the second epoch's three, of batches 2, 2 and 1, and some resumed."""
+    runs, broken_off = Runs(tmp_path_factory.mktemp("runs")), (WRAPPED, "--steps", 5)
+    in_group(2, [runs.new("ddp"), runs.new("fsdp", WRAPPED), runs.new("broken_off", *broken_off)], runs.folder)
+    runs.copy("broken_off", "of_two")
+    with pytest.raises(Interrupted):
+        train(*runs.new("of_one", *broken_off), out=runs.folder)
+    for name in ("of_two", "of_one"):
+        in_group(2, [["-q", "-r", runs[name]]], runs.folder)
+    return runs
 
 
 def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
@@ -118,41 +103,35 @@ def files_of(run: Path) -> set[str]:
 
 
 def test_fsdp_trains_as_ddp_does(runs):
-    in_parts = runs("fsdp", WRAPPED)
-    assert_close(runs("ddp"), in_parts)
+    in_parts = runs["fsdp"]
+    assert_close(runs["ddp"], in_parts)
     assert files_of(in_parts) == {"best.pt", "last.pt", "previous.pt", "shards"}
     named = {load(in_parts, f"{name}.pt")["state"]["shards"]["folder"] for name in ("best", "last", "previous")}
     assert named == {folder.name for folder in (in_parts / "checkpoints").glob("shards*")}  # and no others
     model = load(in_parts)["state"]["model"]
-    assert set(model) == set(load(runs("ddp"))["state"]["model"]) and set(model.values()) == {None}
+    assert set(model) == set(load(runs["ddp"])["state"]["model"]) and set(model.values()) == {None}
 
 
 def test_a_run_in_parts_goes_on_in_as_many_processes_bit_for_bit(runs):
-    run = runs.copy(runs.broken_off, "two")
-    runs.in_two("-r", run)
-    straight = runs("fsdp", WRAPPED)
+    run, straight = runs["of_two"], runs["fsdp"]
     assert_same_state(*(load_checkpoint(one / "checkpoints" / "last.pt")["state"] for one in (straight, run)))
     assert (straight / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
 
 
 def test_a_run_in_parts_goes_on_in_one_process(runs):
-    run = runs.copy(runs.broken_off, "one")
+    run = runs.copy("broken_off", "in_one")
     train("-r", run, out=runs.folder)
-    assert_close(runs("fsdp", WRAPPED), run)
+    assert_close(runs["fsdp"], run)
     assert files_of(run) >= {"last.pt", "best.pt"}
 
 
 def test_a_run_of_one_process_goes_on_in_parts(runs):
-    with pytest.raises(Interrupted):
-        train("-c", runs.config, "--run-name", "single", WRAPPED, "--steps", 5, out=runs.folder)
-    run = runs.folder / "parts" / "single"
-    runs.in_two("-r", run)
-    assert_close(runs("fsdp", WRAPPED), run)
-    assert "shards" in files_of(run)
+    assert_close(runs["fsdp"], runs["of_one"])
+    assert "shards" in files_of(runs["of_one"])
 
 
 def test_one_file_put_together_scores_as_the_parts_do_and_is_an_ordinary_checkpoint(runs, tmp_path):
-    run = runs.copy(runs("fsdp", WRAPPED), "consolidated")
+    run = runs.copy("fsdp", "consolidated")
     in_parts = score("-r", run)
     whole = consolidate(run / "checkpoints" / "best.pt")
     (tmp_path / "checkpoints").mkdir()
@@ -170,12 +149,16 @@ def test_one_file_put_together_scores_as_the_parts_do_and_is_an_ordinary_checkpo
 
 def test_a_disk_that_is_full_for_one_process_costs_no_run_and_the_save_is_made_up_for(runs, monkeypatch):
     monkeypatch.setenv("REFUSED", "2")
-    run = runs("refused", WRAPPED, "trainer.args.save_every=1")
+    starter = runs.folder / "train.py"
+    starter.write_text(f"import sys\nsys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / 'tests')!r}]\n"
+                       "import test_fsdp\ntest_fsdp.start()\n")
+    program(starter, *runs.new("refused", WRAPPED, "trainer.args.save_every=1"), "--distributed", "--nproc", 2)
+    run = runs["refused"]
     log = (run / "run.log").read_text()
     assert log.count("not saved: no space left on the disk") == 1 and "failure 1 in a row, 3 end the run" in log
     epochs = [load_checkpoint(run / "checkpoints" / f"epoch_000{epoch}.pt")["state"] for epoch in (1, 2)]
     assert [state["progress"]["epoch"] for state in epochs] == [1, 2]
-    assert_same_state(epochs[1], load_checkpoint(runs("fsdp", WRAPPED) / "checkpoints" / "last.pt")["state"] | {
+    assert_same_state(epochs[1], load_checkpoint(runs["fsdp"] / "checkpoints" / "last.pt")["state"] | {
         "metrics_file": epochs[1]["metrics_file"]})
     assert len(list((run / "checkpoints").glob("shards*"))) == 3  # of previous, epoch_0001 and what came last
 
@@ -210,7 +193,7 @@ def not_finite(file: Path) -> None:
 
 @pytest.mark.parametrize("how", [cut_off, flip_a_bit, of_another_save, not_finite, Path.unlink], ids=lambda how: how.__name__)
 def test_damage_to_a_part_is_found_and_the_checkpoint_before_is_taken(runs, tmp_path, how):
-    run = Path(shutil.copytree(runs.broken_off, tmp_path / "run"))
+    run = Path(shutil.copytree(runs["broken_off"], tmp_path / "run"))
     part = damage(run, how)
     last = run / "checkpoints" / "last.pt"
     assert not is_sound(last)
@@ -243,7 +226,7 @@ def hostile(index: dict, what: str) -> None:
 @pytest.mark.parametrize("what", ["outside", "no folder", "huge", "overlap", "gap", "dtype", "file", "number", "path",
                                   "nowhere", "files", "text", "list"])
 def test_an_index_that_makes_no_sense_is_refused(runs, tmp_path, what):
-    run = Path(shutil.copytree(runs.broken_off, tmp_path / "run"))
+    run = Path(shutil.copytree(runs["broken_off"], tmp_path / "run"))
     last = run / "checkpoints" / "last.pt"
     content = read_archive(last)
     hostile(content["state"]["shards"], what)

@@ -3,14 +3,13 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 
 import pytest
 import torch
 from conftest import PROJECT, assert_same_run, needs, program, train
+from faults.harness import Started, look_at
 
 from utils.errors import ConfigError
 
@@ -106,23 +105,18 @@ def test_the_config_inside_a_strangers_checkpoint_can_name_nothing_dangerous(run
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGUSR1, marks=pytest.mark.faults)])
-def test_a_signal_writes_a_checkpoint_and_the_resumed_run_ends_with_the_same_bits(small, tmp_path, number):
-    options = ["-q", "-c", small, "trainer.args.epochs=60", "data_loader.num_workers=2"]
-    command = [sys.executable, "train.py", *map(str, options), "--out", str(tmp_path), "--run-name", "stopped"]
-    process = subprocess.Popen(command, cwd=PROJECT, start_new_session=True, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # a shell's background ignores SIGINT
-    lines = tmp_path / "small" / "stopped" / "metrics.jsonl"
-    while not lines.exists() or len(lines.read_text().splitlines()) < 5:
-        time.sleep(0.02)
-        assert process.poll() is None, process.stderr.read()
-    os.killpg(process.pid, number)  # to the whole group, loader workers included
-    stopped = time.monotonic()
-    assert process.wait(30) == 128 + number and time.monotonic() - stopped < 5
-    assert "Traceback" not in process.stderr.read()
+def test_a_signal_writes_a_checkpoint_and_the_resumed_run_ends_with_the_same_bits(small, tmp_path, undisturbed, number):
+    options = ["-q", "-c", small, "trainer.args.epochs=40", "data_loader.num_workers=2"]
     run = tmp_path / "small" / "stopped"
-    assert 0 < torch.load(run / "checkpoints" / "last.pt", weights_only=True)["state"]["progress"]["step"] < 300
+    with Started("train.py", *options, "--out", tmp_path, "--run-name", "stopped") as program:
+        program.wait_for(lambda: look_at(run)[0] >= 5)
+        os.killpg(program.process.pid, number)  # to the whole group, loader workers included
+        stopped = time.monotonic()
+        assert program.end(30) == 128 + number and time.monotonic() - stopped < 5
+        assert "Traceback" not in program.said
+    assert 0 < torch.load(run / "checkpoints" / "last.pt", weights_only=True)["state"]["progress"]["step"] < 200
     train("-r", run, "data_loader.num_workers=0", out=tmp_path)
-    assert_same_run(train("-c", small, "trainer.args.epochs=60", "--run-name", "straight", out=tmp_path), run)
+    assert_same_run(undisturbed("trainer.args.epochs=40"), run)
 
 
 def test_a_loss_that_is_not_finite_ends_with_exit_code_1_and_advice(small, tmp_path):
@@ -131,11 +125,11 @@ def test_a_loss_that_is_not_finite_ends_with_exit_code_1_and_advice(small, tmp_p
 
 
 def test_the_summary_and_the_closing_block_tell_what_was_built_and_what_to_do_next(small, tmp_path, capfd):
-    done = program("train.py", "-c", small, "--out", tmp_path, "--run-name", "one")
+    done = program("train.py", "-c", small, "--out", tmp_path, "--run-name", "one", cold=True)
     for text in ("MLP: 1,210 parameters", "train 1,397 | val 40", "device: ", "epoch 2/2", "tensorboard --logdir",
                  f"python test.py -r {tmp_path}/small/one", f"python train.py -r {tmp_path}/small/one trainer.args.epochs=4"):
         assert text in done.stdout, text
-    scored = program("test.py", "-r", tmp_path / "small")
+    scored = program("test.py", "-r", tmp_path / "small", cold=True)
     assert "test/accuracy" in scored.stdout
     capfd.readouterr()
     train("-c", small, "--run-name", "two", out=tmp_path)  # which is quiet

@@ -32,8 +32,8 @@ class StopsAt(Trainer):
 
 
 @pytest.mark.parametrize("first_workers, then_workers", [(0, 0), (2, 0), (0, 2)])
-def test_three_epochs_and_three_more_are_six_epochs_bit_for_bit(small, tmp_path, first_workers, then_workers):
-    straight = train("-c", small, *EVERYTHING, "trainer.args.epochs=6", out=tmp_path / "straight")
+def test_three_epochs_and_three_more_are_six_epochs_bit_for_bit(small, tmp_path, undisturbed, first_workers, then_workers):
+    straight = undisturbed(*EVERYTHING, "trainer.args.epochs=6")
     run = train("-c", small, *EVERYTHING, "trainer.args.epochs=3", f"data_loader.num_workers={first_workers}",
                 out=tmp_path / "resumed")
     again = train("-r", run, "trainer.args.epochs=6", f"data_loader.num_workers={then_workers}", out=tmp_path / "resumed")
@@ -48,12 +48,12 @@ def test_three_epochs_and_three_more_are_six_epochs_bit_for_bit(small, tmp_path,
     ["optimizer.groups=[{match: 'layers.1.*', frozen: true}]", "optimizer.decay_bias_and_norm=false"],
 ], ids=["plateau", "chained-bf16", "fp16-torchmetrics", "groups"])
 @pytest.mark.parametrize("stop_step, during", [(1, "step"), (3, "step"), (5, "step"), (5, "evaluation"), (9, "step")])
-def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(small, tmp_path, options, stop_step, during):
-    args = f"{{stop_step: {stop_step}, during: {during}, epochs: 3, log_every: 2}}"
-    options = [*options, f"trainer={{type: StopsAt, args: {args}}}"]
-    straight = train("-c", small, *options, "trainer.args.stop_step=-1", out=tmp_path / "straight")
+def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(small, tmp_path, undisturbed, options, stop_step, during):
+    options = [*options, "trainer={type: StopsAt, args: {stop_step: -1, epochs: 3, log_every: 2}}"]
+    straight = undisturbed(*options)
     with pytest.raises(Interrupted) as stop:
-        train("-c", small, *options, out=tmp_path / "stopped")
+        train("-c", small, *options, f"trainer.args.stop_step={stop_step}", f"trainer.args.during={during}",
+              out=tmp_path / "stopped")
     assert stop.value.signal_number == 15
     run = next((tmp_path / "stopped").glob("*/*"))
     assert load(run)["state"]["progress"]["step"] == stop_step

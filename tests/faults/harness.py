@@ -11,7 +11,6 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, leaves, load
+from conftest import PROJECT, leaves, load, start
 
 from utils.checkpoint import load_checkpoint
 
@@ -82,11 +81,11 @@ class Started:
     """
 
     def __init__(self, *args, cwd: Path = PROJECT, preexec=None):
-        self.command, self.started = [sys.executable, *map(str, args)], time.monotonic()
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         self._stderr = tempfile.TemporaryFile()  # not a pipe: nobody has to read along
-        self.process = subprocess.Popen(self.command, cwd=cwd, start_new_session=True, preexec_fn=preexec,
-                                        env=environment, stdout=subprocess.DEVNULL, stderr=self._stderr)
+        with open(os.devnull, "w") as nothing:
+            self.process = start(*args, cwd=cwd, stdout=nothing, stderr=self._stderr, env=environment, preexec=preexec)
+        self.started = time.monotonic()
 
     def __enter__(self):
         return self
