@@ -89,14 +89,16 @@ def _overlapping(trainer) -> Iterator[Fault]:
         log.warning("dataset: %s", message)
 
 
-def _time_steps(trainer) -> float:
-    """The usual time of a step, its waiting for data included. Raises NonFinite."""
+def _time_steps(trainer) -> float | None:
+    """The usual time of a step, its waiting for data included; None where none is left to make. Raises NonFinite."""
     times: list[float] = []
     trainer.set_mode(training=True)
     trainer.seed_for("start", trainer.position.step)
     trainer.on_train_start()
     begun = last = time.perf_counter()
     for window in islice(steps(trainer), NUM_STEPS):
+        if trainer.position.epoch >= trainer.epochs:  # where schedules end
+            break
         trainer.train_window(window)
         trainer.position.advance(len(window))
         trainer.on_step_end()
@@ -106,7 +108,7 @@ def _time_steps(trainer) -> float:
         if last - begun > LIMIT_S and len(times) > 2:
             break
     trainer.guard.check()
-    return median(times[1:] or times)
+    return median(times[1:] or times) if times else None
 
 
 def _time_evaluation(trainer) -> float | None:
@@ -143,12 +145,14 @@ def _round_trip(trainer, config: dict, folder: Path) -> list[Fault]:
     return [(("trainer",), f"saved and taken up again, {different}")] if different else []
 
 
-def _estimate(trainer, step_s: float, eval_s: float | None, size: int) -> str:
+def _estimate(trainer, step_s: float | None, eval_s: float | None, size: int) -> str:
     """Time, memory and disk of a run, one a line."""
     data, store = trainer.data, trainer.save_policy
     num_batches = data.num_batches("train")
     lines = []
-    if num_batches is None:
+    if step_s is None:
+        lines.append("time     no step is left to make")
+    elif num_batches is None:
         lines.append(f"time     {step_s * 1000:.3g} ms a step; nobody knows how many steps an epoch of this stream has")
     else:
         num_steps = -(-num_batches // trainer.accumulate)

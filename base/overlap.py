@@ -1,13 +1,14 @@
 """Samples that stand in two splits: a validation on samples of the training measures memory, not learning."""
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
-from base.arrays import as_arrays
+from base.arrays import ArrayDataset, as_arrays
 from base.base_data_loader import DataSplits
 
 
@@ -34,17 +35,17 @@ def find_overlap(data: DataSplits, limit_s: float = 1.0) -> Overlap | None:
 def _prints(data: DataSplits, split: str, limit_s: float) -> list[int]:
     """A fingerprint of each sample of a split, in order, until the time is up."""
     dataset, arrays = data.dataset(split), as_arrays(data.dataset(split))
-    marks: list[int] = []
     end = time.monotonic() + limit_s
-    for indices in data.indices(split).split(256):
+    samples = itertools.takewhile(lambda sample: time.monotonic() < end, _samples(dataset, arrays, data.indices(split)))
+    return [hash(b"".join(_bytes_of(sample))) for sample in samples]
+
+
+def _samples(dataset: Dataset, arrays: ArrayDataset | None, indices: torch.Tensor) -> Iterator[Any]:
+    for some in indices.split(256):
         if arrays:
-            samples = zip(*(_raw(array.reshape(len(indices), -1)) for array in arrays.__getitems__(indices)), strict=True)
+            yield from zip(*(_raw(array.reshape(len(some), -1)) for array in arrays.__getitems__(some)), strict=True)
         else:
-            samples = (dataset[index] for index in indices.tolist())
-        marks += [hash(b"".join(_bytes_of(sample))) for sample in samples]
-        if time.monotonic() > end:
-            break
-    return marks
+            yield from (dataset[index] for index in some.tolist())
 
 
 def _bytes_of(value: Any) -> Iterator[bytes]:

@@ -220,6 +220,13 @@ def test_a_state_that_is_not_taken_up_again_is_found(check):
     assert "trainer: its state cannot be saved and taken up again" in text and "counter" in text
 
 
+def test_no_step_is_made_that_a_run_would_not_make(check, small, tmp_path):
+    schedule = "scheduler={type: OneCycleLR, args: {max_lr: 0.01}, per: step}"  # refuses a step too many
+    assert "5 steps of" in check(schedule, "trainer.args.epochs=1")
+    train("-c", small, schedule, "trainer.args.epochs=1", out=tmp_path)
+    main(train_arguments(["--check", "-r", str(tmp_path / "small")]))
+
+
 # -- what does not fit ---------------------------------------------------------------------------------------------
 
 @MODELS.register
