@@ -1,9 +1,8 @@
 """A fork adds one file and one config, and nothing else: each kind of thing, in a copy of the project."""
 import json
-import re
 
 import pytest
-from conftest import needs, new_project, program
+from conftest import new_project, program
 
 SMALL = """
 name: fork
@@ -160,32 +159,6 @@ def test_a_fork_is_scored_and_resumed_like_any_run(fork):
     program("test.py", "-r", "saved/fork/whole", cwd=fork)
     assert "test/confidence" in json.loads((fork / "saved/fork/whole/test.json").read_text())
     program("train.py", "-r", "saved/fork/whole", "trainer.args.epochs=2", cwd=fork)
-
-
-def test_the_examples_of_the_readme_run_as_written(tmp_path):
-    needs("configs/digits.yaml")
-    new_project(tmp_path / "MyProject")
-    text = (tmp_path / "MyProject" / "README.md").read_text()
-    section = text[text.index("## Add your own"):text.index("## The config")]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    files = re.findall(r"\*\* in `((?:model|data_loader|trainer|logger)/\w+\.py)`", section)
-    assert len(blocks) == len(files) + 1 == 8  # the last, a scheduler, has no place of its own
-    for file, code in zip([*files, "trainer/my_schedule.py"], blocks):
-        (tmp_path / "MyProject" / file).write_text(code)
-    config = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1]
-    (tmp_path / "MyProject" / "configs" / "my_net.yaml").write_text(config)
-    program("train.py", "-c", "configs/my_net.yaml", "trainer={type: PenaltyTrainer, args: {epochs: 2, penalty: 0.01}}",
-            "scheduler={type: warmup, args: {steps: 100}, per: step}", "writers=[CSV]",
-            "transforms={train: [invert], eval: [invert]}", "--run-name", "one", cwd=tmp_path / "MyProject")
-    run = tmp_path / "MyProject" / "saved" / "my_net" / "one"
-    assert "val/confidence" in (run / "scalars.csv").read_text()
-    done = program("train.py", "-c", "configs/my_net.yaml", "dataset=Blobs", "trainer.args.epochs=2", "transforms=null",
-                   "model.args.widht=64", cwd=tmp_path / "MyProject", code=2)
-    assert "Did you mean 'width'?" in done.stderr
-    program("train.py", "-c", "configs/my_net.yaml", "dataset=Blobs", "trainer.args.epochs=1", "transforms=null",
-            "data_loader.validation_split=null", cwd=tmp_path / "MyProject")
-    program("train.py", "-c", "configs/my_net.yaml", "dataset=Stripes", "trainer.args.epochs=1",
-            "transforms={batch: [BatchBrightness]}", cwd=tmp_path / "MyProject")
 
 
 def test_a_broken_file_is_named_when_a_look_up_fails(fork):
