@@ -17,10 +17,17 @@ from utils import dist
 from utils.errors import ConfigError
 from utils.random import derive, permutation
 from utils.signals import ignore_in_worker
-from utils.signature import CountInt, PositiveInt, at_least
+from utils.signature import PositiveInt, at_least, below
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
+FILLED_IN = ("build_dataset", "transforms", "seed")  # of DataSplits' arguments, by the program
+
+
+def part_or_count(share: float) -> None:
+    """A constraint: a part below 1, or a whole number of samples."""
+    if isinstance(share, float) and share >= 1:
+        raise ValueError(f"{share} is neither a part below 1, such as 0.1, nor a whole number of samples, such as 500")
 
 
 class DataSplits:
@@ -52,9 +59,9 @@ class DataSplits:
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),
                  seed: int = 0, *, batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
-                 validation_split: Annotated[float, at_least(0)] | None = None,
+                 validation_split: Annotated[float, at_least(0), part_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
-                 shuffle: bool = True, drop_last: bool = False, num_workers: CountInt = 0,
+                 shuffle: bool = True, drop_last: bool = False, num_workers: Annotated[int, at_least(0), below(1000)] = 0,
                  pin_memory: bool | None = False, timeout: Annotated[float, at_least(0)] = 0,
                  prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
@@ -111,13 +118,11 @@ class DataSplits:
             return torch.arange(num_samples)
         share = self.validation_split
         num_val = int(share) if share >= 1 else round(num_samples * share)
-        if share > 1 and share != num_val:
-            raise ConfigError.at("data_loader.validation_split",
-                                 f"{share} is neither a part below 1 nor a whole number of samples")
         if not 0 < num_val < num_samples:
             raise ConfigError.at("data_loader.validation_split",
-                                 f"{share} of {num_samples} samples leaves "
-                                 f"{num_samples - num_val} for training and {num_val} for validation")
+                                 f"{share} of {num_samples} samples leaves {max(num_samples - num_val, 0)} for training and "
+                                 f"{min(num_val, num_samples)} for validation. Set it to a part, such as 0.1, or to a number "
+                                 f"below {num_samples}.")
         order = permutation(derive(self.seed, "split"), num_samples)
         return (order[:num_val] if split == "val" else order[num_val:]).sort().values
 

@@ -198,7 +198,8 @@ class BaseTrainer:
     def prepare_training(self) -> None:
         """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
         if self.ema_decay is not None:
-            self.ema = WeightAverage(self.bare_model, self.ema_decay)
+            with explained(self):  # memory may not suffice for a second model
+                self.ema = WeightAverage(self.bare_model, self.ema_decay)
         shard(self)
         self.updaters = self.build_updaters()
         for updater in self.updaters.values():

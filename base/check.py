@@ -3,7 +3,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from base.augmentation import BatchAugmentation
-from base.base_data_loader import DataSplits
+from base.base_data_loader import FILLED_IN, DataSplits
 from base.build import (
     FUSED_IN_PARTS,
     as_block,
@@ -14,6 +14,7 @@ from base.build import (
     scheduler_blocks,
     where_kept,
 )
+from base.elsewhere import told_where
 from base.registries import (
     DATASETS,
     LOSSES,
@@ -28,10 +29,11 @@ from base.registries import (
 from utils.config import report
 from utils.device import device_fault
 from utils.errors import ConfigError, Fault
+from utils.mends import meant
 from utils.registry import Registry
 from utils.run import folder_name_fault
 from utils.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
-from utils.signature import Signature, mismatch, nearest
+from utils.signature import Signature, Unknown, mismatch, nearest
 
 
 def check_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1, found: Iterable[Fault] = ()) -> dict:
@@ -41,10 +43,13 @@ def check_config(config: Mapping, places: Mapping | None = None, num_processes: 
     and the mend.
     """
     full = with_defaults(config)
-    unknown = [((key,), f"there is no such section.{nearest(key, SECTIONS)} Sections: {', '.join(SECTIONS)}.")
+    unknown = [((key,), Unknown(f"there is no such section.{nearest(key, SECTIONS)} Sections: {', '.join(SECTIONS)}."))
                for key in config if key not in SECTIONS]
-    if faults := [*found, *unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]:
-        raise ConfigError(report(faults, places or {}))
+    found, faults = [*found], [*unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]
+    unresolved = {path for path, *_ in found}
+    faults = found + [fault for fault in faults if not (fault[0] in unresolved and "${" in fault[1])]  # one message is enough
+    if faults:
+        raise ConfigError(report(told_where(faults, {**config, **full}), places or {}))
     return full
 
 
@@ -59,7 +64,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     if config["dataset"] is not None:
         yield from _dataset_faults(config["dataset"], config["transforms"])
     yield from _transform_faults(config["transforms"])
-    data_loader = Signature(DataSplits, ("build_dataset", "transforms", "seed"))
+    data_loader = Signature(DataSplits, FILLED_IN, name="data_loader")
     yield from _table_faults(config["data_loader"], ("data_loader",), data_loader)
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
         if config[key] is not None:
@@ -144,14 +149,17 @@ def _transform_faults(transforms) -> Iterator[Fault]:
             yield from faults or _misplaced(blocks or [], key)
         else:
             known = f"There are: {', '.join(TRANSFORM_KEYS)}."
-            yield ("transforms", key), f"there are no '{key}' transforms.{nearest(key, TRANSFORM_KEYS)} {known}"
+            yield ("transforms", key), Unknown(f"there are no '{key}' transforms.{nearest(key, TRANSFORM_KEYS)} {known}")
 
 
 def _list_faults(registry: Registry, blocks, path: tuple, keys: tuple = ()) -> Iterator[Fault]:
     if not isinstance(blocks, list):
-        yield path, f"a list of {registry.kind}s is needed; this is {blocks!r}"
+        yield path, f"a list of {registry.kind}s is needed; this is {blocks!r}.{meant(blocks, [list])}"
         return
     for number, block in enumerate(blocks):
+        if "name" in keys and block == "loss":
+            yield (*path, number), "the loss is measured anyway. Leave it out here."
+            continue
         yield from registry.faults(block, (*path, number), keys=keys)
         if "name" in keys and log_name(block) in [log_name(earlier) for earlier in blocks[:number]]:
             yield (*path, number), f"two {registry.kind}s are called '{log_name(block)}'. Give one a 'name' of its own."
@@ -164,7 +172,7 @@ def _table_faults(table, path: tuple, signature: Signature) -> Iterator[Fault]:
         yield path, f"a table of options is needed; this is {table!r}"
         return
     for name, message in signature.faults(table):
-        yield (*path, *[name] * bool(name)), message.replace(signature.name, path[-1])
+        yield (*path, *[name] * bool(name)), message
 
 
 def _optimizer_faults(optimizer, scheduler) -> Iterator[Fault]:

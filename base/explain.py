@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch.utils.data import Dataset
 
-from base.base_data_loader import DataSplits
+from base.base_data_loader import FILLED_IN, DataSplits
 from base.build import as_block
 from base.registries import KINDS
 from utils.cli import KINDS as PLURALS
@@ -23,7 +23,7 @@ def explain(config: Mapping, path: KeyPath) -> Rows:
     """What stands at a path of a config with its defaults, or may stand there: who takes it, which values, what for."""
     section, *inner = path
     if section == "data_loader":
-        return _argument(DataSplits, Signature(DataSplits, ("build_dataset", "transforms", "seed")), inner[0]) if inner else []
+        return _argument(DataSplits, Signature(DataSplits, FILLED_IN), inner[0]) if inner else []
     if section == "transforms" and len(inner) < 2:
         return [("is", TRANSFORM_KEYS[inner[0]])] if inner and inner[0] in TRANSFORM_KEYS else []
     end = _end_of_block(config, path)

@@ -5,6 +5,7 @@ from base.checkup import check_up
 from base.find_batch_size import find_batch_size, needs_cuda
 from base.find_lr import find_lr
 from base.fit import check_fit
+from base.recovery import explained
 from base.rehearsal import rehearse
 from base.summary import describe_parts
 
@@ -25,7 +26,8 @@ def find(what: str, trainer, config: dict, checkpoint=None, bars: bool = True) -
     if checkpoint:
         trainer.resume(checkpoint.state)
     if what == "faults":
-        log.info("%s\n%s", describe_parts(trainer), check_up(trainer, config, rehearsed))
+        with explained(trainer):
+            log.info("%s\n%s", describe_parts(trainer), check_up(trainer, config, rehearsed))
         print("OK")
     else:
         print(find_lr(trainer, config, checkpoint and checkpoint.file, bars))

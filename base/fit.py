@@ -74,6 +74,8 @@ def _labels(dataset: Dataset) -> np.ndarray | torch.Tensor | None:
     return labels if whole else None
 
 
+_OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+_FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -83,21 +85,25 @@ def classes_counted(trainer):
 
     Raises ConfigError where the model gives fewer.
     """
-    over_classes = isinstance(trainer.loss, (nn.CrossEntropyLoss, nn.NLLLoss))
+    over_classes = isinstance(trainer.loss, _OVER_CLASSES)
     labels = label_range(trainer.data) if over_classes else None
     if labels is None or trainer.compile is not None:  # a hook would have it compiled anew
         yield
         return
-    shapes = []
+    shapes, failed = [], None
     handle = trainer.bare_model.register_forward_hook(lambda module, inputs, outputs: shapes.append(np.shape(outputs)))
     try:
         yield
+    except Exception as error:
+        failed = error
     finally:
         handle.remove()
     if any(len(shape) == 2 and labels[1] >= shape[1] for shape in shapes):
         raise ConfigError.at("model",
                              f"it gives {shapes[-1][1]} outputs, one for each class, and the labels are {labels[0]} to "
-                             f"{labels[1]}: {labels[1] + 1} are needed")
+                             f"{labels[1]}: {labels[1] + 1} are needed") from failed
+    if failed:
+        raise failed
 
 
 def to_blame(trainer, error: Exception) -> tuple[str | None, str]:
@@ -109,8 +115,16 @@ def to_blame(trainer, error: Exception) -> tuple[str | None, str]:
             if (key := suspects.get(id(suspect))) is not None:
                 names = frame.f_code.co_varnames[:frame.f_code.co_argcount]
                 given = [known.get(name) for name in names if name != "self"] + list(known.get("args", ()))
-                return key, ", ".join(shapes_of(value) for value in given if isinstance(value, torch.Tensor))
+                given = [value for value in given if isinstance(value, torch.Tensor)]
+                hint = [_FOR_CLASSES] * _misses_classes(trainer, key, given)
+                return key, ", ".join([*map(shapes_of, given), *hint])
     return None, ""
+
+
+def _misses_classes(trainer, key: str, given: list[torch.Tensor]) -> bool:
+    """Whether a loss that is none over classes was given outputs `[B, K]` and class numbers `[B]`."""
+    other = key == "loss" and not isinstance(trainer.loss, _OVER_CLASSES) and len(given) == 2
+    return other and given[0].ndim == 2 and given[1].ndim == 1 and not given[1].is_floating_point()
 
 
 def _suspects(trainer) -> dict[int, str]:

@@ -26,6 +26,8 @@ def rehearse(trainer) -> dict[str, float]:
     if "val" in splits and trainer.data.num_batches("val") is None:
         log.warning("val is a stream that does not tell its length; an endless one needs data_loader.eval_batches")
     produced = {name: value for split in splits for name, value in _rehearse_split(trainer, split).items()}
+    for updater in trainer.updaters.values():
+        updater.schedule.rehearse()
     if trainer.monitor is None or trainer.monitor.name in produced:
         return produced
     hint = nearest(trainer.monitor.name, produced)

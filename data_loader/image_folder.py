@@ -10,7 +10,12 @@ def ImageFolder(split: str, root: str):
 
     Args:
         root: the folder in which the splits' folders are.
+
+    Raises ValueError where a split has no folder.
     """
     from torchvision import datasets  # a second of start-up that only this dataset needs
 
-    return datasets.ImageFolder(Path(root) / split)
+    folder = Path(root) / split
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}. Images lie in a folder for each split and class: {folder}/CLASS/1.jpg")
+    return datasets.ImageFolder(folder)

@@ -17,6 +17,8 @@ class MLP(BaseModel):
 
     def __init__(self, sizes: list[int], dropout: float = 0.0):
         super().__init__()
+        if len(sizes) < 2:
+            raise ValueError(f"sizes: {sizes} is too short. Those of input and output are needed: [784, 10]")
         layers = []
         for wide, narrow in pairwise(sizes):
             layers += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(dropout)]

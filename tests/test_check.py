@@ -239,7 +239,8 @@ def test_an_argument_of_the_wrong_type_or_out_of_range_is_told_what_is_needed(ke
 
 @pytest.mark.parametrize("name, value, said", [
     ("batch_size", 0, "at least 1"), ("batch_size", "all", "a whole number"), ("num_workers", -1, "at least 0"),
-    ("validation_split", -0.1, "at least 0"), ("shuffle", 1, "true or false"), ("timeout", -1, "at least 0"),
+    ("validation_split", -0.1, "at least 0"), ("validation_split", 1.5, "neither a part"), ("validation_split", 1.0, "neither"),
+    ("shuffle", 1, "true or false"), ("timeout", -1, "at least 0"),
 ])
 def test_options_of_the_loader_are_held_against_their_ranges(name, value, said):
     assert said in faults(data_loader={name: value})[f"data_loader.{name}"]

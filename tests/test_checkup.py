@@ -305,4 +305,5 @@ def test_all_parts_that_cannot_be_built_are_told_at_once(check):
                   "loss={type: NLLLoss, args: {weight: [[1], [2, 3]]}}",
                   "dataset={type: ArrayFiles, args: {root: nowhere}}",
                   "metrics=[{type: F1Score, args: {task: multiclass, num_classes: -1}}]")
-    assert re.findall(r"command line +(\w\S*): \w+ could not be built", text) == ["dataset", "model", "loss", "metrics.0"]
+    keys = ["dataset.args.root", "model", "loss", "metrics.0.args.num_classes"]
+    assert re.findall(r"command line +(\w\S*): \w+ could not be built", text) == keys

@@ -140,12 +140,6 @@ def test_a_validation_split_that_leaves_nothing_is_a_config_error(share):
         splits(Numbers(100), validation_split=share).num_samples("train")
 
 
-@pytest.mark.parametrize("share", [1.5, 10.5])
-def test_a_validation_split_is_a_part_or_a_whole_number_of_samples(share):
-    with pytest.raises(ConfigError, match="validation_split"):
-        splits(Numbers(100), validation_split=share).num_samples("train")
-
-
 def test_a_dataset_with_a_val_split_of_its_own_keeps_its_train_split_whole():
     data = splits(Numbers(10), val=Numbers(4), test=Numbers(3))
     assert [data.num_samples(split) for split in ("train", "val", "test")] == [10, 4, 3]

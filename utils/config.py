@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from utils.errors import Attempts, ConfigError, Fault
 from utils.references import resolve
+from utils.signature import nearest
 from utils.syntax import COMMAND_LINE, KeyPath, Parsed, Place, parse_json, parse_yaml
 
 _NOT_DELETED = "there is nothing inherited to delete here. (An item of a list cannot be deleted: write the list anew.)"
@@ -137,9 +138,10 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
 
 
 def is_single(block: dict) -> bool:
-    """Whether a table is (part of) one optimizer or scheduler, and not several by their names."""
+    """Whether a table is (part of) one optimizer or scheduler, and not several by their names, each a block."""
     keys = {key.removeprefix("~") for key in block}
-    return bool(keys & {"type", "args", "per", "groups", "decay_bias_and_norm"}) or not block
+    numbers = any(isinstance(value, (int, float)) for value in block.values())
+    return bool(keys & {"type", "args", "per", "groups", "decay_bias_and_norm"}) or numbers or not block
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -178,6 +180,8 @@ def report(faults: Iterable[Fault], places: Mapping) -> str:
         if place.text and place.text.lower() in ("off", "no", "on", "yes"):
             truth = str(place.text.lower() in ("on", "yes")).lower()
             message += f" (YAML reads {place.text} as {truth}. For nothing write null; for text quote it: '{place.text}'.)"
+        elif place.text == "" and "is null" in message:
+            message += " (Nothing stands after the colon.)"
         rows.append((source[0] if source else place.source, ".".join(map(str, path)), message))
     width = max(len(source) for source, _, _ in rows)
     return "\n".join(f"{source:<{width}}  {f'{key}: ' if key else ''}{message}" for source, key, message in rows)
@@ -213,31 +217,32 @@ class _Files:
         self.layers: list[Layer] = []
         self.faults: list[Fault] = []
 
-    def read(self, file: Path, attempts: Attempts, chain: tuple[Path, ...] = ()) -> tuple[dict, dict]:
-        """The config of `file`, over those it extends, and its places; `chain` are the files that led here.
+    def read(self, file: Path, attempts: Attempts, chain: tuple[Path, ...] = (), where: str = "") -> tuple[dict, dict]:
+        """The config of `file`, over those it extends, and its places; `chain` are the files that led here, by `where`.
 
         One that no config can be made of is a failed attempt.
         """
         merged: tuple[dict, dict] = ({}, {})
         with attempts:
-            config, places, faults = self._parse(file, chain)
+            config, places, faults = self._parse(file, chain, f"{where}  extends: " if where else "")
             self.faults += faults
             for parent in self._parents(config, places):
-                merged = merge_with_places(merged, self.read(file.parent / parent, attempts, (*chain, file.resolve())))
+                above = self.read(file.parent / parent, attempts, (*chain, file.resolve()), places[("extends",)].source)
+                merged = merge_with_places(merged, above)
             self.layers.append(Layer(config, places))
             merged = merge_with_places(merged, (config, places))
         return merged
 
-    def _parse(self, file: Path, chain: tuple[Path, ...]) -> Parsed:
+    def _parse(self, file: Path, chain: tuple[Path, ...], where: str) -> Parsed:
         if file.resolve() in chain:
-            raise ConfigError(f"{file}: extends itself, by way of " + " -> ".join(f.name for f in (*chain, file)))
+            raise ConfigError(f"{where}{file}: extends itself, by way of " + " -> ".join(f.name for f in (*chain, file)))
         try:
             text = file.read_text(encoding="utf-8-sig")
         except OSError as error:
-            others = sorted(p.name for p in file.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
-            also = f" There are {', '.join(others)} in {file.parent}." if others else ""
-            extended = f" ({chain[-1].name} extends it)" if chain else ""
-            raise ConfigError(f"{file}: cannot be read: {error.strerror}{extended}.{also}") from error
+            folder = file if file.is_dir() else file.parent
+            others = sorted(p.name for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
+            also = f"{nearest(file.name, others)} There are {', '.join(others)} in {folder}." if others else ""
+            raise ConfigError(f"{where}{file}: cannot be read: {error.strerror}.{also}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{file}: is not UTF-8 text: {error}") from error
         parsed = (parse_json if file.suffix == ".json" else parse_yaml)(text, str(file))

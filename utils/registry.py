@@ -3,14 +3,16 @@ import functools
 import importlib
 import logging
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from utils.errors import PROJECT, ConfigError, Fault, describe, is_ours
-from utils.signature import Signature, nearest
+from utils.signature import Signature, Unknown, nearest
 
 log = logging.getLogger(__name__)
+_CALLED_TYPE = ("_target_", "class_path", "class", "target", "name")  # what others call it
 
 
 class Library:
@@ -40,6 +42,7 @@ class Registry:
     def __init__(self, kind: str, folder: str, *, expects: type | None = None, provided: Iterable[str] = (),
                  inputs: int | None = None, libraries: Iterable[Library] = ()):
         self.kind, self.folder, self.expects = kind, folder, expects
+        self.one = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
         self.provided, self.inputs, self.libraries = tuple(provided), inputs, tuple(libraries)
         self._own: dict[str, object] = {}
         self._twice: dict[str, str] = {}
@@ -71,9 +74,14 @@ class Registry:
             errors = {**errors, **import_folder(folder)}
         if name in self._own:
             return self._sound(name, errors)
-        known = [*self._own, *(member for library in self.libraries for member in library.members())]
+        known = self._known()
         broken = "".join(f"\n    {file} could not be imported: {why}" for file, why in errors.items())
-        raise ConfigError(f"no {self.kind} '{name}'.{nearest(name, known)} There are: {self.offer()}.{broken}")
+        meant = next((f" Write '{word}' alone; arguments go under args." for word in reversed(re.findall(r"\w+", name))
+                      if word in known), nearest(name, known))
+        raise ConfigError(f"no {self.kind} '{name}'.{meant} There are: {self.offer()}.{broken}")
+
+    def _known(self) -> list[str]:
+        return [*self.names(), *(member for library in self.libraries for member in library.members())]
 
     def offer(self) -> str:
         """The project's own names, and how the libraries are called."""
@@ -94,22 +102,36 @@ class Registry:
         """
         block = {"type": block} if isinstance(block, str) else block
         if not isinstance(block, dict):
-            return [(path, f"a {self.kind} is a name or {{type: NAME, args: {{...}}}}; this is {block!r}")]
+            return [(path, f"{self.one} is a name or {{type: NAME, args: {{...}}}}; this is {block!r}")]
         if not isinstance(block.get("type"), str):
-            return [(path, f"'type' is missing: the name of a {self.kind}. There are: {self.offer()}.")]
-        allowed = ("type", "args", *keys)
-        known = f"Keys: {', '.join(allowed)}."
-        faults = [((*path, key), f"there is no key '{key}' for a {self.kind}.{nearest(key, allowed)} {known}")
-                  for key in block if key not in allowed]
+            return [self._untyped(block, path)]
+        args, allowed = block.get("args"), ("type", "args", *keys)
+        beside = {key: value for key, value in block.items() if key not in allowed}
         try:
-            target = self.get(block["type"])
+            signature = self.signature(self.get(block["type"]), provided)
         except ConfigError as error:
-            return [*faults, ((*path, "type"), str(error))]
-        args = block.get("args")
+            return [((*path, "type"), str(error)), *self._faults_beside(beside, path, allowed, {})]
+        faults = self._faults_beside(beside, path, allowed, signature.parameters)
         if args is not None and not isinstance(args, dict):
             return [*faults, ((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
-        wrong = self.signature(target, provided).faults(args or {})
+        wrong = signature.faults(args or {}, beside)
         return faults + [((*path, "args", name) if name else (*path, "args"), message) for name, message in wrong]
+
+    def _untyped(self, block: dict, path: tuple) -> Fault:
+        """What is wrong with a table that does not say what it is."""
+        missing = f"'type' is missing: the name of {self.one}."
+        for key, value in block.items():
+            if key in _CALLED_TYPE and "type" not in block:
+                return (*path, key), f"{missing} It is not called '{key}' here: type: {str(value).split('.')[-1]}"
+            if len(block) == 1 and isinstance(value, (dict, type(None))) and key in self._known():
+                return (*path, key), f"{missing} Write {{type: {key}, args: {{...}}}}."
+        return path, f"{missing} There are: {self.offer()}."
+
+    def _faults_beside(self, beside: dict, path: tuple, allowed: tuple, parameters: Iterable[str]) -> list[Fault]:
+        """What is wrong with the keys of a block besides those it has."""
+        return [((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}" if key in parameters else
+                 Unknown(f"there is no key '{key}' for {self.one}.{nearest(key, allowed)} Keys: {', '.join(allowed)}."))
+                for key in beside]
 
     def signature(self, target, provided: Iterable[str] = ()) -> Signature:
         """What a config may pass to `target`."""
@@ -121,19 +143,30 @@ class Registry:
         """The thing a block names, built; `provided` are the arguments of the program, `where` its section."""
         block = {"type": block} if isinstance(block, str) else block
         target = self.get(block["type"])
+        args = block.get("args") or {}
         try:
-            args = self.signature(target, provided).convert(block.get("args") or {})
+            args = self.signature(target, provided).convert(args)
             if self.inputs is not None and not isinstance(target, type):
                 return functools.partial(target, **args) if args else target
             thing = target(**provided, **args)
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError.at(where, f"{block['type']} could not be built: {describe(error)}") from error
+            raise ConfigError.at(f"{where}{_named_by(error, args)}",
+                                 f"{block['type']} could not be built: {describe(error)}") from error
         if self.expects and not isinstance(thing, self.expects):
-            raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; a {self.kind} is a "
+            raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; {self.one} is a "
                                         f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
+
+
+def _named_by(error: Exception, args: dict) -> str:
+    """`.args.lr`, if of all arguments the error's text names that one, or ends with its value; nothing where that is open."""
+    text = str(error)
+    named = [name for name, value in args.items()
+             if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text) or text.endswith(f" {value}")
+             or isinstance(value, str) and len(value) > 2 and value in text]
+    return f".args.{named[0]}" if len(named) == 1 else ""
 
 
 @functools.cache
@@ -152,5 +185,7 @@ def import_folder(folder: str) -> dict[str, str]:
 
 def _file(thing) -> str:
     """`model/lenet.py`, or the module's name for what is not the project's own."""
-    file = getattr(sys.modules.get(thing.__module__), "__file__", None)
-    return str(Path(file).relative_to(PROJECT)) if file and is_ours(file) else thing.__module__
+    stem = thing.__module__.replace(".", "/")  # a module that broke off is not to be had any more
+    guesses = [PROJECT / f"{stem}.py", PROJECT / stem / "__init__.py"]
+    file = getattr(sys.modules.get(thing.__module__), "__file__", None) or next(filter(Path.is_file, guesses), None)
+    return str(Path(file).relative_to(PROJECT)) if file and is_ours(str(file)) else thing.__module__

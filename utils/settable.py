@@ -18,8 +18,8 @@ def project() -> tuple[Mapping[str, Registry], type, tuple[str, ...]]:
 
     They are found by their names, as a registry imports its folder: this room stands below theirs.
     """
-    loader = importlib.import_module("base.base_data_loader").DataSplits
-    return importlib.import_module("base.registries").KINDS, loader, ("build_dataset", "transforms", "seed")
+    loading = importlib.import_module("base.base_data_loader")
+    return importlib.import_module("base.registries").KINDS, loading.DataSplits, loading.FILLED_IN
 
 
 class Settable(NamedTuple):

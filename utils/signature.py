@@ -10,6 +10,8 @@ from numbers import Number
 from pathlib import Path
 from typing import Annotated
 
+from utils.mends import meant
+
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null",
           list: "a list", dict: "a table of keys"}
 
@@ -39,21 +41,30 @@ def below(bound: int | float):
     return check
 
 
-PositiveInt = Annotated[int, at_least(1)]
-CountInt = Annotated[int, at_least(0)]
+def _countable(value):
+    if value >= 2**63:  # no more than a machine counts to; nobody needs to be told of it
+        raise ValueError(f"{value} is too large")
+
+
+PositiveInt = Annotated[int, at_least(1), _countable]
+CountInt = Annotated[int, at_least(0), _countable]
 PositiveFloat = Annotated[float, at_least(0, above=True)]
 _LISTS = (list, tuple, Sequence, Iterable, set)
+
+
+class Unknown(str):
+    """What is said of a key that nobody takes; whoever knows where it belongs may say so."""
 
 
 class Signature:
     """The named parameters of `target`, inherited ones included where a constructor passes `**kwargs` on.
 
     `provided` are the parameters the program fills in itself: a name, or a number of leading positional ones.
-    `open` says that any further name may be accepted.
+    `open` says that any further name may be accepted. `name` is what messages call it.
     """
 
-    def __init__(self, target, provided: Iterable[str] | int = ()):
-        self.name = getattr(target, "__name__", str(target))
+    def __init__(self, target, provided: Iterable[str] | int = (), name: str | None = None):
+        self.name = name or getattr(target, "__name__", str(target))
         self.parameters, self.open = _parameters(target)
         self._own = set(_inspect(target).parameters) if _inspect(target) else set()
         if isinstance(provided, int):
@@ -68,17 +79,20 @@ class Signature:
         """The parameters that a config may set."""
         return {name: p for name, p in self.parameters.items() if name not in self.provided}
 
-    def faults(self, args: Mapping) -> list[tuple[str, str]]:
-        """What is wrong with `args`, as (argument, message); a missing argument has the name ''."""
+    def faults(self, args: Mapping, beside: Iterable[str] = ()) -> list[tuple[str, str]]:
+        """What is wrong with `args`, as (argument, message); a missing argument has the name ''.
+
+        Those that were written `beside` them are told of already, and not missing.
+        """
         free, found = self.free(), []
         for name, value in args.items():
             if name in self.provided:
                 found.append((name, f"'{name}' is filled in by the program. Leave it out."))
             elif name not in free and not self.open:
-                found.append((name, f"{self.name} has no argument '{name}'.{nearest(name, free)} {self}"))
+                found.append((name, Unknown(f"{self.name} has no argument '{name}'.{nearest(name, free)} {self}")))
             elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
                 found.append((name, wrong))
-        if missing := [name for name in self.required() if name not in args]:
+        if missing := [name for name in self.required() if name not in (*args, *beside)]:
             found.append(("", f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
         return found
 
@@ -96,11 +110,14 @@ class Signature:
 
 
 def nearest(name: object, options: Iterable[str]) -> str:
-    """` Did you mean 'LeNet'?`, or nothing where nothing is near. `learning_rate` is near `lr`, by its initials."""
-    by_lower = {str(option).lower(): str(option) for option in options}
-    initials = "".join(word[:1] for word in str(name).lower().split("_"))
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6) or [initials]
-    return f" Did you mean '{by_lower[close[0]]}'?" if close[0] in by_lower else ""
+    """` Did you mean 'LeNet'?`, or nothing where nothing is near. `learning_rate` is near `lr`, `acc` near `accuracy`."""
+    by_lower = {str(option).lower(): str(option) for option in reversed([*options])}  # of two the first
+    word = str(name).lower()
+    close = difflib.get_close_matches(word, by_lower, n=1, cutoff=0.6)
+    close += ["".join(part[:1] for part in word.split("_"))]
+    close += sorted((option for option in by_lower if len(word) > 2 and word in option), key=len)  # `cosine`, `acc`
+    found = next((by_lower[option] for option in close if option in by_lower), None)
+    return f" Did you mean '{found}'?" if found else ""
 
 
 def mismatch(value, annotation) -> str | None:
@@ -117,8 +134,9 @@ def mismatch(value, annotation) -> str | None:
                 check(value)
         except ValueError as error:
             return str(error)
-        return None
-    return f"{say(value)}; {in_words(annotation)} is needed"
+        return _items_mismatch(value, annotation) if isinstance(value, list) else None
+    choice = nearest(value, [name for kind in simple if isinstance(kind, tuple) for name in kind])
+    return f"{say(value)}; {in_words(annotation)} is needed.{choice or meant(value, simple)}"
 
 
 def in_words(annotation) -> str | None:
@@ -129,6 +147,42 @@ def in_words(annotation) -> str | None:
 
 def _one_of(choices: tuple) -> str:
     return "one of " * (len(choices) > 1) + ", ".join(map(repr, choices))
+
+
+def _items_mismatch(value: list, annotation) -> str | None:
+    """What is wrong with the items of a list, or with how many there are."""
+    faults = []
+    for part in _parts(annotation):
+        kinds = typing.get_args(part)
+        if _is_tensor(part):
+            wrong = next((f"{item!r} is no number" for item in _leaves(value) if not _fits(item, float)), None)
+        elif (typing.get_origin(part) or part) not in _LISTS:
+            continue
+        elif typing.get_origin(part) is tuple and Ellipsis not in kinds and len(kinds) > 1:
+            wrong = f"it has {len(value)} items; {len(kinds)} are needed" if len(value) != len(kinds) else _first(value, kinds)
+        else:
+            wrong = _first(value, [kinds[0]] * len(value)) if kinds else None
+        faults.append(wrong)
+    return faults[0] if faults and all(faults) else None
+
+
+def _first(items: list, annotations: Iterable) -> str | None:
+    """What is wrong with the first of the items that does not fit."""
+    wrong = ((number, mismatch(item, kind)) for number, (item, kind) in enumerate(zip(items, annotations, strict=True)))
+    return next((f"item {number}: {message}" for number, message in wrong if message), None)
+
+
+def _leaves(value) -> list:
+    return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else [value]
+
+
+def _parts(annotation) -> list:
+    """The members of a union, those of annotated ones included; anything else by itself."""
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [inner for part in typing.get_args(annotation) for inner in _parts(part)]
+    return [annotation]
 
 
 def say(value) -> str:
@@ -216,7 +270,8 @@ def _convert(value, parameter: Parameter | None):
     if isinstance(value, str) and Path in wanted and str not in wanted:
         return Path(value)
     if isinstance(value, list) and any(map(_is_tensor, wanted)):
-        return importlib.import_module("torch").tensor(value)
+        torch = importlib.import_module("torch")
+        return torch.tensor(value, dtype=torch.float32 if parameter.name.endswith("weight") else None)  # also of [1, 5]
     if isinstance(value, list) and list not in wanted:
         return next((part(value) for part in wanted if part in (tuple, set)), value)
     return value

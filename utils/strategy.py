@@ -249,8 +249,10 @@ def parse_strategy(block: str | dict):
     if unknown := block.keys() - {"type", "args"}:
         raise ValueError(f"'{min(unknown)}' has no place here. Write ddp, fsdp or {{type: ddp, args: {{...}}}}")
     name, args = block.get("type"), block.get("args") or {}
-    if name not in STRATEGIES:
+    if not isinstance(name, str) or name not in STRATEGIES:
         raise ValueError(f"there is no strategy '{name}'.{nearest(name, STRATEGIES)} There are: {', '.join(STRATEGIES)}")
+    if not isinstance(args, dict):
+        raise ValueError(f"args: a table of arguments is needed; this is {args!r}")
     for _, fault in Signature(STRATEGIES[name]).faults(args):
         raise ValueError(fault)
     return STRATEGIES[name](**args)

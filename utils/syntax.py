@@ -157,12 +157,21 @@ def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
         mark = begun
     problem = error.problem or error.context
     mend = _mend({f".*({part})": mend for part, mend in _YAML_MENDS.items()}, problem)
-    if "${" in text.split("\n")[mark.line]:
+    lines = text.split("\n")
+    above = next((number for number in range(mark.line - 1, -1, -1) if lines[number].strip()), None)
+    if problem.startswith("mapping values") and above is not None and not re.search(r":(\s|$)|#", lines[above]):
+        return _told(source, text, above, 0, "this line has no key. A key ends in a colon and a space: 'model: LeNet'.")
+    if "${" in lines[mark.line]:
         mend = " A reference within brackets stands in quotes: \"${seed}\"."
     if error.context and begun and begun.line != mark.line:
         problem += f" ({error.context}, from line {begun.line + 1} on)"
-    where = source if source == COMMAND_LINE else f"{source}:{mark.line + 1}"
-    return f"{where}: {problem}.{mend}\n{_caret(text, mark.line + 1, mark.column + 1)}"
+    return _told(source, text, mark.line, mark.column, f"{problem}.{mend}")
+
+
+def _told(source: str, text: str, line: int, column: int, message: str) -> str:
+    """The message with its place, and a caret under that; line and column from 0."""
+    where = source if source == COMMAND_LINE else f"{source}:{line + 1}"
+    return f"{where}: {message}\n{_caret(text, line + 1, column + 1)}"
 
 
 class _Construction:
@@ -171,8 +180,8 @@ class _Construction:
     def __init__(self, loader: _Loader, source: str, places: dict, faults: list[Fault]):
         self.loader, self.source, self.places, self.faults = loader, source, places, faults
 
-    def of(self, node: yaml.Node, path: KeyPath) -> Any:
-        where = self.where(node)
+    def of(self, node: yaml.Node, path: KeyPath, key: yaml.Node | None = None) -> Any:
+        where = self.where(node if key is None or isinstance(node, yaml.ScalarNode) else key)  # of a table the line above it
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
         self.places[path] = Place(where, node.value if plain else None)
         if node.tag not in _PLAIN_TAGS:
@@ -195,9 +204,7 @@ class _Construction:
                 raise ConfigError(f"{self.where(node)}: a key is a word, not a list or a table")
             if key in values and written.count(key) > 1:
                 self.faults.append(((*path, key), _TWICE, self.where(key_node)))
-            values[key] = self.of(value_node, (*path, key))
-            if not isinstance(value_node, yaml.ScalarNode):  # which may begin on the next line
-                self.places[(*path, key)] = Place(self.where(key_node))
+            values[key] = self.of(value_node, (*path, key), key_node)
         return values
 
     def where(self, node: yaml.Node) -> str:

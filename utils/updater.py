@@ -1,4 +1,5 @@
 """From a loss to new weights: the only place that knows the order scale, backward, unscale, clip, step, schedule, zero."""
+import copy
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -68,7 +69,13 @@ class Updater:
             self._drop_gradients()
 
     def rehearse(self, loss: torch.Tensor) -> None:
-        """Backward alone, as `update` does it."""
+        """Backward alone, as `update` does it. Raises ConfigError for a loss that there is no way back from."""
+        if isinstance(loss, torch.Tensor) and loss.numel() != 1:
+            raise ConfigError.at("loss", f"it gives numbers of shape {list(loss.shape)}; training minimises one. A loss of "
+                                         "torch takes reduction: mean; one of your own ends in .mean().")
+        if isinstance(loss, torch.Tensor) and not loss.requires_grad:
+            raise ConfigError.at("loss", "it does not depend on any weight that is trained: somewhere on the way it was cut "
+                                         "off, by detach(), item(), argmax() or no_grad(), say.")
         self.gradients.backward(loss, final=True, lost=False, inputs=self.inputs)
         self.gradients.any_lost()
 
@@ -173,6 +180,18 @@ class Schedule:
                 self._advance(scheduler)
             elif per == "epoch" and value is not None:
                 self._advance(scheduler, value)
+
+    def rehearse(self) -> None:
+        """Steps every scheduler once and puts all back, so that one that breaks down does so before the run."""
+        before = copy.deepcopy([scheduler.state_dict() for scheduler, _ in self.schedulers])
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.step()
+        self.epoch(0.0)
+        for (scheduler, _), state in zip(self.schedulers, before, strict=True):
+            scheduler.load_state_dict(state)
+        for group, kept in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(kept)
+        self.num_steps_done = self.num_epochs_done = 0
 
     def _advance(self, scheduler, *value: float) -> None:
         try:

@@ -1,0 +1,63 @@
+"""What was probably meant by a value of the wrong kind: `'0,01' is text; a number is needed. Did you mean 0.01?`"""
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from utils.syntax import read_number
+
+_LIKE_A_NUMBER = re.compile(r"\s*([-+.\d_]+(?:,\d+)?(?:[eE][-+]?\d+)?)([%fFdD]?)\s*")
+_SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def meant(value: Any, kinds: Iterable) -> str:
+    """` Did you mean 0.01?`: `value` as the first of `kinds` that it can be read as; nothing where there is none."""
+    for kind in kinds:
+        if isinstance(kind, type) and kind in _READERS and (read := _READERS[kind](value)):
+            return f" Did you mean {read}?"
+    return ""
+
+
+def _null(value: Any) -> str | None:
+    return "null" if isinstance(value, str) and value.strip().lower() in ("none", "null", "off", "no", "") else None
+
+
+def _switch(value: Any) -> str | None:
+    known = _SWITCHES.get(str(value).strip().lower()) if type(value) in (str, int) else None
+    return known if known is None else str(known).lower()
+
+
+def _whole(value: Any) -> str | None:
+    number = _number_in(value.replace(",", "") if isinstance(value, str) else value)
+    return str(int(number)) if number is not None and math.isfinite(number) and number == int(number) else None
+
+
+def _number(value: Any) -> str | None:
+    number = _number_in(value)
+    return None if number is None else str(number)
+
+
+def _number_in(value: Any) -> int | float | None:
+    """The number that `10`, `0,01`, `10%`, `1e-3f` in quotes stand for, in other places than YAML."""
+    if type(value) in (int, float):
+        return value
+    found = _LIKE_A_NUMBER.fullmatch(value) if isinstance(value, str) else None
+    number = read_number(found[1].replace(",", ".")) if found else ""
+    if isinstance(number, str):
+        return None
+    return number / 100 if found[2] == "%" else number
+
+
+def _list(value: Any) -> str | None:
+    """`0.9, 0.999`, `(64, 10)`, `64 10` in brackets, and so a lone number or name."""
+    if type(value) not in (str, int, float) or value == "":
+        return None
+    items = re.split(r"[,;\s]+", str(value).strip("()[] "))
+    return f"[{', '.join(items)}]"
+
+
+def _text(value: Any) -> str | None:
+    return f"'{value}'" if type(value) in (int, float) else None
+
+
+_READERS = {type(None): _null, bool: _switch, int: _whole, float: _number, list: _list, str: _text}
