@@ -99,6 +99,8 @@ def scaffold(kind: str, name: str) -> dict[Path, str]:
     if not name.isidentifier() or keyword.iskeyword(name) or keyword.iskeyword(file_name):
         raise ConfigError(f"'{name}' cannot be the name of a {kind}: letters, digits and _ are needed, as in MyNet or my_loss, "
                           "and no word of Python's own.")
+    if (kind, name) == ("metric", "loss"):
+        raise ConfigError("'loss' is what the loss is called in the logs. Choose another name.")
     tree = _of_function(kind) if name.islower() and _of_function(kind).exists() else SCAFFOLDS / kind
     texts = {str(file.relative_to(tree)): file.read_text() for file in sorted(tree.glob("*/*.*"))}
     if any(map(registered, texts.values())) and name in set().union(*map(used, texts.values())):

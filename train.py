@@ -50,14 +50,14 @@ def main(args) -> None:
         keep_heap()
     if launches:
         sys.exit(launch(sys.argv, num_processes, args.max_restarts or 0))
-    with located(places), dist.process_group(args.distributed, device, args.timeout):
+    with dist.process_group(args.distributed, device, args.timeout), located(places):
         train(args, config, checkpoint, device)
 
 
 def train(args, config: dict, checkpoint, device) -> None:
     """What each process does."""
     from base.build import build_trainer
-    from base.fit import check_fit
+    from base.fit import check_batch_size
     from base.rehearsal import rehearse
     from base.starting import checkpoint_of_all, initial_weights, open_run
     from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
@@ -75,8 +75,8 @@ def train(args, config: dict, checkpoint, device) -> None:
     if args.find:
         from base.find import find
         return find(args.find, trainer, config, checkpoint, bars=not args.quiet)
-    check_fit(config, trainer.data)
-    rehearse(trainer)
+    check_batch_size(config, trainer.data)
+    rehearse(trainer, config)
     if checkpoint:
         trainer.resume(checkpoint.state)
         if trainer.finished:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from base.arrays import kept_on
 from base.base_data_loader import DataSplits
@@ -34,7 +35,7 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
             data.dataset(split)
     seed_all(derive(seed, "model"), device)
     with attempts:
-        model = MODELS.build(config["model"], "model")
+        model = build_model(config["model"])
     with attempts:
         loss = config.get("loss") and build_callable(LOSSES, config["loss"], "loss", device)
     metrics = {}
@@ -48,6 +49,15 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
                   for name, chain in scheduler_blocks(config.get("scheduler"), config["optimizer"]).items()}
     return TRAINERS.build(config["trainer"], "trainer", model=model, data=data, optimizers=optimizers,
                           schedulers=schedulers, loss=loss, metrics=metrics, seed=seed, device=device)
+
+
+def build_model(block) -> torch.nn.Module:
+    """A model, with weights of known sizes."""
+    model = MODELS.build(block, "model")
+    if lazy := [name for name, parameter in model.named_parameters() if is_lazy(parameter)]:
+        raise ConfigError.at("model", f"{lazy[0]} has no size before the first batch, which optimizer and checkpoints want to "
+                                      "know. Write Linear(in_features, ...) instead of LazyLinear(...), and so on.")
+    return model
 
 
 def build_data(config: dict, device: torch.device) -> DataSplits:

@@ -1,19 +1,20 @@
 """`train.py --check`: everything short of training. What is wrong, or OK; and what a run will take."""
+import itertools
 import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from base.blame import to_blame
+from base.build import as_block
 from base.find_lr import steps
-from base.fit import to_blame
 from base.overlap import find_overlap
 from base.recovery import careful_evaluation
-from base.rehearsal import untouched_parameters
+from base.registries import WRITERS
 from base.verify import describe_difference
 from logger.run_log import SilentRun
 from utils.checkpoint import CheckpointStore, SavePolicy, load_checkpoint
@@ -31,19 +32,24 @@ def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
 
     Returns the estimate; of what is odd but no mistake the log warns. Raises one ConfigError for all mistakes.
     """
-    faults = [*_non_finite(rehearsed), *_untouched(trainer)]
+    faults = [] if trainer.guard.tolerated else [*_non_finite(rehearsed)]
     step_s = eval_s = size = None
     with TemporaryDirectory() as folder, closing(trainer.data):
         trainer.run = SilentRun(Path(folder), bars=False)
+        for number, block in enumerate(config["writers"]):
+            with _noting(faults, trainer):
+                WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder), start_step=None).close()
         with _noting(faults, trainer):
             faults += _overlapping(trainer)
         with _noting(faults, trainer):
-            step_s = _time_steps(trainer)
+            with _gradients_seen(trainer) as seen:
+                step_s = _time_steps(trainer)
+            faults += _untouched(trainer, seen) if step_s else []
             eval_s = _time_evaluation(trainer)
             faults += _round_trip(trainer, config, Path(folder))
         size = sum(file.stat().st_size for file in Path(folder).glob("last.pt"))
     if faults:
-        raise ConfigError("\n".join(f"{'.'.join(path)}: {message}" for path, message in faults), faults)
+        raise ConfigError.of(faults)
     return _estimate(trainer, step_s, eval_s, size)
 
 
@@ -70,11 +76,26 @@ def _non_finite(rehearsed: dict[str, float]) -> Iterator[Fault]:
             yield ("loss",), f"{name} is {value} on the first batch. Look at the inputs' scale and at what the loss takes."
 
 
-def _untouched(trainer) -> Iterator[Fault]:
-    if names := untouched_parameters(trainer):
+@contextmanager
+def _gradients_seen(trainer):
+    """The names of the parameters that get a gradient within it."""
+    seen: set[str] = set()
+    watches = [parameter.register_hook(lambda gradient, name=name: seen.add(name))
+               for name, parameter in trainer.bare_model.named_parameters() if parameter.requires_grad]
+    try:
+        yield seen
+    finally:
+        for watch in watches:
+            watch.remove()
+
+
+def _untouched(trainer, seen: set[str]) -> Iterator[Fault]:
+    """The parameters that stay as they are, which also keep several processes waiting for each other."""
+    trained = [name for name, parameter in trainer.bare_model.named_parameters() if parameter.requires_grad]
+    if names := [name for name in trained if name not in seen]:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        yield ("model",), (f"{len(names)} trainable parameters got no gradient: {shown}. Use them in forward, take them out or "
-                           "freeze them: optimizer.groups=[{match: NAME, frozen: true}].")
+        yield ("model",), (f"{len(names)} trainable parameters got no gradient in {trainer.position.step} steps: {shown}. Use "
+                           "them in forward, take them out or freeze them: optimizer.groups=[{match: NAME, frozen: true}].")
 
 
 def _overlapping(trainer) -> Iterator[Fault]:
@@ -83,7 +104,7 @@ def _overlapping(trainer) -> Iterator[Fault]:
         return
     message = (f"{overlap.shared:,} of {overlap.num_val:,} validation samples are training samples, too (of "
                f"{overlap.num_train:,} looked at)")
-    if overlap.shared * 100 > overlap.num_val:
+    if overlap.shared > max(2, overlap.num_val / 100) and not overlap.repeats:
         yield ("dataset",), f"{message}: what validation measures is in part memory. Take them out of one of the two."
     else:
         log.warning("dataset: %s", message)
@@ -96,12 +117,10 @@ def _time_steps(trainer) -> float | None:
     trainer.seed_for("start", trainer.position.step)
     trainer.on_train_start()
     begun = last = time.perf_counter()
-    for window in islice(steps(trainer), NUM_STEPS):
-        if trainer.position.epoch >= trainer.epochs:  # where schedules end
-            break
-        trainer.train_window(window)
-        trainer.position.advance(len(window))
-        trainer.on_step_end()
+    num_batches = trainer.data.num_batches("train")
+    num_left = num_batches and trainer.epochs * -(-num_batches // trainer.accumulate) - trainer.position.step
+    for window in itertools.islice(_steps_left(trainer), max(min(num_left or NUM_STEPS, NUM_STEPS) - 1, 1)):  # one for later
+        _make_step(trainer, window)
         synchronize(trainer.device)
         times.append(time.perf_counter() - last)
         last = time.perf_counter()
@@ -111,13 +130,24 @@ def _time_steps(trainer) -> float | None:
     return median(times[1:] or times) if times else None
 
 
+def _make_step(trainer, window: list) -> None:
+    trainer.train_window(window)
+    trainer.position.advance(len(window))
+    trainer.on_step_end()
+
+
+def _steps_left(trainer) -> Iterator[list]:
+    """The batches of one step after the other, to the end of the run, where schedules end."""
+    return itertools.takewhile(lambda window: trainer.position.epoch < trainer.epochs, steps(trainer))
+
+
 def _time_evaluation(trainer) -> float | None:
     """The usual time of a batch of evaluation; None where there is no validation."""
     if trainer.data.dataset("val") is None:
         return None
     times, begun = [], time.perf_counter()
     with trainer.evaluating():
-        for number, batch in enumerate(islice(trainer.data.batches("val", training=False), NUM_STEPS)):
+        for number, batch in enumerate(itertools.islice(trainer.data.batches("val", training=False), NUM_STEPS)):
             started = time.perf_counter()
             careful_evaluation(trainer, number, batch)
             synchronize(trainer.device)
@@ -136,6 +166,8 @@ def _round_trip(trainer, config: dict, folder: Path) -> list[Fault]:
         loaded = load_checkpoint(folder / "last.pt")["state"]
         found = leaves(loaded)  # now: CyclicLR takes out of its state what it takes up
         different = describe_difference(leaves(state), found, "the state", ("as it was", "loaded"))
+        for window in itertools.islice(_steps_left(trainer), 1):  # after which it is another state that takes up this one
+            _make_step(trainer, window)
         trainer.resume(loaded)
         again = {name: part.state_dict() for name, part in trainer.state.items()}
         different = different or describe_difference(found, leaves(again), "the state", ("loaded", "put back"))

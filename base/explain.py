@@ -1,7 +1,7 @@
 """Who takes a value of a config, for `--explain`; and what a config can name at all, for `--list`."""
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch.utils.data import Dataset
 
@@ -10,11 +10,11 @@ from base.build import as_block
 from base.registries import KINDS
 from utils.cli import KINDS as PLURALS
 from utils.docstrings import argument_text, summary
-from utils.errors import PROJECT, is_ours
+from utils.errors import PROJECT, ConfigError, is_ours
 from utils.origins import Rows, in_yaml, look_up
 from utils.registry import Registry, import_folder
 from utils.sections import SECTIONS, TRANSFORM_KEYS
-from utils.settable import KEPT_ON
+from utils.settable import KEPT_ON, LEFT_OPEN
 from utils.signature import Signature, admitted, nearest
 from utils.syntax import KeyPath
 
@@ -22,14 +22,20 @@ from utils.syntax import KeyPath
 def explain(config: Mapping, path: KeyPath) -> Rows:
     """What stands at a path of a config with its defaults, or may stand there: who takes it, which values, what for."""
     section, *inner = path
+    if section == "transforms" and inner and inner[0] not in TRANSFORM_KEYS:
+        known = f"{nearest(inner[0], TRANSFORM_KEYS)} There are: {', '.join(TRANSFORM_KEYS)}"
+        return [("but", f"there are no '{inner[0]}' transforms.{known}")]
     if section == "data_loader":
         return _argument(DataSplits, Signature(DataSplits, FILLED_IN), inner[0]) if inner else []
     if section == "transforms" and len(inner) < 2:
-        return [("is", TRANSFORM_KEYS[inner[0]])] if inner and inner[0] in TRANSFORM_KEYS else []
+        return [("is", TRANSFORM_KEYS[inner[0]])] if inner else []
     end = _end_of_block(config, path)
     if end is None:
         return [("can name", KINDS[section].offer())]
-    return _of_block(KINDS[section], SECTIONS[section].keys, as_block(look_up(config, path[:end])), path[end:])
+    try:
+        return _of_block(section, as_block(look_up(config, path[:end])), path[end:])
+    except ConfigError as error:  # there is none of that name
+        raise ConfigError.at(f"{'.'.join(path[:end])}.type", str(error)) from error
 
 
 def _end_of_block(config: Mapping, path: KeyPath) -> int | None:
@@ -43,17 +49,18 @@ def _table(block) -> Mapping:
     return block if isinstance(block.get("type"), str) else {}
 
 
-def _of_block(registry: Registry, keys: Mapping[str, str], block: Mapping, inner: KeyPath) -> Rows:
+def _of_block(section: str, block: Mapping, inner: KeyPath) -> Rows:
+    registry, keys = KINDS[section], SECTIONS[section].keys
     target = registry.get(block["type"])
     signature = registry.signature(target)
     if inner and inner[0] in keys:
         return [("is", keys[inner[0]])]
     if len(inner) > 1 and inner[0] == "args":
-        return _argument(target, signature, inner[1])
+        return _argument(target, signature, inner[1], LEFT_OPEN.get(section, ()))
     return [("names", f"{signature.name}, {_where(target)}"), ("is", summary(target)), ("takes", str(signature))]
 
 
-def _argument(target, signature: Signature, name: str) -> Rows:
+def _argument(target, signature: Signature, name: str, left_open: Iterable[str] = ()) -> Rows:
     taken_by = ("taken by", f"{signature.name}, {_where(target)}")
     if name == "device" and isinstance(target, type) and issubclass(target, Dataset) and name not in signature.parameters:
         return [("taken by", "the program"), ("is", KEPT_ON)]
@@ -64,6 +71,7 @@ def _argument(target, signature: Signature, name: str) -> Rows:
     if name in signature.provided:
         return [taken_by, ("but", "the program fills this in")]
     default = "none, it has to be given" if signature.is_required(name) else in_yaml(parameter.default)
+    default = "filled in by the program, unless it is given" if name in left_open else default
     return [taken_by, ("is", argument_text(target, name)), ("takes", admitted(parameter)), ("default", default)]
 
 

@@ -13,11 +13,15 @@ from base.base_data_loader import DataSplits
 
 
 class Overlap(NamedTuple):
-    """So many of the validation samples looked at were among the training samples looked at."""
+    """So many of the validation samples looked at were among the training samples looked at.
+
+    `repeats`: most samples come more than once by their nature, being few numbers, say; so it tells nothing.
+    """
 
     shared: int
     num_val: int
     num_train: int
+    repeats: bool
 
 
 def find_overlap(data: DataSplits, limit_s: float = 1.0) -> Overlap | None:
@@ -28,8 +32,9 @@ def find_overlap(data: DataSplits, limit_s: float = 1.0) -> Overlap | None:
     datasets = [data.dataset("train"), data.dataset("val")]
     if any(dataset is None or isinstance(dataset, IterableDataset) for dataset in datasets):
         return None
-    val, train = _prints(data, "val", limit_s / 4), set(_prints(data, "train", limit_s))
-    return Overlap(sum(mark in train for mark in val), len(val), len(train))
+    val, train = _prints(data, "val", limit_s / 4), _prints(data, "train", limit_s)
+    known = set(train)
+    return Overlap(sum(mark in known for mark in val), len(val), len(train), repeats=2 * len(known) < len(train))
 
 
 def _prints(data: DataSplits, split: str, limit_s: float) -> list[int]:

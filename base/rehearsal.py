@@ -1,11 +1,13 @@
 """One batch of training and one of evaluation before the run begins, so that a mistake shows in the first second."""
 import logging
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
 
 from base.base_metric import as_values
-from base.fit import classes_counted, shapes_of, to_blame
+from base.blame import shapes_of, to_blame
+from base.fit import classes_counted
 from base.recovery import BeforeStep, careful_evaluation, describe_out_of_memory, is_out_of_memory
 from base.sharing import share_gradients
 from utils import dist
@@ -16,7 +18,7 @@ from utils.state import Copies
 log = logging.getLogger(__name__)
 
 
-def rehearse(trainer) -> dict[str, float]:
+def rehearse(trainer, config: Mapping) -> dict[str, float]:
     """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
 
     Returns what they came to, `{"train/loss": 2.3, ...}`. Raises ConfigError where a step fails, or where the monitored
@@ -25,7 +27,7 @@ def rehearse(trainer) -> dict[str, float]:
     splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
     if "val" in splits and trainer.data.num_batches("val") is None:
         log.warning("val is a stream that does not tell its length; an endless one needs data_loader.eval_batches")
-    produced = {name: value for split in splits for name, value in _rehearse_split(trainer, split).items()}
+    produced = {name: value for split in splits for name, value in _rehearse_split(trainer, split, config).items()}
     for updater in trainer.updaters.values():
         updater.schedule.rehearse()
     if trainer.monitor is None or trainer.monitor.name in produced:
@@ -38,29 +40,20 @@ def rehearse(trainer) -> dict[str, float]:
                          f"This experiment produces: {', '.join(produced)}.")
 
 
-def untouched_parameters(trainer) -> list[str]:
-    """The names of trainable parameters to which a step of training gives no gradient."""
-    with _put_back(trainer):
-        trainer.seed_for("rehearsal", 0)
-        trainer.set_mode(training=True)
-        trainer.splitting.attempt(partial(_train_on, trainer), [trainer.data.first_batch("train")])
-        return [name for name, parameter in trainer.bare_model.named_parameters()
-                if parameter.requires_grad and parameter.grad is None]
-
-
-def _rehearse_split(trainer, split: str) -> dict[str, float]:
+def _rehearse_split(trainer, split: str, config: Mapping) -> dict[str, float]:
     batch = None
     try:
         count, batch = trainer.data.first_batch(split)
-        with _put_back(trainer), classes_counted(trainer), warnings.catch_warnings():
+        with _put_back(trainer), warnings.catch_warnings():
             # of a loss whose outputs and targets are spread over each other: [B, 1] and [B] make B * B differences
             warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
             trainer.seed_for("rehearsal", 0)
             if split == "train":
                 trainer.set_mode(training=True)
                 values = None
-                while values is None:
-                    values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
+                with classes_counted(trainer, config, count):
+                    while values is None:
+                        values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
                 _try_smallest(trainer, count)
                 share_gradients(trainer)
                 if dist.world_size() > 1:  # from here on backward is a matter of all; DDP lays out its buckets in the first
@@ -88,16 +81,16 @@ def _rehearse_split(trainer, split: str) -> dict[str, float]:
 
 
 def _try_smallest(trainer, usual: int) -> None:
-    """Several processes may get a single sample each of the last batch, which not all models can be trained on."""
-    if dist.world_size() == 1 or trainer.data.smallest_part() != 1 or usual == 1:
+    """An epoch's last batch may be a single sample, or one for each process, which not all models can be trained on."""
+    if trainer.data.smallest_part() != 1 or usual == 1:
         return
     try:
         _train_on(trainer, [trainer.data.first_batch("train", at_most=1)])
     except ValueError as error:
         raise ConfigError.at("data_loader",
                              f"an epoch's last batch leaves a process a single sample, and one was tried: {error}\n"
-                             "Set data_loader.drop_last=true or, where that is BatchNorm's, trainer.args.sync_batchnorm=true, "
-                             "or choose another batch_size.") from error
+                             "Set data_loader.drop_last=true, or choose another batch_size; several processes may also set "
+                             "trainer.args.sync_batchnorm=true, where that is BatchNorm's.") from error
 
 
 def _train_on(trainer, pieces: list) -> dict[str, float]:

@@ -136,19 +136,22 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
 
 def _hold_against(checkpoint: Checkpoint, config: dict) -> None:
     """Logs what a run under way changes; raises ConfigError for what it cannot."""
-    begun = checkpoint.state["progress"]["batch"] > 0
+    begun, faults = checkpoint.state["progress"]["batch"] > 0, []
     for key, (old, new) in differences(checkpoint.config, config).items():
         if begun and key in _WITHIN_EPOCH:
-            raise ConfigError.at(key, f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. "
-                                      "Resume without this change, or from a checkpoint at the end of an epoch.")
-        if key == "data_loader.validation_split":
-            raise ConfigError.at(key, f"a run under way keeps its split ({old!r}); with another it would train on samples "
-                                      "that it validates on.")
-        if key.split(".")[0] in _CARRIED:
-            raise ConfigError.at(key, f"a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. "
-                                      "For a new run from these weights: python train.py -c CONFIG --init-from "
-                                      f"{checkpoint.file}")
-        log.info("%s is now %s; the checkpoint was made with %s", key, new, old)
+            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume without this change, or "
+                   "from a checkpoint at the end of an epoch.")
+        elif key == "data_loader.validation_split":
+            why = f"a run under way keeps its split ({old!r}); with another it would train on samples that it validates on."
+        elif key.split(".")[0] in _CARRIED:
+            why = (f"a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. For a new run from "
+                   f"these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
+        else:
+            log.info("%s is now %s; the checkpoint was made with %s", key, new, old)
+            continue
+        faults.append((tuple(key.split(".")), why))
+    if faults:
+        raise ConfigError.of(faults)
 
 
 def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path, run_name: str | None,

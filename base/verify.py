@@ -95,6 +95,6 @@ def describe_difference(first: dict, second: dict, where: str,
             if not same(one, other):
                 gap = (one.double() - other.double()).abs().max().item()
                 return f"{where}: {name} {list(one.shape)} differs by up to {gap:.3g}"
-        elif type(one) is not type(other) or one != other:
+        elif type(one) is not type(other) or one != other and (one == one or other == other):  # NaN is not equal to itself
             return f"{where}: {name} is {one} {about[0]}, {other} {about[1]}"
     return None

@@ -258,7 +258,7 @@ def test_options_that_do_not_fit_the_model_or_the_device_are_named():
                           ({"activation_checkpointing": True}, "no part of the model is a unit")):
         with pytest.raises(ConfigError, match=message):
             parse_strategy({"type": "fsdp", "args": args}).check(model, cpu)
-    with pytest.raises(ValueError, match="is not the name"):
+    with pytest.raises(ValueError, match="item 0: 3 is a whole number; text is needed"):
         parse_strategy({"type": "fsdp", "args": {"wrap": [3]}})
 
 

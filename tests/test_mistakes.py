@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT, train
+from conftest import PROJECT, needs, train
 
 from utils.errors import ConfigError
 
@@ -305,6 +305,7 @@ def test_a_mistake_on_the_command_line_is_told_there(overrides, place, said, tmp
     (["-r", "configs/digits.yaml"], ["configs/digits.yaml"]),
 ])
 def test_a_path_that_leads_nowhere_is_named_with_what_is_there(arguments, said, tmp_path, monkeypatch):
+    needs("configs/digits.yaml")
     monkeypatch.chdir(PROJECT)
     message = refused(*arguments, out=tmp_path / "out")
     assert all(part in message for part in said), message

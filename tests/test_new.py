@@ -66,6 +66,7 @@ def test_what_was_written_and_what_to_do_next_is_printed(bare):
     ("model", "my-net", "'my-net' cannot be the name of a model"), ("loss", "", "cannot be"), ("loss", "3d", "cannot be"),
     ("trainer", "../Up", "cannot be"), ("transform", "a.b", "cannot be"), ("dataset", "class", "cannot be"),
     ("model", "Lambda", "cannot be"),  # its module, lambda, could not be imported
+    ("metric", "loss", "what the loss is called"),
     ("loss", "torch", "'torch' is something else"), ("metric", "train", "'train' is something else"),
     ("transform", "grey", "'grey' is something else"),
 ])

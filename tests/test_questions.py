@@ -149,7 +149,7 @@ def test_the_difference_of_two_configs_is_what_is_not_the_same_in_them(ask, chai
     assert "do not differ" in ask("--diff", chained, chained)
     lines = ask("--diff", chained.parent / "base.yaml", chained).splitlines()
     found = {line.split()[0]: line.split()[1:] for line in lines[1:]}
-    assert found == {"seed": ["0", "5"], "optimizer.args.lr": ["0.01", "0.1"], "optimizer.args.weight_decay": ["null", "5"]}
+    assert found == {"seed": ["0", "5"], "optimizer.args.lr": ["0.01", "0.1"], "optimizer.args.weight_decay": ["-", "5"]}
 
 
 def test_the_difference_of_two_runs_tells_what_came_out(ask, small, tmp_path):

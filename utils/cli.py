@@ -51,7 +51,7 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     _add_common(parser)
     args = parser.parse_intermixed_args(argv)
     args.overrides = [*args.flags, *args.overrides]
-    args.asks = bool(args.explain or args.print_config or args.list or args.diff)
+    args.asks = bool(args.explain is not None or args.print_config or args.list or args.diff)
     _refuse_what_has_no_effect(parser, args)
     args.out = args.out or Path("saved")
     return args

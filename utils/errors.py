@@ -26,9 +26,15 @@ class ConfigError(Exception):
         self.faults = list(faults)
 
     @classmethod
+    def of(cls, faults: list[Fault]) -> "ConfigError":
+        """The error of several values."""
+        lines = [f"{'.'.join(map(str, path))}: {message}" if path else message for path, message, *_ in faults]
+        return cls("\n".join(lines), faults)
+
+    @classmethod
     def at(cls, key: str, message: str) -> "ConfigError":
         """The error of a single value: `ConfigError.at("optimizer.args.lr", "'fast' is text; ...")`."""
-        return cls(f"{key}: {message}", [(tuple(key.split(".")), message)])
+        return cls.of([(tuple(key.split(".")), message)])
 
     def with_hint(self, hint: str) -> "ConfigError":
         """The same error, and on a line of its own what might help."""
@@ -52,7 +58,7 @@ class Attempts:
     def end(self) -> None:
         if self.errors:
             faults = [fault for error in self.errors for fault in error.faults or [((), str(error))]]
-            raise ConfigError("\n".join(map(str, self.errors)), faults) from self.errors[0]
+            raise ConfigError.of(faults) from self.errors[0]
 
 
 class TrainingError(Exception):

@@ -96,6 +96,9 @@ def migrate(config: dict, places: dict | None = None) -> tuple[dict, dict[str, s
     for key in [key for key, value in flatten(old.rest).items() if value != {}]:
         fitting = (text for start, text in _BY_HAND.items() if f"{key}.".startswith(f"{start}."))
         old.notes[key] = next(fitting, "not carried; nothing here has this name")
+    if new["name"] and (folder := re.sub(r"[^\w.+=-]|^\W+", "_", new["name"])) != new["name"]:
+        old.notes["name"] = f"'{new['name']}' cannot be the name of a folder: now '{folder}'"
+        new["name"] = folder
     if "seed" not in config:
         old.notes["seed"] = "123, as in train.py there; what is drawn from it differs here"
     old.notes |= {key: "missing, and nothing in the old config tells it" for key in REQUIRED if not new.get(key)}

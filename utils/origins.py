@@ -3,14 +3,15 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from utils.config import Layer, Reading, differences, flatten, load_config, place_of
+from utils.config import Layer, Reading, flatten, load_config, place_of, report
 from utils.errors import ConfigError
-from utils.sections import SECTIONS, with_defaults
+from utils.sections import EXTENDS, SECTIONS, with_defaults
 from utils.signature import nearest
 from utils.syntax import KeyPath, dump_yaml
 
@@ -19,11 +20,16 @@ Rows = list[tuple[str, str]]  # what, and what of it
 
 
 def tell(args, given: Reading | None) -> None:
-    """Prints what train.py's `--print-config`, `--diff`, `--list` or `--explain` asks for, of the config `given`, if any."""
+    """Prints what train.py's `--print-config`, `--diff`, `--list` or `--explain` asks for, of the config `given`, if any.
+
+    Raises ConfigError, after that, for what is wrong with how that is written.
+    """
     try:
         print(_answer(args, given), flush=True)
     except BrokenPipeError:  # whoever reads it, `head` say, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if given and given.faults:
+        raise ConfigError(report(given.faults, given.places))
 
 
 def _answer(args, given: Reading | None) -> str:
@@ -36,7 +42,9 @@ def _answer(args, given: Reading | None) -> str:
     reading = given or Reading({}, {}, [], [])
     path = path_of(args.explain, reading.config)
     rows = explain_value(reading, path)
-    if path[0] not in ("name", "seed"):
+    if path[0] in ("extends", "name", "seed"):
+        rows += [("but", "it is a single value, with nothing below it")] * (len(path) > 1)
+    else:
         rows += _room_above().explain(with_defaults(reading.config), path)
     width = max(len(what) for what, _ in rows)
     return "\n".join([args.explain, *(f"  {what:<{width}}  {said}" for what, said in rows if said)])
@@ -93,7 +101,7 @@ def look_up(config: Any, path: KeyPath) -> Any:
 def path_of(key: str, config: Any) -> KeyPath:
     """`optimizer.args.lr` as a key path. Raises ConfigError where there is no such section."""
     path = tuple(key.split("."))
-    if path[0] in SECTIONS:
+    if path[0] in (*SECTIONS, "extends"):
         return path
     same = [known for known in flatten(config) if known.endswith(f".{key}")]
     hint = f" Did you mean {' or '.join(same)}?" if same else nearest(path[0], SECTIONS)
@@ -103,15 +111,17 @@ def path_of(key: str, config: Any) -> KeyPath:
 def explain_value(reading: Reading, path: KeyPath) -> Rows:
     """What its section is for, the value at a path, where it comes from, and what it replaces."""
     value = look_up(with_defaults(reading.config), path)
-    section = (path[0], SECTIONS[path[0]].text)
+    section = (path[0], EXTENDS if path[0] == "extends" else SECTIONS[path[0]].text)
     if value is _MISSING:
         return [section, ("value", "not set")]
     rows = [section, ("value", in_yaml(value)), ("from", origin(reading, path))]
     if not isinstance(value, dict):  # tables merge
         said = [(look_up(layer.config, path), place_of(layer.places, path).source) for layer in reversed(reading.layers)]
         said = [(there, source) for there, source in said if there is not _MISSING]
-        rows += [("written as", in_yaml(there)) for there, _ in said[:1] if there != value]
-        rows += [("instead of", f"{in_yaml(there)}, {source}") for there, source in said[1:]]
+        gone = (*path[:-1], f"~{path[-1]}")
+        deleted = [("deleted", layer.places[gone].source) for layer in reading.layers if gone in layer.places]
+        rows += deleted or [("written as", in_yaml(there)) for there, _ in said[:1] if there != value]
+        rows += [("instead of", f"{in_yaml(there)}, {source}") for there, source in said[not deleted:]]
     if len(files := [_file(layer) for layer in reading.layers if layer.config]) > 1:
         rows.append(("read from", ", then ".join(files)))
     return rows
@@ -133,18 +143,23 @@ def in_yaml(value: Any) -> str:
 def diff(one: Path, other: Path) -> str:
     """How two configs differ, or two runs: also in what they ran on and what came out, as a table."""
     configs = [with_defaults(load_config(_config_of(path))[0]) for path in (one, other)]
-    rows = [(key, *map(in_yaml, values)) for key, values in differences(*configs).items()]
+    leaves = [{key: in_yaml(value) for key, value in flatten(config).items()} for config in configs]
+    rows = _unequal(*leaves)
     runs = [_config_of(path).parent for path in (one, other)]
     if all((run / "metrics.jsonl").exists() for run in runs):
         ran_on, came_to = [_ran_on(run) for run in runs], [_came_to(run) for run in runs]
         for first, second in (ran_on, came_to):
-            rows += [(key, str(first.get(key, "-")), str(second.get(key, "-"))) for key in {**first, **second}
-                     if first.get(key) != second.get(key)]
+            rows += _unequal(first, second)
     if not rows:
         return f"{one} and {other} do not differ."
     rows = [("", str(one), str(other)), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{key:<{widths[0]}}  {first:<{widths[1]}}  {second}" for key, first, second in rows)
+
+
+def _unequal(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    keys = {**first, **second}
+    return [(key, str(first.get(key, "-")), str(second.get(key, "-"))) for key in keys if first.get(key) != second.get(key)]
 
 
 def _config_of(path: Path) -> Path:

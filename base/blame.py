@@ -1,0 +1,63 @@
+"""Which part of an experiment is to blame for an error, and what it was given."""
+import functools
+import traceback
+from typing import Any
+
+import torch
+
+from base.base_metric import Totals
+from base.fit import OVER_CLASSES
+
+_FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
+
+
+def to_blame(trainer, error: Exception) -> tuple[str | None, str]:
+    """The key of the part in which an error arose, by its traceback, and the shapes of what that part was given."""
+    suspects = _suspects(trainer)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        known = frame.f_locals
+        if frame.f_code is Totals.add.__code__ and known.get("name") in trainer.metrics.names:
+            return f"metrics.{trainer.metrics.names.index(known['name'])}", ""
+        for suspect in (known.get("self"), frame.f_code):
+            if (key := suspects.get(id(suspect))) is not None:
+                names = frame.f_code.co_varnames[:frame.f_code.co_argcount]
+                given = [known.get(name) for name in names if name != "self"] + list(known.get("args", ()))
+                given = [value for value in given if isinstance(value, torch.Tensor)]
+                hint = [_FOR_CLASSES] * _misses_classes(trainer, key, given)
+                return key, ", ".join([*map(shapes_of, given), *hint])
+    return None, ""
+
+
+def _misses_classes(trainer, key: str, given: list[torch.Tensor]) -> bool:
+    """Whether a loss that is none over classes was given outputs `[B, K]` and class numbers `[B]`."""
+    other = key == "loss" and not isinstance(trainer.loss, OVER_CLASSES) and len(given) == 2
+    return other and given[0].ndim == 2 and given[1].ndim == 1 and not given[1].is_floating_point()
+
+
+def _suspects(trainer) -> dict[int, str]:
+    """Keys of the config by the identity of what they made: an object, or the code of a function."""
+    transforms = {f"transforms.{key}.{i}": transform for key, chain in trainer.data.transforms.items()
+                  for i, transform in enumerate(chain)}
+    metrics = {f"metrics.{i}": trainer.metrics.functions.get(name) for i, name in enumerate(trainer.metrics.names)}
+    objects = {f"metrics.{i}": metrics_of.objects.get(name) for metrics_of in (trainer.metrics, trainer.eval_metrics)
+               for i, name in enumerate(trainer.metrics.names)}
+    main = {"model": trainer.bare_model, "loss": trainer.loss, "dataset": trainer.data.dataset("train")}
+    others = {"model": trainer.ema and trainer.ema.model, "dataset": trainer.data.dataset("val")}
+    return {id(getattr(_bare(part), "__code__", part)): key for group in (objects, others, transforms, metrics, main)
+            for key, part in group.items() if part is not None}
+
+
+def _bare(part: Any) -> Any:
+    """A function without the arguments that the config has filled in."""
+    return part.func if isinstance(part, functools.partial) else part
+
+
+def shapes_of(value: Any) -> str:
+    """`(uint8 [64, 1, 8, 8], int64 [64])`: what a batch, or a part of one, looks like."""
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shapes_of(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(map(shapes_of, value)) + ")"
+    return type(value).__name__
