@@ -9,6 +9,8 @@ from jsonschema import Draft7Validator
 from test_check import CONFIGS, VALID, paths
 from test_check import GOOD as CHECKED
 from test_house import SHIPPED
+from test_mistakes import GOOD as TYPICAL
+from test_mistakes import MISTAKES
 
 from base.check import check_config
 from utils.config import load_config
@@ -16,6 +18,7 @@ from utils.errors import ConfigError
 from utils.schema import config_schema, own_part
 from utils.schema_types import dump
 from utils.settable import project
+from utils.syntax import parse_yaml
 
 GOOD = {**CHECKED, "dataset": {"type": "Digits"}}  # which the schema knows
 TWO = {**GOOD, "optimizer": {"generator": {"type": "Adam", "args": {"lr": 0.1}}, "discriminator": "SGD"},
@@ -119,6 +122,32 @@ def test_a_visible_mistake_is_marked(faults, section, value, said):
     with pytest.raises(ConfigError):
         check_config({**GOOD, section: value})
     assert any(said in fault for fault in faults({**GOOD, section: value})), faults({**GOOD, section: value})
+
+
+# Of the mistakes in tests/test_mistakes.py that are told before anything is built: what only more than one key, another file or
+# a parser of its own shows, and numbers that are whole for JSON.
+NOT_MARKED = {
+    "epochs: 10.0", "accumulate: 9223372036854775808", "strategy: {type: ddp, args: 5}", "strategy: {type: {}}", "max_time: 1h",
+    "keep_last: 3", "name: my run", "seed: 1e3", "", "val_loss", "accuracy", "validation_split: 1.0", "seed: ${sed}",
+    "loss: {type: CrossEntropyLoss, args: {weight: [1, a]}}", "seed: ${env:NOT_SET_ANYWHERE}", "seed: ${seed}", "seed: ${seed",
+    "name: ${model}", "~foo:",
+}
+
+
+def test_typical_mistakes_are_marked_where_a_schema_can_see_them(faults):
+    not_marked, num_marked = set(), 0
+    for written, instead, *_ in MISTAKES:
+        try:
+            config = parse_yaml(TYPICAL.replace(written, instead, 1), "c.yaml").value
+        except ConfigError:  # broken syntax
+            continue
+        marked = faults(config)
+        num_marked += bool(marked)
+        try:
+            check_config({key: value for key, value in config.items() if key != "extends"})
+        except ConfigError:
+            not_marked |= set() if marked else {instead.splitlines()[-1].strip() if instead else ""}
+    assert not_marked == NOT_MARKED and num_marked > 70
 
 
 def test_what_is_required_may_be_inherited(faults):

@@ -6,7 +6,7 @@ from inspect import Parameter
 from typing import Any
 
 from utils.docstrings import argument_text
-from utils.signature import annotation_of, ranges, simple_types
+from utils.signature import annotation_of, items_of, ranges, simple_types
 
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null", list: "array", dict: "object"}
 DELETED = {"^~": {"type": "null"}}  # `~key: null` takes away what would be inherited
@@ -69,8 +69,21 @@ def value_schema(annotation: Any) -> dict:
     choices = [choice for kind in kinds if isinstance(kind, tuple) for choice in kind]
     types = [_TYPES[kind] for kind in kinds if not isinstance(kind, tuple)]
     unambiguous = len({"integer", "number"}.intersection(types)) == 1
-    plain = typed(*types, **(ranges(annotation) if unambiguous else {})) if types else ref("reference")
+    constraints = {**(ranges(annotation) if unambiguous else {}), **_items(annotation)}
+    plain = typed(*types, **constraints) if types else ref("reference")
     return any_of({"enum": choices}, plain) if choices else plain
+
+
+def _items(annotation: Any) -> dict:
+    """What is known of the items, where a list is admitted."""
+    if (found := items_of(annotation)) is None:
+        return {}
+    items, counted = found
+    schemas = [value_schema(item) for item in items]
+    if not any(schemas):
+        return {}
+    alike = schemas[0] if all(schema == schemas[0] for schema in schemas) else schemas
+    return {"items": alike, **({"minItems": len(items), "maxItems": len(items)} if counted else {})}
 
 
 def argument_schema(target, parameter: Parameter, width: int | None = None) -> dict:

@@ -166,6 +166,16 @@ def _items_mismatch(value: list, annotation) -> str | None:
     return faults[0] if faults and all(faults) else None
 
 
+def items_of(annotation) -> tuple[list, bool] | None:
+    """The annotations of a list's items, and whether there are just so many; None where these differ or nothing tells."""
+    lists = [part for part in _parts(annotation) if (typing.get_origin(part) or part) in _LISTS]
+    kinds = typing.get_args(lists[0]) if len(lists) == 1 else ()
+    if not kinds or any(_is_tensor(part) for part in _parts(annotation)):
+        return None
+    counted = typing.get_origin(lists[0]) is tuple and Ellipsis not in kinds and len(kinds) > 1
+    return (list(kinds), True) if counted else ([kinds[0]], False)
+
+
 def _first(items: list, annotations: Iterable) -> str | None:
     """What is wrong with the first of the items that does not fit."""
     wrong = ((number, mismatch(item, kind)) for number, (item, kind) in enumerate(zip(items, annotations, strict=True)))
