@@ -5,7 +5,8 @@
     python train.py -r saved/digits_lenet
     python train.py -c configs/digits.yaml --distributed
     python train.py --verify-resume -c configs/digits.yaml
-    python train.py --find-lr -c configs/digits.yaml
+    python train.py --check -c configs/digits.yaml
+    python train.py --help
 """
 import gc
 import logging
@@ -57,7 +58,6 @@ def main(args) -> None:
 def train(args, config: dict, checkpoint, device) -> None:
     """What each process does."""
     from base.build import build_trainer
-    from base.fit import check_batch_size
     from base.rehearsal import rehearse
     from base.starting import checkpoint_of_all, initial_weights, open_run
     from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
@@ -75,7 +75,6 @@ def train(args, config: dict, checkpoint, device) -> None:
     if args.find:
         from base.find import find
         return find(args.find, trainer, config, checkpoint, bars=not args.quiet)
-    check_batch_size(config, trainer.data)
     rehearse(trainer, config)
     if checkpoint:
         trainer.resume(checkpoint.state)

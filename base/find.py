@@ -4,7 +4,6 @@ import logging
 from base.checkup import check_up
 from base.find_batch_size import find_batch_size, needs_cuda
 from base.find_lr import find_lr
-from base.fit import check_batch_size
 from base.recovery import explained
 from base.rehearsal import rehearse
 from base.summary import describe_parts
@@ -21,7 +20,6 @@ def find(what: str, trainer, config: dict, checkpoint=None, bars: bool = True) -
         needs_cuda(trainer.device)
         print(find_batch_size(trainer))
         return
-    check_batch_size(config, trainer.data)
     rehearsed = rehearse(trainer, config)
     if checkpoint:
         trainer.resume(checkpoint.state)

@@ -7,7 +7,7 @@ from functools import partial
 
 from base.base_metric import as_values
 from base.blame import shapes_of, to_blame
-from base.fit import classes_counted
+from base.fit import check_batch_size, classes_counted
 from base.recovery import BeforeStep, careful_evaluation, describe_out_of_memory, is_out_of_memory
 from base.sharing import share_gradients
 from utils import dist
@@ -21,9 +21,10 @@ log = logging.getLogger(__name__)
 def rehearse(trainer, config: Mapping) -> dict[str, float]:
     """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
 
-    Returns what they came to, `{"train/loss": 2.3, ...}`. Raises ConfigError where a step fails, or where the monitored
-    name is not among the values that come out.
+    Returns what they came to, `{"train/loss": 2.3, ...}`. Raises ConfigError where batches cannot be as large as the config
+    says, where a step fails, or where the monitored name is not among the values that come out.
     """
+    check_batch_size(config, trainer.data)
     splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
     if "val" in splits and trainer.data.num_batches("val") is None:
         log.warning("val is a stream that does not tell its length; an endless one needs data_loader.eval_batches")
