@@ -21,7 +21,8 @@ def to_blame(trainer, error: Exception) -> tuple[str | None, str]:
         for suspect in (known.get("self"), frame.f_code):
             if (key := suspects.get(id(suspect))) is not None:
                 names = frame.f_code.co_varnames[:frame.f_code.co_argcount]
-                given = [known.get(name) for name in names if name != "self"] + list(known.get("args", ()))
+                given = [known.get(name) for name in names if name != "self"]
+                given += known["args"] if isinstance(known.get("args"), (tuple, list)) else []
                 given = [value for value in given if isinstance(value, torch.Tensor)]
                 hint = [_FOR_CLASSES] * _misses_classes(trainer, key, given)
                 return key, ", ".join([*map(shapes_of, given), *hint])

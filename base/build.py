@@ -31,8 +31,6 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
     seed_all(derive(seed, "data"), device)
     with attempts:
         data = build_data(config, device)
-        for split in splits:
-            data.dataset(split)
     seed_all(derive(seed, "model"), device)
     with attempts:
         model = build_model(config["model"])
@@ -42,6 +40,9 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
     for number, block in enumerate(config["metrics"]):
         with attempts:
             metrics[log_name(block)] = build_callable(METRICS, block, f"metrics.{number}", device)
+    for split in splits:  # now: this is where one that draws has always stood in the stream of random numbers
+        with attempts:
+            data.dataset(split)
     attempts.end()
     optimizers = {name: partial(build_optimizer, block, optimizer_path(name))
                   for name, block in optimizer_blocks(config["optimizer"]).items()}

@@ -46,8 +46,8 @@ def check_config(config: Mapping, places: Mapping | None = None, num_processes: 
     unknown = [((key,), Unknown(f"there is no such section.{nearest(key, SECTIONS)} Sections: {', '.join(SECTIONS)}."))
                for key in config if key not in SECTIONS]
     found, faults = [*found], [*unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]
-    unresolved = {path for path, *_ in found}
-    faults = found + [fault for fault in faults if not (fault[0] in unresolved and "${" in fault[1])]  # one message is enough
+    unresolved = {tuple(map(str, path)) for path, *_ in found}  # of which one message is enough
+    faults = found + [fault for fault in faults if not (tuple(map(str, fault[0])) in unresolved and "${" in fault[1])]
     if faults:
         raise ConfigError(report(told_where(faults, {**config, **full}), places or {}))
     return full

@@ -43,8 +43,8 @@ def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
             faults += _overlapping(trainer)
         with _noting(faults, trainer):
             with _gradients_seen(trainer) as seen:
-                step_s = _time_steps(trainer)
-            faults += _untouched(trainer, seen) if step_s else []
+                step_s, all_made = _time_steps(trainer)
+            faults += _untouched(trainer, seen, all_made) if step_s else []
             eval_s = _time_evaluation(trainer)
             faults += _round_trip(trainer, config, Path(folder))
         size = sum(file.stat().st_size for file in Path(folder).glob("last.pt"))
@@ -89,13 +89,20 @@ def _gradients_seen(trainer):
             watch.remove()
 
 
-def _untouched(trainer, seen: set[str]) -> Iterator[Fault]:
-    """The parameters that stay as they are, which also keep several processes waiting for each other."""
+def _untouched(trainer, seen: set[str], all_made: bool) -> Iterator[Fault]:
+    """The parameters that stay as they are, which also keep several processes waiting for each other.
+
+    Where time did not suffice for all steps, a later one might use them, and the log tells.
+    """
     trained = [name for name, parameter in trainer.bare_model.named_parameters() if parameter.requires_grad]
     if names := [name for name in trained if name not in seen]:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        yield ("model",), (f"{len(names)} trainable parameters got no gradient in {trainer.position.step} steps: {shown}. Use "
-                           "them in forward, take them out or freeze them: optimizer.groups=[{match: NAME, frozen: true}].")
+        message = f"{len(names)} trainable parameters got no gradient in {trainer.position.step} steps: {shown}"
+        if not all_made:
+            log.warning("model: %s", message)
+        else:
+            yield ("model",), (f"{message}. Use them in forward, take them out or freeze them: "
+                               "optimizer.groups=[{match: NAME, frozen: true}].")
 
 
 def _overlapping(trainer) -> Iterator[Fault]:
@@ -110,8 +117,11 @@ def _overlapping(trainer) -> Iterator[Fault]:
         log.warning("dataset: %s", message)
 
 
-def _time_steps(trainer) -> float | None:
-    """The usual time of a step, its waiting for data included; None where none is left to make. Raises NonFinite."""
+def _time_steps(trainer) -> tuple[float | None, bool]:
+    """The usual time of a step, its waiting for data included, and whether there was time for all of them.
+
+    None where no step is left to make. Raises NonFinite.
+    """
     times: list[float] = []
     trainer.set_mode(training=True)
     trainer.seed_for("start", trainer.position.step)
@@ -119,7 +129,8 @@ def _time_steps(trainer) -> float | None:
     begun = last = time.perf_counter()
     num_batches = trainer.data.num_batches("train")
     num_left = num_batches and trainer.epochs * -(-num_batches // trainer.accumulate) - trainer.position.step
-    for window in itertools.islice(_steps_left(trainer), max(min(num_left or NUM_STEPS, NUM_STEPS) - 1, 1)):  # one for later
+    num_steps = max(min(num_left or NUM_STEPS, NUM_STEPS) - 1, 1)  # one is for later
+    for window in itertools.islice(_steps_left(trainer), num_steps):
         _make_step(trainer, window)
         synchronize(trainer.device)
         times.append(time.perf_counter() - last)
@@ -127,7 +138,7 @@ def _time_steps(trainer) -> float | None:
         if last - begun > LIMIT_S and len(times) > 2:
             break
     trainer.guard.check()
-    return median(times[1:] or times) if times else None
+    return (median(times[1:] or times) if times else None), len(times) == num_steps
 
 
 def _make_step(trainer, window: list) -> None:

@@ -1,4 +1,5 @@
 """Whether the parts of an experiment fit each other: batches and samples, outputs and labels."""
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from base.arrays import as_arrays
 from base.base_data_loader import DataSplits
@@ -14,6 +15,7 @@ from base.samples import Count
 from utils.errors import ConfigError, Fault
 
 OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+OVER_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -26,25 +28,23 @@ def check_batch_size(config: Mapping, data: DataSplits) -> None:
 
 
 @contextmanager
-def classes_counted(trainer, config: Mapping, count: Count):
-    """Within it a batch is trained on, of `count` samples, and the loss is watched.
+def loss_watched(trainer, config: Mapping, count: Count):
+    """Within it a batch is trained on, of `count` samples, and what its loss is given is looked at, where that is torch's.
 
-    One over classes needs an output for each label, those of later batches included; so do metrics and mixing know how many
-    classes there are. That is looked at where the loss is given the very labels of the dataset. Raises ConfigError for all
-    numbers that are too small.
+    Raises ConfigError where a loss over classes, given the very labels of the dataset, gets too few outputs for all labels
+    there are, those of later batches included; and where one over numbers would spread outputs and targets over each other:
+    `[B, 1]` and `[B]` make B * B differences.
     """
-    labels = _labels(trainer.data.dataset("train")) if type(trainer.loss) in OVER_CLASSES else None
-    if labels is None or count.chosen is None:
+    if type(trainer.loss) not in (*OVER_CLASSES, *OVER_NUMBERS):
         yield
         return
 
     def look(loss: nn.Module, given: tuple) -> None:
-        outputs, targets = given
-        chosen = torch.as_tensor(np.asarray(labels[count.chosen.indices]))
-        if targets.shape == chosen.shape and outputs.ndim == 2 and torch.equal(targets.cpu(), chosen.to(targets.dtype)):
-            lowest, highest = _range(trainer.data, loss.ignore_index)
-            if faults := list(_class_faults(config, outputs.shape[1], lowest, highest)):
-                raise ConfigError.of(faults)
+        if len(given) != 2 or not all(isinstance(value, torch.Tensor) for value in given):
+            return
+        faults = _spread(*given) if type(loss) in OVER_NUMBERS else _too_few(trainer, config, count, *given)
+        if faults := list(faults):
+            raise ConfigError.of(faults)
 
     watch = trainer.loss.register_forward_pre_hook(look)
     try:
@@ -53,10 +53,31 @@ def classes_counted(trainer, config: Mapping, count: Count):
         watch.remove()
 
 
-def _class_faults(config: Mapping, num_outputs: int, lowest: int, highest: int) -> Iterator[Fault]:
+def _spread(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
+    try:
+        shape = torch.broadcast_shapes(outputs.shape, targets.shape)
+    except RuntimeError:  # as the loss will say
+        return
+    if math.prod(shape) > max(outputs.numel(), targets.numel()):
+        yield ("loss",), (f"outputs {list(outputs.shape)} and targets {list(targets.shape)} would be spread over each other, "
+                          f"to {list(shape)}. They should have one shape: squeeze or unsqueeze one of them.")
+
+
+def _too_few(trainer, config: Mapping, count: Count, outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
+    labels = _labels(trainer.data.dataset("train")) if count.chosen else None
+    if labels is None or outputs.ndim != 2 or targets.ndim != 1:
+        return
+    chosen = torch.as_tensor(labels[count.chosen.indices]).cpu()
+    if chosen.shape == targets.shape and torch.equal(targets.cpu(), chosen.to(targets.dtype)):
+        yield from _class_faults(trainer, config, outputs.shape[1], *_range(trainer.data, trainer.loss.ignore_index))
+
+
+def _class_faults(trainer, config: Mapping, num_outputs: int, lowest: int, highest: int) -> Iterator[Fault]:
     few, said = highest >= num_outputs, f"the labels are {lowest} to {highest}"
-    found = [where for section in (["model"] if few else []) + ["metrics", "transforms"]
-             for where in _numbers_of_classes(config.get(section), (section,))]
+    found = list(_numbers_of_classes(config["model"], ("model",))) if few else []
+    for number, name in enumerate(trainer.metrics.names):  # of a metric of somebody's own nobody knows what it counts
+        if type(trainer.metrics.objects.get(name)).__module__.startswith("torchmetrics."):
+            found += _numbers_of_classes(config["metrics"][number], ("metrics", number))
     for path, number in found:
         if number <= highest:
             mend = "They have to begin at 0." if (lowest, highest) == (1, number) else f"Set it to {highest + 1}."
@@ -84,6 +105,8 @@ def _range(data: DataSplits, ignored: int) -> tuple[int, int]:
 
 def _labels(dataset: Dataset) -> np.ndarray | torch.Tensor | None:
     """Whole numbers `[N]`, one for each sample: of a dataset in arrays the second, else what it calls its targets."""
+    if isinstance(dataset, IterableDataset):
+        return None
     arrays = as_arrays(dataset)
     if arrays is not None:
         labels = arrays.arrays[1] if len(arrays.arrays) == 2 else None

@@ -1,13 +1,13 @@
 """One batch of training and one of evaluation before the run begins, so that a mistake shows in the first second."""
 import logging
-import warnings
+import math
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
 
 from base.base_metric import as_values
 from base.blame import shapes_of, to_blame
-from base.fit import check_batch_size, classes_counted
+from base.fit import check_batch_size, loss_watched
 from base.recovery import BeforeStep, careful_evaluation, describe_out_of_memory, is_out_of_memory
 from base.sharing import share_gradients
 from utils import dist
@@ -32,6 +32,8 @@ def rehearse(trainer, config: Mapping) -> dict[str, float]:
     for updater in trainer.updaters.values():
         updater.schedule.rehearse()
     if trainer.monitor is None or trainer.monitor.name in produced:
+        if trainer.monitor and math.isnan(produced[trainer.monitor.name]):
+            log.warning("%s, which tells the best epoch, is nan on the first batch", trainer.monitor.name)
         return produced
     hint = nearest(trainer.monitor.name, produced)
     if trainer.monitor.name.startswith("val/") and "val" not in splits:
@@ -45,14 +47,12 @@ def _rehearse_split(trainer, split: str, config: Mapping) -> dict[str, float]:
     batch = None
     try:
         count, batch = trainer.data.first_batch(split)
-        with _put_back(trainer), warnings.catch_warnings():
-            # of a loss whose outputs and targets are spread over each other: [B, 1] and [B] make B * B differences
-            warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
+        with _put_back(trainer):
             trainer.seed_for("rehearsal", 0)
             if split == "train":
                 trainer.set_mode(training=True)
                 values = None
-                with classes_counted(trainer, config, count):
+                with loss_watched(trainer, config, count):
                     while values is None:
                         values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
                 _try_smallest(trainer, count)
@@ -82,12 +82,17 @@ def _rehearse_split(trainer, split: str, config: Mapping) -> dict[str, float]:
 
 
 def _try_smallest(trainer, usual: int) -> None:
-    """An epoch's last batch may be a single sample, or one for each process, which not all models can be trained on."""
+    """An epoch's last batch may be a single sample, or one for each process, which not all models can be trained on.
+
+    It is a further pass forward and backward, where the last batch is so small.
+    """
     if trainer.data.smallest_part() != 1 or usual == 1:
         return
     try:
         _train_on(trainer, [trainer.data.first_batch("train", at_most=1)])
-    except ValueError as error:
+    except Exception as error:
+        if dist.lost_touch(error) or is_out_of_memory(error):
+            raise
         raise ConfigError.at("data_loader",
                              f"an epoch's last batch leaves a process a single sample, and one was tried: {error}\n"
                              "Set data_loader.drop_last=true, or choose another batch_size; several processes may also set "

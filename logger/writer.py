@@ -15,6 +15,8 @@ class Writer:
         start_step: the optimizer step from which the run goes on; points after it are about to be written again. None
             for a new run.
 
+    `train.py --check` builds one, in a folder that does not stay, and closes it.
+
     All methods are called in order, by a thread of their own while training goes on, and get plain numbers or tensors on the
     CPU. After an OSError, of a full disk say, none is called again and training goes on; any other error ends it.
     """

@@ -8,7 +8,7 @@ from conftest import PROJECT, needs, program, train
 from torch import nn
 from torch.utils.data import Dataset
 
-from base import DATASETS, LOSSES, MODELS, TRAINERS, WRITERS, ArrayDataset
+from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS, TRANSFORMS, WRITERS, ArrayDataset
 from base.base_data_loader import DataSplits
 from base.overlap import find_overlap
 from logger.writer import Writer
@@ -285,6 +285,11 @@ HEALTHY = {
     "a loss over something else": ["trainer.type=ContrastiveTrainer", "model.args.sizes=[64, 4]", "metrics=[]"],
     "parts that take turns": ["model=NowAndThen"],
     "a dataset that is only counted": ["dataset=Counted", "model=Constant", "loss=of_nothing", "metrics=[]"],
+    "a metric with classes of its own": ["metrics=[{type: coarse_hits, args: {num_classes: 2}}]"],
+    "a loss that is called by names": ["trainer.type=NamingTrainer"],
+    "a last batch of one, squeezed": ["dataset=Ages", "model=Squeezed", "loss=SmoothL1Loss", "metrics=[]",
+                                      "transforms={batch: [halved]}", "data_loader.batch_size=59",
+                                      "data_loader.batches_per_epoch=null"],
     "steps that may be left out": ["loss=NanAtFirst", "trainer.args.on_nan=skip"],
     "a state with NaN": ["trainer.type=NanTrainer"],
     "a schedule that takes its state apart": [
@@ -297,6 +302,33 @@ def test_a_healthy_experiment_is_ok(check, name):
     options = HEALTHY[name]
     own = LEAKING if any(option.startswith("dataset") for option in options) else []
     assert check(*options, *own, "trainer.args.monitor=null").endswith("OK\n")
+
+
+@METRICS.register
+def coarse_hits(outputs, targets, num_classes: int):
+    return (outputs.argmax(1) % num_classes == targets % num_classes).float()
+
+
+@TRAINERS.register
+class NamingTrainer(Trainer):
+    def forward(self, batch):
+        outputs = self.model(batch[0])
+        return outputs, batch[1], {"loss": self.loss(input=outputs, target=batch[1])}
+
+
+@MODELS.register
+class Squeezed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 1)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1)).squeeze()
+
+
+@TRANSFORMS.register
+def halved(images):
+    return images / 2
 
 
 @DATASETS.register
@@ -407,7 +439,8 @@ class SoManyClasses(nn.Module):
     (["data_loader.batch_size=5000"], "data_loader.batch_size", "more than the 1397 samples there are to train on"),
     (["model.args.sizes=[64, 9]", "data_loader.batch_size=3"], "", "classes|labels|out of bounds"),
     (["metrics=[{type: top_k_accuracy, args: {k: 11}}]"], "metrics.0", "One batch of training was tried"),
-    (["loss=L1Loss"], "loss", "Using a target size"), (["loss=BCEWithLogitsLoss"], "loss", "Given to loss: float32"),
+    (["loss=L1Loss", "model.args.sizes=[64, 1]"], "loss", "targets [30] would be spread over each other, to [30, 30]"),
+    (["loss=BCEWithLogitsLoss"], "loss", "Given to loss: float32"),
     (["model.args.sizes=[60, 10]"], "model", "Given to model: float32 [30, 1, 8, 8]"),
     (["transforms={train: [], batch: [{type: CenterCrop, args: {size: 4}}, {type: FiveCrop, args: {size: 9}}]}"],
      "transforms.batch.1", "crop size"),
@@ -433,16 +466,6 @@ class RareLabel(ArrayDataset):
         super().__init__(torch.rand(500, 64, generator=generator), targets)
 
 
-@LOSSES.register
-def spread(outputs, targets):
-    return nn.functional.mse_loss(outputs[:, :1], targets.float())
-
-
-def test_outputs_and_targets_that_would_be_spread_over_each_other_are_refused(check):
-    text = listed(check, "loss=spread")
-    assert "loss: " in text and "Using a target size" in text
-
-
 def test_labels_that_begin_at_one_are_told_to_begin_at_zero(check):
     text = listed(check, "dataset=FromOne", "transforms=null", "data_loader={batch_size: 5, validation_split: 10}",
                   "model={type: SoManyClasses, args: {num_classes: 4}}")
@@ -461,10 +484,19 @@ class FromOne(Dataset):
         return torch.zeros(1, 8, 8) + index, self.targets[index]
 
 
+@LOSSES.register
+def breaks_with_args(outputs, targets, args: int | None = None):
+    raise KeyError("out of ideas")
+
+
+def test_the_part_to_blame_is_found_whatever_its_variables_are_called(check):
+    assert re.search(r"loss: .*KeyError: 'out of ideas'", listed(check, "loss=breaks_with_args"))
+
+
 def test_all_parts_that_cannot_be_built_are_told_at_once(check):
     text = listed(check, "model={type: SoManyClasses, args: {num_classes: -1}}",
                   "loss={type: NLLLoss, args: {weight: [[1], [2, 3]]}}",
                   "dataset={type: ArrayFiles, args: {root: nowhere}}",
                   "metrics=[{type: F1Score, args: {task: multiclass, num_classes: -1}}]")
-    keys = ["dataset.args.root", "model", "loss", "metrics.0.args.num_classes"]
+    keys = ["model", "loss", "metrics.0.args.num_classes", "dataset.args.root"]
     assert re.findall(r"command line +(\w\S*): \w+ could not be built", text) == keys

@@ -7,7 +7,7 @@ from conftest import load, program, train
 from base.starting import resolve_config
 from utils.cli import SHORT_FLAGS, train_arguments
 from utils.cli import test_arguments as score_arguments
-from utils.config import load_config, override_config, read_config
+from utils.config import load_config, override_config, place_of, read_config
 from utils.errors import ConfigError
 from utils.syntax import COMMAND_LINE, dump_yaml
 
@@ -180,6 +180,16 @@ def test_text_that_looks_like_a_reference_survives_a_checkpoint_and_config_yaml(
     (tmp_path / "c.yaml").write_text(dump_yaml(config))
     assert config_of(tmp_path / "c.yaml") == config
     assert override_config(config, "last.pt", ["seed=${name}"]).config == {**config, "seed": "${seed} $${x}"}
+
+
+def test_an_override_resolves_nothing_of_the_checkpoint_beside_it(monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    config = {"model": {"type": "MLP", "args": {"a": "${env:SECRET}", "b": [{"c": "${env:SECRET}"}]}}, "loss": "${env:SECRET}"}
+    overrides = ["model.args.d=1", "model.args.b.0.e=${seed}", "loss.args.x=2"]
+    reading = override_config(config, "last.pt", overrides)
+    assert "hunter2" not in str(reading.config) and reading.config["model"]["args"]["b"][0]["e"] == 0
+    assert place_of(reading.places, ("model", "args", "a")).source == "last.pt"
+    assert place_of(reading.places, ("model", "args", "d")).source == COMMAND_LINE
 
 
 # -- overrides -----------------------------------------------------------------------------------------------------

@@ -65,9 +65,11 @@ def override_config(config: dict, source: str, overrides: Iterable[str]) -> Read
 
     Raises ConfigError for a malformed override.
     """
-    given, over = Layer(config, {(): Place(source)}), parse_overrides(overrides)
+    overrides = list(overrides)
+    given, over = Layer(config, _places_in(config, Place(source))), parse_overrides(overrides)
     config, places = merge_with_places(given, over)
-    config, unresolved = resolve(config, lambda path: place_of(places, path).source == COMMAND_LINE)
+    keys = [_path_of(override.partition("=")[0]) for override in overrides]
+    config, unresolved = resolve(config, lambda path: any(path[:len(key)] == key for key in keys))
     return Reading(config, places, [*unresolved, *_take_undeleted(config)], [given, over])
 
 
@@ -81,11 +83,22 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
     return tree
 
 
+def _path_of(key: str) -> KeyPath:
+    """`~a.b` is the key `~b` in `a`."""
+    *above, last = key.removeprefix("~").split(".")
+    return *above, f"~{last}" if key.startswith("~") else last
+
+
+def _places_in(value: Any, place: Place, path: KeyPath = ()) -> dict[KeyPath, Place]:
+    """The same place for all that stands in a config."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {path: place, **{at: place for key, item in items for at in _places_in(item, place, (*path, str(key)))}}
+
+
 def _parse_override(override: str) -> Layer:
     key, equals, text = override.partition("=")
-    *above, last = key.removeprefix("~").split(".")
-    path = (*above, f"~{last}" if key.startswith("~") else last)
-    if not (equals or last != path[-1]) or not all([*above, last]):
+    path = _path_of(key)
+    if not (equals or key.startswith("~")) or not all(part.removeprefix("~") for part in path):
         raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like optimizer.args.lr=0.01")
     nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
     if faults:

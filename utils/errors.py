@@ -58,7 +58,7 @@ class Attempts:
     def end(self) -> None:
         if self.errors:
             faults = [fault for error in self.errors for fault in error.faults or [((), str(error))]]
-            raise ConfigError.of(faults) from self.errors[0]
+            raise ConfigError.of(list(dict.fromkeys(faults))) from self.errors[0]  # two splits may lack the same folder
 
 
 class TrainingError(Exception):

@@ -63,12 +63,6 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
     }
 
 
-def own_part(schema: Mapping) -> dict:
-    """What of a schema does not depend on the libraries that are installed."""
-    own = {name: part for name, part in schema["definitions"].items() if not name.startswith(LIBRARY)}
-    return {**schema, "definitions": own, "$comment": None}
-
-
 def _sections(registries: Mapping[str, Registry]) -> dict:
     """The schemas of all that may stand at the top of a config."""
     shapes = {"name": typed("string"), "seed": value_schema(int | None), "data_loader": ref("data_loader"),

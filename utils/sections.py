@@ -1,4 +1,5 @@
 """The sections of a config: what each is for, and what it is where a config leaves it out."""
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ EXTENDS = "Another config, or a list of them, to inherit from; the file names ar
 
 def with_defaults(config: Mapping) -> dict:
     """A config with all sections there are, those it leaves out as they are by default, and whatever else it has."""
-    full = {key: section.default if config.get(key) is None else config[key] for key, section in SECTIONS.items()}
+    defaults = {key: copy.deepcopy(section.default) for key, section in SECTIONS.items()}
+    full = {key: default if config.get(key) is None else config[key] for key, default in defaults.items()}
     if isinstance(full["trainer"], dict):
         full["trainer"] = {**SECTIONS["trainer"].default, **full["trainer"]}
     return {**full, **{key: value for key, value in config.items() if key not in SECTIONS}}

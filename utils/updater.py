@@ -184,13 +184,18 @@ class Schedule:
     def rehearse(self) -> None:
         """Steps every scheduler once and puts all back, so that one that breaks down does so before the run."""
         before = copy.deepcopy([scheduler.state_dict() for scheduler, _ in self.schedulers])
-        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        options = [{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
+                   for group in self.optimizer.param_groups]
         self.step()
         self.epoch(0.0)
         for (scheduler, _), state in zip(self.schedulers, before, strict=True):
             scheduler.load_state_dict(state)
         for group, kept in zip(self.optimizer.param_groups, options, strict=True):
-            group.update(kept)
+            for key, value in kept.items():
+                if isinstance(value, torch.Tensor):  # which is stepped in place
+                    group[key].copy_(value)
+                else:
+                    group[key] = value
         self.num_steps_done = self.num_epochs_done = 0
 
     def _advance(self, scheduler, *value: float) -> None:
