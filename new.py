@@ -160,7 +160,9 @@ def new_project(target: Path, bare: bool = False) -> None:
         stamp(target)
         if bare:
             if not (target / "TEMPLATE.md").exists():  # there in a copy of a bare project
-                (target / "README.md").rename(target / "TEMPLATE.md")
+                manual = (target / "README.md").read_text(encoding="utf-8")
+                note = "> The template's own page. The examples that it names are not here."
+                (target / "TEMPLATE.md").write_text(f"{note}\n\n{manual}", encoding="utf-8")
             text = (SCAFFOLDS / "bare_readme.md").read_text()
             (target / "README.md").write_text(text.replace("Example", target.resolve().name), encoding="utf-8")
     except OSError as error:

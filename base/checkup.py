@@ -206,7 +206,8 @@ def _estimate(trainer, step_s: float | None, eval_s: float | None, size: int) ->
                      + (f", {num_evaluated:,} batches of evaluation of {eval_s * 1000:.3g} ms" if eval_s else "")
                      + f". At most {_duration(epoch_s * trainer.epochs)} for {trainer.epochs} epochs")
     if (peak := peak_memory(trainer.device)) is not None:
-        lines.append(f"memory   {_size(peak)} at its peak so far, of {trainer.device}")
+        whose = f"of {trainer.device}" if trainer.device.type == "cuda" else "of main memory, by this process"
+        lines.append(f"memory   {_size(peak)} at its peak so far, {whose}")
     num_numbered = trainer.epochs // trainer.save_every if trainer.save_every else 0
     num_kept = 2 + bool(trainer.monitor) + min(num_numbered, store.keep_last or num_numbered)
     lines.append(f"disk     {_size(size * num_kept)} for at most {num_kept} checkpoints of {_size(size)}")

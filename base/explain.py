@@ -95,7 +95,8 @@ def _list_kind(plural: str, registry: Registry) -> str:
     lines = []
     for title, members in groups.items():
         width = max(map(len, members), default=0)
-        lines += [f"{title}:", *(f"  {name:<{width}}  {_short(summary(thing))}".rstrip() for name, thing in members.items())]
+        lines.append(f"{title}:{'' if members else ' none'}")
+        lines += [f"  {name:<{width}}  {_short(summary(thing))}".rstrip() for name, thing in members.items()]
     lines += [f"  {file} could not be imported: {why}" for file, why in import_folder(registry.folder).items()]
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from utils.checkpoint import CheckpointStore, PartsStore, is_sound, load_checkpo
 from utils.config import Reading, differences, flatten, located, override_config
 from utils.errors import ConfigError, TrainingError
 from utils.launch import launch_id
+from utils.origins import in_yaml
 from utils.run import (
     CHECKPOINTS,
     environment,
@@ -147,7 +148,7 @@ def _hold_against(checkpoint: Checkpoint, config: dict) -> None:
             why = (f"a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. For a new run from "
                    f"these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
         else:
-            log.info("%s is now %s; the checkpoint was made with %s", key, new, old)
+            log.info("%s is now %s; the checkpoint was made with %s", key, in_yaml(new), in_yaml(old))
             continue
         faults.append((tuple(key.split(".")), why))
     if faults:

@@ -11,11 +11,19 @@ def ImageFolder(split: str, root: str):
     Args:
         root: the folder in which the splits' folders are.
 
-    Raises ValueError where a split has no folder.
+    The classes are those of train, by the order of their names; another split may lack some of them. Raises ValueError where
+    a split has no folder, or classes that train has not.
     """
     from torchvision import datasets  # a second of start-up that only this dataset needs
 
     folder = Path(root) / split
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}. Images lie in a folder for each split and class: {folder}/CLASS/1.jpg")
-    return datasets.ImageFolder(folder)
+    dataset = datasets.ImageFolder(folder)
+    train = sorted(path.name for path in (Path(root) / "train").glob("*/"))
+    if unknown := [name for name in dataset.classes if name not in train]:
+        raise ValueError(f"{folder} has the class {unknown[0]}; train has {', '.join(train)}")
+    dataset.samples = dataset.imgs = [(path, train.index(dataset.classes[label])) for path, label in dataset.samples]
+    dataset.targets = [label for _, label in dataset.samples]
+    dataset.classes, dataset.class_to_idx = train, {name: number for number, name in enumerate(train)}
+    return dataset

@@ -466,3 +466,18 @@ raise KeyError("a mistake of the user")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1 and "a mistake of the user" in done.stderr
+
+
+def test_folders_of_images_take_their_classes_from_train(tmp_path):
+    from PIL import Image
+
+    for name in ("train/cat", "train/dog", "train/fox", "test/dog", "test/fox"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
+    from data_loader.image_folder import ImageFolder as folder
+    assert [label for _, label in folder("train", str(tmp_path))] == [0, 1, 2]
+    test = folder("test", str(tmp_path))
+    assert [label for _, label in test] == test.targets == [1, 2] and test.classes == ["cat", "dog", "fox"]
+    (tmp_path / "test/fox").rename(tmp_path / "test/fix")
+    with pytest.raises(ValueError, match="has the class fix; train has cat, dog, fox"):
+        folder("test", str(tmp_path))

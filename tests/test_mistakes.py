@@ -312,7 +312,7 @@ def test_a_path_that_leads_nowhere_is_named_with_what_is_there(arguments, said, 
 
 
 @pytest.mark.parametrize("arguments, said", [
-    ([], "nothing to do: give a config"),
+    ([], "nothing to do: give a config"), (["mine.yaml"], "a config is named with -c: -c mine.yaml"),
     (["-c", "c.yaml", "--epoch", "3"], "--epoch"),
     (["-c", "c.yaml", "--steps", "0"], "'0' is no whole number above 0"),
     (["-c", "c.yaml", "--nproc", "2"], "go with --distributed"),
@@ -333,6 +333,8 @@ PLUG_INS = {
     "model/empty.py": "from base import MODELS\n\n@MODELS.register\nclass Empty:\n    pass\n",
     "model/fails.py": "from torch import nn\nfrom base import MODELS\n\n@MODELS.register\nclass Fails(nn.Module):\n"
                       "    def __init__(self, width: int):\n        super().__init__()\n        raise KeyError('no weights')\n",
+    "model/forgotten.py": "from torch import nn\n\nclass Forgotten(nn.Module):\n    pass\n",
+    "model/called.py": "from base import LOSSES\n\n@LOSSES.register()\ndef called(outputs, targets):\n    pass\n",
     "model/losses.py": "from base import LOSSES\n\n@LOSSES.register\ndef hits(outputs, targets):\n"
                        "    return (outputs.argmax(1) == targets).float().mean()\n",
     "data_loader/fixed.py": "from torch.utils.data import Dataset\nfrom base import DATASETS\n\n@DATASETS.register\n"
@@ -362,6 +364,8 @@ def test_mistakes_in_plug_ins_end_with_code_2_and_their_own_line(tmp_path):
         "model=Unfinished": r"no model 'Unfinished'.*could not be imported: SyntaxError: .*\(model/unfinished.py:4\)",
         "model=Needy": r"could not be imported: ModuleNotFoundError: .*nowhere_to_be_found.* \(model/needy.py:1\)",
         "model=Half": r"model.type: model/half.py could not be imported: ZeroDivisionError: .* \(model/half.py:7\)",
+        "model=Forgotten": "no model 'Forgotten'. model/forgotten.py has it, but not under @MODELS.register",
+        "loss=called": r"model/called.py has it, but not .*TypeError: register takes .*without parentheses.*model/called.py:3",
         "model=Empty": "model: Empty gives a Empty; a model is a torch.nn",
         "model={type: Fails, args: {width: 3}}": r"Fails could not be built: KeyError: 'no weights' \(model/fails.py:8\)",
         "model={type: Fails, args: {width: wide}}": "model.args.width: 'wide' is text; a whole number is needed",

@@ -11,7 +11,9 @@ from test_check import GOOD as CHECKED
 from test_house import SHIPPED
 from test_mistakes import GOOD as TYPICAL
 from test_mistakes import MISTAKES
+from test_reference import shipped_things
 
+import utils.schema
 from base.check import check_config
 from utils.config import load_config
 from utils.errors import ConfigError
@@ -50,8 +52,10 @@ def own_part(schema: dict) -> dict:
     return {**schema, "definitions": own, "$comment": None}
 
 
-def test_the_schema_in_configs_is_up_to_date(schema):
+def test_the_schema_in_configs_is_up_to_date(monkeypatch):
     needs("configs/schema.json")
+    monkeypatch.setattr(utils.schema, "own_things", shipped_things)  # a fork's own may wait for it
+    schema = json.loads(dump(config_schema(*project())))
     written = json.loads((PROJECT / "configs" / "schema.json").read_text())
     if written["$comment"] != schema["$comment"]:  # other libraries: only the project's part can be compared
         written, schema = own_part(written), own_part(schema)

@@ -71,6 +71,7 @@ def _add_questions(parser: argparse.ArgumentParser, instead) -> None:
 
 def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     automatic = str(args.resume) == "auto"
+    files = [text for text in args.overrides if text.endswith((".yaml", ".yml", ".json")) and "=" not in text]
     about_a_run = args.steps or args.crash_at_step or args.out or args.run_name
     for refused, why in [
         (args.origins and not args.print_config, "--origins goes with --print-config"),
@@ -78,6 +79,7 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
          "--explain, --print-config, --list and --diff answer from configs: -c CONFIG and overrides go with them"),
         ((args.list or args.diff) and (args.config or args.overrides), "--list and --diff take no config and no overrides"),
         ((args.print_config or args.explain and args.overrides) and not args.config, "name a config, -c CONFIG"),
+        (not args.config and files, f"a config is named with -c: -c {' '.join(files)}"),
         (not args.config and not args.resume and not args.asks,
          "nothing to do: give a config (-c configs/digits.yaml) or a run to continue (-r saved/digits_lenet)"),
         (automatic and not args.config, "--resume auto looks for runs of a config's experiment: name it with -c"),

@@ -47,7 +47,7 @@ class Registry:
         self._own: dict[str, object] = {}
         self._twice: dict[str, str] = {}
 
-    def register(self, thing):
+    def register(self, thing=None):
         """Decorator for a class or a function; its `__name__` becomes its name in configs."""
         if not callable(thing) or not hasattr(thing, "__name__"):
             raise TypeError(f"register takes a class or a function, without parentheses; this is {thing!r}")
@@ -78,7 +78,16 @@ class Registry:
         broken = "".join(f"\n    {file} could not be imported: {why}" for file, why in errors.items())
         meant = next((f" Write '{word}' alone; arguments go under args." for word in reversed(re.findall(r"\w+", name))
                       if word in known), nearest(name, known))
+        meant = self._unregistered(name) or meant
         raise ConfigError(f"no {self.kind} '{name}'.{meant} There are: {self.offer()}.{broken}")
+
+    def _unregistered(self, name: str) -> str:
+        """Where the project has a class or function of that name that is not registered as one of this kind, in words."""
+        defined = re.compile(rf"^(class|def) {re.escape(name)}\b", re.MULTILINE)
+        files = [file for file in sorted((PROJECT / self.folder).glob("*.py"))
+                 if defined.search(file.read_text(encoding="utf-8", errors="ignore"))]
+        registry = re.sub(r"(ss)?$", lambda end: "sses" if end[0] else "s", self.kind, count=1).upper()
+        return f" {files[0].relative_to(PROJECT)} has it, but not under @{registry}.register." if files else ""
 
     def _known(self) -> list[str]:
         return [*self.names(), *(member for library in self.libraries for member in library.members())]
