@@ -100,7 +100,8 @@ def _range(data: DataSplits, ignored: int) -> tuple[int, int]:
     """The lowest and the highest label to train and validate on, but for those that the loss ignores."""
     found = [_labels(data.dataset(split)) for split in ("train", "val") if data.dataset(split) is not None]
     found = [labels[labels != ignored] for labels in found if labels is not None]
-    return min(int(labels.min()) for labels in found if len(labels)), max(int(labels.max()) for labels in found if len(labels))
+    found = [labels for labels in found if len(labels)]
+    return min((int(labels.min()) for labels in found), default=0), max((int(labels.max()) for labels in found), default=0)
 
 
 def _labels(dataset: Dataset) -> np.ndarray | torch.Tensor | None:
