@@ -27,7 +27,7 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
     Datasets are built when they are first asked for; those of `splits` now. Raises one ConfigError for all parts that
     cannot be built.
     """
-    seed, attempts = config["seed"], Attempts()
+    seed, attempts, data = config["seed"], Attempts(), None
     seed_all(derive(seed, "data"), device)
     with attempts:
         data = build_data(config, device)
@@ -40,7 +40,7 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
     for number, block in enumerate(config["metrics"]):
         with attempts:
             metrics[log_name(block)] = build_callable(METRICS, block, f"metrics.{number}", device)
-    for split in splits:  # now: this is where one that draws has always stood in the stream of random numbers
+    for split in splits if data else ():  # now: this is where one that draws has always stood in the stream of random numbers
         with attempts:
             data.dataset(split)
     attempts.end()

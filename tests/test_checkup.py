@@ -444,6 +444,7 @@ class SoManyClasses(nn.Module):
     (["model.args.sizes=[60, 10]"], "model", "Given to model: float32 [30, 1, 8, 8]"),
     (["transforms={train: [], batch: [{type: CenterCrop, args: {size: 4}}, {type: FiveCrop, args: {size: 9}}]}"],
      "transforms.batch.1", "crop size"),
+    (["transforms={eval: [{type: CenterCrop, args: {size: [1, 2, 3]}}]}"], "transforms.eval.0", "could not be built"),
     (["trainer.args.monitor=max val/acc"], "trainer.args.monitor", "Did you mean 'val/accuracy'?"),
     (["data_loader.validation_split=0.0001"], "data_loader.validation_split", "0 for validation"),
 ])
