@@ -17,6 +17,7 @@ from pathlib import Path
 
 from utils.errors import PROJECT, ConfigError, exit_codes
 from utils.git import git
+from utils.registry import FOLDERS
 
 SCAFFOLDS = PROJECT / "scaffolds"
 NEXT = {"configs": "python train.py -c", "tests": "python -m pytest"}  # what to do with a new file of these folders
@@ -116,7 +117,7 @@ def _of_function(kind: str) -> Path:
 
 def refuse_registered(kind: str, name: str, names: set[tuple[str, str]]) -> None:
     """Raises ConfigError where the project registers one of `names` already."""
-    for folder in ("model", "data_loader", "trainer", "logger"):
+    for folder in FOLDERS:
         for file in sorted((PROJECT / folder).rglob("*.py")):
             if names & registered(file.read_bytes()):
                 raise ConfigError(f"there is a {kind} '{name}' already, in {file.relative_to(PROJECT)}. Choose another name.")

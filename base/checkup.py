@@ -33,7 +33,7 @@ def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
     Returns the estimate; of what is odd but no mistake the log warns. Raises one ConfigError for all mistakes.
     """
     faults = [] if trainer.guard.tolerated else [*_non_finite(rehearsed)]
-    step_s = eval_s = size = None
+    step_s = eval_s = None
     with TemporaryDirectory() as folder, closing(trainer.data):
         trainer.run = SilentRun(Path(folder), bars=False)
         for number, block in enumerate(config["writers"]):

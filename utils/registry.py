@@ -12,6 +12,7 @@ from utils.errors import PROJECT, ConfigError, Fault, describe, is_ours
 from utils.signature import Signature, Unknown, nearest
 
 log = logging.getLogger(__name__)
+FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may bring whatever belongs to its idea
 _CALLED_TYPE = ("_target_", "class_path", "class", "target", "name")  # what others call it
 
 
@@ -70,7 +71,7 @@ class Registry:
         for library in self.libraries:
             if name in library.members():
                 return library.members()[name]
-        for folder in ("model", "data_loader", "trainer", "logger"):  # an idea in one file may bring its own optimizer
+        for folder in FOLDERS:
             errors = {**errors, **import_folder(folder)}
         if name in self._own:
             return self._sound(name, errors)

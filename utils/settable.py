@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from inspect import Parameter
 from typing import NamedTuple
 
-from utils.registry import Registry, import_folder
+from utils.registry import FOLDERS, Registry, import_folder
 
-FOLDERS = ("data_loader", "model", "trainer", "logger")  # a file in any of them may bring whatever belongs to its idea
 # What the program fills in where a config leaves it open, by section.
 LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps")}
 # Of `args.device`, which the program takes itself where a dataset knows no such argument.
