@@ -15,17 +15,17 @@ import shutil
 from datetime import date
 from pathlib import Path
 
+from utils.config.registry import FOLDERS
 from utils.errors import PROJECT, ConfigError, exit_codes
 from utils.git import git
-from utils.registry import FOLDERS
 
 SCAFFOLDS = PROJECT / "scaffolds"
 NEXT = {"configs": "python train.py -c", "tests": "python -m pytest"}  # what to do with a new file of these folders
-LISTS = ("python -m utils.schema > configs/schema.json", "python -m utils.reference > docs/config.md")  # of all names
+LISTS = ("python -m tools.schema > configs/schema.json", "python -m tools.config_docs > docs/config.md")  # of all names
 # What a bare project is without: the examples, and what is of no use without them. Tests that take one of them say so with
 # `needs`, and are skipped where it is not there.
 EXAMPLES = (
-    ".ci", "benchmarks", "requirements-bench.txt", "tests/test_benchmarks.py",
+    ".ci", "benchmarks", "requirements-bench.txt", "tests/benchmarks",
     "configs/cifar10_resnet.yaml", "configs/digits.yaml", "configs/digits_gan.yaml", "configs/linear_regression.yaml",
     "configs/mnist.json", "configs/mnist.yaml", "configs/schema.json", "docs/config.md",
     "model/cifar_resnet.py", "model/digits_gan.py", "model/lenet.py", "model/linear_regression.py",
@@ -47,7 +47,8 @@ def main() -> None:
             files = new_files(args.kind, args.name)
             commands = [f"{NEXT[file.parts[0]]} {file}" for file in files if file.parts[0] in NEXT]
             print("Written:", *files, sep="\n  ")
-            print("Next:", *commands, *LISTS, sep="\n  ")
+            lists = LISTS if (PROJECT / "tools").is_dir() else ()
+            print("Next:", *commands, *lists, sep="\n  ")
 
 
 def arguments() -> argparse.Namespace:
@@ -74,7 +75,7 @@ def new_files(kind: str, name: str) -> list[Path]:
     """
     files = scaffold(kind, name)
     refuse_registered(kind, name, set().union(*map(registered, files.values())))
-    if taken := [str(file) for file in files if (PROJECT / file).exists()]:
+    if taken := [taken for file in files for taken in there_already(file)]:
         raise ConfigError(f"{', '.join(taken)}: there already, and nothing is overwritten. Choose another name.")
     written = []
     try:
@@ -88,6 +89,12 @@ def new_files(kind: str, name: str) -> list[Path]:
             file.unlink()
         raise ConfigError(f"nothing is written, since one file cannot be: {error}") from error
     return list(files)
+
+
+def there_already(file: Path) -> list[str]:
+    """The file, if the project has it; of a test also one of its name in a folder of tests/, which pytest would mix up with it."""
+    found = [PROJECT / file, *((PROJECT / "tests").rglob(file.name) if file.parts[0] == "tests" else ())]
+    return sorted({str(path.relative_to(PROJECT)) for path in found if path.exists()})
 
 
 def scaffold(kind: str, name: str) -> dict[Path, str]:

@@ -9,21 +9,21 @@ import logging
 from pathlib import Path
 
 from utils.cli import log_level, test_arguments
+from utils.distributed.environment import before_group, expected_rank
 from utils.errors import ConfigError, exit_codes
-from utils.launch import before_group, expected_rank
 
 log = logging.getLogger("test")
 
 
 def main(args) -> None:
     from base.build import build_trainer
-    from base.starting import load_evaluated, open_checkpoint, resolve_config
-    from base.summary import table
+    from base.run_setup import load_evaluated_weights, open_checkpoint, resolve_config
+    from base.summary import format_table
     from logger.console import setup_logging
-    from utils.config import located
+    from utils.config.loading import located
     from utils.device import pick_device
     from utils.heap import keep_heap
-    from utils.run import run_of
+    from utils.run_folder import run_of
 
     setup_logging(log_level(args), expected_rank())
     if not args.release_heap:
@@ -34,7 +34,7 @@ def main(args) -> None:
     config, places = resolve_config(None, checkpoint, args.overrides)
     with located(places):
         trainer = build_trainer(config, pick_device(args.device))
-        load_evaluated(trainer, checkpoint)
+        load_evaluated_weights(trainer, checkpoint)
         trainer.run.bars = not args.quiet
         if trainer.data.dataset(args.split) is None:
             raise ConfigError(f"--split {args.split}: the dataset has no such split")
@@ -44,7 +44,7 @@ def main(args) -> None:
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}
     file = (run_of(checkpoint.file) or checkpoint.file.parent) / "test.json"
     log.info(f"{checkpoint.file}, epoch {progress['epoch']}, {args.split} split: "
-             f"{trainer.data.num_samples(args.split) or 'a stream of'} samples\n{table(values)}")
+             f"{trainer.data.num_samples(args.split) or 'a stream of'} samples\n{format_table(values)}")
     try:
         keep_scores(file, about, values)
         log.info(f"written to {file}")

@@ -9,73 +9,87 @@
     python train.py --help
 """
 import gc
+import importlib
 import logging
 import sys
 import time
 
-from utils.cli import log_level, train_arguments, verify_arguments
-from utils.config import located, read_config
+from utils.cli import log_level, print_answer, train_arguments
+from utils.config.loading import located, raise_faults, read_config
+from utils.distributed.environment import (
+    before_group,
+    end_with_launcher,
+    expected_rank,
+    is_launched,
+    local_rank,
+)
 from utils.errors import exit_codes
-from utils.launch import before_group, end_with_launcher, expected_rank, is_launched, launch, local_rank
-from utils.origins import tell
 from utils.signals import die_of_interrupts, ignore_signals
 
 log = logging.getLogger("train")
 
 
 def main(args) -> None:
-    joins = args.distributed and not args.verify_resume
+    stage = args.tool and args.tool.stage
+    joins = args.distributed and stage != "command"
     with before_group(joins):
         given = read_config(args.config, args.overrides) if args.config else None
-    if args.asks:
-        return tell(args, given)
+    if stage == "config":
+        print_answer(run_tool(args, given))
+        return raise_faults(given) if given else None
     # imported here, so that --help and broken syntax are answered without loading torch
-    from base.starting import checkpoint_to_resume, resolve_config
+    from base.run_setup import checkpoint_to_resume, resolve_config
     from logger.console import setup_logging
-    from utils import dist
     from utils.device import pick_device, processes_to_start
+    from utils.distributed.group import process_group
+    from utils.distributed.launch import launch
     from utils.heap import keep_heap
 
-    launches = args.distributed and not is_launched() and not args.verify_resume  # the others that it starts do the talking
+    launches = args.distributed and not is_launched() and stage != "command"  # the others that it starts do the talking
     setup_logging(logging.ERROR if launches else log_level(args), expected_rank())
-    if args.verify_resume and not is_launched():
-        from base.verify import verify_resume
-        sys.exit(not verify_resume(*verify_arguments(args), args.steps or 30))
+    if stage == "command" and not is_launched():
+        return run_tool(args)
     with before_group(joins):
         num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
         device = None if launches else pick_device(args.device, local_rank())  # who only starts others needs none
-        checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name, tidy=not args.find)
+        checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name, tidy=stage != "trainer")
         config, places = resolve_config(given, checkpoint, args.overrides, num_processes)
     gc.enable()
     if not args.release_heap:
         keep_heap()
     if launches:
         sys.exit(launch(sys.argv, num_processes, args.max_restarts or 0))
-    with dist.process_group(args.distributed, device, args.timeout), located(places):
+    with process_group(args.distributed, device, args.timeout), located(places):
         train(args, config, checkpoint, device)
+
+
+def run_tool(args, *parts):
+    """Has the module in tools/ answer the flag that was given (the table is in utils/cli.py)."""
+    return importlib.import_module(args.tool.module).run_tool(args, *parts)
 
 
 def train(args, config: dict, checkpoint, device) -> None:
     """What each process does."""
     from base.build import build_trainer
-    from base.rehearsal import rehearse
-    from base.starting import checkpoint_of_all, initial_weights, open_run
+    from base.preflight import preflight
+    from base.run_setup import broadcast_checkpoint, load_initial_weights, open_run
     from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
     from logger.console import log_to_file
-    from utils.dist import num_restarts, rank
-    from utils.run import run_of
+    from utils.distributed.collectives import rank
+    from utils.distributed.group import num_restarts
+    from utils.run_folder import run_of
 
-    checkpoint = checkpoint_of_all(checkpoint, args.out, config["name"])
+    stage = args.tool and args.tool.stage
+    checkpoint = broadcast_checkpoint(checkpoint, args.out, config["name"])
     trainer = build_trainer(config, device, splits=("train", "val"))
     trainer.stop_request.at_step = args.steps
     trainer.stop_request.crash_at_step = None if num_restarts() else args.crash_at_step  # once is enough
     if args.init_from:
-        log.info(initial_weights(trainer.bare_model, args.init_from))
+        log.info(load_initial_weights(trainer.unwrapped_model, args.init_from))
     trainer.prepare_training()
-    if args.find:
-        from base.find import find
-        return find(args.find, trainer, config, checkpoint, bars=not args.quiet)
-    rehearse(trainer, config)
+    if stage == "trainer":
+        return run_tool(args, trainer, config, checkpoint)
+    preflight(trainer, config)
     if checkpoint:
         trainer.resume(checkpoint.state)
         if trainer.finished:
@@ -87,9 +101,8 @@ def train(args, config: dict, checkpoint, device) -> None:
     log.info(describe_parts(trainer))
     if checkpoint:
         log.info(describe_resumed(trainer))
-    if args.profile:
-        from base.profiling import profile_steps
-        profile_steps(trainer, args.profile)
+    if stage == "run":
+        run_tool(args, trainer)
     started = time.monotonic()
     trainer.train(run)
     log.info(describe_end(trainer, time.monotonic() - started))

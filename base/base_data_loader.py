@@ -9,25 +9,26 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from base.arrays import batches_of
-from base.preparation import Preparation
-from base.samples import Batches, BatchLoader, Count, Part, PositionSampler, Samples, Transform, as_it_is
-from base.streams import Stream, StreamCollate, StreamPlace, copy_of_state, is_stateful
-from utils import dist
+from base.data.arrays import batch_fetcher
+from base.data.batch_transforms import BatchPreparation
+from base.data.sampler import Count, PositionSampler, RankSlice
+from base.data.streams import Stream, StreamCollate, StreamPlace, copy_state, is_stateful
+from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
+from utils.config.annotations import PositiveInt, at_least, below
+from utils.distributed import collectives as dist
 from utils.errors import ConfigError
 from utils.random import derive, permutation
 from utils.signals import ignore_in_worker
-from utils.signature import PositiveInt, at_least, below
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-FILLED_IN = ("build_dataset", "transforms", "seed")  # of DataSplits' arguments, by the program
+PROVIDED = ("build_dataset", "transforms", "seed")  # of DataSplits' arguments, by the program
 
 
-def part_or_count(share: float) -> None:
-    """A constraint: a part below 1, or a whole number of samples."""
-    if isinstance(share, float) and share >= 1:
-        raise ValueError(f"{share} is neither a part below 1, such as 0.1, nor a whole number of samples, such as 500")
+def fraction_or_count(value: float) -> None:
+    """A constraint: a fraction below 1, or a whole number of samples."""
+    if isinstance(value, float) and value >= 1:
+        raise ValueError(f"{value} is neither a part below 1, such as 0.1, nor a whole number of samples, such as 500")
 
 
 class DataSplits:
@@ -59,14 +60,14 @@ class DataSplits:
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),
                  seed: int = 0, *, batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
-                 validation_split: Annotated[float, at_least(0), part_or_count] | None = None,
+                 validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False, num_workers: Annotated[int, at_least(0), below(1000)] = 0,
                  pin_memory: bool | None = False, timeout: Annotated[float, at_least(0)] = 0,
                  prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
-        self.prepare = Preparation(self.transforms["batch"], seed)
+        self.prepare = BatchPreparation(self.transforms["batch"], seed)
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches = eval_batches
@@ -78,7 +79,7 @@ class DataSplits:
                 "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,
                 "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
         self._build_dataset = build_dataset
-        self.part = Part(dist.rank(), dist.world_size())
+        self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # of training, where its dataset is a stream that tells its state
         self._datasets: dict[str, Dataset | None] = {}
         self._batches_of: dict[int, Callable | None] = {}  # by the identity of the dataset
@@ -106,7 +107,7 @@ class DataSplits:
             except ConfigError as error:
                 hint = "Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 for no validation."
                 raise error.with_hint(hint) if source == "val" else error
-            self._first_states[source] = copy_of_state(self._datasets[source])
+            self._first_states[source] = copy_state(self._datasets[source])
         return self._datasets[source]
 
     def indices(self, split: str) -> torch.Tensor:
@@ -116,11 +117,11 @@ class DataSplits:
             raise ConfigError.at("dataset", f"the {split} split holds no samples")
         if split == "test" or not self.validation_split:
             return torch.arange(num_samples)
-        share = self.validation_split
-        num_val = int(share) if share >= 1 else round(num_samples * share)
+        fraction = self.validation_split
+        num_val = int(fraction) if fraction >= 1 else round(num_samples * fraction)
         if not 0 < num_val < num_samples:
             raise ConfigError.at("data_loader.validation_split",
-                                 f"{share} of {num_samples} samples leaves {max(num_samples - num_val, 0)} for training and "
+                                 f"{fraction} of {num_samples} samples leaves {max(num_samples - num_val, 0)} for training and "
                                  f"{min(num_val, num_samples)} for validation. Set it to a part, such as 0.1, or to a number "
                                  f"below {num_samples}.")
         order = permutation(derive(self.seed, "split"), num_samples)
@@ -165,9 +166,9 @@ class DataSplits:
         position.epoch, position.start = epoch if training else 0, start
         if isinstance(position, Stream):
             position.place = self.place if key == ("train", True) and is_stateful(position.dataset) else StreamPlace()
-            _tell_what_is_read_again(position)
+            _report_rereading(position)
         batches = self._iterators[key] = iter(loader)
-        batches = _follow(batches, position.place) if isinstance(position, Stream) else position.counted(batches)
+        batches = _track_place(batches, position.place) if isinstance(position, Stream) else position.counted(batches)
         return itertools.islice(batches, limit - start) if limit else batches
 
     def to_checkpoint(self) -> dict[str, StreamPlace]:
@@ -181,13 +182,13 @@ class DataSplits:
         self._iterators.clear()
         self._loaders.clear()
 
-    def smallest_part(self) -> int | None:
+    def smallest_local_batch(self) -> int | None:
         """The fewest samples that a process which has any gets of a training batch; None where nobody knows."""
         num_samples = self.num_samples("train")
         if num_samples is None or isinstance(self.dataset("train"), IterableDataset):
             return None
         whole = self.drop_last or (self.num_batches("train") or 0) * self.batch_size <= num_samples
-        return max((self.batch_size if whole else num_samples % self.batch_size) // self.part.world_size, 1)
+        return max((self.batch_size if whole else num_samples % self.batch_size) // self.rank_slice.world_size, 1)
 
     def first_batch(self, split: str, at_most: int | None = None) -> tuple[int, Any]:
         """This process's part of the first batch of a split, or `at_most` so many samples, fetched in this process."""
@@ -199,11 +200,11 @@ class DataSplits:
             if not samples:
                 what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
                 raise ConfigError.at("dataset", f"the {split} split holds no {what}")
-            samples, count = (samples[:at_most], count.part(slice(0, at_most))) if at_most else (samples, count)
+            samples, count = (samples[:at_most], count.piece(slice(0, at_most))) if at_most else (samples, count)
         else:
             sampler = self._sampler(split, training)
             count = Count(sampler.count(0), sampler.count(0).total, sampler.chosen(0))
-            count = count.part(slice(0, at_most)) if at_most else count
+            count = count.piece(slice(0, at_most)) if at_most else count
             samples = view.__getitems__(count.chosen)
         return count, self._collate(view)(samples)
 
@@ -215,7 +216,7 @@ class DataSplits:
 
     def _build_loader(self, split: str, training: bool) -> DataLoader:
         dataset, view, options = self.dataset(split), self._view(split, training), dict(self.loader_options)
-        if isinstance(view, Batches) and (view.resident or not options["num_workers"]):
+        if isinstance(view, BatchView) and (view.resident or not options["num_workers"]):
             if options["num_workers"]:
                 log.info("%s is kept on a device: no worker processes read it", type(dataset).__name__)
             return BatchLoader(view, self._sampler(split, training), options["pin_memory"])
@@ -238,28 +239,28 @@ class DataSplits:
         seed = derive(self.seed, "sample", SPLITS.index(split))
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training), drop_last=self.drop_last and training,
-                          first_state=self._first_states[split], part=self.part)
+                          first_state=self._first_states[split], rank_slice=self.rank_slice)
         if not transforms and (fetch := self._fetch(split)):
-            return Batches(fetch, seed)
-        return Samples(dataset, transforms, seed)
+            return BatchView(fetch, seed)
+        return SampleView(dataset, transforms, seed)
 
     def _fetch(self, split: str) -> Callable | None:
         """What gives whole batches of a split's dataset, if anything does."""
         dataset = self.dataset(split)
         if id(dataset) not in self._batches_of:  # train and val may share one
-            self._batches_of[id(dataset)] = batches_of(dataset)
+            self._batches_of[id(dataset)] = batch_fetcher(dataset)
         return self._batches_of[id(dataset)]
 
     def _sampler(self, split: str, training: bool) -> PositionSampler:
         return PositionSampler(self.indices(split), self._batch_size(training), derive(self.seed, "order"),
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training,
-                               part=self.part, tells_chosen=self.prepare.augments)
+                               rank_slice=self.rank_slice, with_chosen=self.prepare.augments)
 
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
-        return as_it_is if isinstance(view, Batches) else getattr(view.dataset, "collate_fn", default_collate)
+        return identity_collate if isinstance(view, BatchView) else getattr(view.dataset, "collate_fn", default_collate)
 
 
-def _follow(batches: Iterator, place: StreamPlace) -> Iterator[tuple[Count, Any]]:
+def _track_place(batches: Iterator, place: StreamPlace) -> Iterator[tuple[Count, Any]]:
     """The batches of a Stream alone; `place` is always the one after the last of them that was taken."""
     for counted, after in batches:
         place.load_state_dict(after.state_dict())
@@ -267,7 +268,7 @@ def _follow(batches: Iterator, place: StreamPlace) -> Iterator[tuple[Count, Any]
     place.load_state_dict({"epoch": place.epoch, "state": None, "over": True})
 
 
-def _tell_what_is_read_again(stream: Stream) -> None:
+def _report_rereading(stream: Stream) -> None:
     if stream.start and stream.place.state is None and not stream.place.over:
         lacks = "saved state" if is_stateful(stream.dataset) else "state_dict"
         log.info("%s has no %s: the stream is read again from the start of epoch %d, and %d batches are passed over",

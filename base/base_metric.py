@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from base.samples import to_device
-from utils import dist
+from base.data.nested import to_device
+from utils.distributed import collectives as dist
 from utils.errors import ConfigError
 
 
@@ -26,22 +26,22 @@ class Totals:
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self._mark: dict[str, tuple[float, int]] = {}
-        self._pending: dict[str, list[tuple]] = {}  # (value, its weight, samples, whether it is lost)
+        self._pending: dict[str, list[tuple]] = {}  # (value, its weight, samples, whether it is skipped)
 
-    def add(self, values: Mapping[str, Any], count: int, lost: bool | torch.Tensor = False) -> None:
+    def add(self, values: Mapping[str, Any], count: int, skipped: bool | torch.Tensor = False) -> None:
         """Takes the values of a batch of `count` samples: each a mean over it (0-dim) or one per sample `[count]`.
 
-        A batch of 0 samples does not count. `lost` (0-dim bool on a device, perhaps) says that they do not count; only
+        A batch of 0 samples does not count. `skipped` (0-dim bool on a device, perhaps) says that they do not count; only
         then may they not be finite.
         """
-        if lost is True:
+        if skipped is True:
             return
         for name, value in values.items():
             value = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
             if value.ndim == 0:  # a copy, since it may be a weight, which goes on changing
-                entry = (value.item() if value.is_cpu else value.detach().clone(), count, count, lost)
+                entry = (value.item() if value.is_cpu else value.detach().clone(), count, count, skipped)
             elif value.ndim == 1:
-                entry = (_sum(value.detach()), 1, len(value) if count else 0, lost)
+                entry = (_sum(value.detach()), 1, len(value) if count else 0, skipped)
             else:
                 raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
                                  "or one for each sample [B]")
@@ -49,8 +49,8 @@ class Totals:
                 self._pending[name] = []
             self._pending[name].append(entry)
 
-    def _fold(self) -> None:
-        gathered = dist.all_gather_object({name: _read(entries) for name, entries in self._pending.items()})
+    def _reduce_pending(self) -> None:
+        gathered = dist.all_gather_object({name: _read_values(entries) for name, entries in self._pending.items()})
         for name in dict.fromkeys(name for read in gathered for name in read):
             batches = [read.get(name, []) for read in gathered]
             # batch by batch, each over all processes: the sums then come out the same whenever somebody asks
@@ -64,20 +64,20 @@ class Totals:
                 self.sums[name], self.counts[name] = total, count
         self._pending = {}
 
-    def glimpse(self, name: str) -> float | None:
+    def estimate(self, name: str) -> float | None:
         """About the mean since `reset`: of the last values only those of this process, which asks no other."""
-        pending = _read(self._pending.get(name, []))
+        pending = _read_values(self._pending.get(name, []))
         count = self.counts.get(name, 0) + sum(count for _, count in pending)
         return (self.sums.get(name, 0.0) + sum(total for total, _ in pending)) / count if count else None
 
     def means(self) -> dict[str, float]:
         """The means since `reset`. Waits for the device."""
-        self._fold()
+        self._reduce_pending()
         return {name: self.sums[name] / self.counts[name] for name in self.sums}
 
     def recent(self) -> dict[str, float]:
         """The means since the last call of `recent` (or `reset`). Waits for the device."""
-        self._fold()
+        self._reduce_pending()
         values = {}
         for name, total in self.sums.items():
             earlier_total, earlier_count = self._mark.get(name, (0.0, 0))
@@ -90,7 +90,7 @@ class Totals:
         self.sums, self.counts, self._mark, self._pending = {}, {}, {}, {}
 
     def state_dict(self) -> dict:
-        self._fold()
+        self._reduce_pending()
         return {"sums": dict(self.sums), "counts": dict(self.counts), "mark": {n: list(m) for n, m in self._mark.items()}}
 
     def load_state_dict(self, state: dict) -> None:
@@ -106,7 +106,7 @@ def _sum(values: torch.Tensor) -> torch.Tensor | float:
     return total.item() if values.is_cpu else total
 
 
-def _read(entries: list[tuple]) -> list[tuple[float, int]]:
+def _read_values(entries: list[tuple]) -> list[tuple[float, int]]:
     """(sum, samples) of each of a name's pending values, read from the device in one go."""
     if not entries:
         return []
@@ -114,11 +114,11 @@ def _read(entries: list[tuple]) -> list[tuple[float, int]]:
     if on_device := [value for value in values if isinstance(value, torch.Tensor)]:
         numbers = iter(torch.stack(on_device).tolist())
         values = [next(numbers) if isinstance(value, torch.Tensor) else value for value in values]
-    flags = [lost for *_, lost in entries]
+    flags = [skipped for *_, skipped in entries]
     if device := next((flag.device for flag in flags if isinstance(flag, torch.Tensor)), None):
         flags = torch.stack([torch.as_tensor(flag, device=device) for flag in flags]).tolist()
-    return [(value * weight, int(count)) if count and not lost else (0.0, 0)
-            for value, (_, weight, count, _), lost in zip(values, entries, flags, strict=True)]
+    return [(value * weight, int(count)) if count and not skipped else (0.0, 0)
+            for value, (_, weight, count, _), skipped in zip(values, entries, flags, strict=True)]
 
 
 class Metrics:
@@ -142,7 +142,7 @@ class Metrics:
         self._updated, self.device = False, device
         for name, metric in self.objects.items():
             if isinstance(metric, torch.nn.Module):
-                if dist.world_size() > 1 and not _adds_up(metric) and any(map(_adds_up, metric.modules())):
+                if dist.world_size() > 1 and not _is_torchmetric(metric) and any(map(_is_torchmetric, metric.modules())):
                     raise ConfigError.at("metrics",
                                          f"'{name}' is a collection, of which processes cannot add up the members. "
                                          "Name each of them by itself.")
@@ -153,16 +153,16 @@ class Metrics:
         """The values of the functions on this batch; objects take note and are asked at the end."""
         with torch.no_grad():
             if self.objects:
-                self._take_note(outputs, targets)
+                self._update_objects(outputs, targets)
             return {name: function(outputs, targets) for name, function in self.functions.items()}
 
-    def _take_note(self, outputs: Any, targets: Any) -> None:
+    def _update_objects(self, outputs: Any, targets: Any) -> None:
         for metric in self.objects.values():
-            if _adds_up(metric):
+            if _is_torchmetric(metric):
                 if not self.padding:
                     metric.update(outputs, targets)
             else:
-                for theirs in self._of_all_processes(outputs, targets):
+                for theirs in self._gather_batches(outputs, targets):
                     metric.update(*theirs)
         self._updated = True
 
@@ -170,7 +170,7 @@ class Metrics:
         """The values of the objects since `reset`, if they were called. Several numbers become `name_0`, `name_1`, ..."""
         values = {}
         for name, metric in self.objects.items() if self._updated else ():
-            _fill_in(metric)
+            _add_empty_states(metric)
             result = metric.compute()
             if isinstance(result, Mapping):
                 values |= {f"{name}_{key}": float(value) for key, value in result.items()}
@@ -185,16 +185,16 @@ class Metrics:
         for metric in self.objects.values():
             metric.reset()
 
-    def keep(self) -> "Metrics":
-        """A copy, for `put_back`; objects need no `state_dict` for it."""
+    def snapshot(self) -> "Metrics":
+        """A copy, for `restore`; objects need no `state_dict` for it."""
         return copy.deepcopy(self) if self.objects else self
 
-    def put_back(self, kept: "Metrics") -> None:
+    def restore(self, kept: "Metrics") -> None:
         """As it was when `kept` was made."""
         if kept is not self:
             self.objects, self._updated = copy.deepcopy(kept.objects), kept._updated
 
-    def _of_all_processes(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
+    def _gather_batches(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
         if dist.world_size() == 1:
             return [(outputs, targets)]
         gathered = dist.all_gather_object(None if self.padding else to_device((outputs, targets), torch.device("cpu")))
@@ -204,9 +204,9 @@ class Metrics:
         """The state of every object; of one that adds up over several processes theirs, too, by rank."""
         cpu, state = torch.device("cpu"), {"updated": self._updated, "objects": {}}
         for name, metric in self.objects.items():
-            if _adds_up(metric) and dist.world_size() > 1:
+            if _is_torchmetric(metric) and dist.world_size() > 1:
                 state.setdefault("processes", {})[name] = dist.all_gather_object(to_device(metric.state_dict(), cpu))
-                _fill_in(metric)
+                _add_empty_states(metric)
                 metric.sync()
                 state["objects"][name] = to_device(metric.state_dict(), cpu)
                 metric.unsync()
@@ -220,7 +220,7 @@ class Metrics:
         self._updated = state["updated"]
         for name in self.objects.keys() & state["objects"].keys():
             metric, own = self.objects[name], state["objects"][name]
-            if _adds_up(metric):
+            if _is_torchmetric(metric):
                 theirs = state.get("processes", {}).get(name, [own])
                 own = theirs[dist.rank()] if len(theirs) == dist.world_size() else own if dist.is_main() else None
             if own is not None:
@@ -229,9 +229,9 @@ class Metrics:
                 metric.to(self.device)  # torchmetrics takes tensors over from wherever they are
 
 
-def _fill_in(metric: Any) -> None:
+def _add_empty_states(metric: Any) -> None:
     """Gives a process that has seen no sample empty tensors of the others' kind, with which it can add up its nothing."""
-    if dist.world_size() == 1 or not _adds_up(metric) or not hasattr(metric, "metric_state"):
+    if dist.world_size() == 1 or not _is_torchmetric(metric) or not hasattr(metric, "metric_state"):
         return
     lists = {name: value for name, value in metric.metric_state.items() if isinstance(value, list)}
     empty = {name: [torch.atleast_1d(tensor)[:0].cpu() for tensor in value[:1]] for name, value in lists.items()}
@@ -247,7 +247,7 @@ def _as_lists(state: dict, metric: Any) -> dict:
     return {name: [value] if name in lists and isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
-def _adds_up(metric: Any) -> bool:
+def _is_torchmetric(metric: Any) -> bool:
     """Whether a metric object knows how to add up over processes, as those of torchmetrics do."""
     return hasattr(metric, "sync") and hasattr(metric, "unsync")
 

@@ -8,27 +8,37 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
-from base.leaving import asked, leave_if_asked
-from base.recovery import Splitting, careful_evaluation, careful_step, explained
-from base.sharing import shard, share_buffers, share_gradients
+from base.recovery import Splitting, errors_explained, evaluate_batch, make_step
 from logger.run_log import RunLog, SilentRun
-from utils import dist
-from utils.checkpoint import SavePolicy
-from utils.compiling import parse_compile
-from utils.ema import WeightAverage
+from utils import moved
+from utils.checkpoint.sharded import place_state
+from utils.checkpoint.state import load_parts
+from utils.checkpoint.store import SavePolicy
+from utils.config.annotations import CountInt, PositiveFloat, PositiveInt, at_least, below
+from utils.config.suggestions import suggest_name
+from utils.distributed import collectives as dist
+from utils.distributed.collectives import Ballot
+from utils.distributed.model_sync import average_gradients, broadcast_buffers, shard_model
+from utils.distributed.sharding import full_tensor
+from utils.distributed.strategy import parse_strategy
+from utils.distributed.sync_batchnorm import convert_sync_batchnorm
 from utils.errors import ConfigError
-from utils.guard import NonFiniteGuard
-from utils.laps import Laps
-from utils.monitor import Monitor, parse_monitor
-from utils.progress import Bar, Position, parse_interval, seconds, windows
 from utils.random import StepSeeds, derive, seed_all
-from utils.shards import placed
-from utils.signals import StopRequest
-from utils.signature import CountInt, PositiveFloat, PositiveInt, at_least, below, nearest
-from utils.state import load_parts, whole
-from utils.strategy import parse_strategy
-from utils.sync_batchnorm import synchronised
-from utils.updater import Schedule, Updater, Window
+from utils.training.compile_options import parse_compile_options
+from utils.training.ema import WeightAverage
+from utils.training.monitor import Monitor, parse_monitor
+from utils.training.non_finite_guard import NonFiniteGuard
+from utils.training.progress import (
+    Position,
+    ProgressBar,
+    accumulation_windows,
+    parse_duration,
+    parse_save_interval,
+)
+from utils.training.schedule import Schedule
+from utils.training.stop_requests import StopRequest, poll_stop_requests, stop_if_requested
+from utils.training.timers import Timers
+from utils.training.updater import Updater, Window
 
 
 class BaseTrainer:
@@ -66,7 +76,7 @@ class BaseTrainer:
         on_nan: what to do about a loss that is not finite: "stop", or "skip" the step.
         max_nan_steps: how many steps in a row "skip" may leave out.
         on_oom: what to do where memory does not suffice for a batch: "stop", or "split" it from then on.
-        strategy: how several processes share the model: "ddp", "fsdp", or a block with options; see utils/strategy.py.
+        strategy: how several processes share the model: "ddp", "fsdp", or a block with options; see utils/distributed/strategy.py.
         sync_batchnorm: whether BatchNorm sees the whole batch of all processes, instead of this process's part.
     """
 
@@ -75,31 +85,31 @@ class BaseTrainer:
                  seed: int = 0, device: torch.device = torch.device("cpu"),
                  epochs: PositiveInt = 10, monitor: Annotated[str, parse_monitor] | None = "min val/loss",
                  early_stop: PositiveInt | None = None, min_delta: Annotated[float, at_least(0)] = 0.0,
-                 eval_every: PositiveInt = 1, checkpoint_every: Annotated[dict, parse_interval] | None = None,
+                 eval_every: PositiveInt = 1, checkpoint_every: Annotated[dict, parse_save_interval] | None = None,
                  save_every: PositiveInt | None = None, keep_last: PositiveInt | None = None, async_save: bool = True,
                  max_failed_saves: PositiveInt = 3, log_every: PositiveInt = 50,
                  log_images_every: CountInt | None = 10, log_weights_every: CountInt | None = 10,
                  precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
                  clip_norm: PositiveFloat | None = None, ema: Annotated[float, at_least(0), below(1)] | None = None,
-                 compile: Annotated[bool | str | dict, parse_compile] = False, channels_last: bool = False,
+                 compile: Annotated[bool | str | dict, parse_compile_options] = False, channels_last: bool = False,
                  matmul_precision: Literal["highest", "high", "medium"] | None = None,
-                 max_time: Annotated[str, seconds] | PositiveFloat | None = None,
+                 max_time: Annotated[str, parse_duration] | PositiveFloat | None = None,
                  on_nan: Literal["stop", "skip"] = "stop", max_nan_steps: PositiveInt = 10,
                  on_oom: Literal["stop", "split"] = "stop",
                  strategy: Annotated[str | dict, parse_strategy] = "ddp", sync_batchnorm: bool = False):
-        model = synchronised(model) if sync_batchnorm and dist.world_size() > 1 else model
-        self.bare_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
+        model = convert_sync_batchnorm(model) if sync_batchnorm and dist.world_size() > 1 else model
+        self.unwrapped_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
         self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
         self.log_images_every, self.log_weights_every = log_images_every, log_weights_every
         self.precision, self.accumulate, self.clip_norm = precision, accumulate, clip_norm
-        self.compile, self.channels_last = parse_compile(compile), channels_last
+        self.compile, self.channels_last = parse_compile_options(compile), channels_last
         if matmul_precision:
             torch.set_float32_matmul_precision(matmul_precision)
         self.position, self.totals = Position(), Totals()
         self.metrics, self.eval_metrics = Metrics(metrics, device), Metrics(metrics, device)
         self.monitor = Monitor(monitor, early_stop, min_delta) if monitor else None
-        self.save_interval = parse_interval(checkpoint_every or {"epochs": 1})
+        self.save_interval = parse_save_interval(checkpoint_every or {"epochs": 1})
         self.save_policy = SavePolicy(async_save, max_failed_saves, keep_last)
         self.guard = NonFiniteGuard(max_nan_steps if on_nan == "skip" else 0)
         self.splitting = Splitting(enabled=on_oom == "split")
@@ -108,8 +118,8 @@ class BaseTrainer:
         self.ema: WeightAverage | None = None
         self.updaters: dict[str, Updater] = {}
         self.run: RunLog | SilentRun = SilentRun()  # until `train` is given one
-        self.stop_request, self.rehearsing = StopRequest(seconds(max_time)), False
-        self.window, self.shown_input, self.unsaved, self.laps = Window(), None, False, Laps()
+        self.stop_request, self.in_preflight = StopRequest(parse_duration(max_time)), False
+        self.window, self.shown_input, self.unsaved, self.timers = Window(), None, False, Timers()
         several = dist.world_size() > 1  # what draws may then differ from process to process: all are seeded for every step
         self.step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=several)
         self.model = self.prepare_model(model)
@@ -133,7 +143,7 @@ class BaseTrainer:
         raise NotImplementedError
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        """The model on the device, as `self.model`. Called by `__init__`; its parameters are those of `self.bare_model`."""
+        """The model on the device, as `self.model`. Called by `__init__`; its parameters are those of `self.unwrapped_model`."""
         model.to(self.device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -166,8 +176,8 @@ class BaseTrainer:
         """Backward, and at the end of the accumulation window the step of the optimizer called `name`."""
         if name not in self.updaters:
             raise ConfigError.at("optimizer", f"this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
-        if self.rehearsing:  # no step, so that nothing has to be undone
-            self.updaters[name].rehearse(loss)
+        if self.in_preflight:  # no step, so that nothing has to be undone
+            self.updaters[name].preflight(loss)
         else:
             self.updaters[name].update(loss, self.window)
 
@@ -179,7 +189,7 @@ class BaseTrainer:
 
     def build_updater(self, name: str) -> Updater:
         own = self.loss.parameters() if name == "optimizer" and isinstance(self.loss, nn.Module) else ()
-        optimizer = self.optimizers[name](self.stepped(self.bare_model, name), list(own))  # a loss may have some to train, too
+        optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(own))  # a loss may have some to train, too
         num_batches = self.data.num_batches("train")
         steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
@@ -190,7 +200,7 @@ class BaseTrainer:
         """What of `model` the optimizer called `name` steps: all of it, or the submodule of that name."""
         parts = {"optimizer": model, **dict(model.named_modules())}
         if name not in parts:
-            raise ConfigError.at(f"optimizer.{name}", f"the model has no part '{name}'.{nearest(name, parts)}")
+            raise ConfigError.at(f"optimizer.{name}", f"the model has no part '{name}'.{suggest_name(name, parts)}")
         return parts[name]
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -198,9 +208,9 @@ class BaseTrainer:
     def prepare_training(self) -> None:
         """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
         if self.ema_decay is not None:
-            with explained(self):  # memory may not suffice for a second model
-                self.ema = WeightAverage(self.bare_model, self.ema_decay)
-        shard(self)
+            with errors_explained(self):  # memory may not suffice for a second model
+                self.ema = WeightAverage(self.unwrapped_model, self.ema_decay)
+        shard_model(self)
         self.updaters = self.build_updaters()
         for updater in self.updaters.values():
             updater.guard = self.guard
@@ -209,7 +219,7 @@ class BaseTrainer:
         if self.ema:
             self.state["ema"] = self.ema
         if self.strategy.shards:  # they cannot be each process's own, not even in the rehearsal
-            share_gradients(self)
+            average_gradients(self)
 
     def train(self, run: RunLog) -> None:
         """Trains from where the state stands to the last epoch, saving into `run` as it goes.
@@ -221,16 +231,22 @@ class BaseTrainer:
         with self.stop_request.listening(), run:
             # a folder that cannot be written shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
-            leave_if_asked(self, asked(self), budget=False)
+            stop_if_requested(self, poll_stop_requests(self), budget=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
-            self.laps.start()
-            with closing(self.data), explained(self):
+            self.timers.start()
+            with closing(self.data), errors_explained(self):
                 while not self.finished:
                     self.train_epoch()
                     self.finish_epoch()
                 run.store.finish()
             self.on_train_end()
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The former name of `unwrapped_model`."""
+        moved.warn("BaseTrainer.bare_model is now BaseTrainer.unwrapped_model")
+        return self.unwrapped_model
 
     @property
     def finished(self) -> bool:
@@ -243,31 +259,31 @@ class BaseTrainer:
         self.set_mode(training=True)
         self.run.start_epoch()
         self.shown_input = None  # will be the epoch's first batch, as the network sees it
-        bar = Bar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
-        with closing(bar), dist.Ballot() as ballot:
-            for window in windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
-                self.laps.end("data wait")
+        bar = ProgressBar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
+        with closing(bar), Ballot() as ballot:
+            for window in accumulation_windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
+                self.timers.record("data wait")
                 self.train_window(window)
                 position.advance(len(window))
                 self.unsaved = True
                 self.on_step_end()
                 bar.update(len(window))
-                self.laps.end("compute")
+                self.timers.record("compute")
                 if position.step % self.log_every == 0 and position.batch != num_batches:
                     self.log_step()
-                requests = asked(self, ballot)
+                requests = poll_stop_requests(self, ballot)
                 if position.batch != num_batches and self.save_interval.due(position.step, requests.to_save):
                     self.save("last.pt")
-                leave_if_asked(self, requests)
+                stop_if_requested(self, requests)
 
     def train_window(self, window: list[tuple[int, Any]]) -> None:
         """One optimizer step and what it leaves in the totals and averages."""
-        share_buffers(self)
-        values, lost = careful_step(self, window)
+        broadcast_buffers(self)
+        values, skipped = make_step(self, window)
         for named, count in values:
-            self.totals.add(named, count, lost)
+            self.totals.add(named, count, skipped)
         self.run.num_seen += sum([count.total for count, _ in window])
-        if self.ema and lost is not True:
+        if self.ema and skipped is not True:
             self.ema.update()
 
     def run_window(self, window: list[tuple[int, Any]]) -> list[tuple[Mapping[str, Any], int]]:
@@ -292,7 +308,7 @@ class BaseTrainer:
         self.guard.check()
         epoch = self.position.epoch + 1
         values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
-        self.laps.end("compute")
+        self.timers.record("compute")
         if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
             values |= self.evaluate("val")
         values |= self.learning_rates()
@@ -304,34 +320,34 @@ class BaseTrainer:
         self.unsaved = True
         self.totals.reset()
         self.metrics.reset()
-        self.run.epoch(values, epoch, self.epochs, self.position.step, improved, self.laps.recent())
+        self.run.epoch(values, epoch, self.epochs, self.position.step, improved, self.timers.recent())
         self.log_pictures(epoch)
-        self.laps.end("logging")
+        self.timers.record("logging")
         self.seed_for("epoch end", epoch)
         self.on_epoch_end()
-        self.laps.end("other")
+        self.timers.record("other")
         names = [f"epoch_{epoch:04d}.pt"] if self.save_every and epoch % self.save_every == 0 else []
         names += ["best.pt"] * improved
-        requests = asked(self)
+        requests = poll_stop_requests(self)
         if names or self.finished or self.save_interval.due(self.position.step, requests.to_save, epoch):
             self.save(*names, "last.pt")  # comes last: whoever is killed in between does this epoch's end again
         if not self.finished:
-            leave_if_asked(self, requests)
+            stop_if_requested(self, requests)
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Averages over every sample of a split, as `{"val/loss": 0.1, ...}`. Changes nothing of the training state."""
         totals = Totals()
-        bar = Bar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
-        with closing(bar), self.evaluating(), dist.Ballot() as ballot:
+        bar = ProgressBar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
+        with closing(bar), self.evaluating(), Ballot() as ballot:
             for number, (count, batch) in enumerate(self.data.batches(split, training=False)):
-                self.laps.end("data wait")
-                for values, num_samples in careful_evaluation(self, number, (count, batch)):
+                self.timers.record("data wait")
+                for values, num_samples in evaluate_batch(self, number, (count, batch)):
                     totals.add(values, num_samples)
-                self.laps.end("evaluation")
+                self.timers.record("evaluation")
                 bar.update(1)
-                leave_if_asked(self, asked(self, ballot), budget=False)
+                stop_if_requested(self, poll_stop_requests(self, ballot), budget=False)
             values = totals.means() | self.metrics.compute()
-        self.laps.end("evaluation")
+        self.timers.record("evaluation")
         return {f"{split}/{name}": value for name, value in values.items()}
 
     @contextmanager
@@ -341,7 +357,7 @@ class BaseTrainer:
         self.model = self.ema.model if self.ema else self.model
         self.metrics = self.eval_metrics
         self.metrics.reset()
-        share_buffers(self)
+        broadcast_buffers(self)
         self.set_mode(training=False)
         try:
             with torch.no_grad():
@@ -361,10 +377,10 @@ class BaseTrainer:
     def save(self, *names: str, policy: SavePolicy | None = None) -> None:
         """Writes the state as checkpoints of these names. Raises NonFinite where a masked step came before."""
         self.guard.check()
-        self.laps.end("compute")
+        self.timers.record("compute")
         self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
-        weights = {name: weight for name, weight in self.bare_model.named_parameters() if weight.requires_grad}
+        weights = {name: weight for name, weight in self.unwrapped_model.named_parameters() if weight.requires_grad}
         if isinstance(self.loss, nn.Module):
             weights |= {f"loss.{name}": weight for name, weight in self.loss.named_parameters()}
         self.run.store.save(state, list(names), weights, policy or self.save_policy)
@@ -372,13 +388,13 @@ class BaseTrainer:
         if "last.pt" in names:
             self.save_interval.saved()
             self.unsaved = False
-        self.laps.end("saving")
+        self.timers.record("saving")
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
         # these go with the config, the data and the run
         optional = {"monitor", "splitting", "guard", "stream", "metrics_file", "step_seeds"}
-        load_parts(self.state, placed(state, self.state), optional)
+        load_parts(self.state, place_state(state, self.state), optional)
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all randomness from here on a function of the run's seed, a purpose, a number and the process's rank."""
@@ -393,22 +409,22 @@ class BaseTrainer:
         values = {f"step/{name}": value for name, value in self.totals.recent().items()}
         norms = {name: updater.grad_norm for name, updater in self.updaters.items() if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
-        self.laps.end("compute")
+        self.timers.record("compute")
         self.run.step(values, self.position.epoch + 1, self.position.step)
-        self.laps.end("logging")
+        self.timers.record("logging")
 
     def log_pictures(self, epoch: int) -> None:
         """The input images and the weights, where they are due after `epoch` epochs."""
         if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
             self.run.images("train/input", self.shown_input, self.position.step)
         if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
-            for name, weight in self.bare_model.named_parameters():  # one by one: they may be in parts because all are too many
+            for name, weight in self.unwrapped_model.named_parameters():  # one by one: they may be in parts because all are too many
                 if weight.requires_grad:
-                    self.run.histograms({f"weights/{name}": whole(weight.detach())}, self.position.step)
+                    self.run.histograms({f"weights/{name}": full_tensor(weight.detach())}, self.position.step)
 
     def learning_rates(self) -> dict[str, float]:
         return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}
 
     def bar_note(self) -> str:
-        loss = self.totals.glimpse("loss")
+        loss = self.totals.estimate("loss")
         return "" if loss is None else f"loss {loss:.4f}"

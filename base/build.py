@@ -6,19 +6,19 @@ from functools import partial
 import torch
 from torch.nn.parameter import is_lazy
 
-from base.arrays import kept_on
 from base.base_data_loader import DataSplits
 from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
+from base.data.arrays import move_arrays
 from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
-from utils.config import is_single
+from utils.config.loading import is_single
+from utils.config.signature import Signature
+from utils.distributed.sharding import is_sharded
 from utils.errors import Attempts, ConfigError
-from utils.monitor import parse_monitor
 from utils.random import derive, seed_all
-from utils.signature import Signature
-from utils.state import is_part
+from utils.training.monitor import parse_monitor
 
-FUSED_IN_PARTS = ("Adam", "AdamW")  # the optimizers whose fused step takes the weights of strategy fsdp
+FUSED_WHEN_SHARDED = ("Adam", "AdamW")  # the optimizers whose fused step takes the weights of strategy fsdp
 
 
 def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()) -> BaseTrainer:
@@ -46,7 +46,7 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
     attempts.end()
     optimizers = {name: partial(build_optimizer, block, optimizer_path(name))
                   for name, block in optimizer_blocks(config["optimizer"]).items()}
-    schedulers = {name: [build_per(block, config["trainer"]) for block in chain]
+    schedulers = {name: [build_scheduler_factory(block, config["trainer"]) for block in chain]
                   for name, chain in scheduler_blocks(config.get("scheduler"), config["optimizer"]).items()}
     return TRAINERS.build(config["trainer"], "trainer", model=model, data=data, optimizers=optimizers,
                           schedulers=schedulers, loss=loss, metrics=metrics, seed=seed, device=device)
@@ -73,12 +73,12 @@ def build_data(config: dict, device: torch.device) -> DataSplits:
 
 def build_dataset(block, device: torch.device, split: str):
     """The dataset of a split, its arrays on `device` if its arguments say so. None where there is no such split."""
-    block, kept = where_kept(block)
+    block, kept = split_device_argument(block)
     dataset = _build_split(block, split)
-    return kept_on(dataset, kept, device) if kept and dataset is not None else dataset
+    return move_arrays(dataset, kept, device) if kept and dataset is not None else dataset
 
 
-def where_kept(block) -> tuple[dict, str | None]:
+def split_device_argument(block) -> tuple[dict, str | None]:
     """A dataset's block without `args.device`, and that: what the program itself takes, unless the dataset has such."""
     block = as_block(block)
     args = dict(block.get("args") or {})
@@ -91,24 +91,24 @@ def where_kept(block) -> tuple[dict, str | None]:
 def _build_split(block: dict, split: str):
     """By its argument `split`, or by torchvision's `train`, which knows no val."""
     name, args = block["type"], block.get("args") or {}
-    if "split" in dataset_switches(block):
+    if "split" in open_split_arguments(block):
         return DATASETS.build(block, "dataset", split=split)
     if split == "val":
         return None
     try:
         return DATASETS.build(block, "dataset", train=split == "train")
     except ConfigError as error:
-        raise error.with_hint(_where_files_go(DATASETS.get(name), args)) from error
+        raise error.with_hint(_download_hint(DATASETS.get(name), args)) from error
 
 
-def dataset_switches(block) -> set[str]:
+def open_split_arguments(block) -> set[str]:
     """Which of `split` and `train` the program is to give to a dataset: those it takes and the config leaves open."""
     block = as_block(block)
     parameters = Signature(DATASETS.get(block["type"])).parameters.keys()
     return {"split", "train"} & (parameters - (block.get("args") or {}).keys())
 
 
-def _where_files_go(dataset: type, args: dict) -> str:
+def _download_hint(dataset: type, args: dict) -> str:
     root = args.get("root", ".")
     if hasattr(dataset, "resources"):  # the MNIST family
         folder = os.path.join(root, dataset.__name__, "raw")
@@ -135,14 +135,14 @@ def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence
     parameters = [p for group in groups for p in group["params"]]
     offered = "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters
     sparse = any(getattr(layer, "sparse", False) for layer in module.modules())  # embeddings with sparse gradients
-    if any(map(is_part, parameters)) and block["type"] not in FUSED_IN_PARTS:
+    if any(map(is_sharded, parameters)) and block["type"] not in FUSED_WHEN_SHARDED:
         offered = False
     if offered and not sparse and as_floats(parameters) and not args.keys() & {"fused", "foreach", "differentiable"}:
         args["fused"] = True  # one kernel for all parameters; `fused: false` in the config turns it off
     return OPTIMIZERS.build({"type": block["type"], "args": args}, where, params=groups)
 
 
-def build_per(block, trainer) -> tuple:
+def build_scheduler_factory(block, trainer) -> tuple:
     """`(build, per)` of a scheduler block, for utils.updater.Schedule."""
     block = as_block(block)
     return partial(build_scheduler, block, as_block(trainer).get("args") or {}), block.get("per", "epoch")

@@ -1,26 +1,26 @@
 """Where a key belongs that stands in the wrong place, or is called what other programs call it."""
 from collections.abc import Mapping
 
-from base.base_data_loader import FILLED_IN, DataSplits
+from base.base_data_loader import PROVIDED, DataSplits
 from base.build import as_block
 from base.registries import MODELS, OPTIMIZERS, TRAINERS
+from utils.config.registry import Registry
+from utils.config.sections import SECTIONS
+from utils.config.signature import Signature, Unknown
 from utils.errors import ConfigError, Fault
-from utils.registry import Registry
-from utils.sections import SECTIONS
-from utils.signature import Signature, Unknown
 
 # Sections as they are called elsewhere.
-CALLED = {"arch": "model", "architecture": "model", "network": "model", "net": "model", "criterion": "loss", "loss_fn": "loss",
-          "lr_scheduler": "scheduler", "optim": "optimizer", "dataloader": "data_loader", "datasets": "dataset",
-          "data": "dataset", "experiment": "name", "experiment_name": "name", "logger": "writers", "loggers": "writers",
-          "_base_": "extends", "include": "extends", "inherits": "extends", "defaults": "extends", "random_seed": "seed"}
+OTHER_NAMES = {"arch": "model", "architecture": "model", "network": "model", "net": "model", "criterion": "loss", "loss_fn": "loss",
+               "lr_scheduler": "scheduler", "optim": "optimizer", "dataloader": "data_loader", "datasets": "dataset",
+               "data": "dataset", "experiment": "name", "experiment_name": "name", "logger": "writers", "loggers": "writers",
+               "_base_": "extends", "include": "extends", "inherits": "extends", "defaults": "extends", "random_seed": "seed"}
 _ON_COMMAND_LINE = "It is about the machine, not the experiment: --device cuda; for several GPUs --distributed."
 _OUT = "The folder is named on the command line: --out DIR."
 _LOG = "The command line says how much is told: --quiet, --verbose."
 _SPLITS = ("One dataset gives all splits: 'dataset', and 'data_loader' with validation_split; what differs is "
            "transforms.train and transforms.eval.")
 # What is said of other keys that are not there: by their path, or wherever they stand.
-_SAID = {
+_HINTS = {
     "data_loader.type": "The loader is always the same, and its options stand under data_loader; the data are 'dataset'.",
     "data_loader.args": "Its options stand directly under it: data_loader: {batch_size: 32}.",
     "train": _SPLITS, "val": _SPLITS, "validation": _SPLITS, "test": _SPLITS, "transforms.test": "eval is for val and test.",
@@ -38,21 +38,21 @@ _ARGUMENTS = {"max_epochs": "epochs", "num_epochs": "epochs", "patience": "early
               "accumulate_grad_batches": "accumulate", "save_period": "save_every", "learning_rate": "lr"}
 
 
-def told_where(faults: list[Fault], config: Mapping) -> list[Fault]:
+def add_key_hints(faults: list[Fault], config: Mapping) -> list[Fault]:
     """The faults, in which keys that nobody takes are told where they belong; and none for a section that is just misnamed."""
     homes = _homes(config)
-    misnamed = {(CALLED[key],) for key in config if key in CALLED}
-    return [(path, _told(path, message, homes) if isinstance(message, Unknown) else message, *where)
+    misnamed = {(OTHER_NAMES[key],) for key in config if key in OTHER_NAMES}
+    return [(path, _with_hint(path, message, homes) if isinstance(message, Unknown) else message, *where)
             for path, message, *where in faults if not (path in misnamed and message.startswith("is missing"))]
 
 
-def _told(path: tuple, message: str, homes: dict[str, str]) -> str:
+def _with_hint(path: tuple, message: str, homes: dict[str, str]) -> str:
     key, dotted = str(path[-1]), ".".join(map(str, path))
     home = homes.get(_ARGUMENTS.get(key, key))
-    if said := _SAID.get(dotted) or _SAID.get(key):
+    if said := _HINTS.get(dotted) or _HINTS.get(key):
         mend = said
-    elif dotted in CALLED:
-        mend = f"It is called '{CALLED[dotted]}' here."
+    elif dotted in OTHER_NAMES:
+        mend = f"It is called '{OTHER_NAMES[dotted]}' here."
     elif home and not (path[:-1] == tuple(home.split(".")[:-1]) and "Did you mean" in message):
         mend = f"Write it as {home}."
     else:
@@ -62,7 +62,7 @@ def _told(path: tuple, message: str, homes: dict[str, str]) -> str:
 
 def _homes(config: Mapping) -> dict[str, str]:
     """Where everything that this config could say stands, by the last part of its path."""
-    options = Signature(DataSplits, FILLED_IN)
+    options = Signature(DataSplits, PROVIDED)
     return {**_arguments(MODELS, config, "model"), **_arguments(OPTIMIZERS, config, "optimizer"),
             **_arguments(TRAINERS, config, "trainer"), **{name: f"data_loader.{name}" for name in options.free()},
             **{name: name for name in SECTIONS}}

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from base.base_metric import Totals
-from base.fit import OVER_CLASSES
+from base.preflight_loss import OVER_CLASSES
 
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
 
-def to_blame(trainer, error: Exception) -> tuple[str | None, str]:
+def locate_error(trainer, error: Exception) -> tuple[str | None, str]:
     """The key of the part in which an error arose, by its traceback, and the shapes of what that part was given."""
-    suspects = _suspects(trainer)
+    suspects = _config_keys(trainer)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         known = frame.f_locals
         if frame.f_code is Totals.add.__code__ and known.get("name") in trainer.metrics.names:
@@ -24,41 +24,41 @@ def to_blame(trainer, error: Exception) -> tuple[str | None, str]:
                 given = [known.get(name) for name in names if name != "self"]
                 given += known["args"] if isinstance(known.get("args"), (tuple, list)) else []
                 given = [value for value in given if isinstance(value, torch.Tensor)]
-                hint = [_FOR_CLASSES] * _misses_classes(trainer, key, given)
-                return key, ", ".join([*map(shapes_of, given), *hint])
+                hint = [_FOR_CLASSES] * _loss_expects_other_targets(trainer, key, given)
+                return key, ", ".join([*map(describe_shapes, given), *hint])
     return None, ""
 
 
-def _misses_classes(trainer, key: str, given: list[torch.Tensor]) -> bool:
+def _loss_expects_other_targets(trainer, key: str, given: list[torch.Tensor]) -> bool:
     """Whether a loss that is none over classes was given outputs `[B, K]` and class numbers `[B]`."""
     other = key == "loss" and not isinstance(trainer.loss, OVER_CLASSES) and len(given) == 2
     return other and given[0].ndim == 2 and given[1].ndim == 1 and not given[1].is_floating_point()
 
 
-def _suspects(trainer) -> dict[int, str]:
+def _config_keys(trainer) -> dict[int, str]:
     """Keys of the config by the identity of what they made: an object, or the code of a function."""
     transforms = {f"transforms.{key}.{i}": transform for key, chain in trainer.data.transforms.items()
                   for i, transform in enumerate(chain)}
     metrics = {f"metrics.{i}": trainer.metrics.functions.get(name) for i, name in enumerate(trainer.metrics.names)}
     objects = {f"metrics.{i}": metrics_of.objects.get(name) for metrics_of in (trainer.metrics, trainer.eval_metrics)
                for i, name in enumerate(trainer.metrics.names)}
-    main = {"model": trainer.bare_model, "loss": trainer.loss, "dataset": trainer.data.dataset("train")}
+    main = {"model": trainer.unwrapped_model, "loss": trainer.loss, "dataset": trainer.data.dataset("train")}
     others = {"model": trainer.ema and trainer.ema.model, "dataset": trainer.data.dataset("val")}
-    return {id(getattr(_bare(part), "__code__", part)): key for group in (objects, others, transforms, metrics, main)
+    return {id(getattr(_unwrap_partial(part), "__code__", part)): key for group in (objects, others, transforms, metrics, main)
             for key, part in group.items() if part is not None}
 
 
-def _bare(part: Any) -> Any:
+def _unwrap_partial(part: Any) -> Any:
     """A function without the arguments that the config has filled in."""
     return part.func if isinstance(part, functools.partial) else part
 
 
-def shapes_of(value: Any) -> str:
+def describe_shapes(value: Any) -> str:
     """`(uint8 [64, 1, 8, 8], int64 [64])`: what a batch, or a part of one, looks like."""
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shapes_of(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {describe_shapes(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(map(shapes_of, value)) + ")"
+        return "(" + ", ".join(map(describe_shapes, value)) + ")"
     return type(value).__name__

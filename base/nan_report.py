@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 
 from base.base_metric import as_values
-from base.streams import is_stateful
-from utils import dist
-from utils.archive import write_archive
-from utils.checkpoint import CheckpointStore, SavePolicy
+from base.data.streams import is_stateful
+from utils.checkpoint.archive import write_archive
+from utils.checkpoint.state import StateCopier, find_non_finite, find_unstorable, iter_tensors
+from utils.checkpoint.store import CheckpointStore, SavePolicy
+from utils.distributed import collectives as dist
+from utils.distributed.sharding import is_sharded
+from utils.distributed.strategy import Gradients
 from utils.errors import TrainingError
-from utils.guard import NonFinite
-from utils.progress import windows
-from utils.state import Copies, find_unstorable, is_part, non_finite, tensors_in
-from utils.strategy import Gradients
+from utils.training.non_finite_guard import NonFinite
+from utils.training.progress import accumulation_windows
 
 log = logging.getLogger(__name__)
 FOLDER = "nan_report"
@@ -25,7 +26,7 @@ ADVICE = ("The step was not made, and the last checkpoint is sound. Usual causes
           "trainer.args.on_nan=skip leaves such steps out.")
 
 
-def describe_non_finite(trainer, error: NonFinite) -> str:
+def report_non_finite(trainer, error: NonFinite) -> str:
     """Goes back to the step that was not made, runs it again with an eye on every module, and keeps what it finds.
 
     `nan_report/` gets `checkpoint.pt` (the weights of before the step, where they stood, and the buffers that the forward
@@ -33,19 +34,19 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     Returns all of it in words. Of weights in parts (strategy fsdp) none are kept, and the step is not run again.
     """
     position = trainer.position
-    position.rewind(error.num_late, trainer.accumulate)
+    position.step_back(error.num_late, trainer.accumulate)
     where, folder = trainer.position, trainer.run.folder / FOLDER
     made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     try:
-        in_parts = any(map(is_part, trainer.bare_model.parameters()))
-        state = None if in_parts else Copies().of({name: part.state_dict() for name, part in trainer.state.items()})
-        window = error.window or _fetch_again(trainer)
+        in_parts = any(map(is_sharded, trainer.unwrapped_model.parameters()))
+        state = None if in_parts else StateCopier().copy({name: part.state_dict() for name, part in trainer.state.items()})
+        window = error.window or _refetch_batches(trainer)
         window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last, count.chosen)
                   for count, piece in trainer.splitting.pieces(window)]
         if in_parts:
             found = error.here and ("Of weights in parts (strategy fsdp) none are kept, and the step is not run again. To look "
                                     f"closer, resume in one process: python train.py -r {trainer.run.folder}")
-        elif bad := non_finite(dict(trainer.bare_model.named_parameters())):
+        elif bad := find_non_finite(dict(trainer.unwrapped_model.named_parameters())):
             state, found = None, (f"The weights of {bad} are not finite: a step before made them so, with a gradient that was "
                                   "not, which is looked at at log points and wherever clip_norm is set")
         else:
@@ -63,26 +64,26 @@ def describe_non_finite(trainer, error: NonFinite) -> str:
     kept = f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
     if dist.is_main():
         try:
-            _keep(trainer.run.store.config, state, folder, batch, {**position.state_dict(), "error": said, "found": found})
+            _write_report(trainer.run.store.config, state, folder, batch, {**position.state_dict(), "error": said, "found": found})
         except (OSError, TrainingError) as failure:
             kept = f"Nothing could be kept of it: {failure}"
     return dist.broadcast_object(f"{where}: {said}{who}. {found}.{made}\n{kept}\n{ADVICE}")
 
 
-def _fetch_again(trainer) -> list:
+def _refetch_batches(trainer) -> list:
     position = trainer.position
     if is_stateful(trainer.data.dataset("train")):
         raise RuntimeError("the stream has gone on; with trainer.args.log_every=1 it is looked at in time")
-    return next(windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
+    return next(accumulation_windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
 
 
 def _storable(window: list) -> dict:
     """A copy of the batches of a step, or at least of the tensors in them."""
     content = {"batches": window}
-    return Copies().of({"tensors": list(tensors_in(window))} if find_unstorable(content, "batch") else content)
+    return StateCopier().copy({"tensors": list(iter_tensors(window))} if find_unstorable(content, "batch") else content)
 
 
-def _keep(config: dict, state: dict | None, folder: Path, batch: dict, report: dict) -> None:
+def _write_report(config: dict, state: dict | None, folder: Path, batch: dict, report: dict) -> None:
     store = CheckpointStore(folder, config)
     if state:
         store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
@@ -94,39 +95,39 @@ def _find_origin(trainer, window: list) -> str | None:
     """Where the first value came up that is not finite, in a sentence; None where all are. All processes go through it."""
     trainer.set_mode(training=True)
     trainer.step_seeds.begin(trainer.position.step)
-    trainer.rehearsing = True  # no step
+    trainer.in_preflight = True  # no step
     for updater in trainer.updaters.values():
         updater.gradients = Gradients()  # this process's own, not those of all
-    modules = {"the model": trainer.bare_model, **dict(trainer.bare_model.named_modules())}
+    modules = {"the model": trainer.unwrapped_model, **dict(trainer.unwrapped_model.named_modules())}
     if isinstance(trainer.loss, torch.nn.Module):
         modules |= {f"loss {name}".strip(): module for name, module in trainer.loss.named_modules()}
     modules.pop("", None)
     found: list[str] = []
     for number, batch in enumerate(window):
-        if any(not _finite(tensor) for tensor in tensors_in(batch)):
+        if any(not _is_finite(tensor) for tensor in iter_tensors(batch)):
             found.append(f"The batch itself holds values that are not finite (number {number} of the step, after batch "
                          "transforms)")
-    with _watched(modules, found), torch.compiler.set_stance("force_eager"):
+    with _outputs_watched(modules, found), torch.compiler.set_stance("force_eager"):
         for batch in window:
             values = as_values(trainer.train_step(batch))
-            if bad := next((name for name, value in values.items() if not _finite(torch.as_tensor(value))), None):
+            if bad := next((name for name, value in values.items() if not _is_finite(torch.as_tensor(value))), None):
                 found.append("Every module's output is finite; it begins in the loss function, or after it: "
                              f"'{bad}' is not finite")
     if found:
         return found[0]
-    bad = [name for name, p in trainer.bare_model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    bad = [name for name, p in trainer.unwrapped_model.named_parameters() if p.grad is not None and not _is_finite(p.grad)]
     if bad:
         return f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward reached it first)"
     return None
 
 
 @contextmanager
-def _watched(modules: dict[str, torch.nn.Module], found: list[str]):
+def _outputs_watched(modules: dict[str, torch.nn.Module], found: list[str]):
     """Within it forward passes put into `found` which module was the first that gave what is not finite, in a sentence."""
 
     def watch(name: str, module: torch.nn.Module):
         def look(_, inputs, output):
-            if not found and any(not _finite(tensor) for tensor in tensors_in(output)):
+            if not found and any(not _is_finite(tensor) for tensor in iter_tensors(output)):
                 found.append(f"The first module whose output is not finite: {name} ({type(module).__name__}); "
                              f"{_describe_inputs(inputs)}")
         return module.register_forward_hook(look)
@@ -140,11 +141,11 @@ def _watched(modules: dict[str, torch.nn.Module], found: list[str]):
 
 
 def _describe_inputs(inputs) -> str:
-    largest = max((tensor.detach().abs().max().item() for tensor in tensors_in(inputs) if tensor.numel()), default=0.0)
+    largest = max((tensor.detach().abs().max().item() for tensor in iter_tensors(inputs) if tensor.numel()), default=0.0)
     if math.isfinite(largest):
         return f"the largest of its inputs is {largest:.3g}"
     return "its inputs are not finite already: it happened in the code between the modules"
 
 
-def _finite(value: torch.Tensor) -> bool:
+def _is_finite(value: torch.Tensor) -> bool:
     return bool(torch.isfinite(value).all())

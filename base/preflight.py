@@ -6,36 +6,37 @@ from contextlib import contextmanager
 from functools import partial
 
 from base.base_metric import as_values
-from base.blame import shapes_of, to_blame
-from base.fit import check_batch_size, loss_watched
-from base.recovery import BeforeStep, careful_evaluation, describe_out_of_memory, is_out_of_memory
-from base.sharing import share_gradients
-from utils import dist
-from utils.errors import ConfigError, TrainingError, describe
-from utils.signature import nearest
-from utils.state import Copies
+from base.locate_error import describe_shapes, locate_error
+from base.preflight_loss import loss_inputs_watched, require_samples_for_a_batch
+from base.recovery import StepSnapshot, describe_out_of_memory, evaluate_batch, is_out_of_memory
+from utils.checkpoint.state import StateCopier
+from utils.config.suggestions import suggest_name
+from utils.distributed import collectives as dist
+from utils.distributed.group import is_peer_failure
+from utils.distributed.model_sync import average_gradients
+from utils.errors import ConfigError, TrainingError, describe_error
 
 log = logging.getLogger(__name__)
 
 
-def rehearse(trainer, config: Mapping) -> dict[str, float]:
+def preflight(trainer, config: Mapping) -> dict[str, float]:
     """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
 
     Returns what they came to, `{"train/loss": 2.3, ...}`. Raises ConfigError where batches cannot be as large as the config
     says, where a step fails, or where the monitored name is not among the values that come out.
     """
-    check_batch_size(config, trainer.data)
+    require_samples_for_a_batch(config, trainer.data)
     splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
     if "val" in splits and trainer.data.num_batches("val") is None:
         log.warning("val is a stream that does not tell its length; an endless one needs data_loader.eval_batches")
-    produced = {name: value for split in splits for name, value in _rehearse_split(trainer, split, config).items()}
+    produced = {name: value for split in splits for name, value in _preflight_split(trainer, split, config).items()}
     for updater in trainer.updaters.values():
-        updater.schedule.rehearse()
+        updater.schedule.preflight()
     if trainer.monitor is None or trainer.monitor.name in produced:
         if trainer.monitor and math.isnan(produced[trainer.monitor.name]):
             log.warning("%s, which tells the best epoch, is nan on the first batch", trainer.monitor.name)
         return produced
-    hint = nearest(trainer.monitor.name, produced)
+    hint = suggest_name(trainer.monitor.name, produced)
     if trainer.monitor.name.startswith("val/") and "val" not in splits:
         hint = " There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train value."
     raise ConfigError.at("trainer.args.monitor",
@@ -43,39 +44,39 @@ def rehearse(trainer, config: Mapping) -> dict[str, float]:
                          f"This experiment produces: {', '.join(produced)}.")
 
 
-def _rehearse_split(trainer, split: str, config: Mapping) -> dict[str, float]:
+def _preflight_split(trainer, split: str, config: Mapping) -> dict[str, float]:
     batch = None
     try:
         count, batch = trainer.data.first_batch(split)
-        with _put_back(trainer):
+        with _state_restored(trainer):
             trainer.seed_for("rehearsal", 0)
             if split == "train":
                 trainer.set_mode(training=True)
                 values = None
-                with loss_watched(trainer, config, count):
+                with loss_inputs_watched(trainer, config, count):
                     while values is None:
                         values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
                 _try_smallest(trainer, count)
-                share_gradients(trainer)
+                average_gradients(trainer)
                 if dist.world_size() > 1:  # from here on backward is a matter of all; DDP lays out its buckets in the first
                     _train_on(trainer, [(count, batch)])
             else:
                 with trainer.evaluating():
-                    for named, num_samples in careful_evaluation(trainer, 0, (count, batch)):
+                    for named, num_samples in evaluate_batch(trainer, 0, (count, batch)):
                         trainer.totals.add(named, num_samples)
                     values = trainer.totals.means() | trainer.metrics.compute()
     except ConfigError:
         raise
     except Exception as error:
-        if dist.lost_touch(error):
+        if is_peer_failure(error):
             raise
         if is_out_of_memory(error):
             raise TrainingError(f"before the first step: {describe_out_of_memory(trainer)}") from error
         what = "training" if split == "train" else "evaluation"
-        key, given = to_blame(trainer, error)
-        shapes = f"The batch: {shapes_of(batch)}." if batch is not None else "It could not be fetched."
+        key, given = locate_error(trainer, error)
+        shapes = f"The batch: {describe_shapes(batch)}." if batch is not None else "It could not be fetched."
         shapes += f" Given to {key}: {given}." if given else ""
-        message = f"One batch of {what} was tried before the run, and failed: {describe(error)}\n"
+        message = f"One batch of {what} was tried before the run, and failed: {describe_error(error)}\n"
         message += f"{shapes} (--verbose shows the traceback)"
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}
@@ -86,12 +87,12 @@ def _try_smallest(trainer, usual: int) -> None:
 
     It is a further pass forward and backward, where the last batch is so small.
     """
-    if trainer.data.smallest_part() != 1 or usual == 1:
+    if trainer.data.smallest_local_batch() != 1 or usual == 1:
         return
     try:
         _train_on(trainer, [trainer.data.first_batch("train", at_most=1)])
     except Exception as error:
-        if dist.lost_touch(error) or is_out_of_memory(error):
+        if is_peer_failure(error) or is_out_of_memory(error):
             raise
         raise ConfigError.at("data_loader",
                              f"an epoch's last batch leaves a process a single sample, and one was tried: {error}\n"
@@ -108,21 +109,21 @@ def _train_on(trainer, pieces: list) -> dict[str, float]:
 
 
 @contextmanager
-def _put_back(trainer):
+def _state_restored(trainer):
     """Within it the trainer's state may change; after it all is as before, but for how batches are split. Optimizers rest."""
     kept = {name: part for name, part in trainer.state.items()
             if part not in trainer.updaters.values() and part is not trainer.splitting}
-    before, before_step = Copies().of({name: part.state_dict() for name, part in kept.items()}), BeforeStep(trainer)
-    trainer.rehearsing = True
+    before, before_step = StateCopier().copy({name: part.state_dict() for name, part in kept.items()}), StepSnapshot(trainer)
+    trainer.in_preflight = True
     trainer.totals.reset()
     try:
         yield
     finally:
-        trainer.rehearsing = False
+        trainer.in_preflight = False
         for name, part in kept.items():
             part.load_state_dict(before[name])
         before_step.restore()
         trainer.eval_metrics.reset()
-        trainer.bare_model.zero_grad(set_to_none=True)
+        trainer.unwrapped_model.zero_grad(set_to_none=True)
         for updater in trainer.updaters.values():  # may hold parameters beside the model's, such as a loss's
             updater.optimizer.zero_grad(set_to_none=True)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from base.arrays import as_arrays
 from base.base_data_loader import DataSplits
-from base.samples import Count
+from base.data.arrays import as_arrays
+from base.data.sampler import Count
 from utils.errors import ConfigError, Fault
 
 OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
@@ -19,7 +19,7 @@ OVER_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def check_batch_size(config: Mapping, data: DataSplits) -> None:
+def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
     """Raises ConfigError where the config asks for batches larger than the training split is."""
     size, num_samples = config["data_loader"].get("batch_size"), data.num_samples("train")
     if size and num_samples is not None and size > num_samples:
@@ -28,7 +28,7 @@ def check_batch_size(config: Mapping, data: DataSplits) -> None:
 
 
 @contextmanager
-def loss_watched(trainer, config: Mapping, count: Count):
+def loss_inputs_watched(trainer, config: Mapping, count: Count):
     """Within it a batch is trained on, of `count` samples, and what its loss is given is looked at, where that is torch's.
 
     Raises ConfigError where a loss over classes, given the very labels of the dataset, gets too few outputs for all labels
@@ -42,7 +42,7 @@ def loss_watched(trainer, config: Mapping, count: Count):
     def look(loss: nn.Module, given: tuple) -> None:
         if len(given) != 2 or not all(isinstance(value, torch.Tensor) for value in given):
             return
-        faults = _spread(*given) if type(loss) in OVER_NUMBERS else _too_few(trainer, config, count, *given)
+        faults = _broadcast_faults(*given) if type(loss) in OVER_NUMBERS else _label_faults(trainer, config, count, *given)
         if faults := list(faults):
             raise ConfigError.of(faults)
 
@@ -53,7 +53,7 @@ def loss_watched(trainer, config: Mapping, count: Count):
         watch.remove()
 
 
-def _spread(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
+def _broadcast_faults(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
     try:
         shape = torch.broadcast_shapes(outputs.shape, targets.shape)
     except RuntimeError:  # as the loss will say
@@ -63,21 +63,21 @@ def _spread(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
                           f"to {list(shape)}. They should have one shape: squeeze or unsqueeze one of them.")
 
 
-def _too_few(trainer, config: Mapping, count: Count, outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
+def _label_faults(trainer, config: Mapping, count: Count, outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
     labels = _labels(trainer.data.dataset("train")) if count.chosen else None
     if labels is None or outputs.ndim != 2 or targets.ndim != 1:
         return
     chosen = torch.as_tensor(labels[count.chosen.indices]).cpu()
     if chosen.shape == targets.shape and torch.equal(targets.cpu(), chosen.to(targets.dtype)):
-        yield from _class_faults(trainer, config, outputs.shape[1], *_range(trainer.data, trainer.loss.ignore_index))
+        yield from _class_faults(trainer, config, outputs.shape[1], *_label_range(trainer.data, trainer.loss.ignore_index))
 
 
 def _class_faults(trainer, config: Mapping, num_outputs: int, lowest: int, highest: int) -> Iterator[Fault]:
     few, said = highest >= num_outputs, f"the labels are {lowest} to {highest}"
-    found = list(_numbers_of_classes(config["model"], ("model",))) if few else []
+    found = list(_find_num_classes(config["model"], ("model",))) if few else []
     for number, name in enumerate(trainer.metrics.names):  # of a metric of somebody's own nobody knows what it counts
         if type(trainer.metrics.objects.get(name)).__module__.startswith("torchmetrics."):
-            found += _numbers_of_classes(config["metrics"][number], ("metrics", number))
+            found += _find_num_classes(config["metrics"][number], ("metrics", number))
     for path, number in found:
         if number <= highest:
             mend = "They have to begin at 0." if (lowest, highest) == (1, number) else f"Set it to {highest + 1}."
@@ -86,17 +86,17 @@ def _class_faults(trainer, config: Mapping, num_outputs: int, lowest: int, highe
         yield ("model",), f"it gives {num_outputs} outputs, one for each class, and {said}: {highest + 1} are needed"
 
 
-def _numbers_of_classes(value: Any, path: tuple) -> Iterator[tuple[tuple, int]]:
+def _find_num_classes(value: Any, path: tuple) -> Iterator[tuple[tuple, int]]:
     """Every `num_classes` that stands among somebody's arguments, and where."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         if key == "num_classes" and type(item) is int and path[-1] == "args" and "ignore_index" not in value:
             yield (*path, key), item
         else:
-            yield from _numbers_of_classes(item, (*path, key))
+            yield from _find_num_classes(item, (*path, key))
 
 
-def _range(data: DataSplits, ignored: int) -> tuple[int, int]:
+def _label_range(data: DataSplits, ignored: int) -> tuple[int, int]:
     """The lowest and the highest label to train and validate on, but for those that the loss ignores."""
     found = [_labels(data.dataset(split)) for split in ("train", "val") if data.dataset(split) is not None]
     found = [labels[labels != ignored] for labels in found if labels is not None]

@@ -9,50 +9,50 @@ import torch
 from torch import nn
 
 from base.base_metric import as_values
-from base.evidence import describe_non_finite
+from base.nan_report import report_non_finite
 from utils.errors import ConfigError, TrainingError
-from utils.guard import NonFinite
+from utils.training.non_finite_guard import NonFinite
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def explained(trainer):
+def errors_explained(trainer):
     """Within it a loss that is not finite, and a want of memory, become a TrainingError that says what helps."""
     try:
         yield
     except NonFinite as error:
-        raise TrainingError(describe_non_finite(trainer, error)) from error
+        raise TrainingError(report_non_finite(trainer, error)) from error
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise TrainingError(f"{trainer.position}: {describe_out_of_memory(trainer)}") from error
 
 
-def careful_step(trainer, window: list[tuple[int, Any]]) -> tuple[list, bool | torch.Tensor]:
-    """One optimizer step by `trainer.run_window`; what that returned, and whether the step was lost (not finite, left out).
+def make_step(trainer, window: list[tuple[int, Any]]) -> tuple[list, bool | torch.Tensor]:
+    """One optimizer step by `trainer.run_window`; what that returned, and whether the step was skipped (not finite, left out).
 
     Where memory does not suffice the step is taken back and made again in smaller pieces, if `on_oom` says so.
     """
-    before = BeforeStep(trainer) if trainer.guard.tolerated or trainer.splitting.enabled else None
+    before = StepSnapshot(trainer) if trainer.guard.tolerated or trainer.splitting.enabled else None
     step = trainer.position.step
     trainer.step_seeds.begin(step)
     try:
         while (values := trainer.splitting.attempt(trainer.run_window, window)) is None:
-            before.take_back()
-        lost = trainer.guard.end_step()
+            before.undo_passes()
+        skipped = trainer.guard.end_step()
         trainer.step_seeds.end(step)
     except NonFinite as error:
         error.window = window
         raise
-    if lost is not False:
-        before.restore(lost)
-    return values, lost
+    if skipped is not False:
+        before.restore(skipped)
+    return values, skipped
 
 
-def careful_evaluation(trainer, number: int, batch: tuple[int, Any]) -> list[tuple[Mapping[str, Any], int]]:
+def evaluate_batch(trainer, number: int, batch: tuple[int, Any]) -> list[tuple[Mapping[str, Any], int]]:
     """The values of a batch of evaluation and of how many samples, by pieces where memory does not suffice for the whole."""
-    kept = trainer.metrics.keep() if trainer.splitting.enabled else None
+    kept = trainer.metrics.snapshot() if trainer.splitting.enabled else None
 
     def evaluate(pieces):
         trainer.seed_for("eval", number)
@@ -64,40 +64,40 @@ def careful_evaluation(trainer, number: int, batch: tuple[int, Any]) -> list[tup
         return values
 
     while (values := trainer.splitting.attempt(evaluate, [batch])) is None:
-        trainer.metrics.put_back(kept)
+        trainer.metrics.restore(kept)
     return values
 
 
-class BeforeStep:
+class StepSnapshot:
     """What a step leaves behind besides gradients and weights, to be put back: buffers, metrics, a trainer's own parts."""
 
     def __init__(self, trainer):
-        self._trainer, self._metrics = trainer, trainer.metrics.keep()
-        parts = [trainer.bare_model] + [trainer.loss] * isinstance(trainer.loss, nn.Module)
+        self._trainer, self._metrics = trainer, trainer.metrics.snapshot()
+        parts = [trainer.unwrapped_model] + [trainer.loss] * isinstance(trainer.loss, nn.Module)
         modules = [module for part in parts for module in part.modules()]
         # by name: a module may put a new tensor in the place of the old one
         self._buffers = [(module, name, buffer.clone()) for module in modules
                          for name, buffer in module.named_buffers(recurse=False)]
-        known = [trainer.bare_model, trainer.loss, trainer.position, trainer.totals, trainer.metrics, trainer.monitor,
+        known = [trainer.unwrapped_model, trainer.loss, trainer.position, trainer.totals, trainer.metrics, trainer.monitor,
                  trainer.splitting, trainer.guard, trainer.ema, trainer.data.place, trainer.step_seeds,
                  *trainer.updaters.values()]
         own = [part for name, part in trainer.state.items() if name != "metrics_file" and not any(part is k for k in known)]
         self._own = [(part, copy.deepcopy(part.state_dict())) for part in own]
 
     @torch.no_grad()
-    def restore(self, lost: bool | torch.Tensor = True) -> None:
+    def restore(self, skipped: bool | torch.Tensor = True) -> None:
         """Puts it back; with a 0-dim bool tensor the device decides, and for buffers alone nobody waits for it."""
         for module, name, before in self._buffers:
             now = getattr(module, name)
             if now.shape != before.shape:
                 setattr(module, name, now := before.clone())
-            now.copy_(torch.where(lost, before, now) if isinstance(lost, torch.Tensor) else before)
-        if (self._own or self._trainer.metrics.objects) and bool(lost):
-            self._trainer.metrics.put_back(self._metrics)
+            now.copy_(torch.where(skipped, before, now) if isinstance(skipped, torch.Tensor) else before)
+        if (self._own or self._trainer.metrics.objects) and bool(skipped):
+            self._trainer.metrics.restore(self._metrics)
             for part, before in self._own:
                 part.load_state_dict(copy.deepcopy(before))
 
-    def take_back(self) -> None:
+    def undo_passes(self) -> None:
         """Undoes forward and backward passes that memory did not suffice for. Raises TrainingError for a step half made."""
         trainer, updaters = self._trainer, self._trainer.updaters.values()
         if any(updater.stepping for updater in updaters):
@@ -105,45 +105,45 @@ class BeforeStep:
         self.restore()
         for updater in updaters:
             updater.optimizer.zero_grad(set_to_none=True)
-        trainer.guard.lost = False
+        trainer.guard.skipped = False
         trainer.step_seeds.begin(trainer.position.step)
 
 
 class Splitting:
     """Halves batches until memory suffices: more of them to a step, the same samples in the same order.
 
-    `num_parts` grows as needed and stays; it belongs to the state, since sums in another order have other last bits.
+    `num_pieces` grows as needed and stays; it belongs to the state, since sums in another order have other last bits.
     BatchNorm sees the smaller batches.
     """
 
     def __init__(self, enabled: bool = True):
-        self.enabled, self.num_parts = enabled, 1
+        self.enabled, self.num_pieces = enabled, 1
 
     def pieces(self, window: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
-        """The batches of a window, as (number of samples, batch), each in up to `num_parts` pieces."""
-        if self.num_parts == 1:
+        """The batches of a window, as (number of samples, batch), each in up to `num_pieces` pieces."""
+        if self.num_pieces == 1:
             return window
-        return [piece for count, batch in window for piece in _pieces(count, batch, self.num_parts)]
+        return [piece for count, batch in window for piece in _pieces(count, batch, self.num_pieces)]
 
     def attempt(self, step: Callable, window: list[tuple[int, Any]]):
         """What `step(pieces)` returns; None where memory did not suffice, after which the pieces are half as large."""
         try:
             return step(self.pieces(window))
         except RuntimeError as error:
-            if not self.enabled or not is_out_of_memory(error) or self.num_parts >= max(count for count, _ in window):
+            if not self.enabled or not is_out_of_memory(error) or self.num_pieces >= max(count for count, _ in window):
                 raise
-            self.num_parts *= 2
+            self.num_pieces *= 2
             log.warning("out of memory: from here on every batch is taken in %d pieces, at the same effective batch",
-                        self.num_parts)
+                        self.num_pieces)
         if torch.cuda.is_available():  # after the handler, whose error holds on to the tensors that are in the way
             torch.cuda.empty_cache()
         return None
 
     def state_dict(self) -> dict:
-        return {"num_parts": self.num_parts}
+        return {"num_parts": self.num_pieces}
 
     def load_state_dict(self, state: dict) -> None:
-        self.num_parts = max(int(state["num_parts"]), 1)
+        self.num_pieces = max(int(state["num_parts"]), 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -152,26 +152,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and said)
 
 
-def _pieces(count: int, batch: Any, num_parts: int) -> Iterator[tuple[int, Any]]:
-    bounds = [part * count // num_parts for part in range(num_parts + 1)]
+def _pieces(count: int, batch: Any, num_pieces: int) -> Iterator[tuple[int, Any]]:
+    bounds = [number * count // num_pieces for number in range(num_pieces + 1)]
     for first, last in zip(bounds, bounds[1:], strict=False):
         if first < last:
-            yield count.part(slice(first, last)), _slice(batch, slice(first, last), count, whole=True)
+            yield count.piece(slice(first, last)), _slice_samples(batch, slice(first, last), count, whole=True)
 
 
-def _slice(batch: Any, part: slice, count: int, whole: bool = False) -> Any:
-    """The samples `part` of a batch of `count`: of tensors along the first dimension, of lists with an item a sample.
+def _slice_samples(batch: Any, piece: slice, count: int, whole: bool = False) -> Any:
+    """The samples `piece` of a batch of `count`: of tensors along the first dimension, of lists with an item a sample.
 
     The `whole` batch is never such a list, but the tuple of inputs and targets, say, of which there may be `count`, too.
     """
     if isinstance(batch, torch.Tensor) and batch.ndim and len(batch) == count:
-        return batch[part]
+        return batch[piece]
     if isinstance(batch, Mapping):
-        return type(batch)({key: _slice(value, part, count) for key, value in batch.items()})
+        return type(batch)({key: _slice_samples(value, piece, count) for key, value in batch.items()})
     if isinstance(batch, (list, tuple)):
         if not whole and len(batch) == count and not all(isinstance(i, torch.Tensor) and len(i) == count for i in batch):
-            return batch[part]
-        items = [_slice(value, part, count) for value in batch]
+            return batch[piece]
+        items = [_slice_samples(value, piece, count) for value in batch]
         return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
     if batch is None or isinstance(batch, (bool, int, float, str)):
         return batch

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
 from logger import WRITERS
-from utils.registry import Library, Registry
+from utils.config.registry import Library, Registry
 
 # What build.py passes to every trainer; the rest of its arguments come from trainer.args.
 TRAINER_PARTS = ("model", "data", "optimizers", "schedulers", "loss", "metrics", "seed", "device")

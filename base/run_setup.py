@@ -9,32 +9,33 @@ import torch
 
 from base.base_trainer import BaseTrainer
 from base.build import as_block
-from base.check import check_config
 from base.registries import WRITERS
+from base.validate import validate_config
 from logger.run_log import RunLog, SilentRun
-from utils import dist
-from utils.checkpoint import CheckpointStore, PartsStore, is_sound, load_checkpoint, remove_leftovers
-from utils.config import Reading, differences, flatten, located, override_config
+from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
+from utils.checkpoint.state import load_part
+from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
+from utils.config.loading import Reading, differences, flatten, located, override_config
+from utils.config.syntax import dump_yaml, format_value
+from utils.distributed import collectives as dist
+from utils.distributed.environment import launch_id
+from utils.distributed.group import num_restarts
 from utils.errors import ConfigError, TrainingError
-from utils.launch import launch_id
-from utils.origins import in_yaml
-from utils.run import (
+from utils.run_folder import (
     CHECKPOINTS,
     environment,
     find_checkpoints,
     has_saved,
+    list_runs,
     new_run,
     record_environment,
     run_of,
     run_of_launch,
-    runs_of,
 )
-from utils.state import load_part
-from utils.syntax import dump_yaml
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
-_CARRIED = ("name", "seed", "optimizer", "scheduler")
+_KEPT_SECTIONS = ("name", "seed", "optimizer", "scheduler")
 # What decides which samples the batches of an epoch hold.
 _WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.shuffle", "data_loader.drop_last", "trainer.args.accumulate")
 
@@ -58,7 +59,7 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
             return Checkpoint(file, content["config"], content["state"])
         except ConfigError as error:
             if path.is_file():
-                sound = newest_sound(file)
+                sound = newest_valid_checkpoint(file)
                 raise ConfigError(f"{error}{f'. Beside it {sound} is sound.' if sound else ''}") from error
             log.warning("%s. Looking for an older one.", error)
     raise ConfigError(f"{path}: holds no checkpoint that is sound")
@@ -84,7 +85,7 @@ def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path, ru
 
 def _unfinished_checkpoint(experiment: Path, run_name: str | None) -> Checkpoint | None:
     """With a `run_name` that run alone counts, be it finished or not. Runs without a sound checkpoint are named and left."""
-    for run in [experiment / run_name] if run_name else runs_of(experiment):
+    for run in [experiment / run_name] if run_name else list_runs(experiment):
         if not any((run / CHECKPOINTS).glob("*.pt")):
             continue
         try:
@@ -97,21 +98,21 @@ def _unfinished_checkpoint(experiment: Path, run_name: str | None) -> Checkpoint
     return None
 
 
-def newest_sound(damaged: Path) -> Path | None:
+def newest_valid_checkpoint(damaged: Path) -> Path | None:
     """The newest sound checkpoint in the same run."""
     others = find_checkpoints(damaged.parent, ("last.pt",)) if run_of(damaged) else ()
-    return next(filter(is_sound, others), None)
+    return next(filter(is_valid_checkpoint, others), None)
 
 
-def checkpoint_of_all(checkpoint: Checkpoint | None, out: Path, name: str) -> Checkpoint | None:
+def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str) -> Checkpoint | None:
     """What all processes go on from: the main one's `checkpoint`, or after a restart of the group the newest of its run."""
-    if (num_restarts := dist.num_restarts()) and dist.is_main():
+    if (restarts := num_restarts()) and dist.is_main():
         resumed = checkpoint and run_of(checkpoint.file)
         run = run_of_launch(resumed.parent if resumed else out / name, launch_id())
         if run and has_saved(run, launch_id()):
             checkpoint = open_checkpoint(run, ("last.pt",), whole=False)
             remove_leftovers(run / CHECKPOINTS)
-        log.warning("restart %d of the processes: %s", num_restarts,
+        log.warning("restart %d of the processes: %s", restarts,
                     f"they go on from {checkpoint.file}" if checkpoint else "they begin anew")
     file = dist.broadcast_object(checkpoint and checkpoint.file)
     if file is None or (checkpoint and checkpoint.file == file):
@@ -127,15 +128,15 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     its faults, and for changes that could have no effect on a run under way.
     """
     reading = given or override_config(checkpoint.config, str(checkpoint.file), overrides)
-    config = check_config(reading.config, reading.places, num_processes, reading.faults)
+    config = validate_config(reading.config, reading.places, num_processes, reading.faults)
     if checkpoint is None:
         return config, reading.places
     with located(reading.places):
-        _hold_against(checkpoint, config)
+        _refuse_changes_without_effect(checkpoint, config)
     return config, reading.places
 
 
-def _hold_against(checkpoint: Checkpoint, config: dict) -> None:
+def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:
     """Logs what a run under way changes; raises ConfigError for what it cannot."""
     begun, faults = checkpoint.state["progress"]["batch"] > 0, []
     for key, (old, new) in differences(checkpoint.config, config).items():
@@ -144,11 +145,11 @@ def _hold_against(checkpoint: Checkpoint, config: dict) -> None:
                    "from a checkpoint at the end of an epoch.")
         elif key == "data_loader.validation_split":
             why = f"a run under way keeps its split ({old!r}); with another it would train on samples that it validates on."
-        elif key.split(".")[0] in _CARRIED:
+        elif key.split(".")[0] in _KEPT_SECTIONS:
             why = (f"a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. For a new run from "
                    f"these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
         else:
-            log.info("%s is now %s; the checkpoint was made with %s", key, in_yaml(new), in_yaml(old))
+            log.info("%s is now %s; the checkpoint was made with %s", key, format_value(new), format_value(old))
             continue
         faults.append((tuple(key.split(".")), why))
     if faults:
@@ -161,10 +162,10 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
 
     Metrics and curves are cut off where the checkpoint stands.
     """
-    restarted = dist.num_restarts() > 0
+    restarted = num_restarts() > 0
     if not dist.is_main():
         folder = dist.broadcast_object()
-        return SilentRun(folder, bars=False, store=PartsStore(folder / CHECKPOINTS, config))
+        return SilentRun(folder, bars=False, store=ShardStore(folder / CHECKPOINTS, config))
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None and restarted:
         folder = run_of_launch(out / config["name"], launch_id())
@@ -196,7 +197,7 @@ def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, bars: b
     return run
 
 
-def initial_weights(model: torch.nn.Module, path: Path) -> str:
+def load_initial_weights(model: torch.nn.Module, path: Path) -> str:
     """Loads from a checkpoint the weights that fit, by name and shape; returns what became of each.
 
     Averaged weights go before plain ones. Raises ConfigError where nothing fits.
@@ -218,9 +219,9 @@ def initial_weights(model: torch.nn.Module, path: Path) -> str:
     return "\n".join([f"Weights from {checkpoint.file}:", *lines])
 
 
-def load_evaluated(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
+def load_evaluated_weights(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
     """Loads the weights that the run's evaluations used, those of the loss included."""
-    load_part("model", trainer.bare_model, evaluated_weights(checkpoint.state), str(checkpoint.file))
+    load_part("model", trainer.unwrapped_model, evaluated_weights(checkpoint.state), str(checkpoint.file))
     if "loss" in trainer.state and "loss" in checkpoint.state:
         load_part("loss", trainer.loss, checkpoint.state["loss"], str(checkpoint.file))
 

@@ -1,9 +1,9 @@
 """What a run says of itself at its beginning and its end."""
 from base.base_model import summarize
 from base.base_trainer import BaseTrainer
-from utils import dist
 from utils.device import describe_device
-from utils.laps import advice, describe_laps
+from utils.distributed import collectives as dist
+from utils.training.timers import advice, describe_times
 
 
 def describe_parts(trainer: BaseTrainer) -> str:
@@ -18,17 +18,17 @@ def describe_parts(trainer: BaseTrainer) -> str:
     options += [f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None) + ["compiled"] * (trainer.compile is not None)
     options += [f"{dist.world_size()} processes ({trainer.strategy})"] * (dist.world_size() > 1)
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
-    return "\n".join([summarize(trainer.bare_model), f"data: {splits} samples; {epoch}",
+    return "\n".join([summarize(trainer.unwrapped_model), f"data: {splits} samples; {epoch}",
                       f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
 
 
 def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
     """The result, where the run lies, and the commands that go on from there."""
-    run, seconds_of = trainer.run.folder, trainer.laps.total_s
+    run, seconds_of = trainer.run.folder, trainer.timers.total_s
     hint = advice(seconds_of)
     return "\n".join([
-        f"{outcome(trainer)}, in {elapsed_s:.1f} s.",
-        f"  time    {describe_laps(seconds_of)}{f': {hint}' if hint else ''}",
+        f"{describe_outcome(trainer)}, in {elapsed_s:.1f} s.",
+        f"  time    {describe_times(seconds_of)}{f': {hint}' if hint else ''}",
         f"  run     {run}",
         f"  curves  tensorboard --logdir {run.parent}",
         f"  score   python test.py -r {run}",
@@ -48,10 +48,10 @@ def describe_finished(trainer: BaseTrainer, run) -> str:
     """Why there is nothing to resume, and how to train on."""
     patience = trainer.monitor is not None and trainer.monitor.exhausted and trainer.position.epoch < trainer.epochs
     mend = "trainer.args.early_stop=null" if patience else f"trainer.args.epochs={2 * trainer.epochs}"
-    return f"This run is finished: {outcome(trainer)}. To train on: python train.py -r {run} {mend}"
+    return f"This run is finished: {describe_outcome(trainer)}. To train on: python train.py -r {run} {mend}"
 
 
-def outcome(trainer: BaseTrainer) -> str:
+def describe_outcome(trainer: BaseTrainer) -> str:
     """`10 of 10 epochs; best val/accuracy 0.9876 at epoch 8`."""
     monitor, epoch = trainer.monitor, trainer.position.epoch
     text = f"{epoch} of {trainer.epochs} epochs"
@@ -60,7 +60,7 @@ def outcome(trainer: BaseTrainer) -> str:
     return text + (f"; best {monitor}" if monitor and monitor.best_epoch else "")
 
 
-def table(values: dict[str, float]) -> str:
+def format_table(values: dict[str, float]) -> str:
     """Names and values in two columns."""
     width = max(map(len, values))
     return "\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in values.items())

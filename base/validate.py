@@ -2,19 +2,19 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from base.augmentation import BatchAugmentation
-from base.base_data_loader import FILLED_IN, DataSplits
+from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
-    FUSED_IN_PARTS,
+    FUSED_WHEN_SHARDED,
     as_block,
-    dataset_switches,
     log_name,
+    open_split_arguments,
     optimizer_blocks,
     optimizer_path,
     scheduler_blocks,
-    where_kept,
+    split_device_argument,
 )
-from base.elsewhere import told_where
+from base.data.augmentation import BatchAugmentation
+from base.key_hints import add_key_hints
 from base.registries import (
     DATASETS,
     LOSSES,
@@ -26,30 +26,31 @@ from base.registries import (
     TRANSFORMS,
     WRITERS,
 )
-from utils.config import report
+from utils.config.annotations import mismatch
+from utils.config.loading import format_faults
+from utils.config.registry import Registry
+from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
+from utils.config.signature import Signature, Unknown
+from utils.config.suggestions import suggest_name, suggest_value
 from utils.device import device_fault
 from utils.errors import ConfigError, Fault
-from utils.mends import meant
-from utils.registry import Registry
-from utils.run import folder_name_fault
-from utils.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
-from utils.signature import Signature, Unknown, mismatch, nearest
+from utils.run_folder import folder_name_fault
 
 
-def check_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1, found: Iterable[Fault] = ()) -> dict:
+def validate_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1, found: Iterable[Fault] = ()) -> dict:
     """The config with its omitted sections filled in, to be run by `num_processes`.
 
     Raises one ConfigError that lists all faults, those `found` before included, each with where it was written, its key,
     and the mend.
     """
     full = with_defaults(config)
-    unknown = [((key,), Unknown(f"there is no such section.{nearest(key, SECTIONS)} Sections: {', '.join(SECTIONS)}."))
+    unknown = [((key,), Unknown(f"there is no such section.{suggest_name(key, SECTIONS)} Sections: {', '.join(SECTIONS)}."))
                for key in config if key not in SECTIONS]
     found, faults = [*found], [*unknown, *_faults(full), *(_process_faults(full, num_processes) if num_processes > 1 else ())]
     unresolved = {tuple(map(str, path)) for path, *_ in found}  # of which one message is enough
     faults = found + [fault for fault in faults if not (tuple(map(str, fault[0])) in unresolved and "${" in fault[1])]
     if faults:
-        raise ConfigError(report(told_where(faults, {**config, **full}), places or {}))
+        raise ConfigError(format_faults(add_key_hints(faults, {**config, **full}), places or {}))
     return full
 
 
@@ -64,7 +65,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     if config["dataset"] is not None:
         yield from _dataset_faults(config["dataset"], config["transforms"])
     yield from _transform_faults(config["transforms"])
-    data_loader = Signature(DataSplits, FILLED_IN, name="data_loader")
+    data_loader = Signature(DataSplits, PROVIDED, name="data_loader")
     yield from _table_faults(config["data_loader"], ("data_loader",), data_loader)
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
         if config[key] is not None:
@@ -88,10 +89,10 @@ def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
         yield ("trainer", "args", "on_oom"), "split is for one process: the others would not know. Set on_oom: stop."
     strategy = args.get("strategy")
     if (strategy.get("type") if isinstance(strategy, dict) else strategy) == "fsdp":
-        yield from _parts_faults(args, config["optimizer"])
+        yield from _sharding_faults(args, config["optimizer"])
 
 
-def _parts_faults(args: Mapping, optimizer) -> Iterator[Fault]:
+def _sharding_faults(args: Mapping, optimizer) -> Iterator[Fault]:
     """What cannot be done with weights of which each process holds a part."""
     if args.get("channels_last"):
         yield ("trainer", "args", "channels_last"), "fsdp takes weights in their usual order only. Leave it out."
@@ -99,7 +100,7 @@ def _parts_faults(args: Mapping, optimizer) -> Iterator[Fault]:
         path, kind = optimizer_path(name).split("."), as_block(block).get("type")
         if kind == "LBFGS":
             yield (*path, "type"), "LBFGS needs all of the weights; with fsdp a process holds a part of them"
-        if _args(block).get("fused") and kind not in FUSED_IN_PARTS:
+        if _args(block).get("fused") and kind not in FUSED_WHEN_SHARDED:
             yield (*path, "args", "fused"), f"{kind} has no fused step for fsdp, where a process holds a part of the weights"
 
 
@@ -113,7 +114,7 @@ def _dataset_faults(block, transforms) -> Iterator[Fault]:
     kept = None
     if "device" in _args(block):
         with suppress(ConfigError):  # of a type that is not there; told below
-            block, kept = where_kept(block)
+            block, kept = split_device_argument(block)
     if kept is not None and (fault := device_fault(kept)):
         yield ("dataset", "args", "device"), fault
     elif kept and isinstance(transforms, dict) and (transforms.get("train") or transforms.get("eval")):
@@ -121,7 +122,7 @@ def _dataset_faults(block, transforms) -> Iterator[Fault]:
                                               "transforms.train and transforms.eval to transforms.batch, or leave it out.")
     faults = DATASETS.faults(block, ("dataset",), provided={"split", "train"} - _args(block).keys())
     yield from faults
-    if not faults and not dataset_switches(block):
+    if not faults and not open_split_arguments(block):
         yield ("dataset",), (f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' or "
                              "'train' left open. Wrap it in a dataset of your own that takes 'split'.")
 
@@ -149,12 +150,12 @@ def _transform_faults(transforms) -> Iterator[Fault]:
             yield from faults or _misplaced(blocks or [], key)
         else:
             known = f"There are: {', '.join(TRANSFORM_KEYS)}."
-            yield ("transforms", key), Unknown(f"there are no '{key}' transforms.{nearest(key, TRANSFORM_KEYS)} {known}")
+            yield ("transforms", key), Unknown(f"there are no '{key}' transforms.{suggest_name(key, TRANSFORM_KEYS)} {known}")
 
 
 def _list_faults(registry: Registry, blocks, path: tuple, keys: tuple = ()) -> Iterator[Fault]:
     if not isinstance(blocks, list):
-        yield path, f"a list of {registry.kind}s is needed; this is {blocks!r}.{meant(blocks, [list])}"
+        yield path, f"a list of {registry.kind}s is needed; this is {blocks!r}.{suggest_value(blocks, [list])}"
         return
     for number, block in enumerate(blocks):
         if "name" in keys and block == "loss":

@@ -33,12 +33,12 @@ def template(args) -> list[float]:
     """Samples per second of train.py between log points."""
     import torch
 
-    from base.check import check_config
+    from base.validate import validate_config
     from logger import WRITERS, Writer
     from logger.console import setup_logging
     from train import train
-    from utils import dist
     from utils.cli import train_arguments
+    from utils.distributed import collectives as dist
     from utils.errors import Interrupted
 
     speeds = []
@@ -53,7 +53,7 @@ def template(args) -> list[float]:
         options = train_arguments(["-q", "-c", "none", "--steps", str(args.steps), "--out", folder])
         setup_logging(30)
         try:
-            train(options, check_config(config(args.data), num_processes=dist.world_size()), None, torch.device("cpu"))
+            train(options, validate_config(config(args.data), num_processes=dist.world_size()), None, torch.device("cpu"))
         except Interrupted:
             pass
     return speeds
@@ -99,10 +99,11 @@ def in_group(job):
     def contestant(args) -> dict | None:
         import torch
 
-        from utils import dist
+        from utils.distributed import collectives as dist
+        from utils.distributed.group import process_group
 
         torch.set_num_threads(args.threads)
-        with dist.process_group(True, torch.device("cpu")):
+        with process_group(True, torch.device("cpu")):
             speeds = job(args)
             return {"samples_per_s": statistics.median(speeds[1:])} if dist.is_main() else None
     return contestant

@@ -105,7 +105,7 @@ def torch_save(args) -> dict:
 
 
 def foreground(args) -> dict:
-    from utils.checkpoint import CheckpointStore, SavePolicy
+    from utils.checkpoint.store import CheckpointStore, SavePolicy
 
     state, policy = make_state(args.millions), SavePolicy(background=False)
     with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -114,7 +114,7 @@ def foreground(args) -> dict:
 
 
 def background(args) -> dict:
-    from utils.checkpoint import CheckpointStore, SavePolicy
+    from utils.checkpoint.store import CheckpointStore, SavePolicy
 
     state, step = make_state(args.millions), make_step()
     with tempfile.TemporaryDirectory(dir=".") as folder:

@@ -1,6 +1,6 @@
 """Augmentations of whole batches, for `transforms.batch`; torchvision's of the same name, less "Batch", take one sample.
 
-A sample's draws follow from the seed, the epoch and its index alone, as `base/augmentation.py` tells.
+A sample's draws follow from the seed, the epoch and its index alone, as `base/data/augmentation.py` tells.
 """
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from base import TRANSFORMS, BatchAugmentation
-from base.augmentation import Constant, Draws
-from utils.signature import CountInt, PositiveInt
+from base.data.augmentation import Constant, Draws
+from utils.config.annotations import CountInt, PositiveInt
 
 
 def probability(p: float) -> float:
@@ -21,7 +21,7 @@ def probability(p: float) -> float:
     return p
 
 
-probability.range = {"minimum": 0, "maximum": 1}  # as those of utils/signature.py have it
+probability.range = {"minimum": 0, "maximum": 1}  # as those of utils/config/signature.py have it
 Probability = Annotated[float, probability]
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from base import TRANSFORMS, BatchAugmentation
-from base.augmentation import Constant, Draws, per_sample
+from base.data.augmentation import Constant, Draws, per_sample
 from data_loader.batch_augmentations import image_size, inside
-from utils.signature import PositiveInt, at_least, below
+from utils.config.annotations import PositiveInt, at_least, below
 
 Alpha = Annotated[float, at_least(0, above=True), below(1000)]
 

@@ -47,7 +47,7 @@ def _mark(rank: int) -> str:
 
 def _only_its_own(record: logging.LogRecord) -> bool:
     """Errors, and the warnings of plug-ins and libraries: what the project itself says, the main process says for all."""
-    ours = record.name.split(".")[0] in ("base", "utils", "logger", "train")
+    ours = record.name.split(".")[0] in ("base", "utils", "logger", "tools", "train")
     return record.levelno >= (logging.ERROR if ours else logging.WARNING)
 
 

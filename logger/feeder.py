@@ -23,7 +23,7 @@ class Feeder:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def tell(self, method: str, *args) -> None:
+    def send(self, method: str, *args) -> None:
         """Has `method(*args)` of every writer called, soon."""
         self._raise()
         if self._thread is None and self.writers:

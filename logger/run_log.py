@@ -9,9 +9,9 @@ import torch
 from logger.feeder import Feeder
 from logger.metrics_file import MetricsFile
 from logger.writer import Writer
-from utils import dist
-from utils.checkpoint import CheckpointStore
-from utils.laps import describe_laps
+from utils.checkpoint.store import CheckpointStore
+from utils.distributed.group import is_peer_failure
+from utils.training.timers import describe_times
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class SilentRun:
         return self
 
     def __exit__(self, kind, error, trace):
-        if not dist.lost_touch(error):  # else it would wait for those who do not answer
+        if not is_peer_failure(error):  # else it would wait for those who do not answer
             self.store.join()
 
     def to_checkpoint(self) -> dict:
@@ -70,7 +70,7 @@ class RunLog:
         return self
 
     def __exit__(self, kind, error, trace):
-        if not dist.lost_touch(error):  # else it would wait for those who do not answer
+        if not is_peer_failure(error):  # else it would wait for those who do not answer
             self.store.join()
         self.metrics_file.close()
         try:
@@ -111,13 +111,13 @@ class RunLog:
         parts = " | ".join(f"{group} {' '.join(items)}" for group, items in groups.items())
         best = "  * best" if improved else ""
         log.info("epoch %*d/%d  %s | %.1f s (%s)%s", len(str(epochs)), epoch, epochs, parts, elapsed_s,
-                 describe_laps(seconds_of), best)
+                 describe_times(seconds_of), best)
 
     def scalars(self, values: Mapping[str, float], epoch: int, step: int, timings: Mapping[str, float] | None = None) -> None:
         """A line in metrics.jsonl and points for the writers. `timings` go to the writers only: no two runs share them."""
         values = {name: float(value.detach() if isinstance(value, torch.Tensor) else value) for name, value in values.items()}
         self.metrics_file.write(values, epoch, step)
-        self.feeder.tell("scalars", {**values, **(timings or {})}, step)
+        self.feeder.send("scalars", {**values, **(timings or {})}, step)
 
     def images(self, name: str, images, step: int) -> None:
         """The first 32 of `images` [N, C, H, W] (or of the first item of a batch), each channel range stretched to [0, 1]."""
@@ -126,13 +126,13 @@ class RunLog:
             return
         images = images[:32].detach().float().cpu()
         low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-        self.feeder.tell("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
+        self.feeder.send("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """The distributions of `tensors`, such as weights by their names."""
         if self.feeder.writers:
             copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}  # they go on changing
-            self.feeder.tell("histograms", copies, step)
+            self.feeder.send("histograms", copies, step)
 
     def hparams(self, config: Mapping) -> None:
-        self.feeder.tell("hparams", config)
+        self.feeder.send("hparams", config)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from utils.registry import Registry
+from utils.config.registry import Registry
 
 
 class Writer:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from warm import WarmProcess, can_be_warm, run_warm
 
-from utils.state import leaves
+from utils.checkpoint.state import flatten_state
+from warm import WarmProcess, can_be_warm, run_warm
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only get in each other's way
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # many programs are started here: they need not all compile the project anew
@@ -64,9 +64,9 @@ def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 1
 
 
 def in_group(num_processes: int, jobs: list[list], folder: Path) -> None:
-    """Each of the jobs, which are arguments of train.py, in one group of processes, one after the other (tests/group.py)."""
+    """Each of the jobs, which are arguments of train.py, in one group of processes, one after the other (tests/distributed/group.py)."""
     (folder / f"jobs{num_processes}.json").write_text(json.dumps([[*map(str, job)] for job in jobs]))
-    program("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes, "tests/group.py",
+    program("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes, "tests/distributed/group.py",
             folder / f"jobs{num_processes}.json", timeout=300)
 
 
@@ -87,7 +87,7 @@ def load(run: Path, name: str = "last.pt") -> dict:
 
 def assert_same_state(one: dict, other: dict) -> None:
     """Every tensor and every number equal, to the last bit."""
-    one, other = leaves(one), leaves(other)
+    one, other = flatten_state(one), flatten_state(other)
     assert one.keys() == other.keys()
     for name, value in one.items():
         same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
@@ -118,7 +118,7 @@ def new_project(target: Path) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def git_is_asked_once():
     """What is not committed is written down at every start, and costs three processes; here it stays the same."""
-    from utils import run
+    from utils import run_folder as run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_uncommitted", functools.cache(run._uncommitted))

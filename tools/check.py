@@ -9,25 +9,38 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from base.blame import to_blame
 from base.build import as_block
-from base.find_lr import steps
-from base.overlap import find_overlap
-from base.recovery import careful_evaluation
+from base.locate_error import locate_error
+from base.preflight import preflight
+from base.recovery import errors_explained, evaluate_batch
 from base.registries import WRITERS
-from base.verify import describe_difference
+from base.summary import describe_parts
 from logger.run_log import SilentRun
-from utils.checkpoint import CheckpointStore, SavePolicy, load_checkpoint
+from tools.find_lr import steps
+from tools.overlap import find_overlap
+from tools.verify_resume import describe_difference
+from utils.checkpoint.loading import load_checkpoint
+from utils.checkpoint.state import flatten_state
+from utils.checkpoint.store import CheckpointStore, SavePolicy
 from utils.device import peak_memory, synchronize
-from utils.errors import ConfigError, Fault, TrainingError, describe
-from utils.guard import NonFinite
-from utils.state import leaves
+from utils.errors import ConfigError, Fault, TrainingError, describe_error
+from utils.training.non_finite_guard import NonFinite
 
 log = logging.getLogger(__name__)
 NUM_STEPS, LIMIT_S = 20, 0.7
 
 
-def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
+def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
+    """`--check` with a trainer that has its optimizers: logs the estimate, prints OK."""
+    rehearsed = preflight(trainer, config)
+    if checkpoint:
+        trainer.resume(checkpoint.state)
+    with errors_explained(trainer):
+        log.info("%s\n%s", describe_parts(trainer), check_experiment(trainer, config, rehearsed))
+    print("OK")
+
+
+def check_experiment(trainer, config: dict, rehearsed: dict[str, float]) -> str:
     """Looks over a trainer that has rehearsed, to the values `rehearsed`, and estimates what a run takes. It is then used up.
 
     Returns the estimate; of what is odd but no mistake the log warns. Raises one ConfigError for all mistakes.
@@ -37,16 +50,16 @@ def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
     with TemporaryDirectory() as folder, closing(trainer.data):
         trainer.run = SilentRun(Path(folder), bars=False)
         for number, block in enumerate(config["writers"]):
-            with _noting(faults, trainer):
+            with _faults_noted(faults, trainer):
                 WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder), start_step=None).close()
-        with _noting(faults, trainer):
-            faults += _overlapping(trainer)
-        with _noting(faults, trainer):
+        with _faults_noted(faults, trainer):
+            faults += _overlap_faults(trainer)
+        with _faults_noted(faults, trainer):
             with _gradients_seen(trainer) as seen:
                 step_s, all_made = _time_steps(trainer)
-            faults += _untouched(trainer, seen, all_made) if step_s else []
+            faults += _untrained(trainer, seen, all_made) if step_s else []
             eval_s = _time_evaluation(trainer)
-            faults += _round_trip(trainer, config, Path(folder))
+            faults += _state_faults(trainer, config, Path(folder))
         size = sum(file.stat().st_size for file in Path(folder).glob("last.pt"))
     if faults:
         raise ConfigError.of(faults)
@@ -54,7 +67,7 @@ def check_up(trainer, config: dict, rehearsed: dict[str, float]) -> str:
 
 
 @contextmanager
-def _noting(faults: list[Fault], trainer):
+def _faults_noted(faults: list[Fault], trainer):
     """Within it what goes wrong is a fault of the part it arose in."""
     try:
         yield
@@ -64,9 +77,9 @@ def _noting(faults: list[Fault], trainer):
         advice = "A lower learning rate, or trainer.args.clip_norm, may help."
         faults.append((("loss",), f"{error} at step {trainer.position.step + 1}. {advice}"))
     except Exception as error:
-        key, given = to_blame(trainer, error)
+        key, given = locate_error(trainer, error)
         given = f" Given to {key}: {given}." if given else ""
-        faults.append((tuple((key or "trainer").split(".")), f"a step failed: {describe(error)}{given}"))
+        faults.append((tuple((key or "trainer").split(".")), f"a step failed: {describe_error(error)}{given}"))
         log.debug("a step failed", exc_info=True)
 
 
@@ -81,7 +94,7 @@ def _gradients_seen(trainer):
     """The names of the parameters that get a gradient within it."""
     seen: set[str] = set()
     watches = [parameter.register_hook(lambda gradient, name=name: seen.add(name))
-               for name, parameter in trainer.bare_model.named_parameters() if parameter.requires_grad]
+               for name, parameter in trainer.unwrapped_model.named_parameters() if parameter.requires_grad]
     try:
         yield seen
     finally:
@@ -89,12 +102,12 @@ def _gradients_seen(trainer):
             watch.remove()
 
 
-def _untouched(trainer, seen: set[str], all_made: bool) -> Iterator[Fault]:
+def _untrained(trainer, seen: set[str], all_made: bool) -> Iterator[Fault]:
     """The parameters that stay as they are, which also keep several processes waiting for each other.
 
     Where time did not suffice for all steps, a later one might use them, and the log tells.
     """
-    trained = [name for name, parameter in trainer.bare_model.named_parameters() if parameter.requires_grad]
+    trained = [name for name, parameter in trainer.unwrapped_model.named_parameters() if parameter.requires_grad]
     if names := [name for name in trained if name not in seen]:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         message = f"{len(names)} trainable parameters got no gradient in {trainer.position.step} steps: {shown}"
@@ -105,7 +118,7 @@ def _untouched(trainer, seen: set[str], all_made: bool) -> Iterator[Fault]:
                                "optimizer.groups=[{match: NAME, frozen: true}].")
 
 
-def _overlapping(trainer) -> Iterator[Fault]:
+def _overlap_faults(trainer) -> Iterator[Fault]:
     overlap = find_overlap(trainer.data)
     if overlap is None or not overlap.shared:
         return
@@ -160,7 +173,7 @@ def _time_evaluation(trainer) -> float | None:
     with trainer.evaluating():
         for number, batch in enumerate(itertools.islice(trainer.data.batches("val", training=False), NUM_STEPS)):
             started = time.perf_counter()
-            careful_evaluation(trainer, number, batch)
+            evaluate_batch(trainer, number, batch)
             synchronize(trainer.device)
             times.append(time.perf_counter() - started)
             if time.perf_counter() - begun > LIMIT_S / 2:
@@ -168,24 +181,24 @@ def _time_evaluation(trainer) -> float | None:
     return median(times[1:] or times)
 
 
-def _round_trip(trainer, config: dict, folder: Path) -> list[Fault]:
+def _state_faults(trainer, config: dict, folder: Path) -> list[Fault]:
     """Saves the state, loads it, puts it back: at each turn it has to be the same, to the last bit."""
     try:
         state = {name: part.state_dict() for name, part in trainer.state.items()}
-        weights = dict(trainer.bare_model.named_parameters())
+        weights = dict(trainer.unwrapped_model.named_parameters())
         CheckpointStore(folder, config).save(state, ["last.pt"], weights, SavePolicy(background=False, max_failures=1))
         loaded = load_checkpoint(folder / "last.pt")["state"]
-        found = leaves(loaded)  # now: CyclicLR takes out of its state what it takes up
-        different = describe_difference(leaves(state), found, "the state", ("as it was", "loaded"))
+        found = flatten_state(loaded)  # now: CyclicLR takes out of its state what it takes up
+        different = describe_difference(flatten_state(state), found, "the state", ("as it was", "loaded"))
         for window in itertools.islice(_steps_left(trainer), 1):  # after which it is another state that takes up this one
             _make_step(trainer, window)
         trainer.resume(loaded)
         again = {name: part.state_dict() for name, part in trainer.state.items()}
-        different = different or describe_difference(found, leaves(again), "the state", ("loaded", "put back"))
+        different = different or describe_difference(found, flatten_state(again), "the state", ("loaded", "put back"))
     except (ConfigError, TrainingError) as error:
         return [(("trainer",), f"its state cannot be saved and taken up again: {error}")]
     except Exception as error:  # of somebody's state_dict or load_state_dict
-        return [(("trainer",), f"its state cannot be saved and taken up again: {describe(error)}")]
+        return [(("trainer",), f"its state cannot be saved and taken up again: {describe_error(error)}")]
     return [(("trainer",), f"saved and taken up again, {different}")] if different else []
 
 

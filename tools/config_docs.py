@@ -1,6 +1,6 @@
 """The reference of the config, as a page of Markdown: all sections, and every argument of the project's own things.
 
-    python -m utils.reference > docs/config.md
+    python -m tools.config_docs > docs/config.md
 
 Of the libraries it tells how to list their names: the page is the same whichever versions are installed.
 """
@@ -9,19 +9,20 @@ import sys
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
 
+from tools.reference.docstrings import argument_text, summary
+from tools.reference.settable import KEPT_ON, own_things, project, settable_arguments
 from utils.cli import KINDS as PLURALS
-from utils.docstrings import argument_text, summary
+from utils.config.annotations import describe_parameter
+from utils.config.registry import Registry
+from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.config.signature import Signature
+from utils.config.syntax import format_value
 from utils.errors import exit_codes
-from utils.origins import in_yaml
-from utils.registry import Registry
-from utils.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
-from utils.settable import KEPT_ON, own_things, project, settable
-from utils.signature import Signature, admitted
 
 _INTRODUCTION = """\
 # Config reference
 
-All that a config can say. `python -m utils.reference > docs/config.md` writes this page, from the code and its docstrings;
+All that a config can say. `python -m tools.config_docs > docs/config.md` writes this page, from the code and its docstrings;
 [the README](../README.md#the-config) has an overview, and `python train.py --explain KEY -c CONFIG` answers for one key.
 
 A *block* names a class or a function and says what it is called with: `{type: NAME, args: {...}}`. A bare NAME is short for
@@ -53,7 +54,7 @@ def config_reference(registries: Mapping[str, Registry], loader: type, loader_pa
 def _overview() -> str:
     rows = [("extends", EXTENDS, "")]
     for name, about in SECTIONS.items():
-        rows.append((name, _escaped(about.text), "must be given" if name in REQUIRED else f"`{in_yaml(about.default)}`"))
+        rows.append((name, _escaped(about.text), "must be given" if name in REQUIRED else f"`{format_value(about.default)}`"))
     return "## Sections\n\n" + _table(("section", "what it is", "default"), ((f"`{name}`", *rest) for name, *rest in rows))
 
 
@@ -74,7 +75,7 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
     if common:
         parts += ["### All trainers\n", _arguments(registry.expects, common.values())]
     for name, thing in own.items():
-        parameters = settable(section, registry, thing).parameters.values()
+        parameters = settable_arguments(section, registry, thing).parameters.values()
         parts += [f"### {name}\n", *(f"{text}\n" for text in [summary(thing, quote="`")] if text)]
         if others := [parameter for parameter in parameters if parameter.name not in common]:
             parts.append(_arguments(thing, others))
@@ -82,12 +83,12 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
 
 
 def _arguments(target, parameters: Iterable[Parameter]) -> str:
-    rows = ((f"`{p.name}`", admitted(p), _default(p), argument_text(target, p.name, quote="`")) for p in parameters)
+    rows = ((f"`{p.name}`", describe_parameter(p), _default(p), argument_text(target, p.name, quote="`")) for p in parameters)
     return _table(("argument", "takes", "default", "what it is"), rows)
 
 
 def _default(parameter: Parameter) -> str:
-    return "must be given" if parameter.default is Parameter.empty else f"`{in_yaml(parameter.default)}`"
+    return "must be given" if parameter.default is Parameter.empty else f"`{format_value(parameter.default)}`"
 
 
 def _escaped(text: str) -> str:

@@ -1,7 +1,7 @@
 """Puts a checkpoint whose tensors lie in parts (strategy fsdp) together as the single, ordinary file.
 
-    python -m utils.consolidate saved/digits_lenet
-    python -m utils.consolidate saved/digits_lenet/2026-01-31_12-00-00/checkpoints/best.pt
+    python -m tools.consolidate saved/digits_lenet
+    python -m tools.consolidate saved/digits_lenet/2026-01-31_12-00-00/checkpoints/best.pt
 """
 import argparse
 import logging
@@ -19,12 +19,12 @@ def consolidate(path: Path) -> Path:
     Raises ConfigError where there is none that is sound, or where it is a single file already.
     """
     # imported here, so that --help answers without loading torch
-    from utils.archive import write_archive
-    from utils.checkpoint import put_together
-    from utils.run import find_checkpoints
+    from utils.checkpoint.archive import write_archive
+    from utils.checkpoint.loading import consolidate_shards
+    from utils.run_folder import find_checkpoints
 
     file = next(find_checkpoints(path, ("last.pt",)))
-    content = put_together(file)
+    content = consolidate_shards(file)
     whole, unfinished = file.with_name(f"{file.stem}_whole.pt"), file.with_name(f".{file.stem}_whole.pt.{os.getpid()}.tmp")
     try:
         write_archive(content, unfinished)
@@ -38,7 +38,7 @@ def consolidate(path: Path) -> Path:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m utils.consolidate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.consolidate", description=__doc__.splitlines()[0])
     parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="of a run its last.pt")
     path = parser.parse_args().path
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,46 +1,46 @@
-"""Who takes a value of a config, for `--explain`; and what a config can name at all, for `--list`."""
+"""The part of `train.py --explain KEY` that needs torch: which class or function takes a value, and what it accepts."""
 import inspect
 import os
 from collections.abc import Iterable, Mapping
 
 from torch.utils.data import Dataset
 
-from base.base_data_loader import FILLED_IN, DataSplits
+from base.base_data_loader import PROVIDED, DataSplits
 from base.build import as_block
 from base.registries import KINDS
-from utils.cli import KINDS as PLURALS
-from utils.docstrings import argument_text, summary
+from tools.print_config import Rows, value_at
+from tools.reference.docstrings import argument_text, summary
+from tools.reference.settable import KEPT_ON, LEFT_OPEN
+from utils.config.annotations import describe_parameter
+from utils.config.sections import SECTIONS, TRANSFORM_KEYS
+from utils.config.signature import Signature
+from utils.config.suggestions import suggest_name
+from utils.config.syntax import KeyPath, format_value
 from utils.errors import PROJECT, ConfigError, is_ours
-from utils.origins import Rows, in_yaml, look_up
-from utils.registry import Registry, import_folder
-from utils.sections import SECTIONS, TRANSFORM_KEYS
-from utils.settable import KEPT_ON, LEFT_OPEN
-from utils.signature import Signature, admitted, nearest
-from utils.syntax import KeyPath
 
 
-def explain(config: Mapping, path: KeyPath) -> Rows:
+def explain_argument(config: Mapping, path: KeyPath) -> Rows:
     """What stands at a path of a config with its defaults, or may stand there: who takes it, which values, what for."""
     section, *inner = path
     if section == "transforms" and inner and inner[0] not in TRANSFORM_KEYS:
-        known = f"{nearest(inner[0], TRANSFORM_KEYS)} There are: {', '.join(TRANSFORM_KEYS)}"
+        known = f"{suggest_name(inner[0], TRANSFORM_KEYS)} There are: {', '.join(TRANSFORM_KEYS)}"
         return [("but", f"there are no '{inner[0]}' transforms.{known}")]
     if section == "data_loader":
-        return _argument(DataSplits, Signature(DataSplits, FILLED_IN), inner[0]) if inner else []
+        return _argument(DataSplits, Signature(DataSplits, PROVIDED), inner[0]) if inner else []
     if section == "transforms" and len(inner) < 2:
         return [("is", TRANSFORM_KEYS[inner[0]])] if inner else []
     end = _end_of_block(config, path)
     if end is None:
         return [("can name", KINDS[section].offer())]
     try:
-        return _of_block(section, as_block(look_up(config, path[:end])), path[end:])
+        return _of_block(section, as_block(value_at(config, path[:end])), path[end:])
     except ConfigError as error:  # there is none of that name
         raise ConfigError.at(f"{'.'.join(path[:end])}.type", str(error)) from error
 
 
 def _end_of_block(config: Mapping, path: KeyPath) -> int | None:
     """How much of a path leads to the block that it is about: the first on the way, or among chained schedulers the last."""
-    ends = [end for end in range(1, len(path) + 1) if "type" in _table(as_block(look_up(config, path[:end])))]
+    ends = [end for end in range(1, len(path) + 1) if "type" in _table(as_block(value_at(config, path[:end])))]
     chained = [end for end in ends if "schedulers" in path[:end - 1] and path[end - 1].isdigit()]
     return (chained[-1:] or ends[:1] or [None])[0]
 
@@ -65,14 +65,14 @@ def _argument(target, signature: Signature, name: str, left_open: Iterable[str] 
     if name == "device" and isinstance(target, type) and issubclass(target, Dataset) and name not in signature.parameters:
         return [("taken by", "the program"), ("is", KEPT_ON)]
     if name not in signature.parameters:
-        other = nearest(name, signature.parameters) if not signature.open else " It accepts others, too."
+        other = suggest_name(name, signature.parameters) if not signature.open else " It accepts others, too."
         return [taken_by, ("but", f"it has no argument '{name}'.{other} {signature}")]
     parameter = signature.parameters[name]
     if name in signature.provided:
         return [taken_by, ("but", "the program fills this in")]
-    default = "none, it has to be given" if signature.is_required(name) else in_yaml(parameter.default)
+    default = "none, it has to be given" if signature.is_required(name) else format_value(parameter.default)
     default = "filled in by the program, unless it is given" if name in left_open else default
-    return [taken_by, ("is", argument_text(target, name)), ("takes", admitted(parameter)), ("default", default)]
+    return [taken_by, ("is", argument_text(target, name)), ("takes", describe_parameter(parameter)), ("default", default)]
 
 
 def _where(target) -> str:
@@ -81,25 +81,3 @@ def _where(target) -> str:
     if file is None or not is_ours(file):
         return target.__module__
     return f"{os.path.relpath(file, PROJECT)}:{inspect.getsourcelines(target)[1]}"
-
-
-def list_names(plural: str) -> str:
-    """All that can be named, or all of a kind ("models"), each with a line on what it is, the project's own first."""
-    chosen = dict(zip(PLURALS, KINDS.values(), strict=True))
-    return "\n\n".join(_list_kind(name, registry) for name, registry in chosen.items() if plural in ("all", name))
-
-
-def _list_kind(plural: str, registry: Registry) -> str:
-    groups = {f"{plural} of this project, in {registry.folder}/": {name: registry.get(name) for name in registry.names()}}
-    groups |= {f"{plural}: {library.label}": library.members() for library in registry.libraries}
-    lines = []
-    for title, members in groups.items():
-        width = max(map(len, members), default=0)
-        lines.append(f"{title}:{'' if members else ' none'}")
-        lines += [f"  {name:<{width}}  {_short(summary(thing))}".rstrip() for name, thing in members.items()]
-    lines += [f"  {file} could not be imported: {why}" for file, why in import_folder(registry.folder).items()]
-    return "\n".join(lines)
-
-
-def _short(text: str, most: int = 100) -> str:
-    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0] + " ..."

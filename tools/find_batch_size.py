@@ -9,16 +9,22 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from base.recovery import careful_evaluation, describe_out_of_memory, explained, is_out_of_memory
+from base.recovery import describe_out_of_memory, errors_explained, evaluate_batch, is_out_of_memory
 from logger.run_log import SilentRun
-from utils.errors import ConfigError, TrainingError, describe
-from utils.guard import NonFinite
-from utils.updater import Schedule
+from utils.errors import ConfigError, TrainingError, describe_error
+from utils.training.non_finite_guard import NonFinite
+from utils.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
 
-def needs_cuda(device: torch.device) -> None:
+def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
+    """`--find-batch-size` with a trainer that has its optimizers: prints the overrides, also where the log is quiet."""
+    require_cuda(trainer.device)
+    print(find_batch_size(trainer))
+
+
+def require_cuda(device: torch.device) -> None:
     """Raises ConfigError for a device whose memory nobody can tell the end of."""
     if device.type != "cuda":
         raise ConfigError(f"--find-batch-size: measures the memory of a CUDA device, and this run is on {device}. Elsewhere "
@@ -35,14 +41,14 @@ def find_batch_size(trainer) -> str:
     effective, most = data.batch_size * trainer.accumulate, data.num_samples("train") or sys.maxsize
     trial = Trial(trainer)
     log.info("Trying steps of training and of evaluation in %s, from %d samples on:", trainer.precision, data.batch_size)
-    with TemporaryDirectory() as folder, closing(data), explained(trainer):
+    with TemporaryDirectory() as folder, closing(data), errors_explained(trainer):
         trainer.run = SilentRun(Path(folder), bars=False)  # for what the trainer's own methods write
         largest = largest_that_fits(trial, data.batch_size, most)
     if not largest:
         data.batch_size = 1
         raise TrainingError(describe_out_of_memory(trainer))
     roomy = max(largest * 9 // 10, 1)
-    size, accumulate = pieces_of(effective, roomy)
+    size, accumulate = split_batch_size(effective, roomy)
     log.info("The largest batch that fits: %s samples%s. Leave some 10 %% of head room, for larger samples and for memory in "
              "pieces: at most %s.", f"{largest:,}", " (all there are)" if largest == most else "", f"{roomy:,}")
     if size * accumulate != effective:
@@ -73,7 +79,7 @@ def largest_that_fits(fits: Callable[[int], bool], start: int, most: int, tolera
     return good
 
 
-def pieces_of(effective: int, most: int) -> tuple[int, int]:
+def split_batch_size(effective: int, most: int) -> tuple[int, int]:
     """(batch size up to `most`, batches to a step) that make an effective batch; of the next size where none divides well."""
     divisor = next(size for size in range(min(effective, most), 0, -1) if effective % size == 0)
     if 2 * divisor > min(effective, most):
@@ -112,10 +118,10 @@ class Trial:
             raise
         except Exception as error:
             if not is_out_of_memory(error):
-                raise ConfigError(f"A step with {size} samples was tried, and failed: {describe(error)}\n"
+                raise ConfigError(f"A step with {size} samples was tried, and failed: {describe_error(error)}\n"
                                   "(--verbose shows the traceback)") from error
             fits = False
-        self._take_back()  # after the handler, whose error holds on to tensors
+        self._free_memory()  # after the handler, whose error holds on to tensors
         peak = f", at most {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB" if device.type == "cuda" else ""
         log.info("  %8s  %s%s", f"{size:,}", "fits" if fits else "does not fit", peak)
         return fits
@@ -129,16 +135,16 @@ class Trial:
         if data.dataset("val") is not None:
             held_out = data.first_batch("val")
             with trainer.evaluating():
-                careful_evaluation(trainer, 0, held_out)
+                evaluate_batch(trainer, 0, held_out)
         return batch[0] >= size  # a stream may be shorter
 
-    def _take_back(self) -> None:
+    def _free_memory(self) -> None:
         """Frees all that steps leave in memory, whole or half made."""
         trainer = self._trainer
         trainer.totals.reset()
         trainer.metrics.reset()
-        trainer.guard.lost, trainer.shown_input = False, None
-        trainer.bare_model.zero_grad(set_to_none=True)
+        trainer.guard.skipped, trainer.shown_input = False, None
+        trainer.unwrapped_model.zero_grad(set_to_none=True)
         for updater, first in zip(trainer.updaters.values(), self._first_states, strict=True):
             updater.optimizer.zero_grad(set_to_none=True)
             updater.optimizer.state.clear()

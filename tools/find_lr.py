@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from base.build import as_block, optimizer_blocks, optimizer_path, scheduler_blocks
-from base.recovery import explained
+from base.preflight import preflight
+from base.recovery import errors_explained
 from logger.run_log import SilentRun
 from utils.errors import ConfigError, TrainingError
-from utils.guard import NonFinite
-from utils.progress import Bar, windows
-from utils.updater import Schedule
+from utils.training.non_finite_guard import NonFinite
+from utils.training.progress import ProgressBar, accumulation_windows
+from utils.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 LOWEST, HIGHEST, NUM_STEPS = 1e-7, 10.0, 100
@@ -36,6 +37,17 @@ class Suggestion(NamedTuple):
     lowest_at: float
 
 
+def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
+    """`--find-lr` with a trainer that has its optimizers: prints the overrides, also where the log is quiet.
+
+    For `$(python train.py -q --find-lr -c CONFIG)`.
+    """
+    preflight(trainer, config)
+    if checkpoint:
+        trainer.resume(checkpoint.state)
+    print(find_lr(trainer, config, checkpoint and checkpoint.file, bars=not args.quiet))
+
+
 def find_lr(trainer, config: dict, resumed_from: Path | None = None, bars: bool = True) -> str:
     """Runs the test with a trainer that is ready to train, and is not afterwards. Logs the curve and what it says.
 
@@ -43,10 +55,10 @@ def find_lr(trainer, config: dict, resumed_from: Path | None = None, bars: bool 
     be followed or never falls.
     """
     rates = np.geomspace(LOWEST, HIGHEST, NUM_STEPS)
-    log.info("Learning rates from %g to %g in %d steps on training batches.%s", LOWEST, HIGHEST, NUM_STEPS, _about(trainer))
-    with TemporaryDirectory() as folder, closing(trainer.data), explained(trainer):
+    log.info("Learning rates from %g to %g in %d steps on training batches.%s", LOWEST, HIGHEST, NUM_STEPS, _describe_groups(trainer))
+    with TemporaryDirectory() as folder, closing(trainer.data), errors_explained(trainer):
         trainer.run = SilentRun(Path(folder), bars)  # for what the trainer's own methods write
-        name, losses = follow(trainer, rates)
+        name, losses = record_losses(trainer, rates)
     if len(losses) <= 2 * _BESIDE:
         raise TrainingError(f"--find-lr: {name or 'the loss'} is not finite, or not there, after {len(losses)} steps. "
                             f"{_FOLLOWED}")
@@ -65,7 +77,7 @@ def find_lr(trainer, config: dict, resumed_from: Path | None = None, bars: bool 
     return " ".join(f"{key}={rate:.3g}" for key, rate in rates.items())
 
 
-def _about(trainer) -> str:
+def _describe_groups(trainer) -> str:
     """What is done where there is more than one learning rate."""
     num_groups = sum(len(updater.optimizer.param_groups) for updater in trainer.updaters.values())
     if len(trainer.updaters) > 1:
@@ -76,7 +88,7 @@ def _about(trainer) -> str:
 
 # -- training ----------------------------------------------------------------------------------------------------------
 
-def follow(trainer, rates) -> tuple[str | None, list[float]]:
+def record_losses(trainer, rates) -> tuple[str | None, list[float]]:
     """Trains a step at each learning rate until the loss diverges; the name of the loss, and its values."""
     shares = _proportions(trainer)
     for updater in trainer.updaters.values():
@@ -85,7 +97,7 @@ def follow(trainer, rates) -> tuple[str | None, list[float]]:
     trainer.set_mode(training=True)
     trainer.seed_for("start", trainer.position.step)
     trainer.on_train_start()
-    with closing(Bar("learning rate", len(rates), shown=trainer.run.bars)) as bar:
+    with closing(ProgressBar("learning rate", len(rates), shown=trainer.run.bars)) as bar:
         for rate, window in zip(rates, steps(trainer), strict=False):
             for group, share in shares:
                 group["lr"] = float(rate) * share
@@ -119,7 +131,7 @@ def steps(trainer) -> Iterator[list]:
     position = trainer.position
     while True:
         first = position.batch
-        yield from windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate)
+        yield from accumulation_windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate)
         if position.batch == first == 0:
             raise ConfigError.at("dataset", f"the train split gives no batch in epoch {position.epoch + 1}")
         position.next_epoch()

@@ -1,6 +1,6 @@
 """Turns a config.json of pytorch-template into a config of this project.
 
-    python -m utils.migrate config.json > configs/mine.yaml
+    python -m tools.migrate config.json > configs/mine.yaml
 
 The YAML goes to stdout. What is not carried, and what is left to do by hand, goes to stderr, with the key of config.json
 that it is about. docs/migrate.md tells how the code moves.
@@ -11,11 +11,11 @@ import re
 import sys
 from pathlib import Path
 
-from utils.config import flatten, load_config, place_of
+from utils.config.annotations import mismatch
+from utils.config.loading import flatten, load_config, place_of
+from utils.config.sections import REQUIRED, SECTIONS
+from utils.config.syntax import dump_yaml
 from utils.errors import ConfigError, exit_codes
-from utils.sections import REQUIRED, SECTIONS
-from utils.signature import mismatch
-from utils.syntax import dump_yaml
 
 # Functions of torch.nn.functional, after which losses are called there, and the classes of torch.nn that compute the same.
 _LOSSES = {"nll_loss": "NLLLoss", "cross_entropy": "CrossEntropyLoss", "mse_loss": "MSELoss", "l1_loss": "L1Loss",
@@ -189,12 +189,12 @@ def _snake(name: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m utils.migrate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.migrate", description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, help="config.json of a project made from pytorch-template")
     file = parser.parse_args(argv).config
     with exit_codes():
         config, notes = migrate(*load_config(file))
-        print(f"# Made from {file} by python -m utils.migrate; result and time are not measured yet.\n"
+        print(f"# Made from {file} by python -m tools.migrate; result and time are not measured yet.\n"
               f"#   python train.py -c configs/mine.yaml\n{dump_yaml(config, flow=None)}", end="")
         print("\n".join(f"{key}: {text}" for key, text in notes.items()), file=sys.stderr)
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from base.arrays import ArrayDataset, as_arrays
 from base.base_data_loader import DataSplits
+from base.data.arrays import ArrayDataset, as_arrays
 
 
 class Overlap(NamedTuple):
@@ -32,12 +32,12 @@ def find_overlap(data: DataSplits, limit_s: float = 1.0) -> Overlap | None:
     datasets = [data.dataset("train"), data.dataset("val")]
     if any(dataset is None or isinstance(dataset, IterableDataset) for dataset in datasets):
         return None
-    val, train = _prints(data, "val", limit_s / 4), _prints(data, "train", limit_s)
+    val, train = _fingerprints(data, "val", limit_s / 4), _fingerprints(data, "train", limit_s)
     known = set(train)
     return Overlap(sum(mark in known for mark in val), len(val), len(train), repeats=2 * len(known) < len(train))
 
 
-def _prints(data: DataSplits, split: str, limit_s: float) -> list[int]:
+def _fingerprints(data: DataSplits, split: str, limit_s: float) -> list[int]:
     """A fingerprint of each sample of a split, in order, until the time is up."""
     dataset, arrays = data.dataset(split), as_arrays(data.dataset(split))
     end = time.monotonic() + limit_s

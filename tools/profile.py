@@ -6,11 +6,16 @@ from contextlib import contextmanager
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from utils import dist
+from utils.distributed import collectives as dist
 
 log = logging.getLogger(__name__)
 NUM_WARM = 3  # steps before those that are recorded: the first ones are slow for reasons of their own
 NUM_SHOWN = 10
+
+
+def run_tool(args, trainer) -> None:
+    """`--profile [STEPS]` with a trainer that is about to train."""
+    profile_steps(trainer, args.profile)
 
 
 def profile_steps(trainer, num_steps: int) -> None:

@@ -1,8 +1,8 @@
 """The JSON Schema of a config, for editors that complete, explain and check it while it is written.
 
-    python -m utils.schema > configs/schema.json
+    python -m tools.schema > configs/schema.json
 
-It is made of what the program itself goes by: registries, signatures, docstrings. It takes all that `base/check.py` takes;
+It is made of what the program itself goes by: registries, signatures, docstrings. It takes all that `base/validate.py` takes;
 what only the whole of a config could tell, such as two metrics of one name, is left to that. A file with `extends` may
 leave out what it inherits, so only files without it are asked for what is required.
 """
@@ -11,13 +11,24 @@ import platform
 import sys
 from collections.abc import Mapping
 
+from tools.reference.schema_blocks import LIBRARY, OWN, block_definitions, share_arguments, thing_definitions
+from tools.reference.schema_types import (
+    REFERENCE,
+    TYPES,
+    any_of,
+    argument_schema,
+    closed,
+    described,
+    dump,
+    ref,
+    typed,
+    value_schema,
+)
+from tools.reference.settable import library_things, own_things, project
+from utils.config.registry import Registry
+from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.config.signature import Signature
 from utils.errors import exit_codes
-from utils.registry import Registry
-from utils.schema_blocks import LIBRARY, OWN, block_definitions, share_arguments, thing_definitions
-from utils.schema_types import REFERENCE, TYPES, any_of, argument_schema, closed, described, dump, ref, typed, value_schema
-from utils.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
-from utils.settable import library_things, own_things, project
-from utils.signature import Signature
 
 _SEVERAL = {"type": "object", "not": {"anyOf": [  # blocks by names, as utils/config.is_single tells
     {"required": [key]} for key in ("type", "args", *SECTIONS["optimizer"].keys, *SECTIONS["scheduler"].keys)]}}
@@ -54,7 +65,7 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
     versions += [f"{name} {importlib.metadata.version(name)}" for name in sorted(packages)]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
-        "$comment": f"Written by python -m utils.schema, with {', '.join(versions)}.",
+        "$comment": f"Written by python -m tools.schema, with {', '.join(versions)}.",
         "type": "object",
         **closed(_sections(registries)),
         "if": {"required": ["extends"]},

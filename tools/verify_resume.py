@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint.loading import load_checkpoint
+from utils.checkpoint.state import bit_equal, flatten_state
 from utils.errors import PROJECT, ConfigError, TrainingError
-from utils.run import CHECKPOINTS
-from utils.state import leaves, same
+from utils.run_folder import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 CAUSES = """Usual causes:
@@ -25,6 +25,22 @@ CAUSES = """Usual causes:
   an iterable dataset that is not the same when it is read again"""
 NOISE = """Two runs that nobody killed differ, too, so it is not the resume: this training gives other numbers every time. Usual
 causes: CUDA kernels that are not deterministic (torch.use_deterministic_algorithms(True)), and those above."""
+
+
+def run_tool(args) -> None:
+    """`--verify-resume`: exits with 0 if both runs are equal, else with 1."""
+    sys.exit(not verify_resume(*train_arguments(args), args.steps or 30))
+
+
+def train_arguments(args) -> tuple[list[str], list[str]]:
+    """The arguments for train.py again: those that describe the run to verify, and those that describe the machine."""
+    start = ["--init-from", str(args.init_from)] if args.init_from else []
+    machine = ["--device", args.device] if args.device else []
+    machine += ["--release-heap"] * args.release_heap
+    machine += ["--distributed"] if args.distributed else []
+    machine += [text for option, value in (("--nproc", args.nproc), ("--timeout", args.timeout)) if value
+                for text in (option, str(value))]
+    return ["-c", str(args.config), *start, *args.overrides], machine
 
 
 def verify_resume(arguments: list[str], machine: list[str], num_steps: int) -> bool:
@@ -81,18 +97,18 @@ def first_difference(straight: Path, resumed: Path) -> str | None:
             return f"metrics.jsonl has {len(lines[0])} lines without a break, {len(lines[1])} when resumed"
         if one != other:
             where = "metrics.jsonl, " + one.split(", \"epoch")[0]
-            return describe_difference(leaves(json.loads(one)), leaves(json.loads(other)), where)
+            return describe_difference(flatten_state(json.loads(one)), flatten_state(json.loads(other)), where)
     states = [load_checkpoint(run / CHECKPOINTS / "last.pt")["state"] for run in (straight, resumed)]
-    return describe_difference(*map(leaves, states), "the last state")
+    return describe_difference(*map(flatten_state, states), "the last state")
 
 
 def describe_difference(first: dict, second: dict, where: str,
                         about: tuple[str, str] = ("without a break", "when resumed")) -> str | None:
-    """What differs first between two tables of `leaves`, in words; None where nothing does. `about` says what they are."""
+    """What differs first between two tables of `flatten_state`, in words; None where nothing does. `about` says what they are."""
     for name in [*first, *(second.keys() - first.keys())]:
         one, other = (side.get(name, "nothing") for side in (first, second))
         if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
-            if not same(one, other):
+            if not bit_equal(one, other):
                 gap = (one.double() - other.double()).abs().max().item()
                 return f"{where}: {name} {list(one.shape)} differs by up to {gap:.3g}"
         elif type(one) is not type(other) or one != other and (one == one or other == other):  # NaN is not equal to itself

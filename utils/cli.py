@@ -1,9 +1,13 @@
 """The command lines of train.py and test.py. Imports nothing heavy, so that --help answers at once."""
 import argparse
 import logging
+import os
+import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from utils.progress import seconds
+from utils.errors import PROJECT
+from utils.training.progress import parse_duration
 
 # Flags of your own for values of the config that are often changed: `--lr 0.01` is short for `optimizer.args.lr=0.01`.
 SHORT_FLAGS = {"--lr": "optimizer.args.lr", "--bs": "data_loader.batch_size", "--epochs": "trainer.args.epochs"}
@@ -13,8 +17,71 @@ _OVERRIDES = "config values to override, such as optimizer.args.lr=0.01 (read as
 _TARGET = "a checkpoint, a run folder, or an experiment folder (its newest run)"
 
 
+class Tool(NamedTuple):
+    """A flag of train.py that a module of tools/ answers; the module has a function `run_tool`.
+
+    `stage` tells when it is called, and with what:
+      config   in place of a run: `run_tool(args, reading)` returns the text to print; loads no torch if it can
+      command  in place of a run: `run_tool(args)` starts train.py itself
+      trainer  in place of a run: `run_tool(args, trainer, config, checkpoint)`, where the trainer has its optimizers
+      run      beside a run: `run_tool(args, trainer)`, just before training
+    `value` is what argparse is told about the flag's value.
+    """
+
+    flag: str
+    module: str
+    stage: str
+    help: str
+    value: dict[str, Any] = {"action": "store_true"}
+
+    @property
+    def name(self) -> str:
+        """What the flag is called among the parsed arguments."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def file(self) -> Path:
+        """Where the module lies. A fork may have deleted it."""
+        return PROJECT / f"{self.module.replace('.', '/')}.py"
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
+def _num_profiled(text: str) -> int:
+    if "=" in text:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of steps: put overrides before it, or write --profile 10")
+    return _positive(text)
+
+
+TOOLS = (
+    Tool("--verify-resume", "tools.verify_resume", "command",
+         "prove that a run of this config, killed and resumed, ends with the same bits as one that was not; takes "
+         "--steps N steps (30); with --distributed all of its processes are killed"),
+    Tool("--find-lr", "tools.find_lr", "trainer",
+         "no run: train some steps while the learning rate rises, draw the loss, suggest a learning rate"),
+    Tool("--find-batch-size", "tools.find_batch_size", "trainer",
+         "no run: find the largest batch that fits in the GPU's memory"),
+    Tool("--profile", "tools.profile", "run",
+         "record so many steps of the first epoch (10), after some to warm up, as a trace in the run's folder for "
+         "TensorBoard and Perfetto", {"type": _num_profiled, "nargs": "?", "const": 10, "metavar": "STEPS"}),
+    Tool("--check", "tools.check", "trainer",
+         "no run: build all of it, try a batch, look for usual mistakes, estimate time, memory and disk"),
+    Tool("--explain", "tools.explain", "config",
+         "print what a key is, who takes it, where its value comes from", {"metavar": "KEY"}),
+    Tool("--print-config", "tools.print_config", "config", "print the config that a run would have"),
+    Tool("--list", "tools.list_names", "config", f"print what a config can name: {', '.join(KINDS)}",
+         {"choices": ("all", *KINDS), "nargs": "?", "const": "all", "metavar": "KIND"}),
+    Tool("--diff", "tools.diff", "config", "print how two configs, or two runs, differ",
+         {"type": Path, "nargs": 2, "metavar": ("A", "B")}),
+)
+
+
 def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses train.py's arguments; a mistake ends the program with exit code 2."""
+    """Parses train.py's arguments; a mistake ends the program with exit code 2. `tool` is the Tool that is asked for, if any."""
     parser = argparse.ArgumentParser(
         prog="train.py", description="Train a model from a config, or continue a run.", allow_abbrev=False,
         epilog="python train.py -c configs/digits.yaml trainer.args.epochs=3")
@@ -28,18 +95,14 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--crash-at-step", type=_positive, metavar="N",
                         help="a rehearsed crash: the process, or each of several, kills itself (SIGKILL) after the run's "
                              "optimizer step N; not again after a restart")
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--verify-resume", action="store_true",
-                         help="prove that a run of this config, killed and resumed, ends with the same bits as one that was "
-                              "not; takes --steps N steps (30); with --distributed all of its processes are killed")
-    instead.add_argument("--find-lr", dest="find", action="store_const", const="lr",
-                         help="no run: train some steps while the learning rate rises, draw the loss, suggest a learning rate")
-    instead.add_argument("--find-batch-size", dest="find", action="store_const", const="batch_size",
-                         help="no run: find the largest batch that fits in the GPU's memory")
-    instead.add_argument("--profile", type=_num_profiled, nargs="?", const=10, metavar="STEPS",
-                         help="record so many steps of the first epoch (10), after some to warm up, as a trace in the run's "
-                              "folder for TensorBoard and Perfetto")
-    _add_questions(parser, instead)
+    present = [tool for tool in TOOLS if tool.file.exists()]
+    exclusive = parser.add_mutually_exclusive_group() if present else parser  # argparse fails for a group without options
+    for tool in TOOLS:
+        if tool in present:
+            exclusive.add_argument(tool.flag, help=tool.help, **tool.value)
+        else:  # it is answered by an error that names the file
+            parser.add_argument(tool.flag, help=argparse.SUPPRESS, **tool.value)
+    parser.add_argument("--origins", action="store_true", help="with --print-config: where each value was written")
     several = parser.add_argument_group("several processes", "see docs/distributed.md")
     several.add_argument("--distributed", action="store_true",
                          help="train in a process for each GPU of this machine, or join those that torchrun has started")
@@ -51,36 +114,26 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     _add_common(parser)
     args = parser.parse_intermixed_args(argv)
     args.overrides = [*args.flags, *args.overrides]
-    args.asks = bool(args.explain is not None or args.print_config or args.list or args.diff)
+    args.tool = next((tool for tool in TOOLS if getattr(args, tool.name) not in (None, False)), None)
     _refuse_what_has_no_effect(parser, args)
     args.out = args.out or Path("saved")
     return args
 
 
-def _add_questions(parser: argparse.ArgumentParser, instead) -> None:
-    """Options that ask about a config; `instead` is the group of those that stand in place of a run."""
-    instead.add_argument("--check", dest="find", action="store_const", const="faults",
-                         help="no run: build all of it, try a batch, look for usual mistakes, estimate time, memory and disk")
-    instead.add_argument("--explain", metavar="KEY", help="print what a key is, who takes it, where its value comes from")
-    instead.add_argument("--print-config", action="store_true", help="print the config that a run would have")
-    instead.add_argument("--list", choices=("all", *KINDS), nargs="?", const="all", metavar="KIND",
-                         help=f"print what a config can name: {', '.join(KINDS)}")
-    instead.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="print how two configs, or two runs, differ")
-    parser.add_argument("--origins", action="store_true", help="with --print-config: where each value was written")
-
-
 def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    automatic = str(args.resume) == "auto"
+    automatic, stage = str(args.resume) == "auto", args.tool and args.tool.stage
     files = [text for text in args.overrides if text.endswith((".yaml", ".yml", ".json")) and "=" not in text]
     about_a_run = args.steps or args.crash_at_step or args.out or args.run_name
     for refused, why in [
+        (args.tool and not args.tool.file.exists(),
+         f"{args.tool and args.tool.flag}: this project has no {args.tool and args.tool.file.relative_to(PROJECT)}"),
         (args.origins and not args.print_config, "--origins goes with --print-config"),
-        (args.asks and (args.resume or args.init_from or args.distributed or args.device or about_a_run),
+        (stage == "config" and (args.resume or args.init_from or args.distributed or args.device or about_a_run),
          "--explain, --print-config, --list and --diff answer from configs: -c CONFIG and overrides go with them"),
         ((args.list or args.diff) and (args.config or args.overrides), "--list and --diff take no config and no overrides"),
         ((args.print_config or args.explain and args.overrides) and not args.config, "name a config, -c CONFIG"),
         (not args.config and files, f"a config is named with -c: -c {' '.join(files)}"),
-        (not args.config and not args.resume and not args.asks,
+        (not args.config and not args.resume and stage != "config",
          "nothing to do: give a config (-c configs/digits.yaml) or a run to continue (-r saved/digits_lenet)"),
         (automatic and not args.config, "--resume auto looks for runs of a config's experiment: name it with -c"),
         (args.resume and not automatic and (args.init_from or args.run_name),
@@ -91,12 +144,20 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
          "--verify-resume resumes what it has killed itself: leave --max-restarts out"),
         (args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config),
          "--verify-resume takes a config, -c CONFIG, and makes runs of its own"),
-        (args.find and (args.distributed or automatic or about_a_run),
+        (stage == "trainer" and (args.distributed or automatic or about_a_run),
          "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, --steps, --crash-at-step, "
          "--out, --run-name and -r auto do not go with them"),
     ]:
         if refused:
             parser.error(why)
+
+
+def print_answer(text: str) -> None:
+    """Prints a text for a reader who may have enough before its end, such as `head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -113,36 +174,13 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def verify_arguments(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """For train.py again: what of `args` describes the run to verify, and what describes the machine."""
-    start = ["--init-from", str(args.init_from)] if args.init_from else []
-    machine = ["--device", args.device] if args.device else []
-    machine += ["--release-heap"] * args.release_heap
-    machine += ["--distributed"] if args.distributed else []
-    machine += [text for option, value in (("--nproc", args.nproc), ("--timeout", args.timeout)) if value
-                for text in (option, str(value))]
-    return ["-c", str(args.config), *start, *args.overrides], machine
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
-    return int(text)
-
-
-def _num_profiled(text: str) -> int:
-    if "=" in text:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of steps: put overrides before it, or write --profile 10")
-    return _positive(text)
-
-
 def _count(text: str) -> int:
     return 0 if text == "0" else _positive(text)
 
 
 def _seconds(text: str) -> float:
     try:
-        value = float(text) if ":" not in text else float(seconds(text))
+        value = float(text) if ":" not in text else float(parse_duration(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is no time: {error}") from error
     if not 0 < value < 10**7:

@@ -4,8 +4,8 @@ import sys
 
 import torch
 
+from utils.distributed.environment import expected_world_size, is_launched
 from utils.errors import ConfigError
-from utils.launch import expected_world_size, is_launched
 
 
 def pick_device(name: str | None, one_of_several: int | None = None) -> torch.device:

@@ -73,14 +73,20 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """`ValueError: width must be positive (model/mlp.py:12)`: the error and its innermost line in this project."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_ours(frame.filename)]
-    plug_ins = [frame for frame in frames if Path(frame.filename).parent.name not in ("utils", "base", PROJECT.name)]
+    plug_ins = [frame for frame in frames if _is_plug_in(Path(frame.filename))]
     where = f" ({_short(plug_ins[-1].filename)}:{plug_ins[-1].lineno})" if plug_ins else ""
     return f"{type(error).__name__}: {error}{where}"
+
+
+def _is_plug_in(file: Path) -> bool:
+    """Whether `file`, of this project, is what users write: neither the engine nor a program of the top level."""
+    folder, *inside = file.relative_to(PROJECT).parts
+    return bool(inside) and folder not in ("base", "tools", "utils")
 
 
 def is_ours(file: str) -> bool:

@@ -21,7 +21,7 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def scrambled(seed: int, number: int) -> int:
+def scramble(seed: int, number: int) -> int:
     """A 63-bit seed for one of many numbers, in half a microsecond: SplitMix64 (Steele, Lea and Flood 2014)."""
     bits = (seed + number * 0x9E3779B97F4A7C15) & _64_BITS
     bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
@@ -94,7 +94,7 @@ class StepSeeds:
         if self.on_accelerator:
             _seed_accelerator(self._seeds[place], self.device)
         if _draw_plain() != self._ahead[2 * place]:
-            _seed_plain(scrambled(self.seed, -1 - block))
+            _seed_plain(scramble(self.seed, -1 - block))
             for _ in range(2 * place + 1):
                 _draw_plain()
 
@@ -105,8 +105,8 @@ class StepSeeds:
 
     def _look_ahead(self, block: int) -> None:
         self._block = block
-        self._seeds = [scrambled(self.seed, step) for step in range(block * self.EVERY, (block + 1) * self.EVERY)]
-        _seed_plain(scrambled(self.seed, -1 - block))
+        self._seeds = [scramble(self.seed, step) for step in range(block * self.EVERY, (block + 1) * self.EVERY)]
+        _seed_plain(scramble(self.seed, -1 - block))
         self._ahead = [_draw_plain() for _ in range(2 * self.EVERY)]
 
 

@@ -10,11 +10,11 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-from utils import dist
-from utils.checkpoint import step_of
+from utils.checkpoint.loading import step_of
+from utils.distributed import collectives as dist
+from utils.distributed.environment import launch_id
 from utils.errors import ConfigError
 from utils.git import git
-from utils.launch import launch_id
 
 CHECKPOINTS = "checkpoints"
 _ENVIRONMENT = "environment.jsonl"
@@ -71,15 +71,15 @@ def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> Iterator[Path]:
     yield from sorted(there - {*preferred}, key=lambda file: (-step_of(file), file.name))  # only for whoever asks on
 
 
-def runs_of(experiment: Path) -> list[Path]:
+def list_runs(experiment: Path) -> list[Path]:
     """The runs of an experiment that hold checkpoints, the one begun last first."""
     runs = {file.parent.parent for file in experiment.glob(f"*/{CHECKPOINTS}/*.pt")}
-    return sorted(runs, key=lambda run: (_begun(run), run.name), reverse=True)
+    return sorted(runs, key=lambda run: (_start_time(run), run.name), reverse=True)
 
 
 def newest_run(experiment: Path) -> Path:
     """The run of an experiment that was begun last."""
-    runs = runs_of(experiment)
+    runs = list_runs(experiment)
     if not runs:
         inner = sorted({str(file.parents[2]) for file in experiment.glob(f"*/*/{CHECKPOINTS}/*.pt")})
         hint = f" Did you mean one of these? {', '.join(inner)}" if inner else ""
@@ -112,7 +112,7 @@ def _identity(file: Path) -> str | None:
     return f"{file.stat().st_ino}-{file.stat().st_mtime_ns}" if file.exists() else None
 
 
-def _begun(run: Path) -> float:
+def _start_time(run: Path) -> float:
     starts = _starts(run)
     return starts[0]["started_s"] if starts else run.stat().st_mtime
 

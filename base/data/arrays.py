@@ -40,7 +40,7 @@ class ArrayDataset(Dataset):
 
     def __getstate__(self) -> dict:
         """For worker processes that are not forked: of an array in a file where it is, not what it holds."""
-        return {**vars(self), "arrays": tuple(_file_of(array) or array for array in self.arrays)}
+        return {**vars(self), "arrays": tuple(_memmap_arguments(array) or array for array in self.arrays)}
 
     def __setstate__(self, state: dict) -> None:
         arrays = tuple(np.memmap(**array) if isinstance(array, dict) else array for array in state["arrays"])
@@ -57,7 +57,7 @@ class ArrayDataset(Dataset):
         return tuple([_rows(array, chosen) for array in self.arrays])
 
 
-def _file_of(array: torch.Tensor | np.ndarray) -> dict | None:
+def _memmap_arguments(array: torch.Tensor | np.ndarray) -> dict | None:
     """The arguments of `np.memmap` for an array that is a whole such file; None for any other."""
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap) or not array.flags.c_contiguous:
         return None
@@ -87,12 +87,12 @@ def as_arrays(dataset: Dataset) -> ArrayDataset | None:
     if any(getattr(dataset, name, None) is not None for name in own_ways):
         return None
     fetch = type(dataset).__getitem__
-    arrays = _LIBRARIES.get((getattr(fetch, "__module__", None), fetch.__qualname__))
+    arrays = _ARRAYS_OF.get((getattr(fetch, "__module__", None), fetch.__qualname__))
     return arrays and ArrayDataset(*arrays(dataset))
 
 
 # by the name of what fetches a sample, so that nothing has to be imported; a subclass with another is none of these
-_LIBRARIES: dict[tuple[str, str], Callable[[Any], tuple]] = {
+_ARRAYS_OF: dict[tuple[str, str], Callable[[Any], tuple]] = {
     ("torch.utils.data.dataset", "TensorDataset.__getitem__"): lambda dataset: dataset.tensors,
     ("torchvision.datasets.mnist", "MNIST.__getitem__"): lambda dataset: (dataset.data[:, None], _classes(dataset.targets)),
     ("torchvision.datasets.cifar", "CIFAR10.__getitem__"): lambda dataset: (
@@ -106,7 +106,7 @@ def _classes(labels) -> torch.Tensor:
     return torch.as_tensor(labels).to(torch.int64)
 
 
-def batches_of(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
+def batch_fetcher(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
     """The function from indices to a whole batch, of a dataset that has one; None for one that gives samples.
 
     A `__getitems__` that returns a list returns samples, as torch has it; anything else from it is a batch. One that is
@@ -121,7 +121,7 @@ def batches_of(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
     return dataset.__getitems__
 
 
-def kept_on(dataset: Dataset, name: str, device: torch.device) -> Dataset:
+def move_arrays(dataset: Dataset, name: str, device: torch.device) -> Dataset:
     """The dataset with its arrays on `device`, where the run computes, if that is the kind of device called `name`.
 
     Stays where it is, with a word in the log, where the run computes elsewhere or memory does not suffice. Raises ConfigError

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from base.samples import on_input
+from base.data.nested import on_input
 from utils.random import derive
 
 # SplitMix64 (Steele, Lea and Flood 2014) with constants of David Stafford's "Mix13", as signed 64-bit numbers.

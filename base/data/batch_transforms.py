@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 
-from base.augmentation import BatchAugmentation, Draws
-from base.samples import Chosen, Transform, on_input, on_tensors, to_device
+from base.data.augmentation import BatchAugmentation, Draws
+from base.data.nested import on_input, on_tensors, to_device
+from base.data.sampler import Chosen
+from base.data.views import Transform
 from utils.random import derive
 
 
-class Preparation:
+class BatchPreparation:
     """Makes a batch as it was loaded what the model gets.
 
     Args:
@@ -35,7 +37,7 @@ class Preparation:
         draws = self._draws(chosen, device) if chosen and self.augments else None
         for transform in self.transforms:
             if not isinstance(transform, BatchAugmentation):
-                _keep_constants(transform, device)
+                _cache_constants(transform, device)
                 batch = on_input(batch, transform)
             elif draws:
                 batch = transform(batch, draws)
@@ -73,7 +75,7 @@ def _channels_last(inputs: Any) -> Any:
     return inputs.contiguous(memory_format=torch.channels_last) if images else inputs
 
 
-def _keep_constants(transform: Transform, device: torch.device) -> None:
+def _cache_constants(transform: Transform, device: torch.device) -> None:
     """Puts the numbers of torchvision's Normalize on the device for good: it would wait for their copy in every step."""
     if device.type == "cpu" or not type(transform).__module__.startswith("torchvision.transforms.v2"):
         return

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
-from base.samples import Chosen, Count, Part, Transform, transformed
+from base.data.sampler import Chosen, Count, RankSlice
+from base.data.views import Transform, apply_transforms
 from utils.random import derive, seed_cpu
 
 
@@ -42,9 +43,9 @@ class Stream(IterableDataset):
     """
 
     def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
-                 drop_last: bool, first_state: Any = None, part: Part = Part()):
+                 drop_last: bool, first_state: Any = None, rank_slice: RankSlice = RankSlice()):
         self.dataset, self.transforms, self.seed, self.first_state = dataset, transforms, seed, first_state
-        self.batch_size, self.drop_last, self.own = batch_size, drop_last, part.of(batch_size)
+        self.batch_size, self.drop_last, self.own = batch_size, drop_last, rank_slice.of(batch_size)
         self.epoch = self.start = 0
         self.place = StreamPlace()
 
@@ -73,12 +74,12 @@ class Stream(IterableDataset):
             if index < self.start * self.batch_size:
                 continue
             if self.own.start <= total < self.own.stop:
-                batch.append(transformed(sample, self.transforms))
+                batch.append(apply_transforms(sample, self.transforms))
             elif not others:
                 others = [sample]
             total += 1
             if total == self.batch_size:
-                yield *self._part(batch, others, total, index), StreamPlace(epoch, copy_of_state(self.dataset))
+                yield *self._part(batch, others, total, index), StreamPlace(epoch, copy_state(self.dataset))
                 batch, others, total = [], [], 0
         if total and not self.drop_last:
             yield *self._part(batch, others, total, index - 1), StreamPlace(epoch, over=True)
@@ -87,7 +88,7 @@ class Stream(IterableDataset):
         """The samples for this process; where there are none another's, which does not count. `last` is the batch's."""
         first = last - total + 1 + (self.own.start if batch else 0)
         chosen = Chosen(self.epoch, np.arange(first, first + max(len(batch), 1)))
-        return batch or [transformed(sample, self.transforms) for sample in others], Count(len(batch), total, chosen)
+        return batch or [apply_transforms(sample, self.transforms) for sample in others], Count(len(batch), total, chosen)
 
     def _open(self, place: StreamPlace) -> Iterator[Any]:
         if hasattr(self.dataset, "set_epoch"):
@@ -102,7 +103,7 @@ def is_stateful(dataset: Dataset | None) -> bool:
     return isinstance(dataset, IterableDataset) and hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
 
 
-def copy_of_state(dataset: Dataset | None) -> Any:
+def copy_state(dataset: Dataset | None) -> Any:
     """The state of a stateful stream, which reading on does not change; None for any other dataset."""
     return copy.deepcopy(dataset.state_dict()) if is_stateful(dataset) else None
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from conftest import PROJECT, program
 
 harness = pytest.importorskip("benchmarks.harness", reason="a fork may do without benchmarks")

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from base import METRICS, TRANSFORMS, BatchAugmentation
-from base.augmentation import Draws, per_sample
+from base.data.augmentation import Draws, per_sample
 from data_loader.batch_augmentations import affine
 from data_loader.batch_mixing import beta_quantiles
 from utils.random import derive

@@ -5,14 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_run, epochs, score, train
 from torch.utils.data import Dataset, TensorDataset
 from torchvision.datasets import CIFAR10, MNIST, SVHN
 
 from base import DATASETS, TRANSFORMS, ArrayDataset, BatchAugmentation
-from base.arrays import as_arrays, kept_on
 from base.base_data_loader import DataSplits
-from base.samples import Batches
+from base.data.arrays import as_arrays, move_arrays
+from base.data.views import BatchView
+from conftest import assert_same_run, epochs, score, train
 from utils.errors import ConfigError, Interrupted
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_batches_at_once_are_those_of_single_samples(name, num_workers):
     for split, epoch, start in (("train", 0, 0), ("train", 3, 1), ("val", 0, 0)):
         assert_same_batches(read(at_once, split, epoch, start), read(one_by_one, split, epoch, start))
     assert_same_batches([at_once.first_batch("train")], [one_by_one.first_batch("train")])
-    assert isinstance(at_once._loaders["train", True].dataset, Batches)
+    assert isinstance(at_once._loaders["train", True].dataset, BatchView)
     at_once.close()
 
 
@@ -235,8 +235,8 @@ def test_only_arrays_are_kept_on_a_device(small, tmp_path):
         with pytest.raises(ConfigError, match=f"dataset.args.device: .*{said}"):
             train("-c", small, f"dataset.args.device={wrong}", out=tmp_path)
     with pytest.raises(ConfigError, match="OneByOne gives its samples one by one"):
-        kept_on(OneByOne(TensorDataset(IMAGES)), "cpu", CPU)
-    assert isinstance(kept_on(TensorDataset(IMAGES, LABELS), "cpu", CPU), ArrayDataset)
+        move_arrays(OneByOne(TensorDataset(IMAGES)), "cpu", CPU)
+    assert isinstance(move_arrays(TensorDataset(IMAGES, LABELS), "cpu", CPU), ArrayDataset)
 
 
 # -- augmentation in a run -------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_the_pieces_of_a_batch_draw_what_the_whole_does():
     (count, (images, labels)), *_ = data.batches("train")
     whole, _ = data.prepare((images, labels), CPU, False, count.chosen)
     for part in (slice(0, 2), slice(2, 6)):
-        piece, _ = data.prepare((images[part], labels[part]), CPU, False, count.part(part).chosen)
+        piece, _ = data.prepare((images[part], labels[part]), CPU, False, count.piece(part).chosen)
         assert torch.equal(piece, whole[part])
 
 

@@ -6,13 +6,14 @@ from collections import Counter, OrderedDict
 
 import pytest
 import torch
-from conftest import assert_same_state
 
-from utils import archive, checkpoint
-from utils.archive import DamagedError, read_archive, write_archive
-from utils.checkpoint import CheckpointStore, SavePolicy, load_checkpoint
+from conftest import assert_same_state
+from utils.checkpoint import archive, store as checkpoint
+from utils.checkpoint.archive import DamagedError, read_archive, write_archive
+from utils.checkpoint.loading import load_checkpoint
+from utils.checkpoint.state import StateCopier, find_non_finite
+from utils.checkpoint.store import CheckpointStore, SavePolicy
 from utils.errors import ConfigError, TrainingError
-from utils.state import Copies, non_finite
 
 NOW = SavePolicy(background=False)
 
@@ -165,17 +166,17 @@ def test_buffers_may_hold_infinities(store):
 
 
 def test_large_finite_weights_are_finite():
-    assert non_finite({"large": torch.full((4,), 3e38), "half": torch.full((9,), 6e4, dtype=torch.float16)}) is None
+    assert find_non_finite({"large": torch.full((4,), 3e38), "half": torch.full((9,), 6e4, dtype=torch.float16)}) is None
 
 
 def test_a_copy_does_not_change_with_its_origin_and_keeps_what_is_shared():
     weight = torch.ones(3)
     origin = OrderedDict(a=weight, b=weight, c=[weight[:2], {"d": 1}])
-    copies = Copies()
-    first = copies.of(origin)
+    copies = StateCopier()
+    first = copies.copy(origin)
     weight.fill_(2)
     assert first["a"].tolist() == [1, 1, 1] and first["a"] is first["b"] and first["c"][0].tolist() == [1, 1]
-    second = copies.of(origin)
+    second = copies.copy(origin)
     assert second["a"].tolist() == [2, 2, 2] and second["a"].data_ptr() == first["a"].data_ptr()  # the memory is kept
 
 
@@ -306,7 +307,7 @@ def test_sparse_tensors_are_saved_and_quantized_ones_are_named(store):
     lambda state: state.update(progress={}), lambda state: state["progress"].update(step="ten"),
 ], ids=["number", "lists", "no-progress", "text"])
 def test_a_state_of_another_shape_is_refused_and_the_one_before_is_used(store, change):
-    from base.starting import open_checkpoint
+    from base.run_setup import open_checkpoint
     save(store, 1)
     save(store, 2)
     content = torch.load(store.folder / "last.pt", weights_only=True)

@@ -2,14 +2,13 @@
 import json
 
 import pytest
-from conftest import load, program, train
 
-from base.starting import resolve_config
-from utils.cli import SHORT_FLAGS, train_arguments
-from utils.cli import test_arguments as score_arguments
-from utils.config import load_config, override_config, place_of, read_config
+from base.run_setup import resolve_config
+from conftest import load, program, train
+from utils.cli import SHORT_FLAGS, test_arguments as score_arguments, train_arguments
+from utils.config.loading import load_config, override_config, place_of, read_config
+from utils.config.syntax import COMMAND_LINE, dump_yaml
 from utils.errors import ConfigError
-from utils.syntax import COMMAND_LINE, dump_yaml
 
 BASE = """\
 name: base

@@ -2,17 +2,16 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
-from conftest import needs
 
-from base.check import check_config
-from utils.config import load_config, place_of
+from base.validate import validate_config
+from conftest import PROJECT, needs
+from utils.config.loading import load_config, place_of
+from utils.config.syntax import COMMAND_LINE, dump_yaml
 from utils.errors import ConfigError
-from utils.syntax import COMMAND_LINE, dump_yaml
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = PROJECT / "configs"
 BASE = """\
 name: base
 model: {type: MLP, args: {sizes: [4, 2], dropout: 0.1}}
@@ -334,5 +333,5 @@ def test_a_fault_is_reported_where_it_was_written(write, child, overrides, key, 
     write("base.yaml", GOOD)
     config, places = load_config(write("c.yaml", f"extends: base.yaml\n{child}\n"), overrides)
     with pytest.raises(ConfigError) as error:
-        check_config(config, places)
+        validate_config(config, places)
     assert re.search(rf"^\S*{place}\s+{key}:", str(error.value), re.MULTILINE), str(error.value)

@@ -2,11 +2,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_run, epochs, train
 from torch.utils.data import TensorDataset
 
 from base import TRAINERS, ArrayDataset
 from base.base_data_loader import DataSplits
+from conftest import assert_same_run, epochs, train
 from trainer.trainer import Trainer
 from utils.random import StepSeeds
 

@@ -7,10 +7,10 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
 from torch.utils.data import Dataset, IterableDataset
 
 from base.base_data_loader import DataSplits
+from conftest import PROJECT
 from utils.errors import ConfigError
 
 CPU = torch.device("cpu")

@@ -2,6 +2,7 @@
 import json
 
 import pytest
+
 from conftest import new_project, program
 
 SMALL = """

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, metrics, needs, program, train
 
 from base import TRAINERS
+from conftest import PROJECT, assert_same_run, metrics, needs, program, train
 from logger.metrics_file import MetricsFile
 from logger.run_log import RunLog
 from logger.tensorboard import TensorBoard
 from logger.writer import Writer
 from trainer.trainer import Trainer
-from utils.checkpoint import CheckpointStore
+from utils.checkpoint.store import CheckpointStore
 from utils.errors import ConfigError
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same_run, epochs, load, needs, new_project, program, score, train
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from base import DATASETS, LOSSES, MODELS, TRAINERS, BaseTrainer
 from base.build import build_data
-from base.check import check_config
+from base.validate import validate_config
+from conftest import assert_same_run, epochs, load, needs, new_project, program, score, train
 from model.mlp import MLP
-from utils.config import load_config
-from utils.syntax import parse_yaml
+from utils.config.loading import load_config
+from utils.config.signature import Signature
+from utils.config.syntax import parse_yaml
 from utils.errors import ConfigError
-from utils.signature import Signature
 
 
 @MODELS.register
@@ -185,7 +185,7 @@ def test_scoring_the_train_split_takes_every_sample_once_without_augmentation(sm
     run = train("-c", small, "data_loader.drop_last=true", "model.args.dropout=0", out=tmp_path)
     config = load(run)["config"]
     scored = score("-r", run, "--split", "train")
-    data = build_data(check_config({**config, "transforms": {"batch": config["transforms"]["batch"]}}), torch.device("cpu"))
+    data = build_data(validate_config({**config, "transforms": {"batch": config["transforms"]["batch"]}}), torch.device("cpu"))
     model = MLP([64, 16, 10])
     model.load_state_dict(load(run, "best.pt")["state"]["model"])
     right = total = 0
@@ -296,7 +296,8 @@ def test_metrics_stay_on_their_device_when_a_state_from_the_cpu_is_loaded():
 
 
 def test_a_state_written_without_fused_kernels_resumes_with_them():
-    from utils.updater import Schedule, Updater, Window
+    from utils.training.schedule import Schedule
+    from utils.training.updater import Updater, Window
 
     def updater(fused):
         weight = nn.Parameter(torch.ones(3))
@@ -307,13 +308,13 @@ def test_a_state_written_without_fused_kernels_resumes_with_them():
     first.update(weight.sum(), Window())
     weight, second = updater(fused=True)
     second.load_state_dict(first.state_dict())
-    second.guard.lost = torch.tensor(False)  # as on an accelerator, where steps are masked
+    second.guard.skipped = torch.tensor(False)  # as on an accelerator, where steps are masked
     second.update(weight.sum(), Window())
     assert second.optimizer.param_groups[0]["fused"] is True
 
 
 def test_a_schedule_of_fewer_steps_an_epoch_is_taken_up_at_the_same_epoch():
-    from utils.updater import Schedule
+    from utils.training.schedule import Schedule
 
     def schedule(steps_per_epoch):
         optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -334,8 +335,8 @@ def test_a_schedule_of_fewer_steps_an_epoch_is_taken_up_at_the_same_epoch():
 
 
 def test_epochs_are_kept_by_their_number_and_never_what_was_just_written(tmp_path):
-    from utils.checkpoint import CheckpointStore, SavePolicy
-    from utils.run import find_checkpoints
+    from utils.checkpoint.store import CheckpointStore, SavePolicy
+    from utils.run_folder import find_checkpoints
 
     store = CheckpointStore(tmp_path / "checkpoints", {})
     for number in (9999, 10000, 10001):
@@ -351,7 +352,7 @@ def test_epochs_are_kept_by_their_number_and_never_what_was_just_written(tmp_pat
 def test_an_ignored_hangup_stays_ignored():
     import signal
 
-    from utils.signals import StopRequest
+    from utils.training.stop_requests import StopRequest
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -12,12 +12,12 @@ from torch import nn
 from base import METRICS
 from base.base_metric import Metrics, Totals, as_values
 from base.build import build_callable
-from utils.state import find_unstorable
-from utils.ema import WeightAverage
+from utils.checkpoint.state import find_unstorable
 from utils.errors import ConfigError
-from utils.monitor import Monitor, parse_monitor
-from utils.progress import Position, seconds, windows
 from utils.random import derive, permutation, seed_cpu
+from utils.training.ema import WeightAverage
+from utils.training.monitor import Monitor, parse_monitor
+from utils.training.progress import Position, accumulation_windows, parse_duration
 
 CPU = torch.device("cpu")
 
@@ -387,20 +387,20 @@ def test_a_permutation_follows_from_its_seed_and_disturbs_nothing():
     ("00:00:07", 7.0),
 ])
 def test_times_are_seconds_or_hours_minutes_seconds(text, expected):
-    assert seconds(text) == expected
+    assert parse_duration(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "90", "1h", "1:2:3:4", "1:x", ":30", "1:", "-1:30", "1:-30", "1.5:00", "1:30.5"])
 def test_text_that_is_no_time_is_told_how_to_write_one(text):
     with pytest.raises(ValueError, match=f"'{text}'.*h:mm:ss"):
-        seconds(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize("number, size, expected", [
     (6, 2, [[0, 1], [2, 3], [4, 5]]), (5, 2, [[0, 1], [2, 3], [4]]), (3, 1, [[0], [1], [2]]), (2, 5, [[0, 1]]), (0, 2, []),
 ])
 def test_windows_are_lists_of_batches_of_which_the_last_may_be_shorter(number, size, expected):
-    assert list(windows(range(number), size)) == expected
+    assert list(accumulation_windows(range(number), size)) == expected
 
 
 def test_a_position_goes_on_from_its_state():

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT, needs, train
 
+from conftest import PROJECT, needs, train
 from utils.errors import ConfigError
 
 GOOD = """\

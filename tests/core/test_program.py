@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, needs, program, train
 from faults.harness import Started, look_at
 
+from conftest import PROJECT, assert_same_run, needs, program, train
 from utils.errors import ConfigError
 
 

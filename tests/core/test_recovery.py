@@ -3,13 +3,13 @@ import json
 
 import pytest
 import torch
-from conftest import assert_same_run, assert_same_state, epochs, load, metrics, new_project, program, train
 from torch import nn
 from torch.utils.data import Dataset
 
 from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS
+from conftest import assert_same_run, assert_same_state, epochs, load, metrics, new_project, program, train
 from trainer.trainer import Trainer
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint.loading import load_checkpoint
 from utils.errors import ConfigError, Interrupted, TrainingError
 
 
@@ -60,7 +60,7 @@ class Recorder(Trainer):
         self.weights = []
 
     def on_step_end(self):
-        self.weights.append({name: p.detach().clone() for name, p in self.bare_model.named_parameters()})
+        self.weights.append({name: p.detach().clone() for name, p in self.unwrapped_model.named_parameters()})
         Recorder.latest = self
 
 
@@ -113,11 +113,11 @@ def test_steps_with_a_bad_loss_can_be_left_out_as_if_they_had_not_been(small, tm
 @pytest.mark.parametrize("tolerated", [0, 2])
 def test_on_an_accelerator_a_guard_counts_without_waiting(tolerated):
     """The 0-dim tensors that a device would hold; this machine's are on the CPU, where `meta` stands in for the look."""
-    from utils.guard import NonFinite, NonFiniteGuard
+    from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
 
     guard, seen = NonFiniteGuard(tolerated), []
     for bad in (0, 1, 1, 0, 1, 1, 1, 0):
-        guard.lost = torch.tensor(bool(bad))
+        guard.skipped = torch.tensor(bool(bad))
         seen.append(bool(guard.mask))
         lost = guard.end_step()
         assert lost is False if not tolerated else bool(lost) == bool(bad)
@@ -130,14 +130,15 @@ def test_on_an_accelerator_a_guard_counts_without_waiting(tolerated):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_masked_first_step_leaves_nothing_behind_in_the_momentum(scaled):
-    from utils.updater import Schedule, Updater, Window
+    from utils.training.schedule import Schedule
+    from utils.training.updater import Updater, Window
 
     weight = nn.Parameter(torch.ones(4))
     optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.9, fused=True)
     scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=1.0)
     updater = Updater(optimizer, Schedule(optimizer), scaler)
     for lost, expected in ((True, 1.0), (False, 0.0), (False, -1.9)):
-        updater.guard.lost = torch.tensor(lost)
+        updater.guard.skipped = torch.tensor(lost)
         updater.update(weight.sum(), Window())
         updater.guard.tolerated = 9
         updater.guard.end_step()
@@ -187,8 +188,9 @@ class OwnUpdaters(Trainer):
     """Makes its updaters itself, as a fork may that has several optimizers."""
 
     def build_updaters(self):
-        from utils.updater import Schedule, Updater
-        optimizer = torch.optim.SGD(self.bare_model.parameters(), lr=0.1)
+        from utils.training.schedule import Schedule
+        from utils.training.updater import Updater
+        optimizer = torch.optim.SGD(self.unwrapped_model.parameters(), lr=0.1)
         return {"optimizer": Updater(optimizer, Schedule(optimizer), torch.amp.GradScaler("cpu", enabled=False))}
 
 
@@ -334,10 +336,10 @@ def test_batches_are_split_until_they_fit_with_the_same_samples_in_the_same_orde
 
 
 def test_splitting_knows_tensors_tables_and_lists_of_samples():
+    from base.data.sampler import Count
     from base.recovery import Splitting
-    from base.samples import Count
     splitting = Splitting()
-    splitting.num_parts = 2
+    splitting.num_pieces = 2
     batch = {"image": torch.arange(6).view(3, 2), "name": ["a", "b", "c"], "scale": 2.0, "pair": (torch.arange(3), None)}
     (one, first), (two, second) = splitting.pieces([(Count(3), batch)])
     assert (one, two) == (1, 2) and first["name"] == ["a"] and second["name"] == ["b", "c"]
@@ -367,7 +369,7 @@ def test_options_without_meaning_are_errors(small, tmp_path, options, message):
     ("{epochs: 1, steps: 3}", [0, 3, 5, 6, 9, 10]), ("{minutes: 1e-9}", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
 ])
 def test_checkpoints_are_written_as_often_as_asked_for_and_where_it_gets_better(small, tmp_path, monkeypatch, every, expected):
-    from utils.checkpoint import CheckpointStore
+    from utils.checkpoint.store import CheckpointStore
     steps, save = [], CheckpointStore.save
     monkeypatch.setattr(CheckpointStore, "save", lambda store, state, *args: (
         steps.append(state["progress"]["step"]), save(store, state, *args)))

@@ -4,15 +4,17 @@ import math
 
 import pytest
 import torch
-from conftest import assert_same_state
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
 from base import OPTIMIZERS, SCHEDULERS
-from base.build import build_optimizer, build_per
-from utils.checkpoint import CheckpointStore, SavePolicy, load_checkpoint
+from base.build import build_optimizer, build_scheduler_factory
+from conftest import assert_same_state
+from utils.checkpoint.loading import load_checkpoint
+from utils.checkpoint.store import CheckpointStore, SavePolicy
 from utils.errors import ConfigError
-from utils.updater import Schedule, Updater, Window
+from utils.training.schedule import Schedule
+from utils.training.updater import Updater, Window
 
 EPOCHS, STEPS_PER_EPOCH = 6, 2
 
@@ -55,7 +57,7 @@ class Run:
                  kind: str = "dense", monitor: str = "min val/loss"):
         self.module, self.lrs, self.steps = network(kind), [], 0
         self.optimizer = build_optimizer(optimizer, "optimizer", self.module)
-        factories = [build_per(block, {"type": "Trainer", "args": {"monitor": monitor}}) for block in schedulers]
+        factories = [build_scheduler_factory(block, {"type": "Trainer", "args": {"monitor": monitor}}) for block in schedulers]
         schedule = Schedule(self.optimizer, factories, epochs, steps_per_epoch)
         self.updater = Updater(self.optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False))
 

@@ -3,9 +3,9 @@ import json
 
 import pytest
 import torch
-from conftest import assert_same_run, assert_same_state, load, metrics, needs, score, train
 
 from base import TRAINERS
+from conftest import assert_same_run, assert_same_state, load, metrics, needs, score, train
 from trainer.trainer import Trainer
 from utils.errors import ConfigError, Interrupted
 
@@ -26,7 +26,7 @@ class StopsAt(Trainer):
             self.stop_request.signal_number = 15
 
     def eval_step(self, batch):
-        if self.during == "evaluation" and not self.rehearsing and self.position.step == self.stop_step:
+        if self.during == "evaluation" and not self.in_preflight and self.position.step == self.stop_step:
             self.stop_request.signal_number = 15
         return super().eval_step(batch)
 
@@ -148,9 +148,9 @@ def test_fine_tuning_starts_from_another_runs_weights_and_reports_each_tensor(sm
     needs("configs/linear_regression.yaml")
     run = train("-c", small, out=tmp_path / "first")
     capsys.readouterr()
-    from base.starting import initial_weights
+    from base.run_setup import load_initial_weights
     from model.mlp import MLP
-    report = initial_weights(MLP([64, 16, 3]), run)
+    report = load_initial_weights(MLP([64, 16, 3]), run)
     assert "2 loaded: layers.1.weight, layers.1.bias" in report
     assert "2 mismatched (left out): layers.4.weight [10, 16], not [3, 16]" in report
     tuned = train("-c", small, "--init-from", run, "optimizer.args.lr=1e-12", out=tmp_path / "second")

@@ -9,17 +9,17 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, epochs, program, train
 
 from base import DATASETS, TRAINERS
 from base.base_metric import Totals
+from conftest import PROJECT, assert_same_run, epochs, program, train
 from data_loader.digits import Digits
 from logger.feeder import Feeder
 from logger.writer import WRITERS, Writer
 from trainer.trainer import Trainer
 from utils.errors import Interrupted
-from utils.laps import Laps, advice, describe_laps
-from utils.random import StepSeeds, scrambled
+from utils.random import StepSeeds, scramble
+from utils.training.timers import Timers, advice, describe_times
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_once_a_step_has_drawn_all_are_seeded_anew():
 
 
 def test_scrambled_numbers_spread():
-    seeds = np.array([scrambled(seed, number) for seed in range(50) for number in range(-50, 50)], dtype=np.uint64)
+    seeds = np.array([scramble(seed, number) for seed in range(50) for number in range(-50, 50)], dtype=np.uint64)
     assert len(set(seeds.tolist())) == len(seeds) and max(seeds) < 2**63
     bits = (seeds[:, None] >> np.arange(63, dtype=np.uint64)) & np.uint64(1)
     assert abs(bits.mean(0) - 0.5).max() < 0.03  # four standard deviations of 5,000 coins
@@ -103,30 +103,30 @@ def test_a_run_whose_steps_begin_to_draw_late_goes_on_with_the_same_bits(small, 
 def test_totals_take_whatever_kind_of_number(value, mean):
     totals = Totals()
     totals.add({"it": value}, 4)
-    assert totals.glimpse("it") == mean and totals.means() == {"it": mean}
+    assert totals.estimate("it") == mean and totals.means() == {"it": mean}
 
 
 # -- where the time goes ---------------------------------------------------------------------------------------------------
 
 def test_laps_belong_to_what_ends_them():
-    laps = Laps()
+    timers = Timers()
     for name, seconds in (("data wait", 0.03), ("compute", 0.05), ("data wait", 0.02)):
         time.sleep(seconds)
-        laps.end(name)
-    assert laps.recent()["data wait"] == pytest.approx(0.05, abs=0.02)
+        timers.record(name)
+    assert timers.recent()["data wait"] == pytest.approx(0.05, abs=0.02)
     time.sleep(0.03)
-    laps.end("saving")
-    recent = laps.recent()
+    timers.record("saving")
+    recent = timers.recent()
     assert recent["saving"] == pytest.approx(0.03, abs=0.02) and recent["compute"] == 0
-    assert sum(laps.total_s.values()) == pytest.approx(0.13, abs=0.04)
+    assert sum(timers.total_s.values()) == pytest.approx(0.13, abs=0.04)
 
 
 def test_shares_are_told_in_words_with_what_would_help():
-    assert describe_laps({"compute": 6.2, "data wait": 3.1, "saving": 0.5, "logging": 0.2, "other": 0.001}) == (
+    assert describe_times({"compute": 6.2, "data wait": 3.1, "saving": 0.5, "logging": 0.2, "other": 0.001}) == (
         "data wait 31 %, compute 62 %, logging 2 %, saving 5 %")
     assert "data_loader.num_workers" in advice({"compute": 6.2, "data wait": 3.1})
     assert "log_every" in advice({"compute": 6.2, "data wait": 1.6, "logging": 2.5})
-    assert advice({"compute": 6.2, "data wait": 0.3}) is None and describe_laps({}) == ""
+    assert advice({"compute": 6.2, "data wait": 0.3}) is None and describe_times({}) == ""
 
 
 @DATASETS.register
@@ -199,7 +199,7 @@ def test_writers_are_told_everything_in_order_while_nobody_waits():
     writer = Remembering(delay_s=0.002)
     feeder, started = Feeder([writer]), time.monotonic()
     for step in range(100):
-        feeder.tell("scalars", {}, step)
+        feeder.send("scalars", {}, step)
     assert time.monotonic() - started < 0.1
     feeder.close()
     assert writer.calls == [*range(100), "closed"] and threading.current_thread() not in writer.threads
@@ -211,12 +211,12 @@ def test_an_error_of_a_writer_comes_up_and_a_refusing_disk_does_not():
     feeder = Feeder([broken, refusing, sound])
     with pytest.raises(ZeroDivisionError):
         for step in range(1000):
-            feeder.tell("scalars", {}, step)
+            feeder.send("scalars", {}, step)
             time.sleep(0.001)
     feeder.close()
     assert broken.calls == [0] and refusing.calls == [] and sound.calls[:2] == [0, 1]
     feeder = Feeder([Remembering(fails_at=0)])
-    feeder.tell("scalars", {}, 0)
+    feeder.send("scalars", {}, 0)
     with pytest.raises(ZeroDivisionError):
         feeder.close()
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same_run, load, train
 from test_resume import StopsAt
 from torch.utils.data import IterableDataset
 
 from base import DATASETS
 from base.base_data_loader import DataSplits
+from conftest import assert_same_run, load, train
 from utils.errors import ConfigError, Interrupted
 
 

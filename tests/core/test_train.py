@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, assert_same_state, epochs, load, metrics, needs, score, train
 
 from base import DATASETS, METRICS, TRAINERS
+from conftest import PROJECT, assert_same_run, assert_same_state, epochs, load, metrics, needs, score, train
 from trainer.trainer import Trainer
-from utils.config import load_config
+from utils.config.loading import load_config
 from utils.errors import ConfigError, TrainingError
 
 
@@ -290,14 +290,15 @@ def test_scores_are_written_beside_a_checkpoint_that_was_carried_away(small, tmp
 @pytest.mark.parametrize("fused", [True, False])
 def test_on_an_accelerator_bad_steps_are_masked_and_noticed_at_the_next_look(fused):
     """The flag that a CUDA loss would set on the device, set by hand; after it no step is made any more."""
-    from utils.guard import NonFinite
-    from utils.updater import Schedule, Updater, Window
+    from utils.training.non_finite_guard import NonFinite
+    from utils.training.schedule import Schedule
+    from utils.training.updater import Updater, Window
 
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.Adam([weight], fused=fused)
     updater = Updater(optimizer, Schedule(optimizer), torch.amp.GradScaler("cpu", enabled=False))
     for lost in (False, True, False):
-        updater.guard.lost = torch.tensor(lost)
+        updater.guard.skipped = torch.tensor(lost)
         before = weight.detach().clone()
         updater.update(weight.sum(), Window())
         updater.guard.end_step()

@@ -1,25 +1,35 @@
 """A config is checked whole before anything is built: every fault at once, each with its mend."""
 import copy
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import needs
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, TensorDataset
 
-from base import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS, BaseTrainer
+from base import (
+    DATASETS,
+    LOSSES,
+    METRICS,
+    MODELS,
+    OPTIMIZERS,
+    SCHEDULERS,
+    TRAINERS,
+    TRANSFORMS,
+    WRITERS,
+    BaseTrainer,
+)
 from base.build import build_trainer
-from base.check import check_config
+from base.validate import validate_config
+from conftest import PROJECT, needs
 from logger.writer import Writer
-from utils.config import load_config
+from utils.config.loading import load_config
 from utils.device import pick_device
 from utils.errors import ConfigError
 
-CONFIGS = sorted(file for file in Path(__file__).resolve().parent.parent.glob("configs/*")
+CONFIGS = sorted(file for file in PROJECT.glob("configs/*")
                  if file.is_file() and file.name != "schema.json")
 REGISTRIES = [MODELS, LOSSES, METRICS, DATASETS, TRANSFORMS, OPTIMIZERS, SCHEDULERS, TRAINERS, WRITERS]
 GOOD = {
@@ -48,7 +58,7 @@ class NoisyPoints(TensorDataset):
 def message_of(config: dict) -> str:
     """What is said of a config with faults."""
     with pytest.raises(ConfigError) as error:
-        check_config(config)
+        validate_config(config)
     return str(error.value)
 
 
@@ -65,7 +75,7 @@ def from_yaml(tmp_path):
     def check(text):
         (tmp_path / "c.yaml").write_text(text)
         with pytest.raises(ConfigError) as error:
-            check_config(*load_config(tmp_path / "c.yaml"))
+            validate_config(*load_config(tmp_path / "c.yaml"))
         return str(error.value)
 
     return check
@@ -75,13 +85,13 @@ def from_yaml(tmp_path):
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_shipped_config_passes(file):
-    check_config(*load_config(file))
+    validate_config(*load_config(file))
 
 
 @pytest.mark.parametrize("file", [file for file in CONFIGS if "mnist" not in file.name and "cifar" not in file.name],
                          ids=lambda file: file.name)
 def test_every_shipped_config_whose_data_is_here_can_be_built(file):
-    trainer = build_trainer(check_config(*load_config(file)), pick_device("cpu"))
+    trainer = build_trainer(validate_config(*load_config(file)), pick_device("cpu"))
     trainer.prepare_training()
     assert trainer.updaters
 
@@ -89,10 +99,10 @@ def test_every_shipped_config_whose_data_is_here_can_be_built(file):
 def test_omitted_sections_are_filled_in_and_the_config_given_stays_as_it_was():
     config = {key: GOOD[key] for key in ("name", "dataset", "model", "loss", "optimizer")}
     before = copy.deepcopy(config)
-    full = check_config(config)
+    full = validate_config(config)
     assert config == before and full.items() >= config.items()
     assert full["metrics"] == [] and full["scheduler"] is None and full["trainer"] == {"type": "Trainer"}
-    assert check_config(full) == full
+    assert validate_config(full) == full
 
 
 VALID = [
@@ -120,7 +130,7 @@ VALID = [
 
 @pytest.mark.parametrize("section, value", VALID)
 def test_what_the_libraries_offer_can_be_named_with_its_own_arguments(section, value):
-    check_config({**GOOD, section: value})
+    validate_config({**GOOD, section: value})
 
 
 # -- all faults at once --------------------------------------------------------------------------------------------
@@ -285,8 +295,8 @@ def test_a_block_is_a_name_or_a_type_with_args(section, value):
 
 
 def test_a_trainer_without_a_type_is_the_supervised_one():
-    assert check_config({**GOOD, "trainer": {"args": {"epochs": 2}}})["trainer"] == {"type": "Trainer", "args": {"epochs": 2}}
-    assert check_config({**GOOD, "trainer": {}})["trainer"] == {"type": "Trainer"}
+    assert validate_config({**GOOD, "trainer": {"args": {"epochs": 2}}})["trainer"] == {"type": "Trainer", "args": {"epochs": 2}}
+    assert validate_config({**GOOD, "trainer": {}})["trainer"] == {"type": "Trainer"}
     for value in (3, [], {"type": None}, {"type": 3}):
         assert set(faults(trainer=value)) == {"trainer"}
 
@@ -313,7 +323,7 @@ def paths(value, path=()):
      "scheduler": {"generator": [{"type": "StepLR", "args": {"step_size": 3}}], "discriminator": "CosineAnnealingLR"}},
 ], ids=["one-optimizer", "lbfgs", "two-optimizers"])
 def test_whatever_stands_anywhere_in_a_config_the_worst_is_a_config_error(base):
-    check_config(base)
+    validate_config(base)
     for path in paths(base):
         for odd in (None, 3, -1.5, True, "x", [], {}, [[]], [{}], {"a": 1}, {"type": None}, {"type": "MNIST", "args": 5}):
             config = copy.deepcopy(base)
@@ -322,7 +332,7 @@ def test_whatever_stands_anywhere_in_a_config_the_worst_is_a_config_error(base):
                 inner = inner[key]
             inner[path[-1]] = odd
             try:
-                check_config(config)
+                validate_config(config)
             except ConfigError:
                 pass
             except Exception as error:
@@ -354,7 +364,7 @@ def test_a_trainer_that_needs_a_loss_is_not_left_without():
 
 def test_a_trainer_with_a_loss_of_its_own_needs_none():
     needs("trainer/gan_trainer.py")
-    check_config({**GOOD, "loss": None, "trainer": "GANTrainer"})
+    validate_config({**GOOD, "loss": None, "trainer": "GANTrainer"})
 
 
 @pytest.mark.parametrize("metrics", [
@@ -374,7 +384,7 @@ def test_a_dataset_must_leave_its_split_to_the_program():
 
 def test_a_scheduler_for_an_optimizer_that_is_not_there_is_refused():
     two = {"generator": "Adam", "discriminator": "Adam"}
-    check_config({**GOOD, "optimizer": two, "scheduler": {"generator": "CosineAnnealingLR"}})
+    validate_config({**GOOD, "optimizer": two, "scheduler": {"generator": "CosineAnnealingLR"}})
     message = faults(optimizer=two, scheduler={"generatr": "CosineAnnealingLR"})["scheduler.generatr"]
     assert "'generatr'" in message and "generator, discriminator" in message
     assert "generator, discriminator" in faults(optimizer=two, scheduler="CosineAnnealingLR")["scheduler"]
@@ -452,6 +462,6 @@ def test_what_the_libraries_of_a_kind_offer_are_public_classes_of_that_kind(regi
 
 def test_nothing_is_built_and_no_data_is_read_while_a_config_is_checked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check_config({**GOOD, "dataset": {"type": "MNIST", "args": {"root": "data/", "download": True}},
-                  "model": {"type": "Linear", "args": {"in_features": 10**7, "out_features": 10**7}}})  # 400 TB
+    validate_config({**GOOD, "dataset": {"type": "MNIST", "args": {"root": "data/", "download": True}},
+                     "model": {"type": "Linear", "args": {"in_features": 10**7, "out_features": 10**7}}})  # 400 TB
     assert not list(tmp_path.iterdir())

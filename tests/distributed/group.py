@@ -1,6 +1,6 @@
 """Experiments that several processes run, one after the other, in one group: starting a group costs seconds.
 
-    torchrun --nproc-per-node 2 tests/group.py JOBS.json
+    torchrun --nproc-per-node 2 tests/distributed/group.py JOBS.json
 
 JOBS is a list of command lines of train.py. Also the plug-ins that the experiments use.
 """
@@ -15,13 +15,15 @@ from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS  # noqa: E402
 from trainer.trainer import Trainer  # noqa: E402
-from utils import dist  # noqa: E402
+from utils.distributed import collectives as dist  # noqa: E402
+from utils.distributed.group import process_group  # noqa: E402
 from utils.errors import ConfigError, Interrupted, TrainingError  # noqa: E402
-from utils.state import same  # noqa: E402
+from utils.checkpoint.state import bit_equal  # noqa: E402
 
 
 @DATASETS.register
@@ -122,8 +124,8 @@ class Checked:
     """Every process ends with the same weights and buffers."""
 
     def on_train_end(self):
-        gathered = dist.all_gather_object(self.bare_model.state_dict())
-        assert all(same(gathered[0][name], theirs[name]) for theirs in gathered for name in theirs)
+        gathered = dist.all_gather_object(self.unwrapped_model.state_dict())
+        assert all(bit_equal(gathered[0][name], theirs[name]) for theirs in gathered for name in theirs)
 
 
 @TRAINERS.register
@@ -160,10 +162,10 @@ class ByParts(CheckedTrainer):
 
 def run(arguments: list[str]) -> None:
     """`python train.py ARGUMENTS`, in the group there is."""
-    from base.starting import checkpoint_to_resume, resolve_config
+    from base.run_setup import checkpoint_to_resume, resolve_config
     from train import train
     from utils.cli import train_arguments
-    from utils.config import read_config
+    from utils.config.loading import read_config
 
     args = train_arguments(arguments)
     given = read_config(args.config, args.overrides) if args.config else None
@@ -182,7 +184,7 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(45, repeat=True)  # shown if one of them hangs
-    with dist.process_group(True, torch.device("cpu"), 60):
+    with process_group(True, torch.device("cpu"), 60):
         for job in json.loads(Path(sys.argv[1]).read_text()):
             setup_logging(30, dist.rank())
             run(job)

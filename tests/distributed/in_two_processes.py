@@ -1,6 +1,6 @@
-"""What tests/test_dist.py runs in two processes at once, and once more in one: docs/distributed.md's examples, and checks.
+"""What tests/distributed/test_collectives.py runs in two processes at once, and once more in one: docs/distributed.md's examples, and checks.
 
-    python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.in_two_processes
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.distributed.in_two_processes
 """
 import re
 import time
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from utils import dist
+from utils.distributed import collectives as dist
+from utils.distributed.collectives import Ballot
+from utils.distributed.group import process_group
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "distributed.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "distributed.md"
 DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
           torch.float64)
 
@@ -151,7 +153,7 @@ def check_votes_arrive_on_all_at_the_same_call_however_fast_they_run():
     rank, size = dist.rank(), dist.world_size()
     for pause_s, num_calls, latest in (([0, 0.002], 300, 100), ([0.002, 0], 300, 100), ([0, 0], 300, 100), ([0.12, 0], 15, 2)):
         arrived = []
-        with dist.Ballot() as ballot:
+        with Ballot() as ballot:
             for call in range(num_calls):
                 time.sleep(pause_s[rank] if size > 1 else 0)
                 if agreed := [*ballot(15 * (rank == size - 1 and call >= 10), 7 * (rank == 0 and call < 5))]:
@@ -166,7 +168,7 @@ def check_votes_arrive_on_all_at_the_same_call_however_fast_they_run():
 
 def check_a_ballot_may_be_left_at_any_call():
     for num_calls in range(8):
-        with dist.Ballot() as ballot:
+        with Ballot() as ballot:
             for call in range(num_calls):
                 time.sleep(0.002 * dist.rank())
                 ballot(call)
@@ -176,14 +178,14 @@ def check_a_ballot_may_be_left_at_any_call():
 
 
 def _leave_by_an_error():
-    with dist.Ballot() as ballot:
+    with Ballot() as ballot:
         for _ in range(500):
             if any(ballot(dist.is_main())):  # at the same call on all
                 raise StopIteration
 
 
 if __name__ == "__main__":
-    with dist.process_group(True, torch.device("cpu"), timeout_s=20):
+    with process_group(True, torch.device("cpu"), timeout_s=20):
         for name, run in cases().items():
             run()
             print(f"passed: {name} on {dist.rank()}", flush=True)

@@ -1,13 +1,13 @@
-"""The helpers of utils/dist.py and the page that teaches them: in two real processes, and in one without any group."""
+"""The helpers of utils/distributed/collectives.py and the page that teaches them: in two real processes, and in one without any group."""
 import re
 import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT
 from in_two_processes import PAGE, cases, examples
 
-from utils import dist
+from conftest import PROJECT
+from utils.distributed import collectives as dist
 
 HELPERS = ("rank", "world_size", "is_main", "main_first", "barrier", "all_reduce", "all_gather", "all_gather_object",
            "broadcast_object", "broadcast_", "agree", "Ballot", "send", "receive")
@@ -17,7 +17,7 @@ HELPERS = ("rank", "world_size", "is_main", "main_first", "barrier", "all_reduce
 def two_processes() -> subprocess.CompletedProcess:
     """All examples and checks, run in one pair of processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run([*command, "-m", "tests.in_two_processes"], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*command, "-m", "tests.distributed.in_two_processes"], cwd=PROJECT, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("name", cases())

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, assert_same_run, new_project, program
 from faults.harness import GROUP, Started, few_and_many, gone, workers, write_config
+
+from conftest import PROJECT, assert_same_run, new_project, program
 
 FAULTY = '''
 import os
@@ -16,7 +17,7 @@ import signal
 
 from base import TRAINERS
 from trainer.trainer import Trainer
-from utils import dist
+from utils.distributed import collectives as dist
 
 
 @TRAINERS.register

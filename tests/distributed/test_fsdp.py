@@ -9,15 +9,15 @@ import pytest
 import torch
 from conftest import PROJECT, assert_same_state, in_group, load, metrics, program, score, train
 
-from base.check import check_config
-from base.starting import open_checkpoint
-from utils.archive import read_archive, write_archive
-from utils.checkpoint import is_sound, load_checkpoint
-from utils.config import load_config
-from utils.consolidate import consolidate
+from base.validate import validate_config
+from base.run_setup import open_checkpoint
+from utils.checkpoint.archive import read_archive, write_archive
+from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
+from utils.config.loading import load_config
+from tools.consolidate import consolidate
 from utils.errors import ConfigError, Interrupted
-from utils.state import leaves
-from utils.strategy import ShardedGradients, parse_strategy
+from utils.checkpoint.state import flatten_state
+from utils.distributed.strategy import ShardedGradients, parse_strategy
 
 WRAPPED = "trainer.args.strategy={type: fsdp, args: {wrap: [Linear]}}"
 CONFIG = """
@@ -37,11 +37,12 @@ writers: []
 def start() -> None:
     """train.py as it is, with the loss of above; where REFUSED is set, the disk of process 1 is full at that save."""
     from train import main
-    from utils import dist, shards
+    from utils.checkpoint import sharded as shards
     from utils.cli import train_arguments
+    from utils.distributed import collectives as dist
     from utils.errors import exit_codes
 
-    write, num_saves = shards.PartsSave._write, []
+    write, num_saves = shards.ShardSave._write, []
 
     def refuse_once(self, *args):
         num_saves.append(1)
@@ -49,7 +50,7 @@ def start() -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(self, *args)
 
-    shards.PartsSave._write = refuse_once
+    shards.ShardSave._write = refuse_once
     arguments = train_arguments()
     with exit_codes(arguments.verbose):
         main(arguments)
@@ -87,7 +88,7 @@ def runs(tmp_path_factory):
 
 def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     """Equal last states and logged numbers, but for rounding."""
-    states = [leaves(load_checkpoint(run / "checkpoints" / "last.pt")["state"]) for run in (one, other)]
+    states = [flatten_state(load_checkpoint(run / "checkpoints" / "last.pt")["state"]) for run in (one, other)]
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         if isinstance(value, torch.Tensor):
@@ -143,14 +144,14 @@ def test_one_file_put_together_scores_as_the_parts_do_and_is_an_ordinary_checkpo
     alone = score("-r", carried)
     assert {k: v for k, v in alone.items() if k != "checkpoint"} == {k: v for k, v in in_parts.items() if k != "checkpoint"}
     for arguments, message in (([carried], "is whole already"), ([tmp_path / "nowhere"], "there is no such file")):
-        done = program("-m", "utils.consolidate", *arguments, code=2)
+        done = program("-m", "tools.consolidate", *arguments, code=2)
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_disk_that_is_full_for_one_process_costs_no_run_and_the_save_is_made_up_for(runs, monkeypatch):
     monkeypatch.setenv("REFUSED", "2")
     starter = runs.folder / "train.py"
-    starter.write_text(f"import sys\nsys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / 'tests')!r}]\n"
+    starter.write_text(f"import sys\nsys.path[:0] = [{str(PROJECT)!r}, {str(PROJECT / 'tests')!r}, {str(Path(__file__).parent)!r}]\n"
                        "import test_fsdp\ntest_fsdp.start()\n")
     program(starter, *runs.new("refused", WRAPPED, "trainer.args.save_every=1"), "--distributed", "--nproc", 2)
     run = runs["refused"]
@@ -196,7 +197,7 @@ def test_damage_to_a_part_is_found_and_the_checkpoint_before_is_taken(runs, tmp_
     run = Path(shutil.copytree(runs["broken_off"], tmp_path / "run"))
     part = damage(run, how)
     last = run / "checkpoints" / "last.pt"
-    assert not is_sound(last)
+    assert not is_valid_checkpoint(last)
     with pytest.raises(ConfigError, match="last.pt: .*(0.pt|not finite)"):
         load_checkpoint(last)
     before = open_checkpoint(run, ("last.pt",))
@@ -233,13 +234,13 @@ def test_an_index_that_makes_no_sense_is_refused(runs, tmp_path, what):
     write_archive(content, last)
     with pytest.raises(ConfigError, match="last.pt"):
         load_checkpoint(last)
-    assert not is_sound(last)
+    assert not is_valid_checkpoint(last)
 
 
 def faults_of(tmp_path: Path, *overrides: str) -> str:
     (tmp_path / "parts.yaml").write_text(CONFIG)
     with pytest.raises(ConfigError) as raised:
-        check_config(*load_config(tmp_path / "parts.yaml", list(overrides)), 2)
+        validate_config(*load_config(tmp_path / "parts.yaml", list(overrides)), 2)
     return str(raised.value)
 
 
@@ -288,8 +289,8 @@ def test_backward_of_one_optimizer_leaves_the_gradients_of_another_as_they_are()
     for final in (False, True):
         gradients.backward(discriminator(generator(torch.ones(3, 2))).sum(), final, False, None)
     assert torch.equal(discriminator.weight.grad, torch.ones(1, 2)) and discriminator.bias.grad is None
-    assert generator.weight.grad is not None and generator.syncs == [True, True] and gradients.any_lost() == 0
+    assert generator.weight.grad is not None and generator.syncs == [True, True] and gradients.any_skipped() == 0
     alone = ShardedGradients([generator], [])
     for final, lost in ((False, False), (True, True)):
         alone.backward(generator(torch.ones(3, 2)).sum(), final, lost, None)
-    assert generator.syncs[2:] == [False, True] and alone.any_lost() == 1
+    assert generator.syncs[2:] == [False, True] and alone.any_skipped() == 1

@@ -6,9 +6,9 @@ from pathlib import Path
 import group
 import pytest
 import torch
-from conftest import assert_same_run, in_group, load, metrics, needs
 
-from utils.state import leaves
+from conftest import assert_same_run, in_group, load, metrics, needs
+from utils.checkpoint.state import flatten_state
 
 CONFIG = """
 name: points
@@ -99,7 +99,7 @@ def assert_close(one: Path, other: Path, weights: float = 1e-6) -> None:
     for mine, theirs in zip(*lines, strict=True):
         assert mine.keys() == theirs.keys()
         assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-6, nan_ok=True)
-    states = [leaves(load(run)["state"]["model"]) for run in (one, other)]
+    states = [flatten_state(load(run)["state"]["model"]) for run in (one, other)]
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=0, atol=weights)
 

@@ -24,8 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
-from conftest import PROJECT, needs, new_project
 
+from conftest import PROJECT, needs, new_project
 from utils import cli
 
 PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in PROJECT.glob("docs/*.md"))]
@@ -41,15 +41,15 @@ NOT_RUN = {  # parts of a line that begin so
     r"torchrun --nnodes 2 ": "takes two machines",
     r"sbatch ": "takes a Slurm cluster",
     r"python train\.py .*--distributed(?!.*--device cpu)": "takes GPUs",
-    r"python -m utils\.consolidate ": "takes a run with the strategy fsdp: tests/test_fsdp.py has one",
+    r"python -m tools\.consolidate ": "takes a run with the strategy fsdp: tests/distributed/test_fsdp.py has one",
 }
 PLACEHOLDERS = re.compile(r"\b(CONFIG|RUN|PATH|NAME|DIR|FILE|HOST|ID|N|CHECKPOINT|EXPERIMENT|PORT)\b")
 FOREIGN_OPTIONS = {"--logdir", "--data", "--rdzv-id"}  # of tensorboard, benchmarks/distributed.py, torchrun
 FOREIGN_FILES = {"model/model.py", "model/loss.py", "model/metric.py", "configs/mine.yaml"}  # of the reader, before and after
 CHECK = """
 import sys
-from base.check import check_config
-from utils.config import load_config, merge
+from base.validate import validate_config
+from utils.config.loading import load_config, merge
 for file in sys.argv[1:]:
     config, places = load_config(file)
     check_config(config if "name" in config else merge(load_config("configs/digits.yaml")[0], config), places)

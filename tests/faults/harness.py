@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, leaves, load, start
 
-from utils.checkpoint import load_checkpoint
+from conftest import PROJECT, load, start
+from utils.checkpoint.loading import load_checkpoint
+from utils.checkpoint.state import flatten_state
 
 BUSY = """
 name: busy
@@ -213,7 +214,7 @@ def same_leaf(one, other) -> bool:
 
 def different_leaves(one: dict, other: dict) -> list[str]:
     """The paths of the leaves in which two states differ, or which only one of them has."""
-    one, other = leaves(one), leaves(other)
+    one, other = flatten_state(one), flatten_state(other)
     return [name for name in {**one, **other}
             if name not in one or name not in other or not same_leaf(one[name], other[name])]
 
@@ -230,7 +231,7 @@ def assert_bit_identical(straight: Path, run: Path, lines: bool = True) -> None:
 def sound_step(run: Path) -> int:
     """The step of last.pt, which must be there, whole and finite."""
     state = load_checkpoint(run / "checkpoints" / "last.pt")["state"]
-    for name, leaf in leaves(state).items():
+    for name, leaf in flatten_state(state).items():
         assert not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point() or torch.isfinite(leaf).all(), name
     return state["progress"]["step"]
 

@@ -6,10 +6,10 @@ line that names the file, and by the program with exit code 2.
 import random
 
 import pytest
+
 from conftest import train
 from harness import assert_refused, few_and_many, write_config
-
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint.loading import load_checkpoint
 from utils.errors import ConfigError
 
 SMALL = ["model.args.sizes=[64, 16, 10]", "data_loader={batch_size: 30, validation_split: 40, batches_per_epoch: 5}",

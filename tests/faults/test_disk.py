@@ -16,6 +16,7 @@ import time
 from contextlib import contextmanager, nullcontext
 
 import pytest
+
 from conftest import load
 from harness import (
     BUSY,

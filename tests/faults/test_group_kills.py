@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import assert_same_run
 from harness import GROUP, Started, finish, gone, half_written, workers, write_config
 

@@ -20,9 +20,9 @@ import zipfile
 import numpy
 import pytest
 import torch
+
 from conftest import needs, train
 from harness import Started, assert_refused, little_memory, write_config
-
 from utils import cli
 from utils.errors import ConfigError
 

@@ -5,9 +5,9 @@ import subprocess
 import time
 
 import pytest
-from conftest import PROJECT, needs
 from torch.distributed.run import get_args_parser
 
+from conftest import PROJECT, needs
 from utils.cli import train_arguments
 
 SLURM = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4",

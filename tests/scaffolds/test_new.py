@@ -4,14 +4,14 @@ import inspect
 import re
 
 import pytest
-from conftest import PROJECT, program
 
 from base import BaseTrainer
 from base.base_data_loader import DataSplits
 from base.registries import TRAINER_PARTS
-from utils.config import load_config
+from conftest import PROJECT, program
+from utils.config.loading import load_config
+from utils.config.sections import SECTIONS
 from utils.errors import ConfigError
-from utils.sections import SECTIONS
 
 new = pytest.importorskip("new", reason="a fork may do without new.py")
 TREES = sorted(tree.name for tree in new.SCAFFOLDS.iterdir() if tree.is_dir())
@@ -39,7 +39,7 @@ def files_in(folder):
 # -- plug-ins ------------------------------------------------------------------------------------------------------
 
 def test_every_scaffold_passes_its_own_test_in_a_bare_project(in_bare):
-    tests = ["tests/test_house.py"]
+    tests = ["tests/core/test_house.py"]
     for tree in TREES:
         kind, is_function = tree.removesuffix("_function"), tree.endswith("_function")
         files = new.new_files(kind, f"own_{kind}_function" if is_function else f"Own{kind.title()}")
@@ -54,7 +54,7 @@ def test_what_was_written_and_what_to_do_next_is_printed(bare):
     assert done.stdout.split("\n") == [
         "Written:", "  configs/u_net3d.yaml", "  model/u_net3d.py", "  tests/test_u_net3d.py",
         "Next:", "  python train.py -c configs/u_net3d.yaml", "  python -m pytest tests/test_u_net3d.py",
-        "  python -m utils.schema > configs/schema.json", "  python -m utils.reference > docs/config.md", ""]
+        "  python -m tools.schema > configs/schema.json", "  python -m tools.config_docs > docs/config.md", ""]
     assert program("new.py", "model", "UNet3D", cwd=bare, code=2).stderr.count("\n") == 1
 
 
@@ -62,7 +62,7 @@ def test_what_was_written_and_what_to_do_next_is_printed(bare):
     ("model", "MLP", "there is a model 'MLP' already, in model/mlp.py"),
     ("metric", "accuracy", "there is a metric 'accuracy' already, in model/metrics.py"),
     ("writer", "TensorBoard", "there is a writer 'TensorBoard' already, in logger/tensorboard.py"),
-    ("model", "Metrics", "model/metrics.py: there already"), ("config", "config", "tests/test_config.py: there already"),
+    ("model", "Metrics", "model/metrics.py: there already"), ("config", "config", "tests/core/test_config.py: there already"),
     ("model", "my-net", "'my-net' cannot be the name of a model"), ("loss", "", "cannot be"), ("loss", "3d", "cannot be"),
     ("trainer", "../Up", "cannot be"), ("transform", "a.b", "cannot be"), ("dataset", "class", "cannot be"),
     ("model", "Lambda", "cannot be"),  # its module, lambda, could not be imported

@@ -4,14 +4,14 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, needs, program, train
 from torch import nn
 from torch.utils.data import Dataset
 
 from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS, TRANSFORMS, WRITERS, ArrayDataset
 from base.base_data_loader import DataSplits
-from base.overlap import find_overlap
+from conftest import PROJECT, needs, program, train
 from logger.writer import Writer
+from tools.overlap import find_overlap
 from train import main
 from trainer.trainer import Trainer
 from utils.cli import train_arguments
@@ -99,7 +99,7 @@ class FiniteAtFirst(nn.Module):
 
 @pytest.mark.parametrize("loss, said", [
     ("never_finite", "train/loss is"), ("FiniteAtFirst", "at step"),
-    ("{type: FiniteAtFirst, args: {breaks: true}}", "a step failed: RuntimeError: out of ideas (tests/test_checkup.py:"),
+    ("{type: FiniteAtFirst, args: {breaks: true}}", "a step failed: RuntimeError: out of ideas (tests/tools/test_check_tool.py:"),
 ])
 def test_a_loss_that_is_not_finite_or_breaks_is_found(check, loss, said):
     text = listed(check, f"loss={loss}")

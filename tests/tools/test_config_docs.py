@@ -1,12 +1,12 @@
 """The reference of the config is up to date and leaves nothing out."""
 import pytest
-from conftest import PROJECT, needs
 
-from utils import reference
-from utils.docstrings import argument_text, summary
-from utils.reference import config_reference
-from utils.settable import own_things, project, settable
-from utils.signature import Signature
+from conftest import PROJECT, needs
+from tools import config_docs as reference
+from tools.config_docs import config_reference
+from tools.reference.docstrings import argument_text, summary
+from tools.reference.settable import own_things, project, settable_arguments
+from utils.config.signature import Signature
 
 REGISTRIES, LOADER, LOADER_PARTS = project()
 # Whoever adds others may leave them without a text.
@@ -26,14 +26,14 @@ def test_the_page_is_up_to_date(monkeypatch):
     needs("docs/config.md")
     monkeypatch.setattr(reference, "own_things", shipped_things)  # a fork's own may wait for it
     written = (PROJECT / "docs" / "config.md").read_text()
-    assert written == config_reference(*project()), "run python -m utils.reference > docs/config.md"
+    assert written == config_reference(*project()), "run python -m tools.config_docs > docs/config.md"
 
 
 @pytest.mark.parametrize("section", REGISTRIES)
 def test_all_that_comes_with_the_project_says_what_it_is_and_so_do_its_arguments(section):
     shipped = {name: thing for name, thing in own_things(section, REGISTRIES[section]).items() if name in SHIPPED}
     for name, thing in shipped.items():
-        arguments = settable(section, REGISTRIES[section], thing).parameters
+        arguments = settable_arguments(section, REGISTRIES[section], thing).parameters
         assert summary(thing), f"{name} has no docstring"
         assert [argument for argument in arguments if not argument_text(thing, argument)] == [], f"{name}: no text in Args:"
 

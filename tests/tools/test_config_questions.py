@@ -4,15 +4,14 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from conftest import PROJECT, needs, program, train
 
 from base.registries import KINDS
+from conftest import PROJECT, needs, program, train
 from train import main
-from utils.cli import KINDS as PLURALS
-from utils.cli import train_arguments
-from utils.config import load_config
+from utils.cli import KINDS as PLURALS, train_arguments
+from utils.config.loading import load_config
+from utils.config.sections import with_defaults
 from utils.errors import ConfigError
-from utils.sections import with_defaults
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from base import MODELS, TRAINERS
 from base.base_data_loader import DataSplits
-from utils.docstrings import argument_text, summary
+from tools.reference.docstrings import argument_text, summary
 
 
 class Shouter:

@@ -5,16 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, assert_same_run, metrics, needs, program, train
 
 from base import MODELS, TRAINERS
 from base.build import build_trainer
-from base.check import check_config
-from base.find_batch_size import Trial, find_batch_size, largest_that_fits, pieces_of
-from base.find_lr import suggest
+from base.validate import validate_config
+from conftest import PROJECT, assert_same_run, metrics, needs, program, train
 from model.mlp import MLP
+from tools.find_batch_size import Trial, find_batch_size, largest_that_fits, split_batch_size
+from tools.find_lr import suggest
 from trainer.trainer import Trainer
-from utils.config import load_config
+from utils.config.loading import load_config
 from utils.errors import ConfigError, Interrupted, TrainingError
 
 DIGITS = PROJECT / "configs" / "digits.yaml"
@@ -46,7 +46,7 @@ def find_lr(*args, capsys) -> tuple[str, str]:
 
 
 def trainer_of(file, *overrides):
-    trainer = build_trainer(check_config(load_config(file, list(overrides))[0]), torch.device("cpu"))
+    trainer = build_trainer(validate_config(load_config(file, list(overrides))[0]), torch.device("cpu"))
     trainer.prepare_training()
     return trainer
 
@@ -108,7 +108,7 @@ def test_the_learning_rates_of_a_config_keep_their_proportions(small, capsys, op
             seen.append([group["lr"] for group in self.updaters["optimizer"].optimizer.param_groups])
 
     overrides = find_lr("-c", small, "trainer.type=Looking", *options, capsys=capsys)[0].split()
-    check_config(load_config(small, [*options, *overrides])[0])
+    validate_config(load_config(small, [*options, *overrides])[0])
     found = dict(text.split("=") for text in overrides)
     largest = max(map(float, found.values()))
     assert {key: pytest.approx(float(value) / largest, rel=0.01) for key, value in found.items()} == keys
@@ -182,16 +182,16 @@ def test_the_largest_size_that_fits_is_found(start, threshold):
 @pytest.mark.parametrize("effective, most, pieces", [
     (64, 1000, (64, 1)), (128, 100, (64, 2)), (96, 40, (32, 3)), (127, 100, (64, 2)), (10, 1, (1, 10)), (1, 1, (1, 1))])
 def test_the_effective_batch_is_kept_where_it_divides(effective, most, pieces):
-    assert pieces_of(effective, most) == pieces
+    assert split_batch_size(effective, most) == pieces
 
 
 def test_a_trial_makes_real_steps_and_takes_a_want_of_memory_for_an_answer(small):
     trainer = trainer_of(small, "model={type: Filling, args: {num_fit: 100}}", "trainer.args.accumulate=2")
-    before = {name: value.clone() for name, value in trainer.bare_model.state_dict().items()}
+    before = {name: value.clone() for name, value in trainer.unwrapped_model.state_dict().items()}
     trial = Trial(trainer)
     assert trial(60) and not trial(101) and trial(100) and trial(59)
-    assert trainer.bare_model.tried == [60, 60, 40, 101, 100, 100, 40, 59, 59, 59, 59, 40]  # two steps, of one batch or two
-    assert all(torch.equal(value, before[name]) for name, value in trainer.bare_model.state_dict().items())
+    assert trainer.unwrapped_model.tried == [60, 60, 40, 101, 100, 100, 40, 59, 59, 59, 59, 40]  # two steps, of one batch or two
+    assert all(torch.equal(value, before[name]) for name, value in trainer.unwrapped_model.state_dict().items())
 
 
 @pytest.mark.parametrize("options", [[], ["optimizer={type: Adagrad}"], ["trainer.args.precision=fp16"],

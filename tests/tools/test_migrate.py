@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, program
 
 from base import MODELS
-from base.check import check_config
-from base.starting import initial_weights
-from utils.config import flatten, load_config
-from utils.migrate import main, migrate
+from base.run_setup import load_initial_weights
+from base.validate import validate_config
+from conftest import PROJECT, program
+from tools.migrate import main, migrate
+from utils.config.loading import flatten, load_config
 
 SHIPPED = {
     "name": "Mnist_LeNet", "n_gpu": 1,
@@ -64,7 +64,7 @@ def test_the_shipped_config_passes_the_check_once_the_model_is_there(monkeypatch
 
     monkeypatch.setitem(MODELS._own, "MnistModel", MnistModel)  # for this test only: registries are everybody's
     config, notes = migrate(SHIPPED)
-    assert check_config(config)["model"] == {"type": "MnistModel", "args": {}}
+    assert validate_config(config)["model"] == {"type": "MnistModel", "args": {}}
     assert notes.keys() == {"n_gpu", "arch.type", "trainer.save_dir", "trainer.verbosity", "seed"}
     assert config == {
         "name": "Mnist_LeNet", "seed": 123,
@@ -177,7 +177,7 @@ def test_bad_input_is_one_message_and_exit_code_2(text, message, tmp_path, capsy
 def test_it_answers_without_loading_torch(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SHIPPED))
     started = time.monotonic()
-    done = program("-X", "importtime", "-m", "utils.migrate", tmp_path / "config.json")
+    done = program("-X", "importtime", "-m", "tools.migrate", tmp_path / "config.json")
     assert time.monotonic() - started < 1.0  # measured: 0.1 s; the bound leaves room for a busy machine
     assert "torch" not in done.stderr and "type: MnistModel" in done.stdout
 
@@ -193,5 +193,5 @@ def test_weights_carried_over_as_the_page_says_begin_a_run(tmp_path, monkeypatch
     torch.save({"arch": "Linear", "epoch": 5, "state_dict": weights, "config": ConfigParser()}, "model_best.pth")
     recipe = re.search(r"```text\n(import torch\n.+?)```", (PROJECT / "docs/migrate.md").read_text(), flags=re.DOTALL)
     exec(recipe[1], {})
-    assert "2 loaded: weight, bias" in initial_weights(fresh, Path("weights.pt"))
+    assert "2 loaded: weight, bias" in load_initial_weights(fresh, Path("weights.pt"))
     assert torch.equal(fresh.weight, trained.weight) and torch.equal(fresh.bias, trained.bias)

@@ -7,13 +7,12 @@ import math
 import warnings
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from train import main
 from utils.cli import train_arguments
+from utils.config.syntax import dump_yaml
 from utils.errors import ConfigError, TrainingError
-from utils.syntax import dump_yaml
 
 LINE = {
     "name": "line", "dataset": {"type": "NoisyLine", "args": {"num_samples": 64, "noise": 0.1}},

@@ -4,24 +4,22 @@ import itertools
 import json
 
 import pytest
-from conftest import PROJECT, needs
 from jsonschema import Draft7Validator
-from test_check import CONFIGS, VALID, paths
-from test_check import GOOD as CHECKED
+from test_config_docs import shipped_things
 from test_house import SHIPPED
-from test_mistakes import GOOD as TYPICAL
-from test_mistakes import MISTAKES
-from test_reference import shipped_things
+from test_mistakes import GOOD as TYPICAL, MISTAKES
+from test_validate import CONFIGS, GOOD as CHECKED, VALID, paths
 
-import utils.schema
-from base.check import check_config
-from utils.config import load_config
+import tools.schema
+from base.validate import validate_config
+from conftest import PROJECT, needs
+from tools.reference.schema_blocks import LIBRARY
+from tools.reference.schema_types import dump
+from tools.reference.settable import project
+from tools.schema import config_schema
+from utils.config.loading import load_config
+from utils.config.syntax import parse_yaml
 from utils.errors import ConfigError
-from utils.schema import config_schema
-from utils.schema_blocks import LIBRARY
-from utils.schema_types import dump
-from utils.settable import project
-from utils.syntax import parse_yaml
 
 GOOD = {**CHECKED, "dataset": {"type": "Digits"}}  # which the schema knows
 TWO = {**GOOD, "optimizer": {"generator": {"type": "Adam", "args": {"lr": 0.1}}, "discriminator": "SGD"},
@@ -31,7 +29,7 @@ PARTIAL = {"$schema": "schema.json", "extends": "digits.yaml"}
 
 @pytest.fixture(scope="module")
 def schema():
-    """As `python -m utils.schema` writes it."""
+    """As `python -m tools.schema` writes it."""
     return json.loads(dump(config_schema(*project())))
 
 
@@ -54,14 +52,14 @@ def own_part(schema: dict) -> dict:
 
 def test_the_schema_in_configs_is_up_to_date(monkeypatch):
     needs("configs/schema.json")
-    monkeypatch.setattr(utils.schema, "own_things", shipped_things)  # a fork's own may wait for it
+    monkeypatch.setattr(tools.schema, "own_things", shipped_things)  # a fork's own may wait for it
     schema = json.loads(dump(config_schema(*project())))
     written = json.loads((PROJECT / "configs" / "schema.json").read_text())
     if written["$comment"] != schema["$comment"]:  # other libraries: only the project's part can be compared
         written, schema = own_part(written), own_part(schema)
     changed = sorted(name for name in written["definitions"].keys() | schema["definitions"].keys()
                      if written["definitions"].get(name) != schema["definitions"].get(name))
-    assert written == schema, f"run python -m utils.schema > configs/schema.json; it has changed: {changed[:9]}"
+    assert written == schema, f"run python -m tools.schema > configs/schema.json; it has changed: {changed[:9]}"
 
 
 def test_the_schema_is_one_and_small_enough_for_an_editor(schema):
@@ -89,7 +87,7 @@ def test_what_the_program_takes_passes(faults):
     kept = {"type": "MNIST", "args": {"root": "data/", "device": "cuda"}}
     for config in (GOOD, TWO, {**TWO, "scheduler": {}}, {**GOOD, "trainer": {"args": {"epochs": 2}}, "seed": None},
                    {**GOOD, "dataset": kept, "transforms": None}):
-        check_config(config)
+        validate_config(config)
         assert faults(config) == [], config
 
 
@@ -102,7 +100,7 @@ def test_no_change_of_a_config_that_the_program_takes_is_refused(faults):
             inner = inner[key]
         inner[path[-1]] = value
         try:
-            check_config(config)
+            validate_config(config)
         except ConfigError:
             continue
         assert faults(config) == [], (path, value)
@@ -131,11 +129,11 @@ def test_no_change_of_a_config_that_the_program_takes_is_refused(faults):
 ])
 def test_a_visible_mistake_is_marked(faults, section, value, said):
     with pytest.raises(ConfigError):
-        check_config({**GOOD, section: value})
+        validate_config({**GOOD, section: value})
     assert any(said in fault for fault in faults({**GOOD, section: value})), faults({**GOOD, section: value})
 
 
-# Of the mistakes in tests/test_mistakes.py that are told before anything is built: what only more than one key, another file or
+# Of the mistakes in tests/core/test_mistakes.py that are told before anything is built: what only more than one key, another file or
 # a parser of its own shows, and numbers that are whole for JSON.
 NOT_MARKED = {
     "epochs: 10.0", "accumulate: 9223372036854775808", "strategy: {type: ddp, args: 5}", "strategy: {type: {}}", "max_time: 1h",
@@ -155,7 +153,7 @@ def test_typical_mistakes_are_marked_where_a_schema_can_see_them(faults):
         marked = faults(config)
         num_marked += bool(marked)
         try:
-            check_config({key: value for key, value in config.items() if key != "extends"})
+            validate_config({key: value for key, value in config.items() if key != "extends"})
         except ConfigError:
             not_marked |= set() if marked else {instead.splitlines()[-1].strip() if instead else ""}
     assert not_marked == NOT_MARKED and num_marked > 70

@@ -3,9 +3,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
-from utils.docstrings import summary
-from utils.registry import Registry
-from utils.schema_types import (
+from tools.reference.docstrings import summary
+from tools.reference.schema_types import (
     all_of,
     any_of,
     argument_schema,
@@ -18,8 +17,9 @@ from utils.schema_types import (
     typed,
     value_schema,
 )
-from utils.sections import SECTIONS
-from utils.settable import KEPT_ON, Settable, settable
+from tools.reference.settable import KEPT_ON, ArgumentTable, settable_arguments
+from utils.config.registry import Registry
+from utils.config.sections import SECTIONS
 
 OWN, LIBRARY = "own.", "library."
 LISTS = ("transforms", "metrics", "scheduler", "writers")  # where blocks may be listed
@@ -63,7 +63,7 @@ def thing_definitions(section: str, registry: Registry, source: str, things: Map
     kind, width = source + registry.kind, _WIDTH[source]
     definitions, cases, demands = {}, [], {}
     for name, thing in things.items():
-        about = settable(section, registry, thing)
+        about = settable_arguments(section, registry, thing)
         place = places.setdefault(thing, f"{kind}:{name}")
         then = {"args": ref(place)}
         if place == f"{kind}:{name}":
@@ -96,7 +96,7 @@ def share_arguments(definitions: dict) -> None:
             table[name] = ref(place)
 
 
-def _arguments(section: str, thing, about: Settable, width: int | None) -> dict:
+def _arguments(section: str, thing, about: ArgumentTable, width: int | None) -> dict:
     properties = {name: argument_schema(thing, parameter, width) for name, parameter in about.parameters.items()}
     if section == "dataset":
         properties.setdefault("device", described(KEPT_ON, typed("string", "null")))
@@ -105,7 +105,7 @@ def _arguments(section: str, thing, about: Settable, width: int | None) -> dict:
     return {"properties": properties} if about.open else closed(properties)
 
 
-def _rule(place: str, about: Settable) -> dict:
+def _rule(place: str, about: ArgumentTable) -> dict:
     """That of a rule for groups of parameters: its own keys, and options of the optimizer."""
     options = {name: ref(f"{place}/properties/{name}") for name in about.parameters}
     return {"properties": {**options, **_RULE}} if about.open else closed({**options, **_RULE})

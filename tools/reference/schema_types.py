@@ -5,8 +5,8 @@ import textwrap
 from inspect import Parameter
 from typing import Any
 
-from utils.docstrings import argument_text
-from utils.signature import annotation_of, items_of, ranges, simple_types
+from tools.reference.docstrings import argument_text
+from utils.config.annotations import annotation_of, item_annotations, ranges, simple_types
 
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null", list: "array", dict: "object"}
 DELETED = {"^~": {"type": "null"}}  # `~key: null` takes away what would be inherited
@@ -76,7 +76,7 @@ def value_schema(annotation: Any) -> dict:
 
 def _items(annotation: Any) -> dict:
     """What is known of the items, where a list is admitted."""
-    if (found := items_of(annotation)) is None:
+    if (found := item_annotations(annotation)) is None:
         return {}
     items, counted = found
     schemas = [value_schema(item) for item in items]

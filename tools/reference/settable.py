@@ -1,10 +1,11 @@
 """What a config may name in a section, and which arguments it may set: for the schema and the reference."""
-import importlib
 from collections.abc import Mapping
 from inspect import Parameter
 from typing import NamedTuple
 
-from utils.registry import FOLDERS, Registry, import_folder
+from base.base_data_loader import PROVIDED, DataSplits
+from base.registries import KINDS
+from utils.config.registry import FOLDERS, Registry, import_folder
 
 # What the program fills in where a config leaves it open, by section.
 LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps")}
@@ -13,15 +14,11 @@ KEPT_ON = "Where its arrays are kept: cpu, cuda, cuda:N or mps; by default in ma
 
 
 def project() -> tuple[Mapping[str, Registry], type, tuple[str, ...]]:
-    """The registries by section; whose arguments the section data_loader sets; and those that the program fills in there.
-
-    They are found by their names, as a registry imports its folder: this room stands below theirs.
-    """
-    loading = importlib.import_module("base.base_data_loader")
-    return importlib.import_module("base.registries").KINDS, loading.DataSplits, loading.FILLED_IN
+    """The registries by section; whose arguments the section data_loader sets; and those that the program fills in there."""
+    return KINDS, DataSplits, PROVIDED
 
 
-class Settable(NamedTuple):
+class ArgumentTable(NamedTuple):
     """The arguments that a config may set, those of them that it must, and whether any others are accepted."""
 
     parameters: dict[str, Parameter]
@@ -48,13 +45,13 @@ def library_things(section: str, registry: Registry) -> dict:
     return things
 
 
-def settable(section: str, registry: Registry, target) -> Settable:
+def settable_arguments(section: str, registry: Registry, target) -> ArgumentTable:
     """The arguments of `target` that a config may set in this section."""
     signature = registry.signature(target)
     parameters = signature.free()
     if section == "dataset" and len(switches := _switches(parameters)) == 1:
         del parameters[switches[0]]  # of two, the config may set one and leave the other to the program: EMNIST
-    return Settable(parameters, registry.signature(target, LEFT_OPEN.get(section, ())).required(), signature.open)
+    return ArgumentTable(parameters, registry.signature(target, LEFT_OPEN.get(section, ())).required(), signature.open)
 
 
 def _can_be_used(section: str, registry: Registry, target) -> bool:

@@ -4,8 +4,8 @@ import errno
 import io
 import mmap
 import os
-import shutil
 import pickle
+import shutil
 import struct
 import sys
 import zipfile

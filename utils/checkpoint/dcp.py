@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from utils import dist
+from utils.distributed.sharding import background_group, distributed_checkpoint
 
 
-class PartsSaving:
+class AsyncShardSave:
     """Saves DTensors in the background. Making one is a collective.
 
     Args:
@@ -23,7 +23,7 @@ class PartsSaving:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], begin: Callable[[], str],
                  write: Callable[[str, int, list[torch.Tensor]], None]):
-        dcp = dist.checkpointing()
+        dcp = distributed_checkpoint()
 
         class Stager(dcp.staging.AsyncStager):  # they are copies already
             should_synchronize_after_execute = False
@@ -32,7 +32,7 @@ class PartsSaving:
                 return state_dict
 
         self._writer = _storage_writer(dcp, begin, write)
-        self._future = dcp.async_save(dict(tensors), storage_writer=self._writer, process_group=dist.background_group(),
+        self._future = dcp.async_save(dict(tensors), storage_writer=self._writer, process_group=background_group(),
                                       async_stager=Stager())
 
     def result(self) -> dict:
@@ -45,13 +45,13 @@ class PartsSaving:
         return self._writer.index
 
 
-def load_parts(tensors: Mapping[str, torch.Tensor], index: Mapping[str, dict],
-               read: Callable[[int], list[torch.Tensor]]) -> None:
-    """Fills DTensors with what any number of processes saved: `index` is what `PartsSaving` returned. A collective.
+def load_shards(tensors: Mapping[str, torch.Tensor], index: Mapping[str, dict],
+                read: Callable[[int], list[torch.Tensor]]) -> None:
+    """Fills DTensors with what any number of processes saved: `index` is what `AsyncShardSave` returned. A collective.
 
     `read(rank)` gives the parts that the process of this rank wrote. Raises what goes wrong in any process.
     """
-    dcp = dist.checkpointing()
+    dcp = distributed_checkpoint()
     with _failure_of_any():
         dcp.load(dict(tensors), storage_reader=_storage_reader(dcp, index, read))
 
@@ -61,7 +61,7 @@ def _failure_of_any() -> Iterator[None]:
     """Within it one of the errors that the processes have told each other is raised as itself; a full disk comes last."""
     try:
         yield
-    except dist.checkpointing().api.CheckpointException as failed:
+    except distributed_checkpoint().api.CheckpointException as failed:
         errors = [error for _, (error, _) in sorted(failed.failures.items())]
         raise next((error for error in errors if not isinstance(error, OSError)), errors[0]) from failed
 

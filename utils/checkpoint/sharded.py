@@ -10,41 +10,42 @@ from pathlib import Path
 
 import torch
 
-from utils import dist
-from utils.archive import DamagedError, read_archive, require_space, sync_folder, write_archive
+from utils.checkpoint.archive import DamagedError, read_archive, require_space, sync_folder, write_archive
+from utils.checkpoint.dcp import AsyncShardSave, load_shards
+from utils.checkpoint.state import find_non_finite, num_bytes
+from utils.distributed import collectives as dist
+from utils.distributed.sharding import distribute_like, is_sharded
 from utils.errors import ConfigError
-from utils.parts import PartsSaving, load_parts
-from utils.state import is_part, non_finite, num_bytes
 
-KEY = "shards"  # of the index, in the state of a checkpoint
+SHARDS_KEY = "shards"  # of the index, in the state of a checkpoint
 _NAME = re.compile(r"shards_\d{1,15}_(\d{1,10})_[0-9a-f]{1,20}")  # step, process, time
 
 
-def take_out(state: dict) -> tuple[dict, dict[tuple, torch.Tensor]]:
+def split_sharded(state: dict) -> tuple[dict, dict[tuple, torch.Tensor]]:
     """`state` with None in the place of every tensor that is in parts, and those by their path, a tuple of keys."""
     found: dict[tuple, torch.Tensor] = {}
 
     def change(value, path):
-        if is_part(value):
+        if is_sharded(value):
             found[path] = value
-        return None if is_part(value) else value
+        return None if is_sharded(value) else value
 
-    return _changed(state, change), found
+    return _map_leaves(state, change), found
 
 
-def _changed(value, change: Callable, path: tuple = ()):
+def _map_leaves(value, change: Callable, path: tuple = ()):
     """A copy of a state, with `change(leaf, path)` for each leaf."""
     if isinstance(value, dict):
         result = copy.copy(value)  # of the same kind: a module's state_dict carries its version along
         for key, inner in value.items():
-            result[key] = _changed(inner, change, (*path, key))
+            result[key] = _map_leaves(inner, change, (*path, key))
         return result
     if type(value) in (list, tuple):
-        return type(value)(_changed(inner, change, (*path, number)) for number, inner in enumerate(value))
+        return type(value)(_map_leaves(inner, change, (*path, number)) for number, inner in enumerate(value))
     return change(value, path)
 
 
-class PartsSave:
+class ShardSave:
     """The tensors in parts of one save, on their way to the disk; every process makes one at the same time.
 
     Args:
@@ -76,7 +77,7 @@ class PartsSave:
         return {"folder": self._made and self._made.name, "num_files": dist.world_size(), "tensors": tensors}
 
     def _begin(self):
-        return PartsSaving(self._tensors, self._make_folder, self._write)
+        return AsyncShardSave(self._tensors, self._make_folder, self._write)
 
     def _make_folder(self) -> str:
         self._made = self._folder / f"shards_{self._step:08d}_{os.getpid()}_{time.time_ns():x}"
@@ -104,13 +105,13 @@ class Shards:
     def __init__(self, file: Path, state: dict, finite: set[tuple] = frozenset()):
         self.file, self.finite = file, finite
         try:
-            index = state[KEY]
+            index = state[SHARDS_KEY]
             self.folder, self.num_files = file.parent / index["folder"], index["num_files"]
             known = _NAME.fullmatch(index["folder"]) and type(self.num_files) is int and 0 < self.num_files < 1_000_000
             self.tensors = {tuple(about["path"]): about for about in index["tensors"]}
             self._chunks: dict[int, list] = {}
             for path, about in self.tensors.items():
-                known = known and _leads_to_none(state, path) and self._takes(path, about)
+                known = known and _is_none_at(state, path) and self._takes(path, about)
             known = known and self._is_there()
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{file}: damaged: the index of its shards makes no sense ({type(error).__name__})") from error
@@ -167,11 +168,11 @@ class Shards:
             expected = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
             if not expected or (list(tensor.shape), tensor.dtype) != (list(sizes), self.tensors[path]["dtype"]):
                 raise ConfigError(fault)
-            if path in self.finite and non_finite({"": tensor}) is not None:
+            if path in self.finite and find_non_finite({"": tensor}) is not None:
                 raise ConfigError(f"{self.file}: damaged: the weights of {path[-1]} are not finite")
         return tensors
 
-    def whole(self, state: dict, but: Mapping[tuple, torch.Tensor] = ()) -> dict:
+    def full_state(self, state: dict, but: Mapping[tuple, torch.Tensor] = ()) -> dict:
         """`state` with its tensors in their places, put together from their parts; those in `but` are given."""
         found = dict(but)
         for file in range(self.num_files):
@@ -182,51 +183,51 @@ class Shards:
                         found[path] = torch.empty(self.tensors[path]["size"], dtype=self.tensors[path]["dtype"])
                     slices = tuple(slice(first, first + length) for first, length in zip(offset, sizes, strict=True))
                     found[path][slices] = tensors[number]
-        rest = {name: value for name, value in state.items() if name != KEY}
-        return _changed(rest, lambda value, path: found.get(path, value))
+        rest = {name: value for name, value in state.items() if name != SHARDS_KEY}
+        return _map_leaves(rest, lambda value, path: found.get(path, value))
 
-    def in_parts(self, likes: Mapping[tuple, torch.Tensor]) -> dict[tuple, torch.Tensor]:
+    def local_shards(self, likes: Mapping[tuple, torch.Tensor]) -> dict[tuple, torch.Tensor]:
         """Some tensors by their paths, each process's part of them, laid out as `likes`. A collective."""
         names = {path: "/".join(map(str, path)) for path in likes}
         into = {names[path]: torch.empty_like(like, dtype=self.tensors[path]["dtype"], requires_grad=False)
                 for path, like in likes.items()}
-        load_parts(into, {name: self.tensors[path] for path, name in names.items()}, self.read)
+        load_shards(into, {name: self.tensors[path] for path, name in names.items()}, self.read)
         return {path: into[name] for path, name in names.items()}
 
 
-def _leads_to_none(value, path: tuple) -> bool:
+def _is_none_at(value, path: tuple) -> bool:
     for key in path:
         value = value[key]
     return value is None
 
 
-def placed(state: dict, parts: Mapping) -> dict:
+def place_state(state: dict, parts: Mapping) -> dict:
     """A checkpoint's state as `parts` can take it up: whole, or in parts where theirs is now. A collective in that case.
 
     The other way round as well: what lies in one file is handed out to processes each of which holds a part.
     """
-    shards: Shards | None = state.get(KEY)
+    shards: Shards | None = state.get(SHARDS_KEY)
     if dist.world_size() == 1:
-        return shards.whole(state) if shards else state
-    _, held = take_out({name: part.state_dict() for name, part in parts.items()})
+        return shards.full_state(state) if shards else state
+    _, held = split_sharded({name: part.state_dict() for name, part in parts.items()})
 
     def like(path: tuple, size) -> torch.Tensor | None:
         tensor = held.get(path)
         if tensor is None and path[1:3] == ("optimizer", "state"):  # not there yet: as the parameter that it is of
             parameters = getattr(parts.get(path[0]), "parameters", ())
             tensor = dict(enumerate(parameters)).get(path[3]) if len(path) > 3 else None
-        return tensor if is_part(tensor) and list(tensor.shape) == list(size) else None
+        return tensor if is_sharded(tensor) and list(tensor.shape) == list(size) else None
 
     if shards:
         likes = {path: like(path, about["size"]) for path, about in shards.tensors.items()}
         likes = {path: tensor for path, tensor in likes.items() if tensor is not None}
-        return shards.whole(state, shards.in_parts(likes) if likes else {})
+        return shards.full_state(state, shards.local_shards(likes) if likes else {})
 
     def change(value, path):
-        model = like(path, value.shape) if isinstance(value, torch.Tensor) and not is_part(value) else None
-        return value if model is None else dist.distribute(value, model)
+        model = like(path, value.shape) if isinstance(value, torch.Tensor) and not is_sharded(value) else None
+        return value if model is None else distribute_like(value, model)
 
-    return _changed(state, change)
+    return _map_leaves(state, change)
 
 
 def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None:
@@ -235,7 +236,7 @@ def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None
     if not made:
         return
     try:
-        kept = {_folder_of(file) for file in folder.glob("*.pt")}
+        kept = {_shard_folder_of(file) for file in folder.glob("*.pt")}
     except Exception:  # nobody knows what it refers to
         return
     for shards, ours in made:
@@ -243,6 +244,6 @@ def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None
             shutil.rmtree(shards, ignore_errors=True)
 
 
-def _folder_of(file: Path) -> str | None:
+def _shard_folder_of(file: Path) -> str | None:
     """The name of the folder that a checkpoint's tensors lie in, at a glance; raises whatever keeps it from being read."""
-    return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"].get(KEY, {}).get("folder")
+    return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"].get(SHARDS_KEY, {}).get("folder")

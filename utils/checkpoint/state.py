@@ -5,17 +5,18 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from utils.archive import MAX_DEPTH
+from utils.checkpoint.archive import MAX_DEPTH
+from utils.distributed.sharding import is_sharded, local_tensor
 from utils.errors import ConfigError
 
 
-class Copies:
+class StateCopier:
     """Copies of a state on the CPU, in memory that is kept from one to the next: fresh memory costs page faults."""
 
     def __init__(self):
         self._kept: dict[tuple, torch.Tensor] = {}
 
-    def of(self, state: dict) -> dict:
+    def copy(self, state: dict) -> dict:
         """A copy of `state`, after which the one before is void. Tensors that share memory whole share it in the copy."""
         copier = _Copier(self._kept)
         copied = copier.copy(state, ())
@@ -35,7 +36,7 @@ class _Copier:
     def copy(self, value, path: tuple):
         if isinstance(value, torch.Tensor):
             tensor = value.detach()
-            if is_part(tensor):
+            if is_sharded(tensor):
                 return self._copy_part(tensor, path)
             if tensor.layout != torch.strided:
                 return tensor.cpu().clone()
@@ -58,7 +59,7 @@ class _Copier:
         key = mine.data_ptr() if mine.numel() else path, tensor.dtype, tensor.shape, tensor.placements
         if key not in self._same:
             buffer = self.kept.get(path)
-            if buffer is None or (buffer.shape, buffer.dtype, local(buffer).shape) != (tensor.shape, tensor.dtype, mine.shape):
+            if buffer is None or (buffer.shape, buffer.dtype, local_tensor(buffer).shape) != (tensor.shape, tensor.dtype, mine.shape):
                 buffer = torch.empty_like(tensor, device="cpu", requires_grad=False)
             self.waits |= mine.is_cuda
             self.used[path] = self._same[key] = buffer
@@ -68,13 +69,13 @@ class _Copier:
     def _copy_tensor(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
         buffer = self.kept.get(path)
         if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
-            buffer = _memory_for(tensor)
+            buffer = _new_buffer(tensor)
         self.waits |= tensor.is_cuda
         self.used[path] = buffer
         return buffer.copy_(tensor, non_blocking=tensor.is_cuda)
 
 
-def _memory_for(tensor: torch.Tensor) -> torch.Tensor:
+def _new_buffer(tensor: torch.Tensor) -> torch.Tensor:
     try:
         return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
     except RuntimeError:  # no more memory can be pinned
@@ -100,7 +101,7 @@ def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> Non
         raise ConfigError(f"{file}: '{name}' does not fit what the config builds: {text[:600]}") from error
 
 
-def non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
+def find_non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     """The name of the first tensor that holds a NaN or an infinity. Waits for the device once.
 
     Looks at sums first, at a tenth of the cost: where one is finite, so is all that went into it. Of a tensor in parts it
@@ -109,60 +110,45 @@ def non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
     floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point() or tensor.is_complex()}
     if not floats:
         return None
-    floats = {name: _computable(local(tensor.detach())) for name, tensor in floats.items()}
+    floats = {name: _summable(local_tensor(tensor.detach())) for name, tensor in floats.items()}
     sums = torch.stack([torch.isfinite(tensor.sum()) for tensor in floats.values()]).tolist()
     doubtful = [name for name, good in zip(floats, sums, strict=True) if not good]
     return next((name for name in doubtful if not torch.isfinite(floats[name]).all()), None)
 
 
-def _computable(tensor: torch.Tensor) -> torch.Tensor:
+def _summable(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.layout != torch.strided:
         return tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
     return tensor.float() if tensor.element_size() == 1 else tensor  # eight-bit floats are for storing only
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor of which every process may hold a part. A collective where they do."""
-    return tensor.full_tensor() if is_part(tensor) else tensor
-
-
-def is_part(tensor) -> bool:
-    """Whether it is a tensor of which every process may hold a part (a DTensor)."""
-    return hasattr(tensor, "full_tensor")
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that this process holds; all of it where it is not in parts."""
-    return tensor.to_local() if is_part(tensor) else tensor
-
-
 def num_bytes(tensor: torch.Tensor) -> int:
     """What a tensor, or this process's part of it, takes on the disk, about; of a sparse one its values and indices."""
-    tensor = local(tensor)
+    tensor = local_tensor(tensor)
     return tensor.nbytes if tensor.layout == torch.strided else 2 * tensor._nnz() * 8 * max(tensor.ndim, 1)
 
 
-def leaves(value, path: str = "") -> dict:
+def flatten_state(value, path: str = "") -> dict:
     """The tensors and plain values in `value`, by their path: `{"model.weight": ..., "progress.step": 3}`."""
     if not isinstance(value, (dict, list, tuple)):
         return {path: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {name: leaf for key, inner in items for name, leaf in leaves(inner, f"{path}.{key}".lstrip(".")).items()}
+    return {name: leaf for key, inner in items for name, leaf in flatten_state(inner, f"{path}.{key}".lstrip(".")).items()}
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+def bit_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors are equal to the last bit, NaN and all."""
     bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
     return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(*bits)
 
 
-def tensors_in(value) -> Iterator[torch.Tensor]:
+def iter_tensors(value) -> Iterator[torch.Tensor]:
     """The tensors in `value`; one that stands there twice comes twice."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (dict, list, tuple)):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(inner)
+            yield from iter_tensors(inner)
 
 
 def find_unstorable(value, where: str, depth: int = 0) -> str | None:

@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 import torch
 
-from utils import dist
-from utils.archive import DamagedError, read_archive, require_space, sync_folder, write_archive
-from utils.errors import ConfigError, TrainingError
-from utils.launch import expected_rank
-from utils.shards import KEY, PartsSave, Shards, remove_unreferenced, take_out
-from utils.state import Copies, find_unstorable, non_finite, num_bytes, tensors_in
+from utils.checkpoint.archive import require_space, sync_folder, write_archive
+from utils.checkpoint.loading import FINITE_WEIGHTS, FORMAT, is_valid_checkpoint
+from utils.checkpoint.sharded import SHARDS_KEY, ShardSave, remove_unreferenced, split_sharded
+from utils.checkpoint.state import StateCopier, find_non_finite, find_unstorable, iter_tensors, num_bytes
+from utils.distributed import collectives as dist
+from utils.errors import TrainingError
 
-FORMAT = 1
-_VERIFIED = "finite_weights"  # in a file's state: the names in "model" and, as loss.NAME, in "loss" that were finite
 log = logging.getLogger(__name__)
 
 
@@ -48,8 +46,8 @@ class CheckpointStore:
         self.folder, self.config = folder, config
         self.num_failures, self._failure = 0, ""  # in a row, and what the last one was
         self._resumed_from = resumed_from.name if resumed_from else None
-        self._last_is_sound = self._resumed_from == "last.pt" or (resumed_from is not None and is_sound(folder / "last.pt"))
-        self._copies, self._owed, self._policy = Copies(), {}, SavePolicy()
+        self._last_is_sound = self._resumed_from == "last.pt" or (resumed_from is not None and is_valid_checkpoint(folder / "last.pt"))
+        self._copies, self._owed, self._policy = StateCopier(), {}, SavePolicy()
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
         self._open()
@@ -67,16 +65,16 @@ class CheckpointStore:
         """
         if unstorable := find_unstorable(state, "state"):
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. Convert it in state_dict().")
-        rest, parts = take_out(state)
-        if bad := _non_finite_anywhere(weights) if parts else non_finite(weights):
+        rest, parts = split_sharded(state)
+        if bad := _find_non_finite_anywhere(weights) if parts else find_non_finite(weights):
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
                                 f"The last good one is in {self.folder}.")
         self.join()
         self.check()
         self._policy = policy
-        copied = self._copies.of({"rest": rest, "parts": parts})
-        content = {"format": FORMAT, "config": self.config, "state": {**copied["rest"], _VERIFIED: list(weights)}}
-        saving = _Saving(content, PartsSave(copied["parts"], self.folder, state["progress"]["step"]) if parts else None)
+        copied = self._copies.copy({"rest": rest, "parts": parts})
+        content = {"format": FORMAT, "config": self.config, "state": {**copied["rest"], FINITE_WEIGHTS: list(weights)}}
+        saving = _PendingSave(content, ShardSave(copied["parts"], self.folder, state["progress"]["step"]) if parts else None)
         self._writer = threading.Thread(target=self._write_all, args=(saving, names), name="checkpoint writer")
         self._writer.start()
         if not policy.background:
@@ -104,7 +102,7 @@ class CheckpointStore:
         if self.num_failures:
             raise TrainingError(f"{self._failure}. What was saved before is in {self.folder}.")
 
-    def _write_all(self, saving: "_Saving", names: list[str]) -> None:
+    def _write_all(self, saving: "_PendingSave", names: list[str]) -> None:
         owed = {name: earlier for name, earlier in self._owed.items() if name not in names}
         try:
             for one in (saving, *owed.values()):  # a matter of all processes: before anything that can fail here alone
@@ -116,7 +114,7 @@ class CheckpointStore:
             self._prune(saving.content["state"]["progress"]["epoch"], {*names, self._resumed_from})
         except OSError as error:
             self._owed = {**owed, **{name: saving for name in names if name != "last.pt"}}
-            self._copies = Copies()  # the old ones hold what is owed
+            self._copies = StateCopier()  # the old ones hold what is owed
             self.num_failures += 1
             self._failure = f"{self.folder / names[-1]}: not saved: {_reason(error)}"
             if self.num_failures < self._policy.max_failures and dist.is_main():  # else `check` says it
@@ -126,14 +124,14 @@ class CheckpointStore:
             self._bug = error
 
     def _write(self, content: dict, names: list[str]) -> None:
-        require_space(self.folder, sum(map(num_bytes, tensors_in(content))))
+        require_space(self.folder, sum(map(num_bytes, iter_tensors(content))))
         written = self.folder / f".{names[0]}.{os.getpid()}.tmp"
         try:
             write_archive(content, written)
             if "last.pt" in names and self._last_is_sound and (self.folder / "last.pt").exists():
-                _give_name(self.folder / "last.pt", "previous.pt")
+                _link_as(self.folder / "last.pt", "previous.pt")
             for name in names:
-                _give_name(written, name)
+                _link_as(written, name)
             self._last_is_sound = self._last_is_sound or "last.pt" in names
         finally:
             written.unlink(missing_ok=True)
@@ -152,27 +150,27 @@ class CheckpointStore:
         remove_unreferenced(self.folder, _is_running)
 
 
-class _Saving:
+class _PendingSave:
     """What is to be written; parts of it, maybe, by all processes together."""
 
-    def __init__(self, content: dict, parts: PartsSave | None):
+    def __init__(self, content: dict, parts: ShardSave | None):
         self.content, self._parts = content, parts
 
     def complete(self) -> None:
         """Until the parts are on the disk; raises OSError on all processes alike."""
         if self._parts:
-            self.content["state"][KEY] = self._parts.complete()
+            self.content["state"][SHARDS_KEY] = self._parts.complete()
             self._parts = None
 
 
-class PartsStore(CheckpointStore):
+class ShardStore(CheckpointStore):
     """The CheckpointStore of a process that is not the main one: writes its part of tensors that are in parts, or nothing."""
 
     def _open(self) -> None:
         """The main process does it, and what follows."""
 
     def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], policy: SavePolicy) -> None:
-        if take_out(state)[1]:
+        if split_sharded(state)[1]:
             super().save(state, names, weights, policy)
 
     def _write(self, content: dict, names: list[str]) -> None: ...
@@ -180,9 +178,9 @@ class PartsStore(CheckpointStore):
     def _prune(self, epoch: int, spared: set) -> None: ...
 
 
-def _non_finite_anywhere(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """`non_finite` of what any process holds; the same on all."""
-    return next(filter(None, dist.all_gather_object(non_finite(weights))), None)
+def _find_non_finite_anywhere(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """`find_non_finite` of what any process holds; the same on all."""
+    return next(filter(None, dist.all_gather_object(find_non_finite(weights))), None)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -205,7 +203,7 @@ def _is_running(process_number: int) -> bool:
     return True
 
 
-def _give_name(file: Path, name: str) -> None:
+def _link_as(file: Path, name: str) -> None:
     """Another name in the same folder for what is in `file`, from one moment to the next; a link, or else a copy."""
     link = file.parent / f".{name}.{os.getpid()}.link.tmp"
     link.unlink(missing_ok=True)
@@ -225,95 +223,3 @@ def _reason(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"no space left on the disk: {error.strerror}"
     return error.strerror or str(error)
-
-
-def load_checkpoint(file: Path, whole: bool = True) -> dict:
-    """The content of a checkpoint, on the CPU: `{"format", "config", "state"}`.
-
-    Tensors that lie beside it in parts are put together. Without `whole` they are only looked at, by the main process, and
-    the state holds the `Shards` to get them from; see `placed`. Raises ConfigError for whatever is not a whole, sound
-    checkpoint of this format with finite weights; see `read_archive`.
-    """
-    content, verified = _read(file)
-    state = content["state"]
-    if KEY in state:
-        state[KEY] = _shards(file, state, verified)
-        if whole:
-            content["state"] = state[KEY].whole(state)
-        elif expected_rank() == 0:
-            state[KEY].verify()
-    return content
-
-
-def _read(file: Path) -> tuple[dict, list[str]]:
-    """What is in the file itself, and the names of the weights that were finite when it was written."""
-    try:
-        content = read_archive(file)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except DamagedError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
-        raise ConfigError(f"{file}: not a checkpoint of this project: 'format', 'config' and 'state' are needed")
-    if type(content["format"]) is not int or content["format"] != FORMAT:
-        raise ConfigError(f"{file}: written in checkpoint format {content['format']}; this version reads {FORMAT}")
-    config, state = content["config"], content["state"]
-    if not isinstance(config, dict) or not isinstance(state, dict) or any(True for _ in tensors_in(config)):
-        raise ConfigError(f"{file}: not a checkpoint of this project: config and state are needed, as tables")
-    verified = state.get(_VERIFIED, [])
-    if fault := _state_fault(state):
-        raise ConfigError(f"{file}: {fault}")
-    return content, verified
-
-
-def _shards(file: Path, state: dict, verified: list[str]) -> Shards:
-    return Shards(file, state, {path for name in verified for path in _paths_of(name)})
-
-
-def _paths_of(name: str) -> list[tuple]:
-    """Where in a state a weight stands that is called `name` among the verified ones."""
-    return [("model", name), ("ema", "model", name), ("loss", name.removeprefix("loss."))]
-
-
-def put_together(file: Path) -> dict:
-    """The content of the ordinary file for a checkpoint whose tensors lie in parts; ConfigError where it is one already."""
-    content, verified = _read(file)
-    state = content["state"]
-    if KEY not in state:
-        raise ConfigError(f"{file}: is whole already: all of its tensors are in this one file")
-    return {**content, "state": {**_shards(file, state, verified).whole(state), _VERIFIED: verified}}
-
-
-def _state_fault(state: dict) -> str | None:
-    """What keeps a state from being one of this project; None where nothing does."""
-    model, progress = state.get("model"), state.get("progress")
-    if not isinstance(model, dict) or not isinstance(progress, dict):
-        return "not a checkpoint of this project: its state is incomplete"
-    if not all(type(progress.get(name)) is int and progress[name] >= 0 for name in ("epoch", "batch", "step")):
-        return "not a checkpoint of this project: its progress is not epoch, batch and step"
-    verified, average = state.pop(_VERIFIED, []), state.get("ema")
-    if not isinstance(verified, list) or not all(isinstance(name, str) for name in verified):
-        return "not a checkpoint of this project: the names of its weights are no list of text"
-    loss = {f"loss.{name}": value for name, value in state["loss"].items()} if isinstance(state.get("loss"), dict) else {}
-    for weights in (model, loss, average.get("model") if isinstance(average, dict) else None):
-        tensors = weights if isinstance(weights, dict) else {}
-        if bad := non_finite({name: tensors[name] for name in verified if isinstance(tensors.get(name), torch.Tensor)}):
-            return f"damaged: the weights of {bad} are not finite"
-    return None
-
-
-def is_sound(file: Path) -> bool:
-    """Whether `load_checkpoint` takes it."""
-    try:
-        return bool(load_checkpoint(file, whole=False))
-    except ConfigError:
-        return False
-
-
-def step_of(file: Path) -> float:
-    """The optimizer step that a checkpoint was written at, at a glance; infinity where it cannot be read."""
-    try:
-        step = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"]["progress"]["step"]
-    except Exception:  # whatever is wrong with it will show when it is loaded
-        return float("inf")
-    return step if type(step) is int else float("inf")

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from utils.config.sections import with_defaults
+from utils.config.suggestions import suggest_name
+from utils.config.syntax import KeyPath, read_number
 from utils.errors import Fault
-from utils.sections import with_defaults
-from utils.signature import nearest
-from utils.syntax import KeyPath, read_number
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
 
@@ -73,7 +73,7 @@ class _References:
             elif isinstance(value, dict) and part in value:
                 value = value[part]
             elif not (isinstance(value, str) and part == "type"):  # a bare name is short for {type: name}
-                raise _Unresolved(f"there is no '{name}' in this config.{nearest(name, _keys(self.config))} A variable of the "
+                raise _Unresolved(f"there is no '{name}' in this config.{suggest_name(name, _keys(self.config))} A variable of the "
                                   "environment is ${env:NAME}.")
         return value
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.config.interpolation import resolve
+from utils.config.suggestions import suggest_name
+from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, parse_json, parse_yaml
 from utils.errors import Attempts, ConfigError, Fault
-from utils.references import resolve
-from utils.signature import nearest
-from utils.syntax import COMMAND_LINE, KeyPath, Parsed, Place, parse_json, parse_yaml
 
 _NOT_DELETED = "there is nothing inherited to delete here. (An item of a list cannot be deleted: write the list anew.)"
 
@@ -38,9 +38,14 @@ def load_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> tuple
     Raises ConfigError for what `read_config` raises it for, and for all faults that this notes.
     """
     reading = read_config(file, overrides)
-    if reading.faults:
-        raise ConfigError(report(reading.faults, reading.places))
+    raise_faults(reading)
     return reading.config, reading.places
+
+
+def raise_faults(reading: Reading) -> None:
+    """Raises ConfigError for what was noted while a config was read."""
+    if reading.faults:
+        raise ConfigError(format_faults(reading.faults, reading.places))
 
 
 def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Reading:
@@ -102,7 +107,7 @@ def _parse_override(override: str) -> Layer:
         raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like optimizer.args.lr=0.01")
     nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
     if faults:
-        raise ConfigError(report([((*path, *inner), *rest) for inner, *rest in faults], {}))
+        raise ConfigError(format_faults([((*path, *inner), *rest) for inner, *rest in faults], {}))
     for part in reversed(path):
         nested = {part: nested}
     places = {path + inner: place for inner, place in inner_places.items()}
@@ -185,7 +190,7 @@ def place_of(places: dict, path: tuple) -> Place:
     return places.get((), Place("config"))
 
 
-def report(faults: Iterable[Fault], places: Mapping) -> str:
+def format_faults(faults: Iterable[Fault], places: Mapping) -> str:
     """A line for each fault: where it was written, the key, what is wrong."""
     rows = []
     for path, message, *source in faults:
@@ -208,7 +213,7 @@ def located(places: Mapping):
     except ConfigError as error:
         if not error.faults:
             raise
-        raise ConfigError(report(error.faults, places)) from error
+        raise ConfigError(format_faults(error.faults, places)) from error
 
 
 def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
@@ -254,7 +259,7 @@ class _Files:
         except OSError as error:
             folder = file if file.is_dir() else file.parent
             others = sorted(p.name for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
-            also = f"{nearest(file.name, others)} There are {', '.join(others)} in {folder}." if others else ""
+            also = f"{suggest_name(file.name, others)} There are {', '.join(others)} in {folder}." if others else ""
             raise ConfigError(f"{where}{file}: cannot be read: {error.strerror}.{also}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{file}: is not UTF-8 text: {error}") from error

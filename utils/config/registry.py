@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from utils.errors import PROJECT, ConfigError, Fault, describe, is_ours
-from utils.signature import Signature, Unknown, nearest
+from utils.config.signature import Signature, Unknown
+from utils.config.suggestions import suggest_name
+from utils.errors import PROJECT, ConfigError, Fault, describe_error, is_ours
 
 log = logging.getLogger(__name__)
 FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may bring whatever belongs to its idea
@@ -78,7 +79,7 @@ class Registry:
         known = self._known()
         broken = "".join(f"\n    {file} could not be imported: {why}" for file, why in errors.items())
         meant = next((f" Write '{word}' alone; arguments go under args." for word in reversed(re.findall(r"\w+", name))
-                      if word in known), nearest(name, known))
+                      if word in known), suggest_name(name, known))
         meant = self._unregistered(name) or meant
         raise ConfigError(f"no {self.kind} '{name}'.{meant} There are: {self.offer()}.{broken}")
 
@@ -140,7 +141,7 @@ class Registry:
     def _faults_beside(self, beside: dict, path: tuple, allowed: tuple, parameters: Iterable[str]) -> list[Fault]:
         """What is wrong with the keys of a block besides those it has."""
         return [((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}" if key in parameters else
-                 Unknown(f"there is no key '{key}' for {self.one}.{nearest(key, allowed)} Keys: {', '.join(allowed)}."))
+                 Unknown(f"there is no key '{key}' for {self.one}.{suggest_name(key, allowed)} Keys: {', '.join(allowed)}."))
                 for key in beside]
 
     def signature(self, target, provided: Iterable[str] = ()) -> Signature:
@@ -163,7 +164,7 @@ class Registry:
             raise
         except Exception as error:
             raise ConfigError.at(f"{where}{_named_by(error, args)}",
-                                 f"{block['type']} could not be built: {describe(error)}") from error
+                                 f"{block['type']} could not be built: {describe_error(error)}") from error
         if self.expects and not isinstance(thing, self.expects):
             raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; {self.one} is a "
                                         f"{self.expects.__module__}.{self.expects.__qualname__}")
@@ -188,7 +189,7 @@ def import_folder(folder: str) -> dict[str, str]:
             importlib.import_module(f"{folder}.{module.name}")
         except (Exception, SystemExit) as error:
             file = f"{folder}/{module.name}" + ("/__init__.py" if module.ispkg else ".py")
-            errors[file] = describe(error)
+            errors[file] = describe_error(error)
             log.debug("%s could not be imported", file, exc_info=True)
     return errors
 

@@ -1,16 +1,17 @@
 """What was probably meant by a value of the wrong kind: `'0,01' is text; a number is needed. Did you mean 0.01?`"""
+import difflib
 import math
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from utils.syntax import read_number
+from utils.config.syntax import read_number
 
 _LIKE_A_NUMBER = re.compile(r"\s*([-+.\d_]+(?:,\d+)?(?:[eE][-+]?\d+)?)([%fFdD]?)\s*")
 _SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def meant(value: Any, kinds: Iterable) -> str:
+def suggest_value(value: Any, kinds: Iterable) -> str:
     """` Did you mean 0.01?`: `value` as the first of `kinds` that it can be read as; nothing where there is none."""
     for kind in kinds:
         if isinstance(kind, type) and kind in _READERS and (read := _READERS[kind](value)):
@@ -61,3 +62,14 @@ def _text(value: Any) -> str | None:
 
 
 _READERS = {type(None): _null, bool: _switch, int: _whole, float: _number, list: _list, str: _text}
+
+
+def suggest_name(name: object, options: Iterable[str]) -> str:
+    """` Did you mean 'LeNet'?`, or nothing where nothing is near. `learning_rate` is near `lr`, `acc` near `accuracy`."""
+    by_lower = {str(option).lower(): str(option) for option in reversed([*options])}  # of two the first
+    word = str(name).lower()
+    close = difflib.get_close_matches(word, by_lower, n=1, cutoff=0.6)
+    close += ["".join(part[:1] for part in word.split("_"))]
+    close += sorted((option for option in by_lower if len(word) > 2 and word in option), key=len)  # `cosine`, `acc`
+    found = next((by_lower[option] for option in close if option in by_lower), None)
+    return f" Did you mean '{found}'?" if found else ""

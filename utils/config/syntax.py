@@ -52,7 +52,7 @@ for _class in (_Loader, _Dumper):
 _Dumper.add_representer(str, lambda dumper, text: dumper.represent_str(text.replace("${", "$${")))  # as it is, no reference
 
 # What YAML's parser says, in part, and what the mend mostly is; the first that fits.
-_YAML_MENDS = {
+_YAML_FIXES = {
     r"'\\t'": "YAML is indented by spaces, not tabs.",
     r"mapping values are not allowed": "Text with ': ' in it stands in quotes; a line that is indented further than the one "
                                        "above belongs to it.",
@@ -63,7 +63,7 @@ _YAML_MENDS = {
                                                                "line is not indented like its neighbours.",
 }
 # What JSON's parser says, then what stands where it stumbles; and the mend.
-_JSON_MENDS = {
+_JSON_FIXES = {
     r"Extra data": "The table ended before this: a bracket is one too many, perhaps.",
     r".*\n\s*$": "The file ends in the middle: a bracket or a quote is not closed.",
     r".*\n,?\s*[}\]]": "A comma before a closing bracket is one too many.",
@@ -96,7 +96,7 @@ def parse_json(text: str, source: str) -> Parsed:
     try:
         value = json.loads(text, object_pairs_hook=lambda pairs: _table(pairs, duplicates))
     except json.JSONDecodeError as error:
-        mend = _mend(_JSON_MENDS, f"{error.msg}\n{text[error.pos:]}")
+        mend = _suggest_fix(_JSON_FIXES, f"{error.msg}\n{text[error.pos:]}")
         raise ConfigError(f"{source}:{error.lineno}: this is not JSON: {error.msg}.{mend}\n"
                           f"{_caret(text, error.lineno, error.colno)}") from error
     except RecursionError as error:
@@ -119,7 +119,7 @@ def _table(pairs: list[tuple[str, Any]], duplicates: list[str]) -> dict:
     return dict(pairs)
 
 
-def _mend(mends: dict[str, str], text: str) -> str:
+def _suggest_fix(mends: dict[str, str], text: str) -> str:
     return next((f" {mend}" for start, mend in mends.items() if re.match(start, text)), "")
 
 
@@ -156,19 +156,19 @@ def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
     if begun and str(error.context).startswith("while scanning"):  # it stumbles over what was begun there
         mark = begun
     problem = error.problem or error.context
-    mend = _mend({f".*({part})": mend for part, mend in _YAML_MENDS.items()}, problem)
+    mend = _suggest_fix({f".*({part})": mend for part, mend in _YAML_FIXES.items()}, problem)
     lines = text.split("\n")
     above = next((number for number in range(mark.line - 1, -1, -1) if lines[number].strip()), None)
     if problem.startswith("mapping values") and above is not None and not re.search(r":(\s|$)|#", lines[above]):
-        return _told(source, text, above, 0, "this line has no key. A key ends in a colon and a space: 'model: LeNet'.")
+        return _at_place(source, text, above, 0, "this line has no key. A key ends in a colon and a space: 'model: LeNet'.")
     if "${" in lines[mark.line]:
         mend = " A reference within brackets stands in quotes: \"${seed}\"."
     if error.context and begun and begun.line != mark.line:
         problem += f" ({error.context}, from line {begun.line + 1} on)"
-    return _told(source, text, mark.line, mark.column, f"{problem}.{mend}")
+    return _at_place(source, text, mark.line, mark.column, f"{problem}.{mend}")
 
 
-def _told(source: str, text: str, line: int, column: int, message: str) -> str:
+def _at_place(source: str, text: str, line: int, column: int, message: str) -> str:
     """The message with its place, and a caret under that; line and column from 0."""
     where = source if source == COMMAND_LINE else f"{source}:{line + 1}"
     return f"{where}: {message}\n{_caret(text, line + 1, column + 1)}"
@@ -209,3 +209,12 @@ class _Construction:
 
     def where(self, node: yaml.Node) -> str:
         return self.source if self.source == COMMAND_LINE else f"{self.source}:{node.start_mark.line + 1}"
+
+
+def format_value(value: Any) -> str:
+    """A value on one line, as a config writes it; what a config has no word for as Python does."""
+    try:
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+    except yaml.YAMLError:
+        return repr(value)
+    return text.removesuffix("\n").removesuffix("\n...")

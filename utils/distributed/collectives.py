@@ -5,30 +5,19 @@
     if dist.is_main():
         print(total)
 """
-import importlib
 import logging
-import os
-import signal
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 import torch.distributed as torch_dist
 
-from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
-from utils.launch import expected_rank, expected_world_size, forbid_restart, is_launched
 
 log = logging.getLogger(__name__)
-TIMEOUT_S = 300.0
-_FOR_START = timedelta(seconds=TIMEOUT_S)
-_FOR_LAUNCHER_S = 1.0
-_SLOWEST_DISK = timedelta(hours=1)
+SLOWEST_DISK = timedelta(hours=1)
 
 
 # -- who am I ------------------------------------------------------------------------------------------------------
@@ -66,29 +55,29 @@ def main_first() -> Iterator[None]:
 
     Every process has to come here; the body must not wait for the others, as collectives do.
     """
-    _Shared.num_waits += 1
-    key = f"main_first/{_Shared.num_waits}"  # known before the body, which may have a main_first of its own
+    Shared.num_waits += 1
+    key = f"main_first/{Shared.num_waits}"  # known before the body, which may have a main_first of its own
     if not is_main():
         _wait_for(key)  # no collective: a download may take its time
     yield
     if is_main() and world_size() > 1:
-        _Shared.store.set(key, "done")
+        Shared.store.set(key, "done")
 
 
 def _wait_for(key: str) -> None:
-    while not _Shared.store.check([key]):
+    while not Shared.store.check([key]):
         try:
-            _Shared.store.wait([key], timedelta(seconds=1))
+            Shared.store.wait([key], timedelta(seconds=1))
         except torch_dist.DistStoreError:  # not yet
-            if _Shared.store.add("failures", 0):
+            if Shared.store.add("failures", 0):
                 raise torch_dist.DistError("another process has failed") from None
 
 
 def wait_for_main() -> None:
     """Returns when the main process has got here, for which its disk may take longer than other collectives may wait."""
     if world_size() > 1:
-        _Shared.patient = _Shared.patient or torch_dist.new_group(backend="gloo", timeout=_SLOWEST_DISK)
-        torch_dist.barrier(_Shared.patient)
+        Shared.patient = Shared.patient or torch_dist.new_group(backend="gloo", timeout=SLOWEST_DISK)
+        torch_dist.barrier(Shared.patient)
 
 
 _REDUCIBLE = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
@@ -178,6 +167,52 @@ def agree(*requests: int) -> tuple[int, ...]:
     return tuple(all_reduce(torch.tensor([int(r) for r in requests]), "max").tolist()) if world_size() > 1 else requests
 
 
+# -- a part of the weights for each process (FSDP2) -----------------------------------------------------------------------
+
+
+# -- from one process to another -------------------------------------------------------------------------------------
+
+def send(tensor: torch.Tensor, to: int, wait: bool = True):
+    """Sends `tensor` to the process `to`, which has to `receive` it.
+
+    Without `wait` it returns at once; call `wait()` on what it returns before `tensor` changes. No gradient flows through.
+    Raises ValueError where there is no such other process.
+    """
+    return _to_another(torch_dist.isend, tensor.detach().contiguous(), to, wait)
+
+
+def receive(into: torch.Tensor, source: int, wait: bool = True):
+    """Fills `into` with the next tensor of this shape and dtype that the process `source` sends here; returns `into`.
+
+    Without `wait` it returns at once; call `wait()` on what it returns before you look at `into`. Raises ValueError where
+    there is no such other process, and for an `into` that is not contiguous.
+    """
+    if not into.is_contiguous():
+        raise ValueError("receive: `into` has to be contiguous; give a torch.empty of this shape, and copy from it")
+    work = _to_another(torch_dist.irecv, into.detach(), source, wait)
+    return into if wait else work
+
+
+def _to_another(operation, tensor: torch.Tensor, other: int, wait: bool):
+    if other == rank() or not 0 <= other < world_size():
+        raise ValueError(f"process {rank()} of {world_size()} has no other process {other}")
+    work = operation(tensor, other)
+    return work.wait() if wait else work
+
+
+# -- the group ---------------------------------------------------------------------------------------------------------
+
+
+class Shared:
+    """What the processes of the group share: a key-value store; a group for a background thread, one for slow disks."""
+
+    store = background = patient = None
+    num_waits = 0
+
+
+# -- launching -----------------------------------------------------------------------------------------------------------
+
+
 class Ballot:
     """`agree` for a loop, at no cost worth mentioning: votes travel while steps run, at most every tenth of a second.
 
@@ -217,215 +252,3 @@ class Ballot:
     def __exit__(self, kind, *error) -> None:
         if self._arrives is not None and kind is None:
             self._arrives.wait()
-
-
-# -- a part of the weights for each process (FSDP2) -----------------------------------------------------------------------
-
-def fully_shard(modules: Sequence[torch.nn.Module], device: torch.device, dtype: torch.dtype | None = None,
-                cpu_offload: bool = False, reshard_after_forward: bool = True) -> None:
-    """Leaves each process its part of the parameters of `modules`, a module and, before it, submodules of its.
-
-    Parameters become DTensors of the same names. A module's are gathered for its forward and backward pass, by its
-    `__call__`, and computed with in `dtype`, if one is given; gradients are averaged in fp32 and stay in parts.
-    """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-
-    mesh = init_device_mesh(device.type, (world_size(),))
-    precision = MixedPrecisionPolicy(dtype, torch.float32, torch.float32) if dtype else MixedPrecisionPolicy()
-    for module in modules:
-        fully_shard(module, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=precision,
-                    offload_policy=CPUOffloadPolicy() if cpu_offload else OffloadPolicy())
-
-
-def distribute(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's part of a `tensor` that every process has whole, as a DTensor laid out as `like`. Sends nothing."""
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def background_group():
-    """A second group, for a thread: collectives of two threads in one group would get mixed up. The first call is one."""
-    if _Shared.background is None:
-        _Shared.background = torch_dist.new_group(backend="gloo", timeout=_SLOWEST_DISK)
-    return _Shared.background
-
-
-def checkpointing():
-    """The module torch.distributed.checkpoint, imported where somebody asks for it."""
-    for name in ("api", "metadata", "staging", "storage"):
-        importlib.import_module(f"torch.distributed.checkpoint.{name}")
-    return importlib.import_module("torch.distributed.checkpoint")
-
-
-# -- from one process to another -------------------------------------------------------------------------------------
-
-def send(tensor: torch.Tensor, to: int, wait: bool = True):
-    """Sends `tensor` to the process `to`, which has to `receive` it.
-
-    Without `wait` it returns at once; call `wait()` on what it returns before `tensor` changes. No gradient flows through.
-    Raises ValueError where there is no such other process.
-    """
-    return _to_another(torch_dist.isend, tensor.detach().contiguous(), to, wait)
-
-
-def receive(into: torch.Tensor, source: int, wait: bool = True):
-    """Fills `into` with the next tensor of this shape and dtype that the process `source` sends here; returns `into`.
-
-    Without `wait` it returns at once; call `wait()` on what it returns before you look at `into`. Raises ValueError where
-    there is no such other process, and for an `into` that is not contiguous.
-    """
-    if not into.is_contiguous():
-        raise ValueError("receive: `into` has to be contiguous; give a torch.empty of this shape, and copy from it")
-    work = _to_another(torch_dist.irecv, into.detach(), source, wait)
-    return into if wait else work
-
-
-def _to_another(operation, tensor: torch.Tensor, other: int, wait: bool):
-    if other == rank() or not 0 <= other < world_size():
-        raise ValueError(f"process {rank()} of {world_size()} has no other process {other}")
-    work = operation(tensor, other)
-    return work.wait() if wait else work
-
-
-# -- the group ---------------------------------------------------------------------------------------------------------
-
-def num_restarts() -> int:
-    """How often the launcher has started this group again. A collective: each machine counts its own failures only."""
-    return agree(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if is_launched() else 0)[0]
-
-
-@contextmanager
-def process_group(joins: bool, device: torch.device, timeout_s: float | None = None) -> Iterator[None]:
-    """Within it this process is one of those that the launcher started, if it `joins` them: gloo, with nccl on CUDA.
-
-    A collective that waits longer than `timeout_s` (five minutes) for another process fails. Any error ends this process
-    here, and with it the group: the first to fail says why, the others are silent.
-    """
-    if not joins:
-        yield
-        return
-    backend, timeout = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout_s or TIMEOUT_S)
-    try:
-        whole, number, size = next(torch_dist.rendezvous("env://", timeout=_FOR_START))
-        _Shared.store = store = _store_of_start(whole, number, size)
-        torch_dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout,
-                                      device_id=device if device.type == "cuda" else None)
-        try:
-            yield
-        except Interrupted:  # all at the same step, with everything saved
-            wait_for_main()  # else it would be ended when another process has
-            torch_dist.destroy_process_group()
-            raise
-        wait_for_main()
-    except Interrupted:
-        raise
-    except BaseException as error:
-        _give_up(error)
-    torch_dist.destroy_process_group()
-
-
-class _Shared:
-    """What the processes of the group share: a key-value store; a group for a background thread, one for slow disks."""
-
-    store = background = patient = None
-    num_waits = 0
-
-
-def _store_of_start(whole, number: int, size: int):
-    """A part of the launcher's store in which only these processes write, when all are there; loading torch may take a while.
-
-    torchrun gives each start the same store, where addresses of the dead still stand. So the main process makes a name for
-    the start, and tells it to whom it finds; one who is alive confirms.
-    """
-    token = os.urandom(8).hex()
-    whole.set(f"here/{number}", token)
-    if number != 0:
-        whole.wait([f"start of/{token}"], _FOR_START)
-        store = torch_dist.PrefixStore(whole.get(f"start of/{token}").decode(), whole)
-        store.add("joined", 1)
-        store.wait(["complete"], _FOR_START)
-        return store
-    store, until = torch_dist.PrefixStore(token, whole), time.monotonic() + _FOR_START.total_seconds()
-    while store.add("joined", 0) < size - 1:
-        for other in range(1, size):
-            if whole.check([f"here/{other}"]):
-                whole.set(f"start of/{whole.get(f'here/{other}').decode()}", token)
-        if time.monotonic() > until:
-            raise torch_dist.DistError(f"timed out: {store.add('joined', 0)} of {size - 1} other processes have come")
-        time.sleep(0.02)
-    store.set("complete", "")
-    return store
-
-
-def lost_touch(error: BaseException) -> bool:
-    """Whether an error says no more than that another process has died, or does not answer."""
-    said = str(error) if type(error) is RuntimeError else ""
-    return isinstance(error, torch_dist.DistError) or "/gloo/" in said or "Connection closed by peer" in said or "NCCL" in said
-
-
-def _give_up(error: BaseException) -> None:
-    """Says what went wrong, if no other process has, and ends. No clean-up: after a failed collective it may wait for ever."""
-    if lost_touch(error) and "imed out" not in str(error):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(_FOR_LAUNCHER_S)  # if one has died the launcher knows more, and ends this process meanwhile
-    try:
-        is_first = _Shared.store.add("failures", 1) == 1
-    except Exception:  # the store is gone with the process that held it
-        is_first = True
-    if is_first:
-        _tell(error)
-        logging.shutdown()
-        if isinstance(error, (ConfigError, TrainingError)):
-            forbid_restart(exit_code(error))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code(error))
-
-
-def _tell(error: BaseException) -> None:
-    who = f"process {expected_rank()} of {expected_world_size()}"
-    if isinstance(error, (ConfigError, TrainingError)):
-        log.error("%s", error)
-    elif lost_touch(error):
-        reason = str(error).splitlines()[0][:300]
-        log.error("%s lost touch with another one, which has died, or does not answer: %s", who, reason)
-    else:
-        log.error("%s failed", who, exc_info=error)
-
-
-# -- launching -----------------------------------------------------------------------------------------------------------
-
-def run_processes(program: Sequence[str], num_processes: int, max_restarts: int, run_id: str,
-                  hear: Callable[[Callable[[int], None]], None]) -> tuple[int | None, list[int]]:
-    """torchrun's elastic agent at work: `python PROGRAM...` in so many processes on this machine, until they end.
-
-    `hear(end)` sets up signal handlers, which call `end(number)` to end the processes with that signal. Returns the number,
-    if there was one, and the exit codes of the processes that failed.
-    """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
-        logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every signal that it sends
-    patient = "shutdown_timeout" in {field.name for field in fields(LaunchConfig)}  # older torch always waits 30 seconds
-    with tempfile.TemporaryDirectory() as folder:
-        config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=run_id, rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=max_restarts,
-            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle="SIGQUIT",  # the others are heard by `hear`
-            **{"shutdown_timeout": 3600} if patient else {})  # a checkpoint may take its time
-
-        def end(number: int):
-            raise SignalException(f"signal {number}", signal.Signals(number))
-
-        hear(end)
-        try:
-            elastic_launch(config, sys.executable)(*program)
-        except SignalException as ended:
-            return int(ended.sigval), []
-        except ChildFailedError as failed:
-            return None, [failure.exitcode for failure in failed.failures.values()]
-    return None, []

@@ -1,12 +1,12 @@
 """What several processes have in common of a model: its weights or their parts, its gradients, its buffers."""
 from torch import nn
 
-from utils import dist
+from utils.distributed import collectives as dist
 
 
-def shard(trainer) -> None:
+def shard_model(trainer) -> None:
     """Leaves each process its part of the weights, if the strategy says so; what an optimizer steps is a whole by itself."""
-    strategy, model, loss = trainer.strategy, trainer.bare_model, trainer.loss
+    strategy, model, loss = trainer.strategy, trainer.unwrapped_model, trainer.loss
     if not strategy.shards:
         return
     strategy.check(model, trainer.device)
@@ -18,7 +18,7 @@ def shard(trainer) -> None:
             strategy.shard(loss, trainer.device, computes=False)
 
 
-def share_gradients(trainer) -> None:
+def average_gradients(trainer) -> None:
     """Makes gradients their mean over processes; where processes hold whole models, call it after a first backward pass."""
     for updater in trainer.updaters.values() if dist.world_size() > 1 else ():
         trained = [parameter for parameter in updater.parameters if parameter.requires_grad]
@@ -27,7 +27,7 @@ def share_gradients(trainer) -> None:
         trainer.guard.shared = True
 
 
-def share_buffers(trainer) -> None:
+def broadcast_buffers(trainer) -> None:
     """Gives all processes the buffers of the main one, such as BatchNorm's statistics: those that a checkpoint holds."""
     if dist.world_size() > 1:
         modules = [trainer.model, trainer.loss] if isinstance(trainer.loss, nn.Module) else [trainer.model]

@@ -9,9 +9,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from utils import dist
+from utils.config.annotations import PositiveFloat, PositiveInt
+from utils.config.signature import Signature
+from utils.config.suggestions import suggest_name
+from utils.distributed import collectives as dist
+from utils.distributed.sharding import shard_modules
 from utils.errors import ConfigError
-from utils.signature import PositiveFloat, PositiveInt, Signature, nearest
 
 
 class Gradients:
@@ -22,22 +25,22 @@ class Gradients:
 
     shared = False
 
-    def backward(self, loss: torch.Tensor, final: bool, lost: bool | torch.Tensor, inputs: Sequence | None) -> None:
+    def backward(self, loss: torch.Tensor, final: bool, skipped: bool | torch.Tensor, inputs: Sequence | None) -> None:
         """Adds the gradient of `loss`; with `final`, the last of a step, averages what has come together.
 
-        `inputs`: the only leaves to get a gradient. `lost` says that this process's loss is not finite.
+        `inputs`: the only leaves to get a gradient. `skipped` says that this process's loss is not finite.
         """
         loss.backward(inputs=inputs)
 
-    def any_lost(self) -> torch.Tensor | None:
-        """After a final backward: above 0 if any process said `lost`; None where that is this process's own matter."""
+    def any_skipped(self) -> torch.Tensor | None:
+        """After a final backward: above 0 if any process said `skipped`; None where that is this process's own matter."""
 
 
-class _Carrier(nn.Module):
+class _LossCarrier(nn.Module):
     """Hands a loss on. The parameters it holds are those that the loss depends on: DDP averages their gradients.
 
     So the model itself stays as it is, and trainers may call it, or parts of it, in whatever way they like. `flag` rides
-    along: its gradient is what was given as `lost`, averaged like all others, without a message of its own.
+    along: its gradient is what was given as `skipped`, averaged like all others, without a message of its own.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
@@ -45,8 +48,8 @@ class _Carrier(nn.Module):
         self.carried = nn.ParameterList(parameters)
         self.flag = nn.Parameter(torch.zeros((), device=self.carried[0].device))
 
-    def forward(self, loss: torch.Tensor, lost: bool | torch.Tensor) -> torch.Tensor:
-        return loss + self.flag * lost
+    def forward(self, loss: torch.Tensor, skipped: bool | torch.Tensor) -> torch.Tensor:
+        return loss + self.flag * skipped
 
 
 UNUSED = ("this step leaves some parameters unused, others do not: processes have to be told. Set trainer.args.strategy="
@@ -68,27 +71,27 @@ class AveragedGradients(Gradients):
     def _connect(self, trained: list[bool], init_sync: bool) -> None:
         self.trained, self.ddp = trained, None  # lets go of the one before
         carried = [parameter for parameter, is_trained in zip(self.parameters, trained, strict=True) if is_trained]
-        self.ddp = DistributedDataParallel(_Carrier(carried), find_unused_parameters=self.find_unused, init_sync=init_sync,
+        self.ddp = DistributedDataParallel(_LossCarrier(carried), find_unused_parameters=self.find_unused, init_sync=init_sync,
                                            **self.options)
 
-    def backward(self, loss, final, lost, inputs) -> None:
+    def backward(self, loss, final, skipped, inputs) -> None:
         if (trained := [parameter.requires_grad for parameter in self.parameters]) != self.trained:
             self._connect(trained, init_sync=False)  # the weights agree, and the graph of this step refers to them
-        self._backward(loss, final, lost, inputs)
+        self._backward(loss, final, skipped, inputs)
         if final and not self.find_unused and any(parameter.grad is None for parameter in self.ddp.module.carried):
             raise ConfigError(UNUSED)  # before a step is made of gradients that were not averaged
 
-    def _backward(self, loss, final, lost, inputs) -> None:
+    def _backward(self, loss, final, skipped, inputs) -> None:
         flag = self.ddp.module.flag
         try:
             with nullcontext() if final else self.ddp.no_sync():
-                self.ddp(loss, lost).backward(inputs=[*inputs, flag] if inputs else None)
+                self.ddp(loss, skipped).backward(inputs=[*inputs, flag] if inputs else None)
         except RuntimeError as error:
             if "find_unused_parameters" not in str(error):
                 raise
             raise ConfigError(UNUSED) from error
 
-    def any_lost(self) -> torch.Tensor:
+    def any_skipped(self) -> torch.Tensor:
         flag = self.ddp.module.flag
         found, flag.grad = flag.grad.clone(), None
         return found
@@ -133,9 +136,9 @@ class ShardedGradients(Gradients):
     shared = True
 
     def __init__(self, roots: Sequence[nn.Module], others: Sequence[nn.Parameter]):
-        self.roots, self.others, self._lost = roots, others, torch.zeros(())
+        self.roots, self.others, self._skipped = roots, others, torch.zeros(())
 
-    def backward(self, loss, final, lost, inputs) -> None:
+    def backward(self, loss, final, skipped, inputs) -> None:
         for root in self.roots:  # gradients that wait in a module could not be told from those of another optimizer's loss
             root.set_requires_gradient_sync(final or bool(self.others))
         aside = [parameter.grad for parameter in self.others]
@@ -144,14 +147,14 @@ class ShardedGradients(Gradients):
         loss.backward()
         for parameter, gradient in zip(self.others, aside, strict=True):
             parameter.grad = gradient
-        self._lost = torch.as_tensor(lost, dtype=torch.float32, device=loss.device)
+        self._skipped = torch.as_tensor(skipped, dtype=torch.float32, device=loss.device)
 
-    def any_lost(self) -> torch.Tensor:
-        return dist.all_reduce(self._lost, "max")
+    def any_skipped(self) -> torch.Tensor:
+        return dist.all_reduce(self._skipped, "max")
 
 
 class FullyShardedDataParallel:
-    """Every process holds a part of the weights, gradients and optimizer state (torch's FSDP2, `fully_shard`).
+    """Every process holds a part of the weights, gradients and optimizer state (torch's FSDP2, `shard_modules`).
 
     A unit is a submodule whose weights are gathered when it is called, and let go when it is left; what is in no unit is
     gathered with the whole model. Assumes that trainers call the model (where there are several optimizers, the submodule of
@@ -192,7 +195,7 @@ class FullyShardedDataParallel:
         for name in sorted(self.wrap.difference(classes)):
             raise ConfigError.at("trainer.args.strategy.args.wrap",
                                  f"the model has no module of the class '{name}'."
-                                 f"{nearest(name, classes)} It has: {', '.join(classes)}")
+                                 f"{suggest_name(name, classes)} It has: {', '.join(classes)}")
         if self.cpu_offload and device.type != "cuda":
             raise ConfigError.at("trainer.args.strategy.args.cpu_offload", f"weights are on the CPU already (device {device})")
         if self.activation_checkpointing and not self._units(model):
@@ -210,8 +213,8 @@ class FullyShardedDataParallel:
         if self.activation_checkpointing and not averaged:
             for unit in units:
                 unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
-        dist.fully_shard([*units, root], device, self.dtype if computes else None, self.cpu_offload,
-                         reshard_after_forward=self.reshard_after_forward or averaged)
+        shard_modules([*units, root], device, self.dtype if computes else None, self.cpu_offload,
+                      reshard_after_forward=self.reshard_after_forward or averaged)
         if not averaged:
             self._roots.append(root)
 
@@ -250,7 +253,7 @@ def parse_strategy(block: str | dict):
         raise ValueError(f"'{min(unknown)}' has no place here. Write ddp, fsdp or {{type: ddp, args: {{...}}}}")
     name, args = block.get("type"), block.get("args") or {}
     if not isinstance(name, str) or name not in STRATEGIES:
-        raise ValueError(f"there is no strategy '{name}'.{nearest(name, STRATEGIES)} There are: {', '.join(STRATEGIES)}")
+        raise ValueError(f"there is no strategy '{name}'.{suggest_name(name, STRATEGIES)} There are: {', '.join(STRATEGIES)}")
     if not isinstance(args, dict):
         raise ValueError(f"args: a table of arguments is needed; this is {args!r}")
     for _, fault in Signature(STRATEGIES[name]).faults(args):

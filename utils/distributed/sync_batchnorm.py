@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from utils import dist
+from utils.distributed import collectives as dist
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -47,7 +47,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         self.running_var.lerp_(variance, rate)
 
 
-def synchronised(model: nn.Module) -> nn.Module:
+def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
     """`model` with every BatchNorm in it turned into a SyncBatchNorm, under the same names."""
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():

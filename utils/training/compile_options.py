@@ -4,7 +4,7 @@ from typing import Any
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
-def parse_compile(value: bool | str | dict) -> dict[str, Any] | None:
+def parse_compile_options(value: bool | str | dict) -> dict[str, Any] | None:
     """The options of torch.compile: `true`, a mode, or `{mode: ..., dynamic: ..., fullgraph: ...}`; None to leave it.
 
     Raises ValueError for anything else.

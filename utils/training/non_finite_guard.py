@@ -25,7 +25,7 @@ class NonFiniteGuard:
     On the CPU the host sees a bad value at once. On an accelerator it does not wait: steps are masked on the device
     (`mask`), as GradScaler's found_inf does, and `check` tells at the next log point.
 
-    With several processes the loss of one may be bad and all must leave out the step: `look` then only takes note, and
+    With several processes the loss of one may be bad and all must leave out the step: `inspect` then only takes note, and
     `settle` comes when all know.
 
     Args:
@@ -36,31 +36,31 @@ class NonFiniteGuard:
         self.tolerated = tolerated
         self.shared = False  # whether other processes have a say
         self.seen: str | None = None  # what this process itself saw of the step under way
-        self.lost: bool | torch.Tensor = False  # whether the step under way is; on an accelerator 0-dim bool
-        self.over: bool | torch.Tensor = False  # whether more were lost in a row than are tolerated: none is made any more
+        self.skipped: bool | torch.Tensor = False  # whether the step under way is; on an accelerator 0-dim bool
+        self.over: bool | torch.Tensor = False  # whether more were skipped in a row than are tolerated: none is made any more
         self.num_in_a_row: int | torch.Tensor = 0
-        self.num_lost: int | torch.Tensor = 0  # since the last `check`
+        self.num_skipped: int | torch.Tensor = 0  # since the last `check`
         self.num_over: int | torch.Tensor = 0  # steps since then
 
-    def look(self, value: torch.Tensor, what: str = "loss", everywhere: bool = False) -> None:
+    def inspect(self, value: torch.Tensor, what: str = "loss", everywhere: bool = False) -> None:
         """Takes note of a 0-dim loss or gradient norm; `everywhere` says that it is the same on all processes.
 
         Raises NonFinite on the CPU, where none is tolerated and no other process has to know.
         """
         if not value.is_cpu:
             bad = value.detach() * 0 != 0  # isfinite would be four kernels; every one of them counts in every step
-            self.lost = bad if self.lost is False else self.lost | bad
+            self.skipped = bad if self.skipped is False else self.skipped | bad
         elif not math.isfinite(number := value.item()):
-            self.lost, self.seen = True, f"the {what} is {number}"
+            self.skipped, self.seen = True, f"the {what} is {number}"
             if everywhere or not self.shared:
                 self._refuse()
 
-    def settle(self, any_lost: torch.Tensor) -> None:
-        """Makes what all processes have noted the guard's own: 0-dim, above 0 if the step is lost for any of them."""
-        if not any_lost.is_cpu:
-            self.lost = any_lost > 0
-        elif any_lost.item() > 0:
-            self.lost = True
+    def settle(self, any_skipped: torch.Tensor) -> None:
+        """Makes what all processes have noted the guard's own: 0-dim, above 0 if the step is skipped for any of them."""
+        if not any_skipped.is_cpu:
+            self.skipped = any_skipped > 0
+        elif any_skipped.item() > 0:
+            self.skipped = True
             self._refuse()
 
     def _refuse(self) -> None:
@@ -70,20 +70,20 @@ class NonFiniteGuard:
     @property
     def mask(self) -> torch.Tensor | None:
         """0-dim bool on the device: whether the step must not be made; None where the host knows."""
-        return self.lost | self.over if isinstance(self.lost, torch.Tensor) else None
+        return self.skipped | self.over if isinstance(self.skipped, torch.Tensor) else None
 
     def end_step(self) -> bool | torch.Tensor:
         """Call after every step; whether it is to be left out. Raises NonFinite on the CPU after too many in a row."""
-        lost, self.lost, self.seen = self.lost, False, None
+        skipped, self.skipped, self.seen = self.skipped, False, None
         if self.tolerated:
-            self.num_in_a_row = (self.num_in_a_row + 1) * lost
-            self.num_lost = self.num_lost + lost
-        if isinstance(lost, torch.Tensor):
-            self.over = self.over | (self.num_in_a_row > self.tolerated if self.tolerated else lost)
+            self.num_in_a_row = (self.num_in_a_row + 1) * skipped
+            self.num_skipped = self.num_skipped + skipped
+        if isinstance(skipped, torch.Tensor):
+            self.over = self.over | (self.num_in_a_row > self.tolerated if self.tolerated else skipped)
             self.num_over = self.num_over + self.over
         elif self.num_in_a_row > self.tolerated:
             raise NonFinite(f"the loss was not finite in {self.num_in_a_row} steps in a row")
-        return lost if self.tolerated else False
+        return skipped if self.tolerated else False
 
     def state_dict(self) -> dict:
         return {"num_in_a_row": int(self.num_in_a_row)}
@@ -92,9 +92,9 @@ class NonFiniteGuard:
         self.num_in_a_row = state["num_in_a_row"]
 
     def check(self) -> None:
-        """Tells of the steps lost since the last look. Waits for the device. Raises NonFinite after too many in a row."""
+        """Tells of the steps skipped since the last look. Waits for the device. Raises NonFinite after too many in a row."""
         if isinstance(self.num_over, torch.Tensor) and (late := int(self.num_over)):
             raise NonFinite("the loss or its gradient is not finite", late)
-        if num_lost := int(self.num_lost):
-            log.warning("the loss was not finite in %d steps since the last look: they were left out", num_lost)
-        self.num_lost = 0
+        if num_skipped := int(self.num_skipped):
+            log.warning("the loss was not finite in %d steps since the last look: they were left out", num_skipped)
+        self.num_skipped = 0

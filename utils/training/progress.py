@@ -22,7 +22,7 @@ class Position:
     def next_epoch(self) -> None:
         self.epoch, self.batch = self.epoch + 1, 0
 
-    def rewind(self, num_steps: int, accumulate: int) -> None:
+    def step_back(self, num_steps: int, accumulate: int) -> None:
         """Back to where it stood before the last `num_steps` steps, all of this epoch, of `accumulate` batches each."""
         if num_steps:
             self.batch = (-(-self.batch // accumulate) - num_steps) * accumulate
@@ -61,7 +61,7 @@ class SaveInterval:
                     or (self.epochs and epoch and epoch % self.epochs == 0))
 
 
-def parse_interval(table: dict) -> SaveInterval:
+def parse_save_interval(table: dict) -> SaveInterval:
     """`{"steps": 500, "minutes": 10}` as a SaveInterval. Raises ValueError for anything else."""
     for name, value in table.items():
         if name not in ("epochs", "steps", "minutes"):
@@ -73,14 +73,14 @@ def parse_interval(table: dict) -> SaveInterval:
     return SaveInterval(**table)
 
 
-def windows(batches: Iterable, size: int) -> Iterator[list]:
+def accumulation_windows(batches: Iterable, size: int) -> Iterator[list]:
     """Lists of `size` batches, a list for each optimizer step; the last may be shorter."""
     batches = iter(batches)
     while window := list(islice(batches, size)):
         yield window
 
 
-def seconds(time_text: str | float | None) -> float | None:
+def parse_duration(time_text: str | float | None) -> float | None:
     """90, "1:30" and "0:01:30" as 90.0 seconds. Raises ValueError for other text."""
     if time_text is None or not isinstance(time_text, str):
         return time_text
@@ -90,7 +90,7 @@ def seconds(time_text: str | float | None) -> float | None:
     return float(sum(int(part) * 60**power for power, part in enumerate(reversed(parts))))
 
 
-class Bar:
+class ProgressBar:
     """A tqdm bar on a terminal, nothing elsewhere. `note()` gives the text at its end and is asked twice a second."""
 
     def __init__(self, label: str, total: int | None, start: int = 0, note: Callable[[], str] | None = None,

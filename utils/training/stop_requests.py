@@ -1,30 +1,34 @@
 """Ending before the last epoch: what processes are asked for by a signal or the clock, and how training then leaves."""
+import os
 import signal
+import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from utils import dist
+from utils.distributed import collectives as dist
+from utils.distributed.environment import launcher_died
 from utils.errors import Interrupted
-from utils.launch import launcher_died
+from utils.signals import NAMES
 
 
-class Asked(NamedTuple):
+class StopRequests(NamedTuple):
     """What any of the processes is asked for: a signal's number or 0, whether max_time is up, whether a save is due."""
 
     signal_number: int
-    to_leave: bool
+    to_stop: bool
     to_save: bool
 
 
-def asked(trainer, agree: Callable = dist.agree) -> Asked:
+def poll_stop_requests(trainer, agree: Callable = dist.agree) -> StopRequests:
     """What any process is asked for, by a signal or the clock, so that all do the same after the same step."""
     signal_number = trainer.stop_request.signal_number or (signal.SIGTERM if launcher_died() else 0)
-    return Asked(*agree(signal_number, trainer.stop_request.time_is_up, trainer.save_interval.time_is_up))
+    return StopRequests(*agree(signal_number, trainer.stop_request.time_is_up, trainer.save_interval.time_is_up))
 
 
-def leave_if_asked(trainer, asked: Asked, budget: bool = True) -> None:
+def stop_if_requested(trainer, asked: StopRequests, budget: bool = True) -> None:
     """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
-    if why := trainer.stop_request.reason(trainer.position.step, asked.signal_number, budget and asked.to_leave):
+    if why := trainer.stop_request.reason(trainer.position.step, asked.signal_number, budget and asked.to_stop):
         trainer.run.store.join()
         dist.wait_for_main()
         if any(dist.agree(trainer.unsaved or trainer.run.store.num_failures > 0)):
@@ -32,3 +36,55 @@ def leave_if_asked(trainer, asked: Asked, budget: bool = True) -> None:
         trainer.run.store.finish()
         where = f"{why}: saved at {trainer.position}. To go on: python train.py -r {trainer.run.folder}"
         raise Interrupted(where, trainer.stop_request.signal_number)
+
+
+class StopRequest:
+    """Set by a signal's handler or by the clock, looked at by the loop; never acted upon inside the handler.
+
+    A SIGINT after another signal ends the process at once: files are written under temporary names, so none comes to harm.
+    `max_time_s` counts from `listening` on; None is for ever. `at_step` is the last step of this start. `crash_at_step`
+    rehearses the worst: after that step the process kills itself.
+    """
+
+    def __init__(self, max_time_s: float | None = None):
+        self.signal_number: int | None = None
+        self.at_step: int | None = None
+        self.crash_at_step: int | None = None
+        self.max_time_s, self.started = max_time_s, time.monotonic()
+
+    @contextmanager
+    def listening(self):
+        """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request."""
+        self.started = time.monotonic()
+        numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+        heard = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup stays nohup
+        before = {number: signal.signal(number, self._handle) for number in heard}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether max_time is spent."""
+        return self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
+
+    def reason(self, step: int, signal_number: int, time_is_up: bool) -> str | None:
+        """Why the loop should end after `step`, in words, or None; what all processes agreed on is given."""
+        if step == self.crash_at_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if signal_number:
+            self.signal_number = signal_number
+            return f"signal {signal_number}"
+        if time_is_up:
+            return f"the max_time of {self.max_time_s:g} s is spent"
+        if self.at_step is not None and step >= self.at_step:
+            return f"step {self.at_step:,} is done"
+        return None
+
+    def _handle(self, number, frame) -> None:
+        if number == signal.SIGINT and self.signal_number is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal_number = number

@@ -1,16 +1,15 @@
 """From a loss to new weights: the only place that knows the order scale, backward, unscale, clip, step, schedule, zero."""
-import copy
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from utils.errors import ConfigError, describe
-from utils.guard import NonFiniteGuard
-from utils.state import whole
-from utils.strategy import Gradients
+from utils.distributed.sharding import full_tensor
+from utils.distributed.strategy import Gradients
+from utils.errors import ConfigError
+from utils.training.non_finite_guard import NonFiniteGuard
+from utils.training.schedule import Schedule
 
 # The order is kept below; torch warns all the same after a resume, and where fp16 skips its first step.
 warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before", category=UserWarning)
@@ -19,11 +18,11 @@ warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step
 class Window(NamedTuple):
     """Where a micro-batch stands in its accumulation window (one optimizer step).
 
-    `share` is its part of the window's samples, `final` whether it is the last, `measured` whether the gradient norm
+    `weight` is its fraction of the window's samples, `final` whether it is the last, `measured` whether the gradient norm
     is wanted.
     """
 
-    share: float = 1.0
+    weight: float = 1.0
     final: bool = True
     measured: bool = False
 
@@ -50,25 +49,25 @@ class Updater:
         self.inputs = self.parameters if exclusive else None
         self._kernels = [{k: group[k] for k in ("fused", "foreach") if k in group} for group in optimizer.param_groups]
         self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
-        _begin_momentum(optimizer)
+        _initialize_momentum(optimizer)
 
     def update(self, loss: torch.Tensor, window: Window) -> None:
         """Adds the loss's gradients; at the end of the window makes the step, unless the guard has something against it."""
-        self.guard.look(loss)
-        if self.guard.lost is not True or self.gradients.shared:
-            scaled = self.scaler.scale(loss if window.share == 1 else loss * window.share)
+        self.guard.inspect(loss)
+        if self.guard.skipped is not True or self.gradients.shared:
+            scaled = self.scaler.scale(loss if window.weight == 1 else loss * window.weight)
             if self.scaler.is_enabled() and (mask := self.guard.mask) is not None:
                 scaled = torch.where(mask, torch.nan, scaled)  # which the scaler will not step on
-            self.gradients.backward(scaled, window.final, self.guard.lost, self.inputs)
+            self.gradients.backward(scaled, window.final, self.guard.skipped, self.inputs)
         if window.final:
-            if (any_lost := self.gradients.any_lost()) is not None:
-                self.guard.settle(any_lost)
-            if self.guard.lost is not True:
+            if (any_skipped := self.gradients.any_skipped()) is not None:
+                self.guard.settle(any_skipped)
+            if self.guard.skipped is not True:
                 self._step(window.measured)
             self.schedule.step()
             self._drop_gradients()
 
-    def rehearse(self, loss: torch.Tensor) -> None:
+    def preflight(self, loss: torch.Tensor) -> None:
         """Backward alone, as `update` does it. Raises ConfigError for a loss that there is no way back from."""
         if isinstance(loss, torch.Tensor) and loss.numel() != 1:
             raise ConfigError.at("loss", f"it gives numbers of shape {list(loss.shape)}; training minimises one. A loss of "
@@ -76,19 +75,19 @@ class Updater:
         if isinstance(loss, torch.Tensor) and not loss.requires_grad:
             raise ConfigError.at("loss", "it does not depend on any weight that is trained: somewhere on the way it was cut "
                                          "off, by detach(), item(), argmax() or no_grad(), say.")
-        self.gradients.backward(loss, final=True, lost=False, inputs=self.inputs)
-        self.gradients.any_lost()
+        self.gradients.backward(loss, final=True, skipped=False, inputs=self.inputs)
+        self.gradients.any_skipped()
 
     def _step(self, measured: bool) -> None:
         self.stepping = True
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
-            self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
+            self.grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         elif measured or self.guard.tolerated:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
-            self.grad_norm = whole(torch.nn.utils.get_total_norm(dense))
+            self.grad_norm = full_tensor(torch.nn.utils.get_total_norm(dense))
         if self.scaler.is_enabled():  # leaves out steps with infinite gradients by itself: that is how it finds its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -98,13 +97,13 @@ class Updater:
 
     def _guarded_step(self, known_norm: bool) -> None:
         if known_norm:
-            self.guard.look(self.grad_norm, "gradient norm", everywhere=True)
+            self.guard.inspect(self.grad_norm, "gradient norm", everywhere=True)
         if (mask := self.guard.mask) is not None:
             if getattr(self.optimizer, "_step_supports_amp_scaling", False):
                 self.optimizer.grad_scale, self.optimizer.found_inf = None, mask.float()
             elif mask:  # an optimizer that cannot be masked costs a look at every step
                 return
-        if self.guard.lost is not True:
+        if self.guard.skipped is not True:
             self.optimizer.step(*self._closure())
 
     def _drop_gradients(self) -> None:
@@ -138,112 +137,10 @@ class Updater:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+def _initialize_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Momentum from zero, which changes nothing; the fused SGD would leave it uninitialised where a first step is masked."""
     for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
         if group.get("fused") and group["momentum"] and not group["dampening"]:
             for parameter in group["params"]:
                 if parameter.requires_grad:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-
-class Schedule:
-    """The learning-rate schedulers of one optimizer, each stepped per optimizer step or per epoch, in order.
-
-    Args:
-        optimizer: whose learning rate they set.
-        factories: `(build, per)` pairs: `build(optimizer, length)` gives a scheduler, where `length` is the number of
-            steps or epochs of the whole run, as `per` ("step" or "epoch") says.
-        num_epochs, steps_per_epoch: the length of the run. `steps_per_epoch` is None where nobody knows it.
-    """
-
-    def __init__(self, optimizer, factories=(), num_epochs: int = 1, steps_per_epoch: int | None = None):
-        self.optimizer = optimizer
-        self.num_epochs, self.steps_per_epoch = num_epochs, steps_per_epoch
-        length = {"epoch": num_epochs, "step": steps_per_epoch and num_epochs * steps_per_epoch}
-        self.schedulers = [(build(optimizer, length[per]), per) for build, per in factories]
-        self.num_steps_done = self.num_epochs_done = 0
-        self._first = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-
-    def step(self) -> None:
-        """Call after each optimizer step."""
-        self.num_steps_done += 1
-        for scheduler, per in self.schedulers:
-            if per == "step":
-                self._advance(scheduler)
-
-    def epoch(self, value: float | None = None) -> None:
-        """Call after each epoch; `value` is what was monitored, None where this epoch has none."""
-        self.num_epochs_done += 1
-        for scheduler, per in self.schedulers:
-            if per == "epoch" and not isinstance(scheduler, ReduceLROnPlateau):
-                self._advance(scheduler)
-            elif per == "epoch" and value is not None:
-                self._advance(scheduler, value)
-
-    def rehearse(self) -> None:
-        """Steps every scheduler once and puts all back, so that one that breaks down does so before the run."""
-        before = copy.deepcopy([scheduler.state_dict() for scheduler, _ in self.schedulers])
-        options = [{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
-                   for group in self.optimizer.param_groups]
-        self.step()
-        self.epoch(0.0)
-        for (scheduler, _), state in zip(self.schedulers, before, strict=True):
-            scheduler.load_state_dict(state)
-        for group, kept in zip(self.optimizer.param_groups, options, strict=True):
-            for key, value in kept.items():
-                if isinstance(value, torch.Tensor):  # which is stepped in place
-                    group[key].copy_(value)
-                else:
-                    group[key] = value
-        self.num_steps_done = self.num_epochs_done = 0
-
-    def _advance(self, scheduler, *value: float) -> None:
-        try:
-            scheduler.step(*value)
-        except (ArithmeticError, ValueError, TypeError) as error:
-            raise ConfigError.at("scheduler",
-                                 f"{type(scheduler).__name__} breaks down at step {self.num_steps_done}, epoch "
-                                 f"{self.num_epochs_done}: {describe(error)}") from error
-
-    def state_dict(self) -> dict:
-        return {"schedulers": [scheduler.state_dict() for scheduler, _ in self.schedulers],
-                "num_steps_done": self.num_steps_done, "num_epochs_done": self.num_epochs_done,
-                "num_epochs": self.num_epochs, "steps_per_epoch": self.steps_per_epoch}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes up a schedule where it was; one laid out for a run of another length is laid out anew.
-
-        Anew means: the learning rate becomes what it would be here had the run been planned at its new length.
-        """
-        same_length = state["num_epochs"] == self.num_epochs and state["steps_per_epoch"] == self.steps_per_epoch
-        plateau = any(isinstance(scheduler, ReduceLROnPlateau) for scheduler, _ in self.schedulers)
-        if plateau and any(inner.get(name, getattr(scheduler, name, None)) != getattr(scheduler, name, None)
-                           for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True)
-                           for name in ("total_steps", "T_max")):
-            raise ConfigError.at("scheduler",
-                                 "beside ReduceLROnPlateau a schedule that depends on the length of the run cannot be "
-                                 "laid out anew. Resume with the same number of epochs.")
-        if same_length or plateau or not self.schedulers:
-            for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True):
-                scheduler.load_state_dict(inner)
-            self.num_steps_done, self.num_epochs_done = state["num_steps_done"], state["num_epochs_done"]
-        else:
-            num_in_epoch = state["num_steps_done"] - state["num_epochs_done"] * (state["steps_per_epoch"] or 0)
-            self._replay(state["num_epochs_done"], num_in_epoch, state["num_steps_done"])
-
-    def _replay(self, num_epochs: int, num_in_epoch: int, num_steps: int) -> None:
-        """Steps from the start to the end of `num_epochs` epochs, and `num_in_epoch` steps into the next."""
-        for group, first in zip(self.optimizer.param_groups, self._first, strict=True):
-            group.update(first)
-        if self.steps_per_epoch is None:  # a stream: nobody knows how the steps fell into epochs
-            steps_per_epoch = num_steps // max(num_epochs, 1)
-            num_in_epoch = num_steps - num_epochs * steps_per_epoch
-        else:
-            steps_per_epoch = self.steps_per_epoch
-        for _ in range(num_epochs):
-            for _ in range(steps_per_epoch):
-                self.step()
-            self.epoch()
-        for _ in range(num_in_epoch):
-            self.step()

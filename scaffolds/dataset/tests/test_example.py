@@ -1,8 +1,8 @@
 """Example gives every split samples of its own, always the same, from which its config learns."""
 import pytest
 import torch
-from conftest import PROJECT, epochs, train
 
+from conftest import PROJECT, epochs, train
 from data_loader.example import Example
 
 

@@ -1,8 +1,8 @@
 """Example adds up to what it says, and training makes it smaller."""
 import torch
-from conftest import PROJECT, epochs, train
 from torch.nn.functional import cross_entropy
 
+from conftest import PROJECT, epochs, train
 from model.example import Example
 
 OUTPUTS, TARGETS = torch.tensor([[2.0, 0.0], [1.0, 3.0], [0.5, 0.0]]), torch.tensor([0, 1, 1])

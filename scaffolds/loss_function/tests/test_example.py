@@ -1,8 +1,8 @@
 """example is what it says, and training makes it smaller."""
 import torch
-from conftest import PROJECT, epochs, train
 from torch.nn.functional import cross_entropy
 
+from conftest import PROJECT, epochs, train
 from model.example import example
 
 OUTPUTS, TARGETS = torch.tensor([[2.0, 0.0], [1.0, 3.0], [0.5, 0.0]]), torch.tensor([0, 1, 1])

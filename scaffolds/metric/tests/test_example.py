@@ -1,8 +1,8 @@
 """Example counts what it says, batch by batch, and is logged."""
 import pytest
 import torch
-from conftest import PROJECT, epochs, train
 
+from conftest import PROJECT, epochs, train
 from model.example import Example
 
 OUTPUTS = torch.tensor([[1.0, 0.0]] * 4)  # class 0, whatever is shown

@@ -1,7 +1,7 @@
 """example gives one value per sample, the right one, and is logged."""
 import torch
-from conftest import PROJECT, epochs, train
 
+from conftest import PROJECT, epochs, train
 from model.example import example
 
 

@@ -1,7 +1,7 @@
 """Example keeps its shapes and learns from its config."""
 import torch
-from conftest import PROJECT, epochs, train
 
+from conftest import PROJECT, epochs, train
 from model.example import Example
 
 

@@ -1,7 +1,7 @@
 """Example does to an image what it says, and training takes it."""
 import torch
-from conftest import PROJECT, epochs, train
 
+from conftest import PROJECT, epochs, train
 from data_loader.example import Example
 
 IMAGE = torch.full((1, 8, 8), 51, dtype=torch.uint8)  # 0.2 of white

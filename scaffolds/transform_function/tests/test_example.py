@@ -1,7 +1,7 @@
 """example does to an image what it says, and training takes it."""
 import torch
-from conftest import PROJECT, epochs, train
 
+from conftest import PROJECT, epochs, train
 from data_loader.example import example
 
 

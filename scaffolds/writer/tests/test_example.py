@@ -1,6 +1,5 @@
 """Example gets what a run logs, and a resumed run leaves no row twice."""
 from conftest import PROJECT, epochs, train
-
 from logger.example import Example
 
 

@@ -1,0 +1,75 @@
+"""`train.py --diff A B`: how two configs, or two runs, differ."""
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.config.loading import flatten, load_config
+from utils.config.sections import with_defaults
+from utils.config.syntax import format_value
+from utils.errors import ConfigError
+
+
+def run_tool(args, reading=None) -> str:
+    """What `--diff A B` prints."""
+    return diff(*args.diff)
+
+
+def diff(one: Path, other: Path) -> str:
+    """How two configs differ, or two runs: also in what they ran on and what came out, as a table."""
+    configs = [with_defaults(load_config(_config_of(path))[0]) for path in (one, other)]
+    leaves = [{key: format_value(value) for key, value in flatten(config).items()} for config in configs]
+    rows = _differing_rows(*leaves)
+    runs = [_config_of(path).parent for path in (one, other)]
+    if all((run / "metrics.jsonl").exists() for run in runs):
+        ran_on, came_to = [_environment_of(run) for run in runs], [_results_of(run) for run in runs]
+        for first, second in (ran_on, came_to):
+            rows += _differing_rows(first, second)
+    if not rows:
+        return f"{one} and {other} do not differ."
+    rows = [("", str(one), str(other)), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{key:<{widths[0]}}  {first:<{widths[1]}}  {second}" for key, first, second in rows)
+
+
+def _differing_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    keys = {**first, **second}
+    return [(key, str(first.get(key, "-")), str(second.get(key, "-"))) for key in keys if first.get(key) != second.get(key)]
+
+
+def _config_of(path: Path) -> Path:
+    """The config file that a path stands for: itself, or that of a run, or of an experiment's newest run."""
+    if not path.is_dir():
+        return path
+    if (path / "config.yaml").exists():
+        return path / "config.yaml"
+    runs = sorted(path.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+    if not runs:
+        raise ConfigError(f"{path}: neither a config file nor a run, with config.yaml in it, nor an experiment with runs")
+    return runs[-1]
+
+
+def _environment_of(run: Path) -> dict[str, Any]:
+    """The record of a run's last start, in part."""
+    try:
+        start = json.loads((run / "environment.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return {}
+    known = {key: start.get(key) for key in ("git_commit", "git_diff", "python", "device", "num_processes")}
+    return known | dict(start.get("packages") or {})
+
+
+def _results_of(run: Path) -> dict[str, Any]:
+    """The values of a run's last epoch, and what test.py measured."""
+    values: dict[str, Any] = {}
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            point = json.loads(line)
+        except ValueError:  # torn by a full disk
+            continue
+        if any(name.startswith("train/") for name in point):
+            values = {name: value for name, value in point.items() if "/" in name} | {"epoch": point.get("epoch")}
+    try:
+        return values | {k: v for k, v in json.loads((run / "test.json").read_text()).items() if "/" in k}
+    except (OSError, ValueError):
+        return values

@@ -1,0 +1,57 @@
+"""`train.py --explain KEY`: what a key of a config is, where its value comes from, and who takes it."""
+from typing import Any
+
+from tools.print_config import MISSING, Rows, origin, value_at
+from utils.config.loading import Layer, Reading, flatten, place_of
+from utils.config.sections import EXTENDS, SECTIONS, with_defaults
+from utils.config.suggestions import suggest_name
+from utils.config.syntax import KeyPath, format_value
+from utils.errors import ConfigError
+
+
+def run_tool(args, reading: Reading | None) -> str:
+    """What `--explain KEY` prints, with the config that was read, if one was named. Loads torch only if a class takes the key."""
+    reading = reading or Reading({}, {}, [], [])
+    path = path_of(args.explain, reading.config)
+    rows = explain_value(reading, path)
+    if path[0] in ("extends", "name", "seed"):
+        rows += [("but", "it is a single value, with nothing below it")] * (len(path) > 1)
+    else:
+        from tools.explain_argument import explain_argument
+
+        rows += explain_argument(with_defaults(reading.config), path)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([args.explain, *(f"  {name:<{width}}  {fact}" for name, fact in rows if fact)])
+
+
+def path_of(key: str, config: Any) -> KeyPath:
+    """`optimizer.args.lr` as a key path. Raises ConfigError where there is no such section."""
+    path = tuple(key.split("."))
+    if path[0] in (*SECTIONS, "extends"):
+        return path
+    same = [known for known in flatten(config) if known.endswith(f".{key}")]
+    hint = f" Did you mean {' or '.join(same)}?" if same else suggest_name(path[0], SECTIONS)
+    raise ConfigError(f"--explain: there is no section '{path[0]}'.{hint} Sections: {', '.join(SECTIONS)}.")
+
+
+def explain_value(reading: Reading, path: KeyPath) -> Rows:
+    """What its section is for, the value at a path, where it comes from, and what it replaces."""
+    value = value_at(with_defaults(reading.config), path)
+    section = (path[0], EXTENDS if path[0] == "extends" else SECTIONS[path[0]].text)
+    if value is MISSING:
+        return [section, ("value", "not set")]
+    rows = [section, ("value", format_value(value)), ("from", origin(reading, path))]
+    if not isinstance(value, dict):  # tables merge
+        said = [(value_at(layer.config, path), place_of(layer.places, path).source) for layer in reversed(reading.layers)]
+        said = [(there, source) for there, source in said if there is not MISSING]
+        gone = (*path[:-1], f"~{path[-1]}")
+        deleted = [("deleted", layer.places[gone].source) for layer in reading.layers if gone in layer.places]
+        rows += deleted or [("written as", format_value(there)) for there, _ in said[:1] if there != value]
+        rows += [("instead of", f"{format_value(there)}, {source}") for there, source in said[not deleted:]]
+    if len(files := [_file(layer) for layer in reading.layers if layer.config]) > 1:
+        rows.append(("read from", ", then ".join(files)))
+    return rows
+
+
+def _file(layer: Layer) -> str:
+    return next(iter(layer.places.values())).source.rpartition(":")[0] or "command line"

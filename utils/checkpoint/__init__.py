@@ -1,0 +1,12 @@
+"""Checkpoints: written whole or not at all, verified on load, tensors and plain values only. Begin with store.py.
+
+store      saving in the background, names, pruning      loading    reading and verifying
+archive    the file format: torch's zip, checksummed     state      copying and inspecting nested state
+sharded    tensors of which each process holds a shard, with torch.distributed.checkpoint in dcp.py
+"""
+from utils.moved import find_in_package
+
+
+def __getattr__(name: str):
+    """What was in the module of this name in earlier versions."""
+    return find_in_package(__name__, name)

@@ -1,0 +1,104 @@
+"""Reading checkpoints: every file is verified, and none runs code."""
+from pathlib import Path
+
+import torch
+
+from utils.checkpoint.archive import DamagedError, read_archive
+from utils.checkpoint.sharded import SHARDS_KEY, Shards
+from utils.checkpoint.state import find_non_finite, iter_tensors
+from utils.distributed.environment import expected_rank
+from utils.errors import ConfigError
+FORMAT = 1
+FINITE_WEIGHTS = "finite_weights"  # in a file's state: the names in "model" and, as loss.NAME, in "loss" that were finite
+
+
+def load_checkpoint(file: Path, whole: bool = True) -> dict:
+    """The content of a checkpoint, on the CPU: `{"format", "config", "state"}`.
+
+    Tensors that lie beside it in parts are put together. Without `whole` they are only looked at, by the main process, and
+    the state holds the `Shards` to get them from; see `placed`. Raises ConfigError for whatever is not a whole, sound
+    checkpoint of this format with finite weights; see `read_archive`.
+    """
+    content, verified = _read(file)
+    state = content["state"]
+    if SHARDS_KEY in state:
+        state[SHARDS_KEY] = _shards(file, state, verified)
+        if whole:
+            content["state"] = state[SHARDS_KEY].full_state(state)
+        elif expected_rank() == 0:
+            state[SHARDS_KEY].verify()
+    return content
+
+
+def _read(file: Path) -> tuple[dict, list[str]]:
+    """What is in the file itself, and the names of the weights that were finite when it was written."""
+    try:
+        content = read_archive(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except DamagedError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
+        raise ConfigError(f"{file}: not a checkpoint of this project: 'format', 'config' and 'state' are needed")
+    if type(content["format"]) is not int or content["format"] != FORMAT:
+        raise ConfigError(f"{file}: written in checkpoint format {content['format']}; this version reads {FORMAT}")
+    config, state = content["config"], content["state"]
+    if not isinstance(config, dict) or not isinstance(state, dict) or any(True for _ in iter_tensors(config)):
+        raise ConfigError(f"{file}: not a checkpoint of this project: config and state are needed, as tables")
+    verified = state.get(FINITE_WEIGHTS, [])
+    if fault := _state_fault(state):
+        raise ConfigError(f"{file}: {fault}")
+    return content, verified
+
+
+def _shards(file: Path, state: dict, verified: list[str]) -> Shards:
+    return Shards(file, state, {path for name in verified for path in _state_paths(name)})
+
+
+def _state_paths(name: str) -> list[tuple]:
+    """Where in a state a weight stands that is called `name` among the verified ones."""
+    return [("model", name), ("ema", "model", name), ("loss", name.removeprefix("loss."))]
+
+
+def consolidate_shards(file: Path) -> dict:
+    """The content of the ordinary file for a checkpoint whose tensors lie in parts; ConfigError where it is one already."""
+    content, verified = _read(file)
+    state = content["state"]
+    if SHARDS_KEY not in state:
+        raise ConfigError(f"{file}: is whole already: all of its tensors are in this one file")
+    return {**content, "state": {**_shards(file, state, verified).full_state(state), FINITE_WEIGHTS: verified}}
+
+
+def _state_fault(state: dict) -> str | None:
+    """What keeps a state from being one of this project; None where nothing does."""
+    model, progress = state.get("model"), state.get("progress")
+    if not isinstance(model, dict) or not isinstance(progress, dict):
+        return "not a checkpoint of this project: its state is incomplete"
+    if not all(type(progress.get(name)) is int and progress[name] >= 0 for name in ("epoch", "batch", "step")):
+        return "not a checkpoint of this project: its progress is not epoch, batch and step"
+    verified, average = state.pop(FINITE_WEIGHTS, []), state.get("ema")
+    if not isinstance(verified, list) or not all(isinstance(name, str) for name in verified):
+        return "not a checkpoint of this project: the names of its weights are no list of text"
+    loss = {f"loss.{name}": value for name, value in state["loss"].items()} if isinstance(state.get("loss"), dict) else {}
+    for weights in (model, loss, average.get("model") if isinstance(average, dict) else None):
+        tensors = weights if isinstance(weights, dict) else {}
+        if bad := find_non_finite({name: tensors[name] for name in verified if isinstance(tensors.get(name), torch.Tensor)}):
+            return f"damaged: the weights of {bad} are not finite"
+    return None
+
+
+def is_valid_checkpoint(file: Path) -> bool:
+    """Whether `load_checkpoint` takes it."""
+    try:
+        return bool(load_checkpoint(file, whole=False))
+    except ConfigError:
+        return False
+
+
+def step_of(file: Path) -> float:
+    """The optimizer step that a checkpoint was written at, at a glance; infinity where it cannot be read."""
+    try:
+        step = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"]["progress"]["step"]
+    except Exception:  # whatever is wrong with it will show when it is loaded
+        return float("inf")
+    return step if type(step) is int else float("inf")

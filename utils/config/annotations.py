@@ -1,0 +1,201 @@
+"""What an annotation admits, in words and as a check: constraints such as `PositiveInt`, and why a value does not fit."""
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter
+from numbers import Number
+from pathlib import Path
+from typing import Annotated
+
+from utils.config.suggestions import suggest_name, suggest_value
+_DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null",
+                 list: "a list", dict: "a table of keys"}
+
+
+def at_least(least: int | float, above: bool = False):
+    """A constraint for an annotation: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded.
+
+    Its `range` is the bound as JSON Schema has it, for those who describe signatures.
+    """
+
+    def check(value):
+        if not value >= least or (above and value == least):  # a NaN is not, either
+            raise ValueError(f"{value} is too small; it must be {'above' if above else 'at least'} {least}")
+
+    check.range = {"exclusiveMinimum" if above else "minimum": least}
+    return check
+
+
+def below(bound: int | float):
+    """A constraint for an annotation: smaller than `bound`."""
+
+    def check(value):
+        if not value < bound:
+            raise ValueError(f"{value} is too large; it must be below {bound}")
+
+    check.range = {"exclusiveMaximum": bound}
+    return check
+
+
+def _countable(value):
+    if value >= 2**63:  # no more than a machine counts to; nobody needs to be told of it
+        raise ValueError(f"{value} is too large")
+
+
+PositiveInt = Annotated[int, at_least(1), _countable]
+CountInt = Annotated[int, at_least(0), _countable]
+PositiveFloat = Annotated[float, at_least(0, above=True)]
+_LISTS = (list, tuple, Sequence, Iterable, set)
+
+
+def mismatch(value, annotation) -> str | None:
+    """Why `value` cannot be an `annotation`, in words; None where it can, or where the annotation is not simple.
+
+    Annotations may carry constraints: `Annotated[int, check]`, where `check(value)` raises ValueError for what it refuses.
+    """
+    simple = simple_types(annotation)
+    if simple is None:
+        return None
+    if any(_fits(value, kind) for kind in simple):
+        try:
+            for check in _constraints(value, annotation):
+                check(value)
+        except ValueError as error:
+            return str(error)
+        return _items_mismatch(value, annotation) if isinstance(value, list) else None
+    choice = suggest_name(value, [name for kind in simple if isinstance(kind, tuple) for name in kind])
+    return f"{describe_value(value)}; {describe_annotation(annotation)} is needed.{choice or suggest_value(value, simple)}"
+
+
+def describe_annotation(annotation) -> str | None:
+    """`a whole number or null`: the values that an annotation admits; None where a config has no word for them."""
+    simple = simple_types(annotation)
+    return simple and " or ".join(_DESCRIPTIONS[kind] if isinstance(kind, type) else _one_of(kind) for kind in simple)
+
+
+def _one_of(choices: tuple) -> str:
+    return "one of " * (len(choices) > 1) + ", ".join(map(repr, choices))
+
+
+def _items_mismatch(value: list, annotation) -> str | None:
+    """What is wrong with the items of a list, or with how many there are."""
+    faults = []
+    for part in _union_members(annotation):
+        kinds = typing.get_args(part)
+        if is_tensor(part):
+            wrong = next((f"{item!r} is no number" for item in _leaves(value) if not _fits(item, float)), None)
+        elif (typing.get_origin(part) or part) not in _LISTS:
+            continue
+        elif typing.get_origin(part) is tuple and Ellipsis not in kinds and len(kinds) > 1:
+            wrong = f"it has {len(value)} items; {len(kinds)} are needed" if len(value) != len(kinds) else _first(value, kinds)
+        else:
+            wrong = _first(value, [kinds[0]] * len(value)) if kinds else None
+        faults.append(wrong)
+    return faults[0] if faults and all(faults) else None
+
+
+def item_annotations(annotation) -> tuple[list, bool] | None:
+    """The annotations of a list's items, and whether there are just so many; None where these differ or nothing tells."""
+    lists = [part for part in _union_members(annotation) if (typing.get_origin(part) or part) in _LISTS]
+    kinds = typing.get_args(lists[0]) if len(lists) == 1 else ()
+    if not kinds or any(is_tensor(part) for part in _union_members(annotation)):
+        return None
+    counted = typing.get_origin(lists[0]) is tuple and Ellipsis not in kinds and len(kinds) > 1
+    return (list(kinds), True) if counted else ([kinds[0]], False)
+
+
+def _first(items: list, annotations: Iterable) -> str | None:
+    """What is wrong with the first of the items that does not fit."""
+    wrong = ((number, mismatch(item, kind)) for number, (item, kind) in enumerate(zip(items, annotations, strict=True)))
+    return next((f"item {number}: {message}" for number, message in wrong if message), None)
+
+
+def _leaves(value) -> list:
+    return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else [value]
+
+
+def _union_members(annotation) -> list:
+    """The members of a union, those of annotated ones included; anything else by itself."""
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [inner for part in typing.get_args(annotation) for inner in _union_members(part)]
+    return [annotation]
+
+
+def describe_value(value) -> str:
+    """`'ten' is text`, `the value is false`: a config value and its kind in a user's words."""
+    if value is None or isinstance(value, bool):
+        return f"the value is {str(value).lower().replace('none', 'null')}"
+    return f"{value!r} is {_DESCRIPTIONS.get(type(value), type(value).__name__)}"
+
+
+def _fits(value, kind) -> bool:
+    if isinstance(kind, tuple):
+        return value in kind
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def ranges(annotation) -> dict[str, float]:
+    """The bounds of its numbers, as JSON Schema has them: `{"minimum": 0, "exclusiveMaximum": 1}`."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return {key: bound for part in typing.get_args(annotation) for key, bound in ranges(part).items()}
+    checks = getattr(annotation, "__metadata__", ())
+    return {key: bound for check in checks for key, bound in getattr(check, "range", {}).items()}
+
+
+def describe_parameter(parameter: Parameter) -> str:
+    """`a whole number or null, at least 1`: what an argument may be, as far as its annotation tells."""
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    annotation = annotation_of(parameter)
+    return ", ".join([describe_annotation(annotation) or "", *(f"{words[key]} {bound}" for key, bound in ranges(annotation).items())])
+
+
+def _constraints(value, annotation) -> list:
+    """The checks of those parts of an annotation that admit `value`."""
+    if typing.get_origin(annotation) is Annotated:
+        base, *checks = typing.get_args(annotation)
+        return checks if any(_fits(value, kind) for kind in simple_types(base) or []) else []
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [check for part in typing.get_args(annotation) for check in _constraints(value, part)]
+    return []
+
+
+def simple_types(annotation) -> list | None:
+    """The plain types an annotation admits; None where it admits something a config has no word for."""
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if annotation in _DESCRIPTIONS or annotation is None:
+        return [type(None) if annotation is None else annotation]
+    if annotation in (Number, Path):
+        return [float if annotation is Number else str]
+    if is_tensor(annotation):
+        return [list]
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return [typing.get_args(annotation)]
+    if origin in (typing.Union, types.UnionType):
+        parts = typing.get_args(annotation)
+        if float in parts:  # `lr: float | Tensor`: from a config it is the number
+            parts = [part for part in parts if not is_tensor(part)]
+        kinds = [simple_types(part) for part in parts]
+        return None if None in kinds else list(dict.fromkeys(kind for part in kinds for kind in part))
+    if (origin or annotation) in _LISTS:
+        return [list]
+    if (origin or annotation) in (dict, Mapping):
+        return [dict]
+    return None
+
+
+def annotation_of(parameter: Parameter):
+    """The annotation; without one, that of the default where it is a number, text or a switch."""
+    if parameter.annotation is not Parameter.empty and not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    return bool if isinstance(parameter.default, bool) else typing.Any
+
+
+def is_tensor(annotation) -> bool:
+    """Whether an annotation is torch's Tensor."""
+    return getattr(annotation, "__name__", "") == "Tensor"

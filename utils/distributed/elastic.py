@@ -1,0 +1,41 @@
+"""torchrun's elastic agent: starts the processes of a run on this machine, and starts them again."""
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+
+def run_processes(program: Sequence[str], num_processes: int, max_restarts: int, run_id: str,
+                  hear: Callable[[Callable[[int], None]], None]) -> tuple[int | None, list[int]]:
+    """torchrun's elastic agent at work: `python PROGRAM...` in so many processes on this machine, until they end.
+
+    `hear(end)` sets up signal handlers, which call `end(number)` to end the processes with that signal. Returns the number,
+    if there was one, and the exit codes of the processes that failed.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every signal that it sends
+    patient = "shutdown_timeout" in {field.name for field in fields(LaunchConfig)}  # older torch always waits 30 seconds
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=run_id, rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=max_restarts,
+            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle="SIGQUIT",  # the others are heard by `hear`
+            **{"shutdown_timeout": 3600} if patient else {})  # a checkpoint may take its time
+
+        def end(number: int):
+            raise SignalException(f"signal {number}", signal.Signals(number))
+
+        hear(end)
+        try:
+            elastic_launch(config, sys.executable)(*program)
+        except SignalException as ended:
+            return int(ended.sigval), []
+        except ChildFailedError as failed:
+            return None, [failure.exitcode for failure in failed.failures.values()]
+    return None, []

@@ -1,0 +1,118 @@
+"""The process group: joining it, leaving it, and what happens when a process fails."""
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as torch_dist
+
+from utils.distributed.collectives import Shared, agree, wait_for_main
+from utils.distributed.environment import expected_rank, expected_world_size, forbid_restart, is_launched
+from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
+
+log = logging.getLogger(__name__)
+TIMEOUT_S = 300.0
+_FOR_START = timedelta(seconds=TIMEOUT_S)
+_FOR_LAUNCHER_S = 1.0
+
+
+def num_restarts() -> int:
+    """How often the launcher has started this group again. A collective: each machine counts its own failures only."""
+    return agree(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if is_launched() else 0)[0]
+
+
+@contextmanager
+def process_group(joins: bool, device: torch.device, timeout_s: float | None = None) -> Iterator[None]:
+    """Within it this process is one of those that the launcher started, if it `joins` them: gloo, with nccl on CUDA.
+
+    A collective that waits longer than `timeout_s` (five minutes) for another process fails. Any error ends this process
+    here, and with it the group: the first to fail says why, the others are silent.
+    """
+    if not joins:
+        yield
+        return
+    backend, timeout = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout_s or TIMEOUT_S)
+    try:
+        whole, number, size = next(torch_dist.rendezvous("env://", timeout=_FOR_START))
+        Shared.store = store = _store_of_start(whole, number, size)
+        torch_dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout,
+                                      device_id=device if device.type == "cuda" else None)
+        try:
+            yield
+        except Interrupted:  # all at the same step, with everything saved
+            wait_for_main()  # else it would be ended when another process has
+            torch_dist.destroy_process_group()
+            raise
+        wait_for_main()
+    except Interrupted:
+        raise
+    except BaseException as error:
+        _abort(error)
+    torch_dist.destroy_process_group()
+
+
+def _store_of_start(whole, number: int, size: int):
+    """A part of the launcher's store in which only these processes write, when all are there; loading torch may take a while.
+
+    torchrun gives each start the same store, where addresses of the dead still stand. So the main process makes a name for
+    the start, and tells it to whom it finds; one who is alive confirms.
+    """
+    token = os.urandom(8).hex()
+    whole.set(f"here/{number}", token)
+    if number != 0:
+        whole.wait([f"start of/{token}"], _FOR_START)
+        store = torch_dist.PrefixStore(whole.get(f"start of/{token}").decode(), whole)
+        store.add("joined", 1)
+        store.wait(["complete"], _FOR_START)
+        return store
+    store, until = torch_dist.PrefixStore(token, whole), time.monotonic() + _FOR_START.total_seconds()
+    while store.add("joined", 0) < size - 1:
+        for other in range(1, size):
+            if whole.check([f"here/{other}"]):
+                whole.set(f"start of/{whole.get(f'here/{other}').decode()}", token)
+        if time.monotonic() > until:
+            raise torch_dist.DistError(f"timed out: {store.add('joined', 0)} of {size - 1} other processes have come")
+        time.sleep(0.02)
+    store.set("complete", "")
+    return store
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Whether an error says no more than that another process has died, or does not answer."""
+    said = str(error) if type(error) is RuntimeError else ""
+    return isinstance(error, torch_dist.DistError) or "/gloo/" in said or "Connection closed by peer" in said or "NCCL" in said
+
+
+def _abort(error: BaseException) -> None:
+    """Says what went wrong, if no other process has, and ends. No clean-up: after a failed collective it may wait for ever."""
+    if is_peer_failure(error) and "imed out" not in str(error):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_FOR_LAUNCHER_S)  # if one has died the launcher knows more, and ends this process meanwhile
+    try:
+        is_first = Shared.store.add("failures", 1) == 1
+    except Exception:  # the store is gone with the process that held it
+        is_first = True
+    if is_first:
+        _report_failure(error)
+        logging.shutdown()
+        if isinstance(error, (ConfigError, TrainingError)):
+            forbid_restart(exit_code(error))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code(error))
+
+
+def _report_failure(error: BaseException) -> None:
+    who = f"process {expected_rank()} of {expected_world_size()}"
+    if isinstance(error, (ConfigError, TrainingError)):
+        log.error("%s", error)
+    elif is_peer_failure(error):
+        reason = str(error).splitlines()[0][:300]
+        log.error("%s lost touch with another one, which has died, or does not answer: %s", who, reason)
+    else:
+        log.error("%s failed", who, exc_info=error)
