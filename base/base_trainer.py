@@ -36,7 +36,7 @@ from utils.training.progress import (
     parse_save_interval,
 )
 from utils.training.schedule import Schedule
-from utils.training.stop_requests import StopRequest, poll_stop_requests, stop_if_requested
+from utils.training.stop_requests import StopRequest, poll_requests, stop_if_requested
 from utils.training.timers import Timers
 from utils.training.updater import Updater, Window
 
@@ -231,7 +231,7 @@ class BaseTrainer:
         with self.stop_request.listening(), run:
             # a folder that cannot be written shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
-            stop_if_requested(self, poll_stop_requests(self), budget=False)
+            stop_if_requested(self, poll_requests(self), budget=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
             self.timers.start()
@@ -271,7 +271,7 @@ class BaseTrainer:
                 self.timers.record("compute")
                 if position.step % self.log_every == 0 and position.batch != num_batches:
                     self.log_step()
-                requests = poll_stop_requests(self, ballot)
+                requests = poll_requests(self, ballot)
                 if position.batch != num_batches and self.save_interval.due(position.step, requests.to_save):
                     self.save("last.pt")
                 stop_if_requested(self, requests)
@@ -328,7 +328,7 @@ class BaseTrainer:
         self.timers.record("other")
         names = [f"epoch_{epoch:04d}.pt"] if self.save_every and epoch % self.save_every == 0 else []
         names += ["best.pt"] * improved
-        requests = poll_stop_requests(self)
+        requests = poll_requests(self)
         if names or self.finished or self.save_interval.due(self.position.step, requests.to_save, epoch):
             self.save(*names, "last.pt")  # comes last: whoever is killed in between does this epoch's end again
         if not self.finished:
@@ -345,7 +345,7 @@ class BaseTrainer:
                     totals.add(values, num_samples)
                 self.timers.record("evaluation")
                 bar.update(1)
-                stop_if_requested(self, poll_stop_requests(self, ballot), budget=False)
+                stop_if_requested(self, poll_requests(self, ballot), budget=False)
             values = totals.means() | self.metrics.compute()
         self.timers.record("evaluation")
         return {f"{split}/{name}": value for name, value in values.items()}

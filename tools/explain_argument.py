@@ -31,7 +31,7 @@ def explain_argument(config: Mapping, path: KeyPath) -> Rows:
         return [("is", TRANSFORM_KEYS[inner[0]])] if inner else []
     end = _end_of_block(config, path)
     if end is None:
-        return [("can name", KINDS[section].offer())]
+        return [("can name", KINDS[section].describe_options())]
     try:
         return _of_block(section, as_block(value_at(config, path[:end])), path[end:])
     except ConfigError as error:  # there is none of that name

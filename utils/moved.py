@@ -77,7 +77,7 @@ NAMES = {
     "base.find_batch_size": {"needs_cuda": "require_cuda", "pieces_of": "split_batch_size"},
     "base.find_lr": {"follow": "record_losses"},
     "base.fit": {"check_batch_size": "require_samples_for_a_batch", "loss_watched": "loss_inputs_watched"},
-    "base.leaving": {"Asked": "StopRequests", "asked": "poll_stop_requests",
+    "base.leaving": {"Asked": "AgreedRequests", "asked": "poll_requests",
                      "leave_if_asked": "stop_if_requested"},
     "base.preparation": {"Preparation": "BatchPreparation"},
     "base.rehearsal": {"rehearse": "preflight"},

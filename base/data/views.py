@@ -93,7 +93,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Any]:
         all_chosen, at_once = iter(self.batch_sampler), 1
         while chosen := list(itertools.islice(all_chosen, at_once)):
-            yield from self._together(chosen) if len(chosen) > 1 else [self._ready(chosen[0])]
+            yield from self._gather_several(chosen) if len(chosen) > 1 else [self._fetch(chosen[0])]
             at_once = self._at_once(len(chosen[0].indices))
 
     def _at_once(self, num_samples: int) -> int:
@@ -103,12 +103,12 @@ class BatchLoader:
             return 1
         return min(max(self.AT_ONCE_BYTES // max(sum(sizes), 1), 1), self.MOST_AT_ONCE)
 
-    def _together(self, chosen: list[Chosen]) -> Iterator[tuple]:
-        arrays = self._ready(Chosen(chosen[0].epoch, np.concatenate([each.indices for each in chosen])))
+    def _gather_several(self, chosen: list[Chosen]) -> Iterator[tuple]:
+        arrays = self._fetch(Chosen(chosen[0].epoch, np.concatenate([each.indices for each in chosen])))
         sizes = [len(each.indices) for each in chosen]
         return zip(*(array.split(sizes) for array in arrays), strict=True)
 
-    def _ready(self, chosen: Chosen) -> Any:
+    def _fetch(self, chosen: Chosen) -> Any:
         batch = self.dataset.__getitems__(chosen)
         return _pin_memory(batch) if self.pin_memory else batch
 

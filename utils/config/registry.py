@@ -68,20 +68,20 @@ class Registry:
         """The class or function called `name`. Raises ConfigError, with the nearest name, where there is none."""
         errors = import_folder(self.folder)
         if name in self._own:
-            return self._sound(name, errors)
+            return self._if_importable(name, errors)
         for library in self.libraries:
             if name in library.members():
                 return library.members()[name]
         for folder in FOLDERS:
             errors = {**errors, **import_folder(folder)}
         if name in self._own:
-            return self._sound(name, errors)
+            return self._if_importable(name, errors)
         known = self._known()
         broken = "".join(f"\n    {file} could not be imported: {why}" for file, why in errors.items())
         meant = next((f" Write '{word}' alone; arguments go under args." for word in reversed(re.findall(r"\w+", name))
                       if word in known), suggest_name(name, known))
         meant = self._unregistered(name) or meant
-        raise ConfigError(f"no {self.kind} '{name}'.{meant} There are: {self.offer()}.{broken}")
+        raise ConfigError(f"no {self.kind} '{name}'.{meant} There are: {self.describe_options()}.{broken}")
 
     def _unregistered(self, name: str) -> str:
         """Where the project has a class or function of that name that is not registered as one of this kind, in words."""
@@ -94,11 +94,11 @@ class Registry:
     def _known(self) -> list[str]:
         return [*self.names(), *(member for library in self.libraries for member in library.members())]
 
-    def offer(self) -> str:
+    def describe_options(self) -> str:
         """The project's own names, and how the libraries are called."""
         return ", ".join([*self.names(), *(library.label for library in self.libraries)])
 
-    def _sound(self, name: str, errors: dict[str, str]):
+    def _if_importable(self, name: str, errors: dict[str, str]):
         """The project's own `name`, unless two files claim it or its file broke off half-way."""
         if name in self._twice:
             raise ConfigError(f"two {self.kind}s are called '{name}': in {self._twice[name]}. Rename one of them.")
@@ -121,8 +121,8 @@ class Registry:
         try:
             signature = self.signature(self.get(block["type"]), provided)
         except ConfigError as error:
-            return [((*path, "type"), str(error)), *self._faults_beside(beside, path, allowed, {})]
-        faults = self._faults_beside(beside, path, allowed, signature.parameters)
+            return [((*path, "type"), str(error)), *self._unknown_key_faults(beside, path, allowed, {})]
+        faults = self._unknown_key_faults(beside, path, allowed, signature.parameters)
         if args is not None and not isinstance(args, dict):
             return [*faults, ((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
         wrong = signature.faults(args or {}, beside)
@@ -136,9 +136,9 @@ class Registry:
                 return (*path, key), f"{missing} It is not called '{key}' here: type: {str(value).split('.')[-1]}"
             if len(block) == 1 and isinstance(value, (dict, type(None))) and key in self._known():
                 return (*path, key), f"{missing} Write {{type: {key}, args: {{...}}}}."
-        return path, f"{missing} There are: {self.offer()}."
+        return path, f"{missing} There are: {self.describe_options()}."
 
-    def _faults_beside(self, beside: dict, path: tuple, allowed: tuple, parameters: Iterable[str]) -> list[Fault]:
+    def _unknown_key_faults(self, beside: dict, path: tuple, allowed: tuple, parameters: Iterable[str]) -> list[Fault]:
         """What is wrong with the keys of a block besides those it has."""
         return [((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}" if key in parameters else
                  Unknown(f"there is no key '{key}' for {self.one}.{suggest_name(key, allowed)} Keys: {', '.join(allowed)}."))

@@ -9,7 +9,7 @@ def shard_model(trainer) -> None:
     strategy, model, loss = trainer.strategy, trainer.unwrapped_model, trainer.loss
     if not strategy.shards:
         return
-    strategy.check(model, trainer.device)
+    strategy.validate(model, trainer.device)
     for name in trainer.optimizers if dist.world_size() > 1 else ():
         strategy.shard(trainer.stepped(model, name), trainer.device)
         if trainer.ema:

@@ -189,7 +189,7 @@ class FullyShardedDataParallel:
     def __str__(self):
         return "fsdp"
 
-    def check(self, model: nn.Module, device: torch.device) -> None:
+    def validate(self, model: nn.Module, device: torch.device) -> None:
         """Raises ConfigError for options that this model or device has no use for."""
         classes = sorted({type(module).__name__ for module in model.modules()})
         for name in sorted(self.wrap.difference(classes)):

@@ -12,7 +12,7 @@ from utils.errors import Interrupted
 from utils.signals import NAMES
 
 
-class StopRequests(NamedTuple):
+class AgreedRequests(NamedTuple):
     """What any of the processes is asked for: a signal's number or 0, whether max_time is up, whether a save is due."""
 
     signal_number: int
@@ -20,13 +20,13 @@ class StopRequests(NamedTuple):
     to_save: bool
 
 
-def poll_stop_requests(trainer, agree: Callable = dist.agree) -> StopRequests:
+def poll_requests(trainer, agree: Callable = dist.agree) -> AgreedRequests:
     """What any process is asked for, by a signal or the clock, so that all do the same after the same step."""
     signal_number = trainer.stop_request.signal_number or (signal.SIGTERM if launcher_died() else 0)
-    return StopRequests(*agree(signal_number, trainer.stop_request.time_is_up, trainer.save_interval.time_is_up))
+    return AgreedRequests(*agree(signal_number, trainer.stop_request.time_is_up, trainer.save_interval.time_is_up))
 
 
-def stop_if_requested(trainer, asked: StopRequests, budget: bool = True) -> None:
+def stop_if_requested(trainer, asked: AgreedRequests, budget: bool = True) -> None:
     """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
     if why := trainer.stop_request.reason(trainer.position.step, asked.signal_number, budget and asked.to_stop):
         trainer.run.store.join()
