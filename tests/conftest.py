@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only get in eac
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # many programs are started here: they need not all compile the project anew
 torch.set_num_threads(1)
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config) -> None:
+    """With `-n` (pytest-xdist) the tests of a file stay in one process, which makes what they share once."""
+    if getattr(config.option, "dist", None) == "load":
+        config.option.dist, config.option.loadscopereorder = "loadscope", False
 
 
 def train(*args, out: Path) -> Path:
@@ -107,12 +114,16 @@ def needs(*files: str) -> None:
             pytest.skip(f"there is no {file}")
 
 
-def new_project(target: Path) -> None:
-    """`python new.py project TARGET`, in this process."""
-    needs("new.py")
-    from new import new_project
+def copy_project(target: Path, *without: str) -> None:
+    """A copy of the project's own files in `target`, but for the files and folders named in `without`."""
+    caches = shutil.ignore_patterns(".git", "__pycache__", "*.pyc", ".*_cache", ".venv", "venv")
 
-    new_project(target)
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        inside = Path(folder).relative_to(PROJECT)
+        left = set(names) if str(inside) == "saved" else caches(folder, names)
+        return left | {name for name in names if (inside / name).as_posix() in ("data", *without)}
+
+    shutil.copytree(PROJECT, target, ignore=ignored)
 
 
 @pytest.fixture(scope="session", autouse=True)

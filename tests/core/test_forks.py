@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from conftest import new_project, program
+from conftest import copy_project, program
 
 SMALL = """
 name: fork
@@ -136,7 +136,7 @@ def warmup(optimizer, steps: int):
 def fork(tmp_path_factory):
     """A copy of the project with every file of FORKS in it at once, and one that is broken."""
     folder = tmp_path_factory.mktemp("fork") / "MyProject"
-    new_project(folder)
+    copy_project(folder)
     for file, code, _, _ in FORKS.values():
         (folder / file).write_text(code)
     (folder / "model" / "broken.py").write_text("import a_package_that_is_not_there\n")

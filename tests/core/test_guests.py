@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 from base import DATASETS, LOSSES, MODELS, TRAINERS, BaseTrainer
 from base.build import build_data
 from base.validate import validate_config
-from conftest import assert_same_run, epochs, load, needs, new_project, program, score, train
+from conftest import assert_same_run, copy_project, epochs, load, needs, program, score, train
 from model.mlp import MLP
 from utils.config.loading import load_config
 from utils.config.signature import Signature
@@ -258,7 +258,7 @@ def test_from_one_optimizer_to_several_and_back_by_extending(small, tmp_path):
 
 def test_a_file_that_exits_at_import_does_not_stop_runs_that_do_not_need_it(tmp_path):
     needs("configs/linear_regression.yaml")
-    new_project(tmp_path / "fork")
+    copy_project(tmp_path / "fork")
     (tmp_path / "fork" / "model" / "tool.py").write_text("import sys\nsys.exit(3)\n")
     program("train.py", "-c", "configs/linear_regression.yaml", "trainer.args.epochs=1", "writers=[]", cwd=tmp_path / "fork")
 

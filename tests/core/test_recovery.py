@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS
-from conftest import assert_same_run, assert_same_state, epochs, load, metrics, new_project, program, train
+from conftest import assert_same_run, assert_same_state, epochs, load, metrics, program, train
 from trainer.trainer import Trainer
 from utils.checkpoint.loading import load_checkpoint
 from utils.errors import ConfigError, Interrupted, TrainingError
@@ -432,26 +432,3 @@ def test_a_start_may_end_after_a_step_and_says_so_again(small, tmp_path):
         with pytest.raises(Interrupted, match="step 3 is done: saved at epoch 1, batch 3, step 3") as stop:
             train("-c", small, "-r", "auto", "--steps", 3, out=tmp_path)
         assert stop.value.signal_number is None
-
-
-def test_verify_resume_passes_for_what_is_exact(small, tmp_path):
-    done = program("train.py", "--verify-resume", "-c", small, "--steps", 8, "--device", "cpu", "data_loader.num_workers=2")
-    assert "killed by SIGKILL after step 5" in done.stdout and "resumed from step" in done.stdout
-    assert "PASS: after 8 steps" in done.stdout
-
-
-@pytest.mark.faults  # nine runs of the whole program
-def test_verify_resume_names_what_differs_first_and_why_it_may(small, tmp_path):
-    from conftest import PROJECT
-    project = tmp_path / "project"
-    new_project(project)
-    source = (PROJECT / "tests" / "test_recovery.py").read_text()
-    private = source[source.index("@DATASETS.register"):source.index("@TRAINERS.register")]
-    (project / "data_loader" / "private.py").write_text(
-        f"import torch\nfrom torch.utils.data import Dataset\nfrom base import DATASETS\n\n\n{private}")
-    done = program("train.py", "--verify-resume", "-c", small, "dataset.type=Private", "data_loader.batch_size=10",
-                   "--steps", 6, cwd=project, code=1)
-    assert "FAIL: metrics.jsonl" in done.stderr and "step/loss is" in done.stderr and "generator of its own" in done.stderr
-    assert "nobody killed" not in done.stderr
-    wrong = program("train.py", "--verify-resume", "-c", small, "model.type=MPL", cwd=project, code=2)
-    assert "Did you mean 'MLP'?" in wrong.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults.harness import GROUP, Started, few_and_many, gone, workers, write_config
 
-from conftest import PROJECT, assert_same_run, new_project, program
+from conftest import PROJECT, assert_same_run, copy_project, program
 
 FAULTY = '''
 import os
@@ -51,7 +51,7 @@ def straight(tmp_path_factory) -> Path:
 def faulty(tmp_path_factory) -> Path:
     """A project with a trainer that goes wrong."""
     project = tmp_path_factory.mktemp("fork") / "project"
-    new_project(project)
+    copy_project(project)
     (project / "trainer" / "faulty.py").write_text(FAULTY)
     return project
 
@@ -118,6 +118,7 @@ def test_a_signal_to_the_launcher_saves_and_ends_all_at_the_same_step(tmp_path, 
     assert_same_run(straight, only_run(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_all_at_once(tmp_path):
     with Started(*arguments(tmp_path, "--nproc", 2)) as launcher:
         reaches(launcher, tmp_path, 1)
@@ -131,6 +132,7 @@ def test_a_second_ctrl_c_ends_all_at_once(tmp_path):
         assert launcher.said.strip() == "ended by SIGINT"
 
 
+@pytest.mark.slow
 def test_processes_whose_launcher_is_killed_save_and_end(tmp_path):
     with Started(*arguments(tmp_path, "--nproc", 2)) as launcher:
         reaches(launcher, tmp_path)
@@ -161,6 +163,7 @@ def test_a_process_that_stands_still_is_noticed_and_the_group_starts_again(tmp_p
     assert_same_run(straight, only_run(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", few_and_many("kill", "mistake"))
 def test_torchrun_starts_again_what_was_killed_and_not_what_is_mistaken(tmp_path, straight, fault):
     mistake = ["model.args.sizes=[64,8]"] if fault == "mistake" else []

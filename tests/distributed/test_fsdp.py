@@ -148,6 +148,7 @@ def test_one_file_put_together_scores_as_the_parts_do_and_is_an_ordinary_checkpo
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_one_process_costs_no_run_and_the_save_is_made_up_for(runs, monkeypatch):
     monkeypatch.setenv("REFUSED", "2")
     starter = runs.folder / "train.py"

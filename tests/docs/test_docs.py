@@ -20,15 +20,15 @@ import re
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
 
-from conftest import PROJECT, needs, new_project
+from conftest import PROJECT, copy_project, needs
 from utils import cli
 
 PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in PROJECT.glob("docs/*.md"))]
+BY_ITSELF = pytest.mark.parametrize("page", ["README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:])])
 AS_WRITTEN = ("docs/tutorial.md", "docs/recipes.md")
 SHORTER = "trainer.args.epochs=2"  # or, of trainings that say how many epochs they take:
 SHORTER_EPOCHS = "data_loader.batches_per_epoch=2"
@@ -37,7 +37,7 @@ NOT_RUN = {  # parts of a line that begin so
     r"git clone ": "takes the network: the page's copy of the project stands for it",
     r"cd ": "leads to where the page's blocks are run anyway",
     r"tensorboard ": "serves until it is ended",
-    r"python -m pytest$": "is what runs these lines",
+    r"python -m pytest -n auto$": "is what runs these lines",
     r"torchrun --nnodes 2 ": "takes two machines",
     r"sbatch ": "takes a Slurm cluster",
     r"python train\.py .*--distributed(?!.*--device cpu)": "takes GPUs",
@@ -52,7 +52,7 @@ from base.validate import validate_config
 from utils.config.loading import load_config, merge
 for file in sys.argv[1:]:
     config, places = load_config(file)
-    check_config(config if "name" in config else merge(load_config("configs/digits.yaml")[0], config), places)
+    validate_config(config if "name" in config else merge(load_config("configs/digits.yaml")[0], config), places)
 """
 
 
@@ -213,30 +213,30 @@ def plain(line: str) -> str:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """All pages, two at a time; their programs are forked from one that has imported the libraries."""
-    needs("new.py", "configs/digits.yaml")
+    """A function that runs a page, once; its programs are forked from one that has imported the libraries."""
+    needs("new.py", "configs/digits.yaml", "benchmarks/README.md", "launch/slurm.sh", "tools/schema.py")
     folder = tmp_path_factory.mktemp("docs")
     server = [sys.executable, "-u", PROJECT / "tests" / "warm_python.py", folder / "socket"]
     (folder / "tools").mkdir()
     (folder / "tools" / "python").write_text(f'#!/bin/sh\nexec {shlex.join(map(str, [server[0], "-SE", *server[2:]]))} "$@"\n')
     (folder / "tools" / "python").chmod(0o755)
 
+    @functools.cache
     def run(page: str) -> Report:
         copy = folder / page.replace("/", "_")
-        new_project(copy)
+        copy_project(copy)
         return Copy(page, copy, folder / "tools").run()
 
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(server, **pipes) as warm, ThreadPoolExecutor(2) as two:
+    with subprocess.Popen(server, **pipes) as warm:
         assert warm.stdout.readline() == "ready\n"
-        done = dict(zip(PAGES, two.map(run, PAGES), strict=True))
+        yield run
         warm.stdin.close()
-    return done
 
 
-@pytest.mark.parametrize("page", PAGES)
+@BY_ITSELF
 def test_all_that_a_page_shows_runs(reports, page):
-    counts, faults, _ = reports[page]
+    counts, faults, _ = reports(page)
     print(page, dict(counts))
     assert not faults, "\n".join(faults)
     blocks = [block for block in blocks_of(page) if block.language != "bash"]
@@ -253,12 +253,12 @@ def options() -> frozenset[str]:
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@BY_ITSELF
 def test_files_options_and_commands_that_a_page_names_are_there(reports, page):
     spans = re.findall(r"`([^`]+)`", prose_of(page))
     named = {name for span in spans for name in re.findall(r"(?<![\w/.])\w+/[\w/-]+\.(?:py|yaml|json|md|sh)\b", span)
              if (PROJECT / name.partition("/")[0]).is_dir() and not name.startswith("saved/")}
-    assert sorted(name for name in named - FOREIGN_FILES - reports[page].files if not (PROJECT / name).exists()) == []
+    assert sorted(name for name in named - FOREIGN_FILES - reports(page).files if not (PROJECT / name).exists()) == []
     used = {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", span)}
     assert sorted(used - options() - FOREIGN_OPTIONS) == []
     for span in spans:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import new_project
+from conftest import copy_project
 from harness import (
     BUSY,
     Started,
@@ -180,7 +180,7 @@ def test_kills_during_the_save_of_a_large_state_leave_a_whole_checkpoint(tmp_pat
     result is that of the undisturbed run.
     """
     project, out, kills = tmp_path / "fork", tmp_path / "out", 20
-    new_project(project)
+    copy_project(project)
     (project / "model" / "large.py").write_text(PLUG_IN)
     new = ["train.py", "-q", "-c", write_config(tmp_path, LARGE), "--out", out, "--run-name"]
     started = []

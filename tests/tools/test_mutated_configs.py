@@ -170,15 +170,22 @@ def quietly(num_examples: int):
                     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
-@quietly(1200)
+@quietly(300)
 @given(text=other_values())
 def test_a_config_with_other_values_is_checked_without_a_traceback(folder, text):
     assert check(text, folder)
 
 
-@quietly(800)
+@quietly(200)
 @given(text=other_text())
 def test_a_config_with_other_text_is_checked_without_a_traceback(folder, text):
+    assert check(text, folder)
+
+
+@pytest.mark.slow
+@quietly(2000)
+@given(text=st.one_of(other_values(), other_text()))
+def test_two_thousand_mutated_configs_are_checked_without_a_traceback(folder, text):
     assert check(text, folder)
 
 
