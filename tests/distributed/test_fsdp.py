@@ -259,7 +259,7 @@ def test_options_that_do_not_fit_the_model_or_the_device_are_named():
     for args, message in (({"wrap": ["Linaer"]}, "Did you mean 'Linear'"), ({"cpu_offload": True}, "on the CPU already"),
                           ({"activation_checkpointing": True}, "no part of the model is a unit")):
         with pytest.raises(ConfigError, match=message):
-            parse_strategy({"type": "fsdp", "args": args}).check(model, cpu)
+            parse_strategy({"type": "fsdp", "args": args}).validate(model, cpu)
     with pytest.raises(ValueError, match="item 0: 3 is a whole number; text is needed"):
         parse_strategy({"type": "fsdp", "args": {"wrap": [3]}})
 
