@@ -19,6 +19,17 @@ torch.set_num_threads(1)
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--one-of-each", action="store_true", help="of a test with several parameters run the first alone")
+
+
+def pytest_collection_modifyitems(config, items: list) -> None:
+    if config.getoption("--one-of-each"):
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        config.hook.pytest_deselected(items=[item for item in items if item not in first.values()])
+        items[:] = [item for item in items if item in first.values()]
+
+
 def pytest_configure(config) -> None:
     """With `-n` (pytest-xdist) the tests of a file stay in one process, which makes what they share once."""
     if getattr(config.option, "dist", None) == "load":

@@ -1,0 +1,54 @@
+"""Modules and names of earlier versions still work, and warn once; commands that moved print the new one."""
+import importlib
+import sys
+import warnings
+
+import pytest
+from conftest import PROJECT, program
+
+from base import BaseTrainer
+from utils import moved
+
+THERE = [name for name, targets in moved.MODULES.items()  # a fork may have deleted tools/
+         if all((PROJECT / f"{target.replace('.', '/')}.py").exists() for target in targets)]
+
+
+@pytest.mark.parametrize("name", THERE)
+def test_a_former_module_gives_what_its_successors_hold_and_warns_once(name):
+    sys.modules.pop(name, None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module = importlib.import_module(name)
+        importlib.import_module(name)
+    assert [warning.category for warning in caught] == [FutureWarning]
+    assert str(caught[0].message).startswith(f"{name} is now {moved.MODULES[name][0]}")
+    successor = importlib.import_module(moved.MODULES[name][0])
+    for own in [key for key, value in vars(successor).items() if getattr(value, "__module__", "") == successor.__name__]:
+        assert getattr(module, own) is getattr(successor, own)
+
+
+@pytest.mark.parametrize("module, name", [(module, name) for module, names in moved.NAMES.items() for name in names
+                                          if module in (*THERE, *moved.PACKAGES)])
+def test_a_former_name_leads_to_the_present_one(module, name):
+    assert moved.find(module, name).__name__ == moved.NAMES[module][name] if name.islower() else moved.find(module, name)
+
+
+def test_a_module_that_became_a_package_gives_its_former_names():
+    from utils import config
+    with pytest.warns(FutureWarning, match="utils.config.load_config is now utils.config.loading.load_config"):
+        assert config.load_config is importlib.import_module("utils.config.loading").load_config
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec("from utils.config import nothing")
+
+
+@pytest.mark.parametrize("name", moved.COMMANDS)
+def test_a_command_that_moved_prints_the_new_one(name):
+    done = program("-m", name, "anything", code=2)
+    assert done.stderr == f"python -m {name} is now: python -m {moved.COMMANDS[name]}\n" and not done.stdout
+
+
+def test_a_trainer_answers_to_the_former_name_of_its_model():
+    trainer = object.__new__(BaseTrainer)
+    trainer.unwrapped_model = "the model"
+    with pytest.warns(FutureWarning, match="bare_model is now BaseTrainer.unwrapped_model"):
+        assert trainer.bare_model == "the model"
