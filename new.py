@@ -1,4 +1,4 @@
-"""Start something new: a plug-in with its config and its test, or a project.
+"""Create a plug-in with its config and its test, or a new project.
 
     python new.py model MyNet                  # or dataset, loss, metric, trainer, transform, writer, config
     python new.py project ../MyProject         # a clean copy of the template
@@ -20,18 +20,20 @@ from utils.errors import PROJECT, ConfigError, exit_codes
 from utils.git import git
 
 SCAFFOLDS = PROJECT / "scaffolds"
-NEXT = {"configs": "python train.py -c", "tests": "python -m pytest"}  # what to do with a new file of these folders
-LISTS = ("python -m tools.schema > configs/schema.json", "python -m tools.config_docs > docs/config.md")  # of all names
-# What a bare project is without: the examples, and what is of no use without them. Tests that take one of them say so with
-# `needs`, and are skipped where it is not there.
+NEXT = {"configs": "python train.py -c", "tests": "python -m pytest"}  # the command for a new file, by folder
+LISTS = ("python -m tools.schema > configs/schema.json",  # these update the lists of all names
+         "python -m tools.config_docs > docs/config.md")
+# A bare project lacks these examples, and files that only examples need. A test that uses one of them calls
+# `needs`, and is skipped without it.
 EXAMPLES = (
     ".ci", "benchmarks", "requirements-bench.txt", "tests/benchmarks",
-    "configs/cifar10_resnet.yaml", "configs/digits.yaml", "configs/digits_gan.yaml", "configs/linear_regression.yaml",
+    "configs/cifar10_resnet.yaml", "configs/digits.yaml", "configs/digits_gan.yaml",
+    "configs/linear_regression.yaml",
     "configs/mnist.json", "configs/mnist.yaml", "configs/schema.json", "docs/config.md",
     "model/cifar_resnet.py", "model/digits_gan.py", "model/lenet.py", "model/linear_regression.py",
     "data_loader/line.py", "trainer/gan_trainer.py",
 )
-# What belongs to this copy and not to the template; `saved` itself comes along, empty.
+# These belong to this copy, not to the template. The folder `saved` is copied empty.
 _LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", "*.pyc", ".pytest_cache", ".venv", "venv")
 
 
@@ -52,31 +54,36 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="new.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="version", version=", ".join(f"{key} {value}" for key, value in template().items()))
+    parser = argparse.ArgumentParser(prog="new.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version",
+                        version=", ".join(f"{key} {value}" for key, value in template().items()))
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     project = kinds.add_parser("project", help="a clean copy of the template")
     project.add_argument("target", type=Path, help="the new folder, such as ../MyProject")
     project.add_argument("--bare", action="store_true", help="leave out the examples")
     for tree in sorted(SCAFFOLDS.iterdir()):
         if tree.is_dir() and not tree.name.endswith("_function"):
-            what = "a config with every setting" if tree.name == "config" else f"a {tree.name}, with its config"
+            what = ("a config with every setting" if tree.name == "config"
+                    else f"a {tree.name}, with its config")
             lower = "; in lower case it is a function" if _of_function(tree.name).exists() else ""
-            kinds.add_parser(tree.name, help=f"{what}, and its test").add_argument("name", help=f"what configs call it{lower}")
+            kinds.add_parser(tree.name, help=f"{what}, and its test").add_argument(
+                "name", help=f"what configs call it{lower}")
     return parser.parse_args()
 
 
-# -- a plug-in -----------------------------------------------------------------------------------------------------
+# -- a plug-in ---------------------------------------------------------------------------------------------
 
 def new_files(kind: str, name: str) -> list[Path]:
-    """Writes a thing of `kind` called `name`, a config that trains with it, and its test. Returns the files.
+    """Writes a new `kind` called `name`, a config that trains with it, and its test. Returns the files.
 
-    Raises ConfigError, with nothing written, where `name` cannot be a name or is taken, or a file is there already.
+    Raises ConfigError and writes nothing if `name` is no valid name or is taken, or if a file exists already.
     """
     files = scaffold(kind, name)
     refuse_registered(kind, name, set().union(*map(registered, files.values())))
     if taken := [taken for file in files for taken in there_already(file)]:
-        raise ConfigError(f"{', '.join(taken)}: there already, and nothing is overwritten. Choose another name.")
+        raise ConfigError(f"{', '.join(taken)}: there already, and nothing is overwritten. Choose another "
+                          "name.")
     written = []
     try:
         for file, text in files.items():
@@ -92,53 +99,58 @@ def new_files(kind: str, name: str) -> list[Path]:
 
 
 def there_already(file: Path) -> list[str]:
-    """The file, if the project has it; of a test also one of its name in a folder of tests/, which pytest would mix up with it."""
+    """The file, if it exists. For a test, also tests of this name in other folders, which confuse pytest."""
     found = [PROJECT / file, *((PROJECT / "tests").rglob(file.name) if file.parts[0] == "tests" else ())]
     return sorted({str(path.relative_to(PROJECT)) for path in found if path.exists()})
 
 
 def scaffold(kind: str, name: str) -> dict[Path, str]:
-    """The files of `scaffolds/KIND`, by their paths in the project, with `MyNet` for Example and `my_net` for example.
+    """The files of `scaffolds/KIND` by their new paths, with `MyNet` for Example and `my_net` for example.
 
-    Raises ConfigError where `name` cannot be a name.
+    Raises ConfigError if `name` is no valid name.
     """
-    # before each capital that begins a word: HTTPServer becomes http_server
+    # insert _ before each capital that begins a word: HTTPServer becomes http_server
     file_name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower()
     if not name.isidentifier() or keyword.iskeyword(name) or keyword.iskeyword(file_name):
-        raise ConfigError(f"'{name}' cannot be the name of a {kind}: letters, digits and _ are needed, as in MyNet or my_loss, "
-                          "and no word of Python's own.")
+        raise ConfigError(f"'{name}' cannot be the name of a {kind}: letters, digits and _ are needed, as in "
+                          "MyNet or my_loss, and no word of Python's own.")
     if (kind, name) == ("metric", "loss"):
         raise ConfigError("'loss' is what the loss is called in the logs. Choose another name.")
     tree = _of_function(kind) if name.islower() and _of_function(kind).exists() else SCAFFOLDS / kind
     texts = {str(file.relative_to(tree)): file.read_text() for file in sorted(tree.glob("*/*.*"))}
     if any(map(registered, texts.values())) and name in set().union(*map(used, texts.values())):
-        raise ConfigError(f"'{name}' is something else in the code that would be written. Choose another name.")
-    named = functools.partial(re.sub, "Example|example", lambda found: name if found[0] == "Example" else file_name)
+        raise ConfigError(f"'{name}' is something else in the code that would be written. Choose another "
+                          "name.")
+    named = functools.partial(re.sub, "Example|example",
+                              lambda found: name if found[0] == "Example" else file_name)
     return {Path(named(file)): named(text) for file, text in texts.items()}
 
 
 def _of_function(kind: str) -> Path:
-    """Where the scaffold of a function lies, for kinds that have one."""
+    """The folder with the scaffold of a function, if the kind has one."""
     return SCAFFOLDS / f"{kind}_function"
 
 
 def refuse_registered(kind: str, name: str, names: set[tuple[str, str]]) -> None:
-    """Raises ConfigError where the project registers one of `names` already."""
+    """Raises ConfigError if the project already registers one of `names`."""
     for folder in FOLDERS:
         for file in sorted((PROJECT / folder).rglob("*.py")):
             if names & registered(file.read_bytes()):
-                raise ConfigError(f"there is a {kind} '{name}' already, in {file.relative_to(PROJECT)}. Choose another name.")
+                raise ConfigError(f"there is a {kind} '{name}' already, in {file.relative_to(PROJECT)}. "
+                                  "Choose another name.")
 
 
 def registered(code: str | bytes) -> set[tuple[str, str]]:
-    """What a file registers, as (registry, name): `@MODELS.register class MyNet` gives ("MODELS", "MyNet")."""
-    return {(decorator.value.id, node.name) for node in _nodes(code) if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+    """The (registry, name) pairs of a file: `@MODELS.register class MyNet` gives ("MODELS", "MyNet")."""
+    return {(decorator.value.id, node.name)
+            for node in _nodes(code) if isinstance(node, (ast.ClassDef, ast.FunctionDef))
             for decorator in node.decorator_list
-            if isinstance(decorator, ast.Attribute) and decorator.attr == "register" and isinstance(decorator.value, ast.Name)}
+            if isinstance(decorator, ast.Attribute) and decorator.attr == "register"
+            and isinstance(decorator.value, ast.Name)}
 
 
 def used(code: str) -> set[str]:
-    """The names to which a file gives a meaning, by an import or an assignment."""
+    """The names that a file binds by an import or an assignment."""
     aliases = [node for node in _nodes(code) if isinstance(node, ast.alias)]
     names = [node for node in _nodes(code) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
     return {alias.asname or alias.name for alias in aliases} | {name.id for name in names}
@@ -147,32 +159,34 @@ def used(code: str) -> set[str]:
 def _nodes(code: str | bytes) -> list[ast.AST]:
     try:
         return list(ast.walk(ast.parse(code)))
-    except (SyntaxError, ValueError):  # a config; or a file that is broken, which training will name
+    except (SyntaxError, ValueError):  # a config, or a broken file: training reports it
         return []
 
 
-# -- a project -----------------------------------------------------------------------------------------------------
+# -- a project ---------------------------------------------------------------------------------------------
 
 def new_project(target: Path, bare: bool = False) -> None:
-    """Copies the template to `target`: without saved runs, downloaded data, git history and virtual environments.
+    """Copies the template to `target`, without saved runs, downloads, git history and virtual environments.
 
-    A bare copy is also without the examples; its README is short, and the template's is there as TEMPLATE.md. Raises
-    ConfigError where something is in the way.
+    A bare copy has no examples. It has a short README, and the template's README as TEMPLATE.md. Raises
+    ConfigError if `target` is not free or not outside this project.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} is there already, and not an empty folder. Choose another name.")
     if target.resolve().is_relative_to(PROJECT):
-        raise ConfigError(f"{target} lies inside this project. Choose a place beside it, such as ../{target.name}.")
+        raise ConfigError(f"{target} lies inside this project. Choose a place beside it, such as "
+                          f"../{target.name}.")
     try:
         shutil.copytree(PROJECT, target, ignore=functools.partial(_ignored, bare), dirs_exist_ok=True)
         stamp(target)
         if bare:
-            if not (target / "TEMPLATE.md").exists():  # there in a copy of a bare project
+            if not (target / "TEMPLATE.md").exists():  # it exists in a copy of a bare project
                 manual = (target / "README.md").read_text(encoding="utf-8")
                 note = "> The template's own page. The examples that it names are not here."
                 (target / "TEMPLATE.md").write_text(f"{note}\n\n{manual}", encoding="utf-8")
             text = (SCAFFOLDS / "bare_readme.md").read_text()
-            (target / "README.md").write_text(text.replace("Example", target.resolve().name), encoding="utf-8")
+            (target / "README.md").write_text(text.replace("Example", target.resolve().name),
+                                              encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target}: cannot be made: {error}") from error
 
@@ -189,14 +203,14 @@ def _ignored(bare: bool, folder: str, names: list[str]) -> set[str]:
 
 
 def template() -> dict[str, str]:
-    """The version of the template; in a copy also when it was made, and of which commit."""
+    """The version of the template. In a copy, also the date and the commit of the copy."""
     config = configparser.ConfigParser()
     config.read(PROJECT / "setup.cfg", encoding="utf-8")
     return dict(config["template"])
 
 
 def stamp(target: Path) -> None:
-    """Notes in a copy's setup.cfg when it was made, and of which commit. A copy of a copy keeps the note of the first."""
+    """Writes date and commit of a copy to its setup.cfg. A copy of a copy keeps the first note."""
     if "created" in template():
         return
     commit = git("rev-parse", "--short", "HEAD")

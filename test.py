@@ -53,10 +53,10 @@ def main(args) -> None:
 
 
 def keep_scores(file: Path, about: dict, values: dict) -> None:
-    """Writes test.json; scores of other splits stay in it where they are of the same checkpoint."""
+    """Writes test.json; keeps the scores of other splits in it if they are of the same checkpoint."""
     try:
         before = dict(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):  # none yet, or none that can be read
+    except (OSError, ValueError, TypeError):  # no file yet, or an unreadable one
         before = {}
     same = {key: before.get(key) for key in about} == about
     file.write_text(json.dumps({**(before if same else {}), **about, **values}, indent=2) + "\n")

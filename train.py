@@ -37,7 +37,7 @@ def main(args) -> None:
     if stage == "config":
         print_answer(run_tool(args, given))
         return raise_faults(given) if given else None
-    # imported here, so that --help and broken syntax are answered without loading torch
+    # imported here, so that --help and syntax errors are answered without loading torch
     from base.run_setup import checkpoint_to_resume, resolve_config
     from logger.console import setup_logging
     from utils.device import pick_device, processes_to_start
@@ -45,14 +45,17 @@ def main(args) -> None:
     from utils.distributed.launch import launch
     from utils.heap import keep_heap
 
-    launches = args.distributed and not is_launched() and stage != "command"  # the others that it starts do the talking
+    # the processes that it starts do the logging
+    launches = args.distributed and not is_launched() and stage != "command"
     setup_logging(logging.ERROR if launches else log_level(args), expected_rank())
     if stage == "command" and not is_launched():
         return run_tool(args)
     with before_group(joins):
         num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
-        device = None if launches else pick_device(args.device, local_rank())  # who only starts others needs none
-        checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name, tidy=stage != "trainer")
+        # a process that only starts others needs no device
+        device = None if launches else pick_device(args.device, local_rank())
+        checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name,
+                                          tidy=stage != "trainer")
         config, places = resolve_config(given, checkpoint, args.overrides, num_processes)
     gc.enable()
     if not args.release_heap:
@@ -64,12 +67,12 @@ def main(args) -> None:
 
 
 def run_tool(args, *parts):
-    """Has the module in tools/ answer the flag that was given (the table is in utils/cli.py)."""
+    """Calls the module in tools/ for the flag that was given (the table is in utils/cli.py)."""
     return importlib.import_module(args.tool.module).run_tool(args, *parts)
 
 
 def train(args, config: dict, checkpoint, device) -> None:
-    """What each process does."""
+    """The work of each process."""
     from base.build import build_trainer
     from base.preflight import preflight
     from base.run_setup import broadcast_checkpoint, load_initial_weights, open_run
@@ -109,11 +112,12 @@ def train(args, config: dict, checkpoint, device) -> None:
 
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported: that leaves a million objects, which it would go through again and again
+    # Until all is imported: imports leave a million objects, which it would scan again and again.
+    gc.disable()
     arguments = train_arguments()
     if is_launched():
         end_with_launcher()
-        die_of_interrupts()  # its launcher says so
+        die_of_interrupts()  # its launcher reports them
     with exit_codes(arguments.verbose):
         main(arguments)
         ignore_signals()

@@ -1,7 +1,7 @@
-"""What plug-ins build on, and the loop. Begin with base_trainer.py.
+"""What plug-ins build on, and the training loop. Begin with base_trainer.py.
 
 base_trainer, base_model, base_metric, base_data_loader    what a fork subclasses or reads
-registries, build, validate, key_hints                     from a config to its parts, and what is wrong with it
+registries, build, validate, key_hints                     from a config to its parts; config errors
 run_setup, preflight, recovery, nan_report, locate_error   how a run begins, and what happens when it fails
 data/    samplers, views, arrays, streams, batch transforms
 """
@@ -21,5 +21,5 @@ from base.registries import (
     WRITERS,
 )
 
-__all__ = ["DATASETS", "LOSSES", "METRICS", "MODELS", "OPTIMIZERS", "SCHEDULERS", "TRAINERS", "TRANSFORMS", "WRITERS",
-           "ArrayDataset", "BaseModel", "BaseTrainer", "BatchAugmentation", "per_sample"]
+__all__ = ["DATASETS", "LOSSES", "METRICS", "MODELS", "OPTIMIZERS", "SCHEDULERS", "TRAINERS", "TRANSFORMS",
+           "WRITERS", "ArrayDataset", "BaseModel", "BaseTrainer", "BatchAugmentation", "per_sample"]

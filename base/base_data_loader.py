@@ -1,4 +1,4 @@
-"""Splits and their loaders: which samples of a dataset train, which evaluate, and how batches come about."""
+"""Splits and their loaders: which samples train, which evaluate, and how batches are made."""
 import atexit
 import itertools
 import logging
@@ -22,49 +22,55 @@ from utils.signals import ignore_in_worker
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-PROVIDED = ("build_dataset", "transforms", "seed")  # of DataSplits' arguments, by the program
+PROVIDED = ("build_dataset", "transforms", "seed")  # arguments of DataSplits that the program passes
 
 
 def fraction_or_count(value: float) -> None:
     """A constraint: a fraction below 1, or a whole number of samples."""
     if isinstance(value, float) and value >= 1:
-        raise ValueError(f"{value} is neither a part below 1, such as 0.1, nor a whole number of samples, such as 500")
+        raise ValueError(f"{value} is neither a part below 1, such as 0.1, nor a whole number of samples, "
+                         "such as 500")
 
 
 class DataSplits:
     """The train, val and test splits of a dataset, and loaders over them.
 
-    Order, augmentation and the train/val split are functions of `(seed, epoch, sample index)`: the number of workers
-    never changes a result, and an epoch can be entered at any batch at no cost. Several processes share every batch, each
-    with a part of its samples: which they are does not depend on how many processes there are.
+    Order, augmentation and the train/val split are functions of `(seed, epoch, sample index)`. So the number
+    of workers never changes a result, and an epoch can be entered at any batch at no cost. Processes share
+    every batch, each with a part of its samples; a batch is the same for any number of processes.
 
     Args:
-        build_dataset: split name to Dataset; None from it means that there is no such split.
-        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see `samples.transformed` and Preparation.
+        build_dataset: maps a split name to its Dataset, or to None if there is no such split.
+        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see apply_transforms and
+            BatchPreparation.
         seed: the run's seed.
-        batch_size: samples in a batch, of all processes together.
+        batch_size: samples in a batch, over all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
-        validation_split: the part of train (0.1) or the number of its samples (500) to validate on; 0 for no validation.
-            By default the dataset's own val split.
-        batches_per_epoch: cuts training epochs to this many batches; an endless IterableDataset needs it. One that tells
-            its state goes on behind the cut; where it ends, so does the epoch, and the next begins it again.
+        validation_split: fraction (0.1) or number (500) of the train samples to validate on; 0 for no
+            validation. By default the dataset's own val split.
+        batches_per_epoch: cuts training epochs to this many batches, as an endless IterableDataset needs. One
+            with a `state_dict` continues after the cut; its end also ends the epoch, and the next starts it
+            again.
         eval_batches: cuts evaluations to this many batches; an endless val or test stream needs it.
-        shuffle, drop_last: of the train split.
-        num_workers: processes that load samples; 0 loads them in this one.
-        pin_memory: whether batches are put where a GPU copies them from faster; build.py does so for CUDA unless told.
-        timeout: seconds to wait for a worker's batch; 0 for as long as it takes.
+        shuffle: whether the train split is shuffled, anew in every epoch.
+        drop_last: whether the train split's last batch is left out if it is smaller than the others.
+        num_workers: processes that load samples; 0 loads them in the main process.
+        pin_memory: whether batches are put where a GPU copies them from faster; build.py's default for CUDA.
+        timeout: seconds to wait for a worker's batch; 0 for no limit.
         prefetch_factor: batches that each worker loads ahead; by default torch's 2.
-        persistent_workers: whether workers live on from epoch to epoch; by default they do.
+        persistent_workers: whether workers stay alive from epoch to epoch; by default they do.
         multiprocessing_context: how workers are started; by default as Python does on this system.
     """
 
-    def __init__(self, build_dataset: Callable[[str], Dataset | None], transforms: Mapping[str, list[Transform]] = (),
-                 seed: int = 0, *, batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
+    def __init__(self, build_dataset: Callable[[str], Dataset | None],
+                 transforms: Mapping[str, list[Transform]] = (), seed: int = 0, *,
+                 batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
-                 shuffle: bool = True, drop_last: bool = False, num_workers: Annotated[int, at_least(0), below(1000)] = 0,
-                 pin_memory: bool | None = False, timeout: Annotated[float, at_least(0)] = 0,
-                 prefetch_factor: PositiveInt | None = None, persistent_workers: bool | None = None,
+                 shuffle: bool = True, drop_last: bool = False,
+                 num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = False,
+                 timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
+                 persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         self.prepare = BatchPreparation(self.transforms["batch"], seed)
@@ -80,18 +86,18 @@ class DataSplits:
                 "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
         self._build_dataset = build_dataset
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
-        self.place = StreamPlace()  # of training, where its dataset is a stream that tells its state
+        self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
         self._datasets: dict[str, Dataset | None] = {}
-        self._batches_of: dict[int, Callable | None] = {}  # by the identity of the dataset
+        self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._first_states: dict[str, Any] = {}
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
-        atexit.register(_close, weakref.ref(self))  # comes before multiprocessing waits for its children
+        atexit.register(_close, weakref.ref(self))  # runs before multiprocessing waits for its children
 
     def dataset(self, split: str) -> Dataset | None:
-        """The dataset that `split` draws from, built on first use; None where there is no such split.
+        """The dataset of `split`, built on first use; None if there is no such split.
 
-        Raises ConfigError where it cannot be built or holds no samples.
+        Raises ConfigError if it cannot be built, or if val would have to be split from a stream.
         """
         if split == "val" and self.validation_split == 0:
             return None
@@ -105,13 +111,14 @@ class DataSplits:
                 with dist.main_first():  # it may have to be downloaded
                     self._datasets[source] = self._build_dataset(source)
             except ConfigError as error:
-                hint = "Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 for no validation."
+                hint = ("Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 "
+                        "for no validation.")
                 raise error.with_hint(hint) if source == "val" else error
             self._first_states[source] = copy_state(self._datasets[source])
         return self._datasets[source]
 
     def indices(self, split: str) -> torch.Tensor:
-        """The dataset's indices that make up `split`, ascending, int64."""
+        """The dataset indices of `split`, ascending, int64 `[N]`. Raises ConfigError if there are none."""
         num_samples = len(self.dataset(split))
         if num_samples == 0:
             raise ConfigError.at("dataset", f"the {split} split holds no samples")
@@ -121,20 +128,21 @@ class DataSplits:
         num_val = int(fraction) if fraction >= 1 else round(num_samples * fraction)
         if not 0 < num_val < num_samples:
             raise ConfigError.at("data_loader.validation_split",
-                                 f"{fraction} of {num_samples} samples leaves {max(num_samples - num_val, 0)} for training and "
-                                 f"{min(num_val, num_samples)} for validation. Set it to a part, such as 0.1, or to a number "
-                                 f"below {num_samples}.")
+                                 f"{fraction} of {num_samples} samples leaves "
+                                 f"{max(num_samples - num_val, 0)} for training and "
+                                 f"{min(num_val, num_samples)} for validation. Set it to a part, such as "
+                                 f"0.1, or to a number below {num_samples}.")
         order = permutation(derive(self.seed, "split"), num_samples)
         return (order[:num_val] if split == "val" else order[num_val:]).sort().values
 
     def num_samples(self, split: str) -> int | None:
-        """The size of a split; None where an IterableDataset does not tell."""
+        """The size of a split; None for an IterableDataset without a length."""
         if isinstance(self.dataset(split), IterableDataset):
             return len(self.dataset(split)) if hasattr(self.dataset(split), "__len__") else None
         return len(self.indices(split))
 
     def num_batches(self, split: str, training: bool | None = None) -> int | None:
-        """Batches in an epoch of a split; None where an IterableDataset does not tell. Raises ConfigError for none."""
+        """Batches in an epoch; None for an IterableDataset without a length. Raises ConfigError for none."""
         training = split == "train" if training is None else training
         num_samples, size = self.num_samples(split), self._batch_size(training)
         limit = self._limit(training)
@@ -148,12 +156,14 @@ class DataSplits:
                                  f"{', since drop_last is on' if drop else ''}")
         return min(num_batches, limit) if limit else num_batches
 
-    def batches(self, split: str, epoch: int = 0, start: int = 0, training: bool | None = None) -> Iterator[tuple[int, Any]]:
-        """This process's part of the batches of a split from number `start` on, as (number of samples, batch), on the CPU.
+    def batches(self, split: str, epoch: int = 0, start: int = 0,
+                training: bool | None = None) -> Iterator[tuple[int, Any]]:
+        """This process's part of a split's batches from `start` on: (number of samples, batch), on the CPU.
 
-        `training` (by default for the train split) shuffles and augments as `epoch` says. Otherwise every sample comes
-        once, in order, through the `eval` transforms, and the same in every epoch. A train stream that tells its state goes
-        on at `place`, which moves along; other streams are read from their beginning up to `start`.
+        With `training` (the default for the train split) samples are shuffled and augmented for this `epoch`.
+        Otherwise each comes once, in order, through the `eval` transforms, the same in every epoch. A train
+        stream with a `state_dict` continues at `place`, which moves along. Other streams are read from their
+        beginning up to `start`.
         """
         training = split == "train" if training is None else training
         key, limit = (split, training), self._limit(training)
@@ -165,42 +175,46 @@ class DataSplits:
         position = loader.dataset if isinstance(loader.dataset, Stream) else loader.batch_sampler
         position.epoch, position.start = epoch if training else 0, start
         if isinstance(position, Stream):
-            position.place = self.place if key == ("train", True) and is_stateful(position.dataset) else StreamPlace()
+            position.place = (self.place if key == ("train", True) and is_stateful(position.dataset)
+                              else StreamPlace())
             _report_rereading(position)
         batches = self._iterators[key] = iter(loader)
-        batches = _track_place(batches, position.place) if isinstance(position, Stream) else position.counted(batches)
+        batches = (_track_place(batches, position.place) if isinstance(position, Stream)
+                   else position.counted(batches))
         return itertools.islice(batches, limit - start) if limit else batches
 
     def to_checkpoint(self) -> dict[str, StreamPlace]:
-        """What a checkpoint has to hold of the data: the place in a train stream that tells its state, else nothing."""
+        """The data's part of a checkpoint: `place` for a train stream with a `state_dict`, else nothing."""
         return {"stream": self.place} if is_stateful(self.dataset("train")) else {}
 
     def close(self) -> None:
-        """Ends the loader workers, also those in the middle of an epoch. They ignore SIGTERM: nothing else would."""
+        """Ends the loader workers, also in the middle of an epoch. Nothing else does: they ignore SIGTERM."""
         for iterator in self._iterators.values():
             getattr(iterator, "_shutdown_workers", lambda: None)()
         self._iterators.clear()
         self._loaders.clear()
 
     def smallest_local_batch(self) -> int | None:
-        """The fewest samples that a process which has any gets of a training batch; None where nobody knows."""
+        """The smallest non-empty part of a training batch that a process gets; None if unknown."""
         num_samples = self.num_samples("train")
         if num_samples is None or isinstance(self.dataset("train"), IterableDataset):
             return None
         whole = self.drop_last or (self.num_batches("train") or 0) * self.batch_size <= num_samples
-        return max((self.batch_size if whole else num_samples % self.batch_size) // self.rank_slice.world_size, 1)
+        return max((self.batch_size if whole else num_samples % self.batch_size)
+                   // self.rank_slice.world_size, 1)
 
     def first_batch(self, split: str, at_most: int | None = None) -> tuple[int, Any]:
-        """This process's part of the first batch of a split, or `at_most` so many samples, fetched in this process."""
+        """This process's part of a split's first batch, at most `at_most` samples, loaded in this process."""
         dataset, training = self.dataset(split), split == "train"
-        self.num_batches(split)  # raises where there is none
+        self.num_batches(split)  # raises ConfigError for a split without batches
         view = self._view(split, training)
         if isinstance(dataset, IterableDataset):
             samples, count, _ = next(iter(view), ([], 0, None))
             if not samples:
                 what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
                 raise ConfigError.at("dataset", f"the {split} split holds no {what}")
-            samples, count = (samples[:at_most], count.piece(slice(0, at_most))) if at_most else (samples, count)
+            samples, count = ((samples[:at_most], count.piece(slice(0, at_most))) if at_most
+                              else (samples, count))
         else:
             sampler = self._sampler(split, training)
             count = Count(sampler.count(0), sampler.count(0).total, sampler.chosen(0))
@@ -224,7 +238,8 @@ class DataSplits:
         if not isinstance(dataset, IterableDataset):
             options |= {"batch_sampler": self._sampler(split, training)}
         else:
-            options |= {"batch_size": None, "collate_fn": StreamCollate(options["collate_fn"])}  # it makes the batches
+            # the Stream makes the batches
+            options |= {"batch_size": None, "collate_fn": StreamCollate(options["collate_fn"])}
             if options["num_workers"]:  # several would each read the whole stream, or change its order
                 log.info("%s is a stream: one worker reads it", type(dataset).__name__)
                 options |= {"num_workers": 1, "persistent_workers": False}
@@ -238,16 +253,17 @@ class DataSplits:
         transforms = self.transforms["train" if training else "eval"]
         seed = derive(self.seed, "sample", SPLITS.index(split))
         if isinstance(dataset, IterableDataset):
-            return Stream(dataset, transforms, seed, self._batch_size(training), drop_last=self.drop_last and training,
-                          first_state=self._first_states[split], rank_slice=self.rank_slice)
+            return Stream(dataset, transforms, seed, self._batch_size(training),
+                          drop_last=self.drop_last and training, first_state=self._first_states[split],
+                          rank_slice=self.rank_slice)
         if not transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed)
         return SampleView(dataset, transforms, seed)
 
     def _fetch(self, split: str) -> Callable | None:
-        """What gives whole batches of a split's dataset, if anything does."""
+        """The function that returns whole batches of a split's dataset; None if it has none."""
         dataset = self.dataset(split)
-        if id(dataset) not in self._batches_of:  # train and val may share one
+        if id(dataset) not in self._batches_of:  # train and val may share a dataset
             self._batches_of[id(dataset)] = batch_fetcher(dataset)
         return self._batches_of[id(dataset)]
 
@@ -257,11 +273,12 @@ class DataSplits:
                                rank_slice=self.rank_slice, with_chosen=self.prepare.augments)
 
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
-        return identity_collate if isinstance(view, BatchView) else getattr(view.dataset, "collate_fn", default_collate)
+        return (identity_collate if isinstance(view, BatchView)
+                else getattr(view.dataset, "collate_fn", default_collate))
 
 
 def _track_place(batches: Iterator, place: StreamPlace) -> Iterator[tuple[Count, Any]]:
-    """The batches of a Stream alone; `place` is always the one after the last of them that was taken."""
+    """The batches of a Stream without their places; `place` is set to the one after the last batch taken."""
     for counted, after in batches:
         place.load_state_dict(after.state_dict())
         yield counted
@@ -271,8 +288,8 @@ def _track_place(batches: Iterator, place: StreamPlace) -> Iterator[tuple[Count,
 def _report_rereading(stream: Stream) -> None:
     if stream.start and stream.place.state is None and not stream.place.over:
         lacks = "saved state" if is_stateful(stream.dataset) else "state_dict"
-        log.info("%s has no %s: the stream is read again from the start of epoch %d, and %d batches are passed over",
-                 type(stream.dataset).__name__, lacks, stream.epoch + 1, stream.start)
+        log.info("%s has no %s: the stream is read again from the start of epoch %d, and %d batches are "
+                 "passed over", type(stream.dataset).__name__, lacks, stream.epoch + 1, stream.start)
 
 
 def _close(splits: weakref.ref) -> None:

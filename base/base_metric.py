@@ -1,4 +1,4 @@
-"""Totals that add up: averages over samples, whatever the batches look like, and torchmetrics for what does not add up."""
+"""Averages over samples, which add up over batches; torchmetrics objects for metrics that do not."""
 import copy
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
@@ -13,13 +13,13 @@ from utils.errors import ConfigError
 
 
 class Totals:
-    """Sample-weighted means of named values over an epoch, and over the stretch since the last log point.
+    """Sample-weighted means of named values over an epoch, and since the last log point.
 
-    They are those of all processes together: whoever asks for them asks on every process.
+    The means are over all processes together, so every process has to ask for them.
 
-    Values stay on the device as they come and are read by the host in one go when somebody asks; on the CPU they are read
-    as they come. They are then added one by one in double precision, so that it makes no difference when, or how often,
-    somebody asked.
+    On an accelerator, values stay on the device until they are asked for; the host then reads them all at
+    once. On the CPU they are read as they come. They are added one by one in double precision, so the result
+    does not depend on when, or how often, they are read.
     """
 
     def __init__(self):
@@ -29,31 +29,32 @@ class Totals:
         self._pending: dict[str, list[tuple]] = {}  # (value, its weight, samples, whether it is skipped)
 
     def add(self, values: Mapping[str, Any], count: int, skipped: bool | torch.Tensor = False) -> None:
-        """Takes the values of a batch of `count` samples: each a mean over it (0-dim) or one per sample `[count]`.
+        """Adds the values of a batch of `count` samples: each its mean (0-dim) or one per sample `[count]`.
 
-        A batch of 0 samples does not count. `skipped` (0-dim bool on a device, perhaps) says that they do not count; only
-        then may they not be finite.
+        A batch of 0 samples does not count. `skipped` (bool, or 0-dim bool on a device) marks values that do
+        not count; only those may be non-finite.
         """
         if skipped is True:
             return
         for name, value in values.items():
             value = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
-            if value.ndim == 0:  # a copy, since it may be a weight, which goes on changing
+            if value.ndim == 0:  # a copy: the value may be a weight, which later steps change
                 entry = (value.item() if value.is_cpu else value.detach().clone(), count, count, skipped)
             elif value.ndim == 1:
                 entry = (_sum(value.detach()), 1, len(value) if count else 0, skipped)
             else:
-                raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the batch, "
-                                 "or one for each sample [B]")
+                raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the "
+                                 "batch, or one for each sample [B]")
             if name not in self._pending:
                 self._pending[name] = []
             self._pending[name].append(entry)
 
     def _reduce_pending(self) -> None:
-        gathered = dist.all_gather_object({name: _read_values(entries) for name, entries in self._pending.items()})
+        gathered = dist.all_gather_object({name: _read_values(entries)
+                                           for name, entries in self._pending.items()})
         for name in dict.fromkeys(name for read in gathered for name in read):
             batches = [read.get(name, []) for read in gathered]
-            # batch by batch, each over all processes: the sums then come out the same whenever somebody asks
+            # Batch by batch, each over all processes: so the sums do not depend on when they are asked for.
             parts = batches[0] if len(batches) == 1 else [
                 (sum([total for total, _ in each]), sum([count for _, count in each]))
                 for each in zip_longest(*batches, fillvalue=(0.0, 0))]
@@ -65,7 +66,7 @@ class Totals:
         self._pending = {}
 
     def estimate(self, name: str) -> float | None:
-        """About the mean since `reset`: of the last values only those of this process, which asks no other."""
+        """About the mean since `reset`, without communication: the latest values are this process's only."""
         pending = _read_values(self._pending.get(name, []))
         count = self.counts.get(name, 0) + sum(count for _, count in pending)
         return (self.sums.get(name, 0.0) + sum(total for total, _ in pending)) / count if count else None
@@ -91,7 +92,8 @@ class Totals:
 
     def state_dict(self) -> dict:
         self._reduce_pending()
-        return {"sums": dict(self.sums), "counts": dict(self.counts), "mark": {n: list(m) for n, m in self._mark.items()}}
+        return {"sums": dict(self.sums), "counts": dict(self.counts),
+                "mark": {n: list(m) for n, m in self._mark.items()}}
 
     def load_state_dict(self, state: dict) -> None:
         self.sums, self.counts, self._pending = dict(state["sums"]), dict(state["counts"]), {}
@@ -99,7 +101,7 @@ class Totals:
 
 
 def _sum(values: torch.Tensor) -> torch.Tensor | float:
-    """That of `values` `[B]`, in float32 or better; on the CPU as a number."""
+    """The sum of `values` `[B]`, in float32 or better; a plain number on the CPU."""
     if values.is_cpu and values.dtype == torch.bool:
         return int(np.count_nonzero(values.numpy()))
     total = values.sum(dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
@@ -107,7 +109,7 @@ def _sum(values: torch.Tensor) -> torch.Tensor | float:
 
 
 def _read_values(entries: list[tuple]) -> list[tuple[float, int]]:
-    """(sum, samples) of each of a name's pending values, read from the device in one go."""
+    """(sum, samples) of each of a name's pending values, read from the device all at once."""
     if not entries:
         return []
     values = [value for value, *_ in entries]
@@ -124,10 +126,11 @@ def _read_values(entries: list[tuple]) -> list[tuple[float, int]]:
 class Metrics:
     """The metrics of a split, called with `(outputs, targets)` batch by batch.
 
-    A metric is a function that gives one value per sample `[B]` (or the batch's mean), or an object with `update`,
-    `compute` and `reset`, such as a torchmetrics.Metric, for what does not add up sample by sample (F1, AUROC).
+    A metric is a function that returns one value per sample `[B]` (or the batch mean), or an object with
+    `update`, `compute` and `reset`, such as a torchmetrics.Metric, for metrics that do not add up over
+    samples (F1, AUROC).
 
-    With several processes those of torchmetrics add up in their own way, when they are asked; any other object is shown
+    With several processes, torchmetrics objects synchronise themselves in `compute`; any other object gets
     the outputs and targets of all processes. Set `padding` for a batch that does not count.
     """
 
@@ -142,15 +145,16 @@ class Metrics:
         self._updated, self.device = False, device
         for name, metric in self.objects.items():
             if isinstance(metric, torch.nn.Module):
-                if dist.world_size() > 1 and not _is_torchmetric(metric) and any(map(_is_torchmetric, metric.modules())):
+                if dist.world_size() > 1 and not _is_torchmetric(metric) and (
+                        any(map(_is_torchmetric, metric.modules()))):
                     raise ConfigError.at("metrics",
-                                         f"'{name}' is a collection, of which processes cannot add up the members. "
-                                         "Name each of them by itself.")
+                                         f"'{name}' is a collection, of which processes cannot add up the "
+                                         "members. Name each of them by itself.")
                 metric.to(device)
-                metric.persistent(True)  # their counts belong to the state of an unfinished epoch
+                metric.persistent(True)  # their counts are part of the state of an unfinished epoch
 
     def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
-        """The values of the functions on this batch; objects take note and are asked at the end."""
+        """The functions' values on this batch. Objects are updated; `compute` returns their values."""
         with torch.no_grad():
             if self.objects:
                 self._update_objects(outputs, targets)
@@ -167,7 +171,7 @@ class Metrics:
         self._updated = True
 
     def compute(self) -> dict[str, float]:
-        """The values of the objects since `reset`, if they were called. Several numbers become `name_0`, `name_1`, ..."""
+        """The objects' values since `reset`, if there were batches. Several become `name_0`, `name_1`, ..."""
         values = {}
         for name, metric in self.objects.items() if self._updated else ():
             _add_empty_states(metric)
@@ -178,7 +182,8 @@ class Metrics:
                 values[name] = float(result)
             else:
                 values |= {f"{name}_{i}": v for i, v in enumerate(torch.as_tensor(result).flatten().tolist())}
-        return dist.broadcast_object(values) if self.objects else values  # all decide by the same numbers, to the bit
+        # all processes decide by identical numbers
+        return dist.broadcast_object(values) if self.objects else values
 
     def reset(self) -> None:
         self._updated = False
@@ -186,26 +191,28 @@ class Metrics:
             metric.reset()
 
     def snapshot(self) -> "Metrics":
-        """A copy, for `restore`; objects need no `state_dict` for it."""
+        """A copy, for `restore`. The objects need no `state_dict` for it."""
         return copy.deepcopy(self) if self.objects else self
 
     def restore(self, kept: "Metrics") -> None:
-        """As it was when `kept` was made."""
+        """Restores the state of when `kept` was made."""
         if kept is not self:
             self.objects, self._updated = copy.deepcopy(kept.objects), kept._updated
 
     def _gather_batches(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
         if dist.world_size() == 1:
             return [(outputs, targets)]
-        gathered = dist.all_gather_object(None if self.padding else to_device((outputs, targets), torch.device("cpu")))
+        gathered = dist.all_gather_object(None if self.padding
+                                          else to_device((outputs, targets), torch.device("cpu")))
         return [to_device(theirs, self.device) for theirs in gathered if theirs is not None]
 
     def state_dict(self) -> dict:
-        """The state of every object; of one that adds up over several processes theirs, too, by rank."""
+        """The state of every object; with several processes also that of each torchmetrics object by rank."""
         cpu, state = torch.device("cpu"), {"updated": self._updated, "objects": {}}
         for name, metric in self.objects.items():
             if _is_torchmetric(metric) and dist.world_size() > 1:
-                state.setdefault("processes", {})[name] = dist.all_gather_object(to_device(metric.state_dict(), cpu))
+                state.setdefault("processes", {})[name] = dist.all_gather_object(
+                    to_device(metric.state_dict(), cpu))
                 _add_empty_states(metric)
                 metric.sync()
                 state["objects"][name] = to_device(metric.state_dict(), cpu)
@@ -215,26 +222,28 @@ class Metrics:
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes up a state: each process its own where there are as many as there were, else the main process all of it."""
-        self.reset()  # torchmetrics remembers what it computed last
+        """Loads a state: each rank its own if there are as many as before, else the main process all."""
+        self.reset()  # torchmetrics caches its last result
         self._updated = state["updated"]
         for name in self.objects.keys() & state["objects"].keys():
             metric, own = self.objects[name], state["objects"][name]
             if _is_torchmetric(metric):
                 theirs = state.get("processes", {}).get(name, [own])
-                own = theirs[dist.rank()] if len(theirs) == dist.world_size() else own if dist.is_main() else None
+                own = (theirs[dist.rank()] if len(theirs) == dist.world_size()
+                       else own if dist.is_main() else None)
             if own is not None:
                 metric.load_state_dict(_as_lists(own, metric))
             if isinstance(metric, torch.nn.Module):
-                metric.to(self.device)  # torchmetrics takes tensors over from wherever they are
+                metric.to(self.device)  # torchmetrics leaves loaded tensors on the device they come from
 
 
 def _add_empty_states(metric: Any) -> None:
-    """Gives a process that has seen no sample empty tensors of the others' kind, with which it can add up its nothing."""
+    """Gives a process without samples empty tensors of the others' kind, so that it can synchronise."""
     if dist.world_size() == 1 or not _is_torchmetric(metric) or not hasattr(metric, "metric_state"):
         return
     lists = {name: value for name, value in metric.metric_state.items() if isinstance(value, list)}
-    empty = {name: [torch.atleast_1d(tensor)[:0].cpu() for tensor in value[:1]] for name, value in lists.items()}
+    empty = {name: [torch.atleast_1d(tensor)[:0].cpu() for tensor in value[:1]]
+             for name, value in lists.items()}
     for examples in dist.all_gather_object(empty):
         for name, example in examples.items():
             if example and not lists[name]:
@@ -242,20 +251,22 @@ def _add_empty_states(metric: Any) -> None:
 
 
 def _as_lists(state: dict, metric: Any) -> dict:
-    """Adding up makes one tensor of a list of them, which `update` wants as a list again."""
+    """Synchronising makes one tensor of a list of tensors; `update` needs a list again."""
     lists = {name for name in state if isinstance(getattr(metric, name, None), list)}
-    return {name: [value] if name in lists and isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    return {name: [value] if name in lists and isinstance(value, torch.Tensor) else value
+            for name, value in state.items()}
 
 
 def _is_torchmetric(metric: Any) -> bool:
-    """Whether a metric object knows how to add up over processes, as those of torchmetrics do."""
+    """Whether a metric object can synchronise over processes, as torchmetrics objects do."""
     return hasattr(metric, "sync") and hasattr(metric, "unsync")
 
 
 def as_values(result: Any) -> Mapping[str, Any]:
-    """What a step returned, as named values: a dict as it is, a single tensor as the loss."""
+    """A step's result as named values: a dict as it is, a tensor or float as the loss; else a TypeError."""
     if isinstance(result, Mapping):
         return result
     if isinstance(result, (torch.Tensor, float)):
         return {"loss": result}
-    raise TypeError(f"a step returns a dict of values such as {{'loss': loss}}, or the loss; not {type(result).__name__}")
+    raise TypeError("a step returns a dict of values such as {'loss': loss}, or the loss; not "
+                    f"{type(result).__name__}")

@@ -1,4 +1,4 @@
-"""Conveniences around a model: a base class, parameter groups, freezing, a summary."""
+"""Helpers for models: a base class, parameter groups, freezing, a summary."""
 import fnmatch
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,7 @@ from utils.errors import ConfigError
 
 
 class BaseModel(nn.Module):
-    """An nn.Module that can freeze its parameters by name. Plain nn.Modules are as welcome."""
+    """An nn.Module that can freeze its parameters by name. Plain nn.Modules work just as well."""
 
     def freeze(self, *patterns: str) -> None:
         """Stops training the parameters whose names match one of `patterns` (`"features.*"`)."""
@@ -24,22 +24,24 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
     for pattern in patterns:
         matching = [p for name, p in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
         if not matching:
-            raise ConfigError(f"no parameter of the model matches '{pattern}'. There are: {_some_names(model)}")
+            raise ConfigError(f"no parameter of the model matches '{pattern}'. There are: "
+                              f"{_some_names(model)}")
         for parameter in matching:
             parameter.requires_grad_(False)
 
 
-def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (), decay_bias_and_norm: bool = True) -> list[dict]:
+def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (),
+                     decay_bias_and_norm: bool = True) -> list[dict]:
     """The trainable parameters as groups for an optimizer.
 
     Args:
-        model: whose parameters to group.
-        rules: `{"match": "backbone.*", "lr": 1e-4}`: what matches by name gets options of its own, or is frozen by
-            `{"match": ..., "frozen": True}`. The first rule that matches counts.
-        decay_bias_and_norm: False exempts biases, and weights and gains of normalisation layers (all parameters of
-            fewer than two dimensions), from weight decay.
+        model: the module whose parameters are grouped.
+        rules: `{"match": "backbone.*", "lr": 1e-4}` gives the parameters with matching names their own
+            options; `{"match": ..., "frozen": True}` freezes them. The first rule that matches counts.
+        decay_bias_and_norm: False exempts biases, and weights and gains of normalisation layers (all
+            parameters of fewer than two dimensions), from weight decay.
 
-    Raises ConfigError for a rule that matches no parameter.
+    Raises ConfigError for a rule that matches no parameter, and if no parameter is left to train.
     """
     rules = list(rules)
     freeze(model, [rule["match"] for rule in rules if rule.get("frozen")])
@@ -50,11 +52,13 @@ def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (), decay_bias
         used.add(number)
         if not parameter.requires_grad:
             continue
-        options = {} if number is None else {k: v for k, v in rules[number].items() if k not in ("match", "frozen")}
+        options = {} if number is None else {k: v for k, v in rules[number].items()
+                                             if k not in ("match", "frozen")}
         exempt = not decay_bias_and_norm and parameter.ndim < 2
         if exempt:
             options = {"weight_decay": 0.0, **options}
-        groups.setdefault((number is not None, number or 0, exempt), {"params": [], **options})["params"].append(parameter)
+        groups.setdefault((number is not None, number or 0, exempt),
+                          {"params": [], **options})["params"].append(parameter)
     if unused := [rule["match"] for i, rule in enumerate(rules) if i not in used]:
         raise ConfigError.at("optimizer.groups",
                              f"'{unused[0]}' matches no parameter that an earlier rule left over. "
@@ -72,7 +76,8 @@ def summarize(model: nn.Module) -> str:
     for name, module in model.named_modules():
         if name and name.count(".") < 2:
             size = sum(p.numel() for p in module.parameters())
-            rows.append((f"  {'  ' * name.count('.')}{name}", class_name(module), f"{size:,}" if size else "-"))
+            rows.append((f"  {'  ' * name.count('.')}{name}", class_name(module),
+                         f"{size:,}" if size else "-"))
     rows = rows if len(rows) <= 24 else [row for row in rows if "." not in row[0]]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
@@ -81,9 +86,10 @@ def summarize(model: nn.Module) -> str:
 
 
 def class_name(module: nn.Module) -> str:
-    """The name of a module's class; of a sharded one as it was before (FSDP2 derives a class of its own, FSDPNAME)."""
+    """The name of a module's class; without the prefix that FSDP2 adds when it derives a class (FSDPNAME)."""
     name = type(module).__name__
-    return name.removeprefix("FSDP") if any(base.__name__ == "FSDPModule" for base in type(module).__bases__) else name
+    return (name.removeprefix("FSDP")
+            if any(base.__name__ == "FSDPModule" for base in type(module).__bases__) else name)
 
 
 def _some_names(model: nn.Module) -> str:
@@ -92,5 +98,5 @@ def _some_names(model: nn.Module) -> str:
 
 
 def as_floats(parameters: Iterable[torch.Tensor]) -> bool:
-    """Whether all parameters are floating point on a device for which torch has fused optimizers."""
+    """Whether all parameters are floating point and on a device for which torch has fused optimizers."""
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)

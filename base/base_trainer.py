@@ -1,4 +1,4 @@
-"""The loop: epochs, evaluation, logs, saving, resuming, early stopping. `train_step` and `eval_step` are yours."""
+"""The training loop: epochs, evaluation, logs, checkpoints, resume, early stopping."""
 from collections.abc import Callable, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from typing import Annotated, Any, Literal
@@ -42,56 +42,63 @@ from utils.training.updater import Updater, Window
 
 
 class BaseTrainer:
-    """Runs the epochs; a subclass says what happens to one batch.
+    """Runs the epochs; a subclass defines what happens to one batch.
 
-    What must survive a restart is an object with `state_dict` and `load_state_dict` in `self.state`; that dict is the
-    checkpoint. All randomness within a step follows from (seed, step), so a resumed run repeats nothing and skips nothing.
+    An object that must survive a restart has `state_dict` and `load_state_dict` and is in `self.state`; that
+    dict is the checkpoint. All randomness within a step follows from (seed, step), so a resumed run repeats
+    nothing and skips nothing.
 
     Args:
-        model, data, optimizers, schedulers, loss, metrics, seed, device: the parts, as `base/build.py` makes them.
+        model, data, optimizers, schedulers, loss, metrics, seed, device: the parts, as `base/build.py` makes
+            them.
         epochs: how many to train in all.
-        monitor: the value that tells the best epoch, "min val/loss" or "max val/accuracy", or nothing at all.
+        monitor: the value that decides the best epoch: "min val/loss", "max val/accuracy", or null for none.
         early_stop: evaluations without improvement of the monitor after which training ends.
-        min_delta: how much better the monitored value has to be to count as an improvement.
-        eval_every: evaluate on val every so many epochs.
-        checkpoint_every: how often `last.pt` is written, `{"epochs": 1, "steps": 500, "minutes": 10}` or some of these; it
-            always is where training ends or gets better. By default after every epoch.
-        save_every: keep `epoch_NNNN.pt` every so many epochs, besides `last.pt` and `best.pt`.
-        keep_last: how many of those to keep; by default all.
-        async_save: whether checkpoints are written in the background; training waits for the copy of its state alone.
-        max_failed_saves: how many saves in a row may fail, for want of space say, before that ends the run.
+        min_delta: by how much the monitored value has to be better to count as an improvement.
+        eval_every: epochs between evaluations on val.
+        checkpoint_every: how often `last.pt` is written, `{"epochs": 1, "steps": 500, "minutes": 10}` or some
+            of these; also when training ends or the monitor improves. By default after every epoch.
+        save_every: epochs between `epoch_NNNN.pt` files, kept besides `last.pt` and `best.pt`.
+        keep_last: how many `epoch_NNNN.pt` files to keep; by default all.
+        async_save: whether to write checkpoints in the background; training only waits for a copy of the
+            state.
+        max_failed_saves: how many saves in a row may fail, for example on a full disk, before the run ends.
         log_every: steps between log points.
         log_images_every: epochs between grids of input images; 0 for none.
         log_weights_every: epochs between histograms of the weights; 0 for none.
         precision: fp32, bf16 or fp16 (with loss scaling); the weights themselves stay fp32.
-        accumulate: batches to an optimizer step; their gradients are averaged over samples.
+        accumulate: batches per optimizer step; their gradients are averaged over samples.
         clip_norm: the largest norm of the gradient.
-        ema: decay of a moving average of the weights, which is then what gets evaluated.
-        compile: whether to run the model through torch.compile: true, its mode ("reduce-overhead" takes CUDA graphs), or
-            a block `{mode: ..., dynamic: ..., fullgraph: ...}`.
-        channels_last: the memory format of images and convolutions.
-        matmul_precision: of float32 matrix products inside: "high" allows TF32 where there is, "medium" bfloat16, "highest"
-            neither; by default it stays as it is.
-        max_time: a budget for this start, in seconds or as "h:mm:ss"; training then saves and ends.
-        on_nan: what to do about a loss that is not finite: "stop", or "skip" the step.
+        ema: decay of a moving average of the weights; evaluation uses the average.
+        compile: whether to run the model through torch.compile: true, its mode ("reduce-overhead" uses CUDA
+            graphs), or a block `{mode: ..., dynamic: ..., fullgraph: ...}`.
+        channels_last: whether images and convolutions use the memory format channels_last.
+        matmul_precision: precision inside float32 matrix products: "high" allows TF32 where available,
+            "medium" bfloat16, "highest" neither; by default it is not changed.
+        max_time: time limit for this start, in seconds or as "h:mm:ss"; training then saves and ends.
+        on_nan: what to do if a loss is not finite: "stop", or "skip" the step.
         max_nan_steps: how many steps in a row "skip" may leave out.
-        on_oom: what to do where memory does not suffice for a batch: "stop", or "split" it from then on.
-        strategy: how several processes share the model: "ddp", "fsdp", or a block with options; see utils/distributed/strategy.py.
-        sync_batchnorm: whether BatchNorm sees the whole batch of all processes, instead of this process's part.
+        on_oom: what to do if memory is too small for a batch: "stop", or "split" it from then on.
+        strategy: how processes share the model: "ddp", "fsdp", or a block; see utils/distributed/strategy.py.
+        sync_batchnorm: whether BatchNorm uses the whole batch of all processes, not only this process's part.
     """
 
     def __init__(self, *, model: nn.Module, data: DataSplits, optimizers: Mapping[str, Callable],
-                 schedulers: Mapping[str, list], loss: Callable | None = None, metrics: Mapping[str, Callable] = (),
-                 seed: int = 0, device: torch.device = torch.device("cpu"),
+                 schedulers: Mapping[str, list], loss: Callable | None = None,
+                 metrics: Mapping[str, Callable] = (), seed: int = 0,
+                 device: torch.device = torch.device("cpu"),
                  epochs: PositiveInt = 10, monitor: Annotated[str, parse_monitor] | None = "min val/loss",
                  early_stop: PositiveInt | None = None, min_delta: Annotated[float, at_least(0)] = 0.0,
-                 eval_every: PositiveInt = 1, checkpoint_every: Annotated[dict, parse_save_interval] | None = None,
-                 save_every: PositiveInt | None = None, keep_last: PositiveInt | None = None, async_save: bool = True,
-                 max_failed_saves: PositiveInt = 3, log_every: PositiveInt = 50,
+                 eval_every: PositiveInt = 1,
+                 checkpoint_every: Annotated[dict, parse_save_interval] | None = None,
+                 save_every: PositiveInt | None = None, keep_last: PositiveInt | None = None,
+                 async_save: bool = True, max_failed_saves: PositiveInt = 3, log_every: PositiveInt = 50,
                  log_images_every: CountInt | None = 10, log_weights_every: CountInt | None = 10,
                  precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
-                 clip_norm: PositiveFloat | None = None, ema: Annotated[float, at_least(0), below(1)] | None = None,
-                 compile: Annotated[bool | str | dict, parse_compile_options] = False, channels_last: bool = False,
+                 clip_norm: PositiveFloat | None = None,
+                 ema: Annotated[float, at_least(0), below(1)] | None = None,
+                 compile: Annotated[bool | str | dict, parse_compile_options] = False,
+                 channels_last: bool = False,
                  matmul_precision: Literal["highest", "high", "medium"] | None = None,
                  max_time: Annotated[str, parse_duration] | PositiveFloat | None = None,
                  on_nan: Literal["stop", "skip"] = "stop", max_nan_steps: PositiveInt = 10,
@@ -100,7 +107,8 @@ class BaseTrainer:
         model = convert_sync_batchnorm(model) if sync_batchnorm and dist.world_size() > 1 else model
         self.unwrapped_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
-        self.epochs, self.eval_every, self.save_every, self.log_every = epochs, eval_every, save_every, log_every
+        self.epochs, self.eval_every, self.save_every, self.log_every = (
+            epochs, eval_every, save_every, log_every)
         self.log_images_every, self.log_weights_every = log_images_every, log_weights_every
         self.precision, self.accumulate, self.clip_norm = precision, accumulate, clip_norm
         self.compile, self.channels_last = parse_compile_options(compile), channels_last
@@ -117,14 +125,15 @@ class BaseTrainer:
         self.ema_decay = ema
         self.ema: WeightAverage | None = None
         self.updaters: dict[str, Updater] = {}
-        self.run: RunLog | SilentRun = SilentRun()  # until `train` is given one
+        self.run: RunLog | SilentRun = SilentRun()  # until `train` gets one
         self.stop_request, self.in_preflight = StopRequest(parse_duration(max_time)), False
         self.window, self.shown_input, self.unsaved, self.timers = Window(), None, False, Timers()
-        several = dist.world_size() > 1  # what draws may then differ from process to process: all are seeded for every step
+        # which parts draw random numbers may then differ between processes: all are seeded for every step
+        several = dist.world_size() > 1
         self.step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=several)
         self.model = self.prepare_model(model)
-        self.state = {"model": model, "progress": self.position, "totals": self.totals, "train_metrics": self.metrics,
-                      "step_seeds": self.step_seeds}
+        self.state = {"model": model, "progress": self.position, "totals": self.totals,
+                      "train_metrics": self.metrics, "step_seeds": self.step_seeds}
         if self.monitor:
             self.state["monitor"] = self.monitor
         if isinstance(loss, nn.Module) and loss.state_dict():
@@ -132,33 +141,34 @@ class BaseTrainer:
         self.state |= {"splitting": self.splitting} if self.splitting.enabled else {}
         self.state |= {"guard": self.guard} if self.guard.tolerated else {}
 
-    # -- what a subclass says --------------------------------------------------------------------------------------
+    # -- what a subclass defines -----------------------------------------------------------------------------
 
     def train_step(self, batch: Any) -> Mapping[str, Any]:
-        """One batch, on the device: forward, loss, `self.update(loss)`. Returns what to average: 0-dim or `[B]`."""
+        """One batch, on the device: forward, loss, `self.update(loss)`. Returns values, 0-dim or `[B]`."""
         raise NotImplementedError
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
-        """One batch of evaluation, without gradients; `self.model` is in eval mode and holds the averaged weights."""
+        """One evaluation batch, no gradients; `self.model` is in eval mode, with the averaged weights."""
         raise NotImplementedError
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        """The model on the device, as `self.model`. Called by `__init__`; its parameters are those of `self.unwrapped_model`."""
+        """The model on the device, with the parameters of `self.unwrapped_model`; becomes `self.model`."""
         model.to(self.device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
-        for name in self.optimizers if self.compile is not None else ():  # in place: names in checkpoints stay as they are
+        # compiled in place, so that the names in checkpoints stay as they are
+        for name in self.optimizers if self.compile is not None else ():
             (model if name == "optimizer" else model.get_submodule(name)).compile(**self.compile)
         return model
 
     def build_updaters(self) -> dict[str, Updater]:
-        """An Updater for each optimizer of the config; one with a name of its own steps the submodule of that name."""
+        """One Updater per optimizer of the config; a named optimizer steps the submodule of that name."""
         return {name: self.build_updater(name) for name in self.optimizers}
 
     def on_train_start(self) -> None:
-        """Called before the first step of every start, resumed ones included.
+        """Called before the first step of every start, also after a resume.
 
-        What the steps need, and what goes into `self.state`, is made in `__init__`: there is a rehearsal before this.
+        Create what the steps need, and what goes into `self.state`, in `__init__`: the preflight comes first.
         """
 
     def on_step_end(self) -> None:
@@ -170,66 +180,71 @@ class BaseTrainer:
     def on_train_end(self) -> None:
         """Called when the last epoch is done."""
 
-    # -- what a subclass calls -------------------------------------------------------------------------------------
+    # -- what a subclass calls -------------------------------------------------------------------------------
 
     def update(self, loss: torch.Tensor, name: str = "optimizer") -> None:
-        """Backward, and at the end of the accumulation window the step of the optimizer called `name`."""
+        """Runs backward; at the end of the accumulation window also the step of the optimizer `name`."""
         if name not in self.updaters:
-            raise ConfigError.at("optimizer", f"this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
-        if self.in_preflight:  # no step, so that nothing has to be undone
+            raise ConfigError.at("optimizer",
+                                 f"this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
+        if self.in_preflight:  # no optimizer step, so that nothing has to be undone
             self.updaters[name].preflight(loss)
         else:
             self.updaters[name].update(loss, self.window)
 
     def autocast(self):
-        """The context for forward passes and losses, as `precision` says."""
+        """The context for forward passes and losses, as set by `precision`."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def build_updater(self, name: str) -> Updater:
         own = self.loss.parameters() if name == "optimizer" and isinstance(self.loss, nn.Module) else ()
-        optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(own))  # a loss may have some to train, too
+        # a loss may have parameters to train, too
+        optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(own))
         num_batches = self.data.num_batches("train")
         steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16" or self.strategy.in_fp16)
+        scaler = torch.amp.GradScaler(self.device.type,
+                                      enabled=self.precision == "fp16" or self.strategy.in_fp16)
         return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1)
 
     def stepped(self, model: nn.Module, name: str) -> nn.Module:
-        """What of `model` the optimizer called `name` steps: all of it, or the submodule of that name."""
+        """The part of `model` that the optimizer called `name` steps: all, or the submodule of that name."""
         parts = {"optimizer": model, **dict(model.named_modules())}
         if name not in parts:
-            raise ConfigError.at(f"optimizer.{name}", f"the model has no part '{name}'.{suggest_name(name, parts)}")
+            raise ConfigError.at(f"optimizer.{name}",
+                                 f"the model has no part '{name}'.{suggest_name(name, parts)}")
         return parts[name]
 
-    # -- the loop --------------------------------------------------------------------------------------------------
+    # -- the loop --------------------------------------------------------------------------------------------
 
     def prepare_training(self) -> None:
-        """Builds the optimizers and whatever else only training needs. Call once, when the first weights are in place."""
+        """Builds the optimizers and all else that only training needs. Call once, after initial weights."""
         if self.ema_decay is not None:
-            with errors_explained(self):  # memory may not suffice for a second model
+            with errors_explained(self):  # a second model may not fit into memory
                 self.ema = WeightAverage(self.unwrapped_model, self.ema_decay)
         shard_model(self)
         self.updaters = self.build_updaters()
         for updater in self.updaters.values():
             updater.guard = self.guard
-        self.state |= {"optimizer" if name == "optimizer" else f"optimizer_{name}": u for name, u in self.updaters.items()}
+        self.state |= {"optimizer" if name == "optimizer" else f"optimizer_{name}": u
+                       for name, u in self.updaters.items()}
         self.state |= self.data.to_checkpoint()
         if self.ema:
             self.state["ema"] = self.ema
-        if self.strategy.shards:  # they cannot be each process's own, not even in the rehearsal
+        if self.strategy.shards:  # fsdp always shares gradients, even in the preflight
             average_gradients(self)
 
     def train(self, run: RunLog) -> None:
-        """Trains from where the state stands to the last epoch, saving into `run` as it goes.
+        """Trains from the current state to the last epoch and saves checkpoints into `run`.
 
-        Raises Interrupted after a signal, TrainingError where it cannot go on; in both cases the checkpoint holds.
+        Raises Interrupted after a signal, TrainingError if it cannot continue; the checkpoint stays valid.
         """
         self.run = run
         self.state |= run.to_checkpoint()
         with self.stop_request.listening(), run:
-            # a folder that cannot be written shows now, not after an epoch
+            # a folder that cannot be written to shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
             stop_if_requested(self, poll_requests(self), budget=False)
             self.seed_for("start", self.position.step)
@@ -254,14 +269,16 @@ class BaseTrainer:
         return self.position.epoch >= self.epochs or exhausted
 
     def train_epoch(self) -> None:
-        """The epoch under way, from its next batch to its last."""
+        """Trains the current epoch from its next batch to its last."""
         position, num_batches = self.position, self.data.num_batches("train")
         self.set_mode(training=True)
         self.run.start_epoch()
-        self.shown_input = None  # will be the epoch's first batch, as the network sees it
-        bar = ProgressBar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch, self.bar_note, self.run.bars)
+        self.shown_input = None  # later the epoch's first batch, as the network gets it
+        bar = ProgressBar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch,
+                          self.bar_note, self.run.bars)
         with closing(bar), Ballot() as ballot:
-            for window in accumulation_windows(self.data.batches("train", position.epoch, position.batch), self.accumulate):
+            for window in accumulation_windows(self.data.batches("train", position.epoch, position.batch),
+                                               self.accumulate):
                 self.timers.record("data wait")
                 self.train_window(window)
                 position.advance(len(window))
@@ -277,7 +294,7 @@ class BaseTrainer:
                 stop_if_requested(self, requests)
 
     def train_window(self, window: list[tuple[int, Any]]) -> None:
-        """One optimizer step and what it leaves in the totals and averages."""
+        """Makes one optimizer step, and updates the totals and the averaged weights."""
         broadcast_buffers(self)
         values, skipped = make_step(self, window)
         for named, count in values:
@@ -287,9 +304,9 @@ class BaseTrainer:
             self.ema.update()
 
     def run_window(self, window: list[tuple[int, Any]]) -> list[tuple[Mapping[str, Any], int]]:
-        """Forward, backward and update: each batch counts by its part of the window's samples. Returns (values, samples).
+        """Forward, backward, update; a batch's weight is its fraction of samples. Returns (values, samples).
 
-        Gradients become the mean over processes, hence the factor: a process counts by its part of them, too.
+        Gradients become the mean over processes, hence the factor: a process's weight is its fraction, too.
         """
         num_samples = sum([count.total for count, _ in window]) / dist.world_size()
         measured = (self.position.step + 1) % self.log_every == 0
@@ -304,10 +321,11 @@ class BaseTrainer:
         return values
 
     def finish_epoch(self) -> None:
-        """Evaluates, lets monitor and schedules move, logs, saves."""
+        """Evaluates, updates the monitor and the schedules, logs, saves."""
         self.guard.check()
         epoch = self.position.epoch + 1
-        values = {f"train/{name}": value for name, value in (self.totals.means() | self.metrics.compute()).items()}
+        values = {f"train/{name}": value
+                  for name, value in (self.totals.means() | self.metrics.compute()).items()}
         self.timers.record("compute")
         if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
             values |= self.evaluate("val")
@@ -330,12 +348,12 @@ class BaseTrainer:
         names += ["best.pt"] * improved
         requests = poll_requests(self)
         if names or self.finished or self.save_interval.due(self.position.step, requests.to_save, epoch):
-            self.save(*names, "last.pt")  # comes last: whoever is killed in between does this epoch's end again
+            self.save(*names, "last.pt")  # after all else: a run killed before it repeats this epoch's end
         if not self.finished:
             stop_if_requested(self, requests)
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Averages over every sample of a split, as `{"val/loss": 0.1, ...}`. Changes nothing of the training state."""
+        """Averages over a split's samples, as `{"val/loss": 0.1, ...}`. Training state does not change."""
         totals = Totals()
         bar = ProgressBar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
         with closing(bar), self.evaluating(), Ballot() as ballot:
@@ -352,7 +370,7 @@ class BaseTrainer:
 
     @contextmanager
     def evaluating(self):
-        """Within it gradients are off, `self.model` is the averaged model, if any, in eval mode, `self.metrics` are fresh."""
+        """Inside: no gradients, fresh `self.metrics`, `self.model` in eval mode (the averaged one if any)."""
         before = self.model, self.metrics
         self.model = self.ema.model if self.ema else self.model
         self.metrics = self.eval_metrics
@@ -367,58 +385,61 @@ class BaseTrainer:
             self.set_mode(training=True)
 
     def set_mode(self, training: bool) -> None:
-        """Training or evaluation mode for the model, and for a loss that is a module."""
+        """Sets training or evaluation mode for the model, and for a loss that is a module."""
         self.model.train(training)
         if isinstance(self.loss, nn.Module):
             self.loss.train(training)
 
-    # -- state -----------------------------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------------------
 
     def save(self, *names: str, policy: SavePolicy | None = None) -> None:
-        """Writes the state as checkpoints of these names. Raises NonFinite where a masked step came before."""
+        """Writes the state as checkpoints of these names. Raises NonFinite if an earlier step was masked."""
         self.guard.check()
         self.timers.record("compute")
         self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
-        weights = {name: weight for name, weight in self.unwrapped_model.named_parameters() if weight.requires_grad}
+        weights = {name: weight for name, weight in self.unwrapped_model.named_parameters()
+                   if weight.requires_grad}
         if isinstance(self.loss, nn.Module):
             weights |= {f"loss.{name}": weight for name, weight in self.loss.named_parameters()}
         self.run.store.save(state, list(names), weights, policy or self.save_policy)
-        dist.wait_for_main()  # who may have had to wait for the disk
+        dist.wait_for_main()  # it may have had to wait for the disk
         if "last.pt" in names:
             self.save_interval.saved()
             self.unsaved = False
         self.timers.record("saving")
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Takes up a checkpoint's state. Raises ConfigError where it does not fit what the config builds."""
-        # these go with the config, the data and the run
+        """Loads a checkpoint's state. Raises ConfigError if it does not fit what the config builds."""
+        # these parts depend on the config, the data and the run
         optional = {"monitor", "splitting", "guard", "stream", "metrics_file", "step_seeds"}
         load_parts(self.state, place_state(state, self.state), optional)
 
     def seed_for(self, purpose: str, number: int) -> None:
-        """Makes all randomness from here on a function of the run's seed, a purpose, a number and the process's rank."""
+        """Makes all further randomness a function of the run's seed, `purpose`, `number` and the rank."""
         seed_all(derive(self.seed, purpose, number, dist.rank()), self.device)
 
-    # -- the log, the clock, signals, and numbers that went wrong ---------------------------------------------------
+    # -- the log, the clock, signals, and non-finite numbers -------------------------------------------------
 
     def log_step(self) -> None:
-        """A log point: reads the totals from the device, once, and writes them; what went wrong meanwhile surfaces."""
+        """A log point: reads the totals from the device, once, and logs them; earlier failures are raised."""
         self.guard.check()
         self.run.store.check()
         values = {f"step/{name}": value for name, value in self.totals.recent().items()}
-        norms = {name: updater.grad_norm for name, updater in self.updaters.items() if updater.grad_norm is not None}
+        norms = {name: updater.grad_norm for name, updater in self.updaters.items()
+                 if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
         self.timers.record("compute")
         self.run.step(values, self.position.epoch + 1, self.position.step)
         self.timers.record("logging")
 
     def log_pictures(self, epoch: int) -> None:
-        """The input images and the weights, where they are due after `epoch` epochs."""
+        """Logs the input images and the weights, if they are due after `epoch` epochs."""
         if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
             self.run.images("train/input", self.shown_input, self.position.step)
         if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
-            for name, weight in self.unwrapped_model.named_parameters():  # one by one: they may be in parts because all are too many
+            # one by one: weights may be sharded because all together do not fit into memory
+            for name, weight in self.unwrapped_model.named_parameters():
                 if weight.requires_grad:
                     self.run.histograms({f"weights/{name}": full_tensor(weight.detach())}, self.position.step)
 

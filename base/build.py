@@ -18,14 +18,14 @@ from utils.errors import Attempts, ConfigError
 from utils.random import derive, seed_all
 from utils.training.monitor import parse_monitor
 
-FUSED_WHEN_SHARDED = ("Adam", "AdamW")  # the optimizers whose fused step takes the weights of strategy fsdp
+FUSED_WHEN_SHARDED = ("Adam", "AdamW")  # optimizers whose fused step accepts the weights of strategy fsdp
 
 
 def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()) -> BaseTrainer:
-    """The trainer that a config describes, on `device`, with the first weights that its seed gives.
+    """The trainer that a config describes, on `device`, with the initial weights that its seed gives.
 
-    Datasets are built when they are first asked for; those of `splits` now. Raises one ConfigError for all parts that
-    cannot be built.
+    Datasets are built on first use; those of `splits` are built now. Raises one ConfigError for all parts
+    that cannot be built.
     """
     seed, attempts, data = config["seed"], Attempts(), None
     seed_all(derive(seed, "data"), device)
@@ -40,7 +40,8 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
     for number, block in enumerate(config["metrics"]):
         with attempts:
             metrics[log_name(block)] = build_callable(METRICS, block, f"metrics.{number}", device)
-    for split in splits if data else ():  # now: this is where one that draws has always stood in the stream of random numbers
+    # Now: a dataset that draws random numbers has always been built at this place in their sequence.
+    for split in splits if data else ():
         with attempts:
             data.dataset(split)
     attempts.end()
@@ -53,11 +54,12 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
 
 
 def build_model(block) -> torch.nn.Module:
-    """A model, with weights of known sizes."""
+    """The model of a `model` block. Raises ConfigError for lazy layers: all weights need known sizes."""
     model = MODELS.build(block, "model")
     if lazy := [name for name, parameter in model.named_parameters() if is_lazy(parameter)]:
-        raise ConfigError.at("model", f"{lazy[0]} has no size before the first batch, which optimizer and checkpoints want to "
-                                      "know. Write Linear(in_features, ...) instead of LazyLinear(...), and so on.")
+        raise ConfigError.at("model", f"{lazy[0]} has no size before the first batch, which optimizer and "
+                                      "checkpoints want to know. Write Linear(in_features, ...) instead of "
+                                      "LazyLinear(...), and so on.")
     return model
 
 
@@ -66,20 +68,22 @@ def build_data(config: dict, device: torch.device) -> DataSplits:
     options = dict(config["data_loader"])
     if options.get("pin_memory") is None:
         options["pin_memory"] = device.type == "cuda"
-    transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}") for i, block in enumerate(blocks or [])]
+    transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}")
+                        for i, block in enumerate(blocks or [])]
                   for key, blocks in config["transforms"].items()}
-    return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"], **options)
+    return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"],
+                      **options)
 
 
 def build_dataset(block, device: torch.device, split: str):
-    """The dataset of a split, its arrays on `device` if its arguments say so. None where there is no such split."""
+    """The dataset of a split, its arrays on `device` if its block says so. None for no such split."""
     block, kept = split_device_argument(block)
     dataset = _build_split(block, split)
     return move_arrays(dataset, kept, device) if kept and dataset is not None else dataset
 
 
 def split_device_argument(block) -> tuple[dict, str | None]:
-    """A dataset's block without `args.device`, and that: what the program itself takes, unless the dataset has such."""
+    """A dataset's block without `args.device`, and that device; None if the dataset itself takes one."""
     block = as_block(block)
     args = dict(block.get("args") or {})
     if "device" not in args or "device" in Signature(DATASETS.get(block["type"])).parameters:
@@ -89,7 +93,7 @@ def split_device_argument(block) -> tuple[dict, str | None]:
 
 
 def _build_split(block: dict, split: str):
-    """By its argument `split`, or by torchvision's `train`, which knows no val."""
+    """Uses the dataset's argument `split`, or torchvision's `train`, which has no val."""
     name, args = block["type"], block.get("args") or {}
     if "split" in open_split_arguments(block):
         return DATASETS.build(block, "dataset", split=split)
@@ -102,7 +106,7 @@ def _build_split(block: dict, split: str):
 
 
 def open_split_arguments(block) -> set[str]:
-    """Which of `split` and `train` the program is to give to a dataset: those it takes and the config leaves open."""
+    """Which of `split` and `train` the program passes: those the dataset takes and the config omits."""
     block = as_block(block)
     parameters = Signature(DATASETS.get(block["type"])).parameters.keys()
     return {"split", "train"} & (parameters - (block.get("args") or {}).keys())
@@ -121,35 +125,37 @@ def _download_hint(dataset: type, args: dict) -> str:
 
 
 def build_callable(registry, block, where: str, device: torch.device):
-    """A loss or metric, on the device where it has tensors of its own (class weights, say)."""
+    """A loss or metric; on `device` if it has tensors of its own (such as class weights)."""
     thing = registry.build(as_block(block), where)
     return thing.to(device) if isinstance(thing, torch.nn.Module) else thing
 
 
 def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence[torch.nn.Parameter] = ()):
-    """The optimizer of a module's parameters, in groups as the block says, and of `others`; fused where torch offers it."""
+    """The optimizer of a module's parameters, in the block's groups, and `others`; fused if torch can."""
     block = as_block(block)
     groups = parameter_groups(module, block.get("groups") or (), block.get("decay_bias_and_norm", True))
     groups += [{"params": list(others)}] if others else []
     args = dict(block.get("args") or {})
     parameters = [p for group in groups for p in group["params"]]
     offered = "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters
-    sparse = any(getattr(layer, "sparse", False) for layer in module.modules())  # embeddings with sparse gradients
+    sparse = any(getattr(layer, "sparse", False)
+                 for layer in module.modules())  # embeddings with sparse gradients
     if any(map(is_sharded, parameters)) and block["type"] not in FUSED_WHEN_SHARDED:
         offered = False
-    if offered and not sparse and as_floats(parameters) and not args.keys() & {"fused", "foreach", "differentiable"}:
+    if offered and not sparse and as_floats(parameters) and not (
+            args.keys() & {"fused", "foreach", "differentiable"}):
         args["fused"] = True  # one kernel for all parameters; `fused: false` in the config turns it off
     return OPTIMIZERS.build({"type": block["type"], "args": args}, where, params=groups)
 
 
 def build_scheduler_factory(block, trainer) -> tuple:
-    """`(build, per)` of a scheduler block, for utils.updater.Schedule."""
+    """`(build, per)` of a scheduler block, for utils.training.schedule.Schedule."""
     block = as_block(block)
     return partial(build_scheduler, block, as_block(trainer).get("args") or {}), block.get("per", "epoch")
 
 
 def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
-    """A scheduler. The length of the run goes in where the config leaves `T_max` or `total_steps` open."""
+    """A scheduler. If the config does not set `T_max` or `total_steps`, they become `length`."""
     block = as_block(block)
     args = dict(block.get("args") or {})
     parameters = SCHEDULERS.signature(SCHEDULERS.get(block["type"])).parameters.keys()
@@ -157,15 +163,15 @@ def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
         if name in parameters and name not in args and "steps_per_epoch" not in args:
             if length is None:
                 raise ConfigError.at("scheduler",
-                                     f"{block['type']} needs '{name}', or data_loader.batches_per_epoch: nobody "
-                                     "knows how long an epoch of this dataset is")
+                                     f"{block['type']} needs '{name}', or data_loader.batches_per_epoch: "
+                                     "nobody knows how long an epoch of this dataset is")
             args[name] = length
     if block["type"] == "ReduceLROnPlateau" and "mode" not in args and trainer_args.get("monitor"):
         args["mode"] = parse_monitor(trainer_args["monitor"])[0]
     if "schedulers" in parameters and isinstance(args.get("schedulers"), list):
-        bounds = [0, *(args.get("milestones") or [])]  # of SequentialLR; each one's length is that of its stretch
-        lengths = [length and (bounds[i + 1] if i + 1 < len(bounds) else length) - bounds[i] if i < len(bounds) else length
-                   for i in range(len(args["schedulers"]))]
+        bounds = [0, *(args.get("milestones") or [])]  # of SequentialLR; each length is that of its phase
+        lengths = [length and (bounds[i + 1] if i + 1 < len(bounds) else length) - bounds[i]
+                   if i < len(bounds) else length for i in range(len(args["schedulers"]))]
         args["schedulers"] = [build_scheduler(inner, trainer_args, optimizer, stretch)
                               for inner, stretch in zip(args["schedulers"], lengths, strict=True)]
     return SCHEDULERS.build({"type": block["type"], "args": args}, "scheduler", optimizer=optimizer)
@@ -177,17 +183,17 @@ def as_block(block) -> dict:
 
 
 def log_name(block) -> str:
-    """What a metric is called in the logs: its `name`, or its type."""
+    """The name of a metric in the logs: its `name`, or its type."""
     return str(as_block(block).get("name") or as_block(block).get("type"))
 
 
 def optimizer_path(name: str) -> str:
-    """Where in the config an optimizer stands."""
+    """The config key of an optimizer."""
     return "optimizer" if name == "optimizer" else f"optimizer.{name}"
 
 
 def optimizer_blocks(optimizer) -> dict:
-    """Optimizer blocks by name: a single one is called "optimizer"; several have the names of the model's submodules."""
+    """Optimizer blocks by name. A single one is called "optimizer"; several are named after submodules."""
     return optimizer if isinstance(optimizer, dict) and not is_single(optimizer) else {"optimizer": optimizer}
 
 

@@ -1,4 +1,4 @@
-"""Where a key belongs that stands in the wrong place, or is called what other programs call it."""
+"""Hints for unknown config keys: the right place of a misplaced key, or the name that this program uses."""
 from collections.abc import Mapping
 
 from base.base_data_loader import PROVIDED, DataSplits
@@ -9,41 +9,47 @@ from utils.config.sections import SECTIONS
 from utils.config.signature import Signature, Unknown
 from utils.errors import ConfigError, Fault
 
-# Sections as they are called elsewhere.
-OTHER_NAMES = {"arch": "model", "architecture": "model", "network": "model", "net": "model", "criterion": "loss", "loss_fn": "loss",
-               "lr_scheduler": "scheduler", "optim": "optimizer", "dataloader": "data_loader", "datasets": "dataset",
-               "data": "dataset", "experiment": "name", "experiment_name": "name", "logger": "writers", "loggers": "writers",
-               "_base_": "extends", "include": "extends", "inherits": "extends", "defaults": "extends", "random_seed": "seed"}
-_ON_COMMAND_LINE = "It is about the machine, not the experiment: --device cuda; for several GPUs --distributed."
+# Names of sections in other programs, and the names here.
+OTHER_NAMES = {"arch": "model", "architecture": "model", "network": "model", "net": "model",
+               "criterion": "loss", "loss_fn": "loss", "lr_scheduler": "scheduler", "optim": "optimizer",
+               "dataloader": "data_loader", "datasets": "dataset", "data": "dataset", "experiment": "name",
+               "experiment_name": "name", "logger": "writers", "loggers": "writers", "_base_": "extends",
+               "include": "extends", "inherits": "extends", "defaults": "extends", "random_seed": "seed"}
+_ON_COMMAND_LINE = ("It is about the machine, not the experiment: --device cuda; for several GPUs "
+                    "--distributed.")
 _OUT = "The folder is named on the command line: --out DIR."
 _LOG = "The command line says how much is told: --quiet, --verbose."
-_SPLITS = ("One dataset gives all splits: 'dataset', and 'data_loader' with validation_split; what differs is "
-           "transforms.train and transforms.eval.")
-# What is said of other keys that are not there: by their path, or wherever they stand.
+_SPLITS = ("One dataset gives all splits: 'dataset', and 'data_loader' with validation_split; what differs "
+           "is transforms.train and transforms.eval.")
+# Hints for other unknown keys: by their path, or by their name at any place.
 _HINTS = {
-    "data_loader.type": "The loader is always the same, and its options stand under data_loader; the data are 'dataset'.",
+    "data_loader.type": "The loader is always the same, and its options stand under data_loader; the data "
+                        "are 'dataset'.",
     "data_loader.args": "Its options stand directly under it: data_loader: {batch_size: 32}.",
-    "train": _SPLITS, "val": _SPLITS, "validation": _SPLITS, "test": _SPLITS, "transforms.test": "eval is for val and test.",
-    "transforms.val": "eval is for val and test.",
-    **dict.fromkeys(("n_gpu", "num_gpus", "gpus", "gpu", "device", "devices", "accelerator", "cuda"), _ON_COMMAND_LINE),
+    "train": _SPLITS, "val": _SPLITS, "validation": _SPLITS, "test": _SPLITS,
+    "transforms.test": "eval is for val and test.", "transforms.val": "eval is for val and test.",
+    **dict.fromkeys(("n_gpu", "num_gpus", "gpus", "gpu", "device", "devices", "accelerator", "cuda"),
+                    _ON_COMMAND_LINE),
     **dict.fromkeys(("save_dir", "output_dir", "out_dir", "log_dir", "default_root_dir"), _OUT),
     **dict.fromkeys(("verbosity", "verbose"), _LOG),
-    "callbacks": "Early stopping and checkpoints are trainer.args (early_stop, save_every, ...); else override a trainer's "
-                 "on_step_end or on_epoch_end.",
+    "callbacks": "Early stopping and checkpoints are trainer.args (early_stop, save_every, ...); else "
+                 "override a trainer's on_step_end or on_epoch_end.",
     "tensorboard": "That is a writer: writers: [TensorBoard].",
     "resume": "A run is resumed on the command line: -r saved/NAME.",
     "pretrained": "torchvision's models take the name of their weights: args: {weights: DEFAULT}.",
 }
-_ARGUMENTS = {"max_epochs": "epochs", "num_epochs": "epochs", "patience": "early_stop", "gradient_clip_val": "clip_norm",
-              "accumulate_grad_batches": "accumulate", "save_period": "save_every", "learning_rate": "lr"}
+_ARGUMENTS = {"max_epochs": "epochs", "num_epochs": "epochs", "patience": "early_stop",
+              "gradient_clip_val": "clip_norm", "accumulate_grad_batches": "accumulate",
+              "save_period": "save_every", "learning_rate": "lr"}
 
 
 def add_key_hints(faults: list[Fault], config: Mapping) -> list[Fault]:
-    """The faults, in which keys that nobody takes are told where they belong; and none for a section that is just misnamed."""
+    """The faults, with hints for unknown keys; without "is missing" for a section that is only misnamed."""
     homes = _homes(config)
     misnamed = {(OTHER_NAMES[key],) for key in config if key in OTHER_NAMES}
     return [(path, _with_hint(path, message, homes) if isinstance(message, Unknown) else message, *where)
-            for path, message, *where in faults if not (path in misnamed and message.startswith("is missing"))]
+            for path, message, *where in faults
+            if not (path in misnamed and message.startswith("is missing"))]
 
 
 def _with_hint(path: tuple, message: str, homes: dict[str, str]) -> str:
@@ -61,17 +67,17 @@ def _with_hint(path: tuple, message: str, homes: dict[str, str]) -> str:
 
 
 def _homes(config: Mapping) -> dict[str, str]:
-    """Where everything that this config could say stands, by the last part of its path."""
+    """The full path of every key that this config could have, by the last part of the path."""
     options = Signature(DataSplits, PROVIDED)
     return {**_arguments(MODELS, config, "model"), **_arguments(OPTIMIZERS, config, "optimizer"),
-            **_arguments(TRAINERS, config, "trainer"), **{name: f"data_loader.{name}" for name in options.free()},
-            **{name: name for name in SECTIONS}}
+            **_arguments(TRAINERS, config, "trainer"),
+            **{name: f"data_loader.{name}" for name in options.free()}, **{name: name for name in SECTIONS}}
 
 
 def _arguments(registry: Registry, config: Mapping, section: str) -> dict[str, str]:
     name = as_block(config[section]).get("type")
     try:
         free = registry.signature(registry.get(name)).free() if isinstance(name, str) else {}
-    except ConfigError:  # there is none of that name
+    except ConfigError:  # there is no such name
         return {}
     return {argument: f"{section}.args.{argument}" for argument in free}

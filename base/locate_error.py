@@ -1,4 +1,4 @@
-"""Which part of an experiment is to blame for an error, and what it was given."""
+"""Which part of an experiment caused an error, and what it was given."""
 import functools
 import traceback
 from typing import Any
@@ -12,7 +12,7 @@ _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
 
 def locate_error(trainer, error: Exception) -> tuple[str | None, str]:
-    """The key of the part in which an error arose, by its traceback, and the shapes of what that part was given."""
+    """The config key of the part that raised an error, from its traceback, and the shapes of its inputs."""
     suspects = _config_keys(trainer)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         known = frame.f_locals
@@ -30,31 +30,34 @@ def locate_error(trainer, error: Exception) -> tuple[str | None, str]:
 
 
 def _loss_expects_other_targets(trainer, key: str, given: list[torch.Tensor]) -> bool:
-    """Whether a loss that is none over classes was given outputs `[B, K]` and class numbers `[B]`."""
+    """Whether a loss that is not over classes was given outputs `[B, K]` and class numbers `[B]`."""
     other = key == "loss" and not isinstance(trainer.loss, OVER_CLASSES) and len(given) == 2
     return other and given[0].ndim == 2 and given[1].ndim == 1 and not given[1].is_floating_point()
 
 
 def _config_keys(trainer) -> dict[int, str]:
-    """Keys of the config by the identity of what they made: an object, or the code of a function."""
+    """Config keys by the identity of what they built: an object, or the code of a function."""
     transforms = {f"transforms.{key}.{i}": transform for key, chain in trainer.data.transforms.items()
                   for i, transform in enumerate(chain)}
-    metrics = {f"metrics.{i}": trainer.metrics.functions.get(name) for i, name in enumerate(trainer.metrics.names)}
-    objects = {f"metrics.{i}": metrics_of.objects.get(name) for metrics_of in (trainer.metrics, trainer.eval_metrics)
+    metrics = {f"metrics.{i}": trainer.metrics.functions.get(name)
+               for i, name in enumerate(trainer.metrics.names)}
+    objects = {f"metrics.{i}": metrics_of.objects.get(name)
+               for metrics_of in (trainer.metrics, trainer.eval_metrics)
                for i, name in enumerate(trainer.metrics.names)}
     main = {"model": trainer.unwrapped_model, "loss": trainer.loss, "dataset": trainer.data.dataset("train")}
     others = {"model": trainer.ema and trainer.ema.model, "dataset": trainer.data.dataset("val")}
-    return {id(getattr(_unwrap_partial(part), "__code__", part)): key for group in (objects, others, transforms, metrics, main)
+    return {id(getattr(_unwrap_partial(part), "__code__", part)): key
+            for group in (objects, others, transforms, metrics, main)
             for key, part in group.items() if part is not None}
 
 
 def _unwrap_partial(part: Any) -> Any:
-    """A function without the arguments that the config has filled in."""
+    """The function without the arguments that the config has bound."""
     return part.func if isinstance(part, functools.partial) else part
 
 
 def describe_shapes(value: Any) -> str:
-    """`(uint8 [64, 1, 8, 8], int64 [64])`: what a batch, or a part of one, looks like."""
+    """`(uint8 [64, 1, 8, 8], int64 [64])`: the dtypes and shapes of a batch, or of a part of one."""
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What is kept of a step whose loss was not finite, and which module it began in."""
+"""The report on a step whose loss was not finite: what is kept, and which module it began in."""
 import json
 import logging
 import math
@@ -21,17 +21,18 @@ from utils.training.progress import accumulation_windows
 
 log = logging.getLogger(__name__)
 FOLDER = "nan_report"
-ADVICE = ("The step was not made, and the last checkpoint is sound. Usual causes: a learning rate that is too high, "
-          "no trainer.args.clip_norm, fp16 where bf16 would do, a logarithm of or a division by zero, NaN in the data. "
-          "trainer.args.on_nan=skip leaves such steps out.")
+ADVICE = ("The step was not made, and the last checkpoint is sound. Usual causes: a learning rate that is "
+          "too high, no trainer.args.clip_norm, fp16 where bf16 would do, a logarithm of or a division by "
+          "zero, NaN in the data. trainer.args.on_nan=skip leaves such steps out.")
 
 
 def report_non_finite(trainer, error: NonFinite) -> str:
-    """Goes back to the step that was not made, runs it again with an eye on every module, and keeps what it finds.
+    """Goes back to the failed step, runs it again, checks every module's output, and keeps the findings.
 
-    `nan_report/` gets `checkpoint.pt` (the weights of before the step, where they stood, and the buffers that the forward
-    pass left: resume it to see the step fail; none where the weights were not finite before), `batch.pt` and `report.json`.
-    Returns all of it in words. Of weights in parts (strategy fsdp) none are kept, and the step is not run again.
+    `nan_report/` gets `batch.pt`, `report.json` and `checkpoint.pt`: the weights and the position before the
+    step, and the buffers that the forward pass left. Resume it to see the step fail. There is no
+    `checkpoint.pt` if the weights were not finite before the step. Sharded weights (strategy fsdp) are not
+    kept, and the step is not run again. Returns the report as text.
     """
     position = trainer.position
     position.step_back(error.num_late, trainer.accumulate)
@@ -39,19 +40,22 @@ def report_non_finite(trainer, error: NonFinite) -> str:
     made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     try:
         in_parts = any(map(is_sharded, trainer.unwrapped_model.parameters()))
-        state = None if in_parts else StateCopier().copy({name: part.state_dict() for name, part in trainer.state.items()})
+        state = None if in_parts else StateCopier().copy({name: part.state_dict()
+                                                          for name, part in trainer.state.items()})
         window = error.window or _refetch_batches(trainer)
         window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last, count.chosen)
                   for count, piece in trainer.splitting.pieces(window)]
         if in_parts:
-            found = error.here and ("Of weights in parts (strategy fsdp) none are kept, and the step is not run again. To look "
-                                    f"closer, resume in one process: python train.py -r {trainer.run.folder}")
+            found = error.here and ("Of weights in parts (strategy fsdp) none are kept, and the step is not "
+                                    "run again. To look closer, resume in one process: python train.py -r "
+                                    f"{trainer.run.folder}")
         elif bad := find_non_finite(dict(trainer.unwrapped_model.named_parameters())):
-            state, found = None, (f"The weights of {bad} are not finite: a step before made them so, with a gradient that was "
-                                  "not, which is looked at at log points and wherever clip_norm is set")
+            state, found = None, (f"The weights of {bad} are not finite: a step before made them so, with a "
+                                  "gradient that was not, which is looked at at log points and wherever "
+                                  "clip_norm is set")
         else:
             found = _find_origin(trainer, window)
-    except Exception as failure:  # the evidence must not hide what it is about
+    except Exception as failure:  # a failure here must not hide the original error
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
     findings = dist.all_gather_object((found, str(error)))
@@ -59,12 +63,13 @@ def report_non_finite(trainer, error: NonFinite) -> str:
     found, said = findings[culprit]
     found = found or "Run again, it was finite everywhere: the step is not the same every time"
     batch = dist.broadcast_object(_storable(window), culprit)
-    known = len(findings) > 1 and not (in_parts and error.num_late)  # late, all know of it alike
+    known = len(findings) > 1 and not (in_parts and error.num_late)  # late errors are known to all alike
     who = f" (process {culprit} of {len(findings)})" if known else ""
     kept = f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
     if dist.is_main():
         try:
-            _write_report(trainer.run.store.config, state, folder, batch, {**position.state_dict(), "error": said, "found": found})
+            _write_report(trainer.run.store.config, state, folder, batch,
+                          {**position.state_dict(), "error": said, "found": found})
         except (OSError, TrainingError) as failure:
             kept = f"Nothing could be kept of it: {failure}"
     return dist.broadcast_object(f"{where}: {said}{who}. {found}.{made}\n{kept}\n{ADVICE}")
@@ -74,13 +79,15 @@ def _refetch_batches(trainer) -> list:
     position = trainer.position
     if is_stateful(trainer.data.dataset("train")):
         raise RuntimeError("the stream has gone on; with trainer.args.log_every=1 it is looked at in time")
-    return next(accumulation_windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate))
+    return next(accumulation_windows(trainer.data.batches("train", position.epoch, position.batch),
+                                     trainer.accumulate))
 
 
 def _storable(window: list) -> dict:
-    """A copy of the batches of a step, or at least of the tensors in them."""
+    """A copy of a step's batches, or, if they cannot be stored, of the tensors in them."""
     content = {"batches": window}
-    return StateCopier().copy({"tensors": list(iter_tensors(window))} if find_unstorable(content, "batch") else content)
+    return StateCopier().copy({"tensors": list(iter_tensors(window))}
+                              if find_unstorable(content, "batch") else content)
 
 
 def _write_report(config: dict, state: dict | None, folder: Path, batch: dict, report: dict) -> None:
@@ -92,12 +99,12 @@ def _write_report(config: dict, state: dict | None, folder: Path, batch: dict, r
 
 
 def _find_origin(trainer, window: list) -> str | None:
-    """Where the first value came up that is not finite, in a sentence; None where all are. All processes go through it."""
+    """A sentence on where the first non-finite value arose; None if all are finite. All processes call it."""
     trainer.set_mode(training=True)
     trainer.step_seeds.begin(trainer.position.step)
-    trainer.in_preflight = True  # no step
+    trainer.in_preflight = True  # no optimizer step
     for updater in trainer.updaters.values():
-        updater.gradients = Gradients()  # this process's own, not those of all
+        updater.gradients = Gradients()  # this process's own gradients, not the mean over processes
     modules = {"the model": trainer.unwrapped_model, **dict(trainer.unwrapped_model.named_modules())}
     if isinstance(trainer.loss, torch.nn.Module):
         modules |= {f"loss {name}".strip(): module for name, module in trainer.loss.named_modules()}
@@ -105,31 +112,34 @@ def _find_origin(trainer, window: list) -> str | None:
     found: list[str] = []
     for number, batch in enumerate(window):
         if any(not _is_finite(tensor) for tensor in iter_tensors(batch)):
-            found.append(f"The batch itself holds values that are not finite (number {number} of the step, after batch "
-                         "transforms)")
+            found.append(f"The batch itself holds values that are not finite (number {number} of the step, "
+                         "after batch transforms)")
     with _outputs_watched(modules, found), torch.compiler.set_stance("force_eager"):
         for batch in window:
             values = as_values(trainer.train_step(batch))
-            if bad := next((name for name, value in values.items() if not _is_finite(torch.as_tensor(value))), None):
+            if bad := next((name for name, value in values.items()
+                            if not _is_finite(torch.as_tensor(value))), None):
                 found.append("Every module's output is finite; it begins in the loss function, or after it: "
                              f"'{bad}' is not finite")
     if found:
         return found[0]
-    bad = [name for name, p in trainer.unwrapped_model.named_parameters() if p.grad is not None and not _is_finite(p.grad)]
+    bad = [name for name, p in trainer.unwrapped_model.named_parameters()
+           if p.grad is not None and not _is_finite(p.grad)]
     if bad:
-        return f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward reached it first)"
+        return (f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward "
+                "reached it first)")
     return None
 
 
 @contextmanager
 def _outputs_watched(modules: dict[str, torch.nn.Module], found: list[str]):
-    """Within it forward passes put into `found` which module was the first that gave what is not finite, in a sentence."""
+    """Inside, forward passes add to `found` a sentence on the first module with a non-finite output."""
 
     def watch(name: str, module: torch.nn.Module):
         def look(_, inputs, output):
             if not found and any(not _is_finite(tensor) for tensor in iter_tensors(output)):
-                found.append(f"The first module whose output is not finite: {name} ({type(module).__name__}); "
-                             f"{_describe_inputs(inputs)}")
+                found.append(f"The first module whose output is not finite: {name} "
+                             f"({type(module).__name__}); {_describe_inputs(inputs)}")
         return module.register_forward_hook(look)
 
     handles = [watch(name, module) for name, module in modules.items()]
@@ -141,7 +151,8 @@ def _outputs_watched(modules: dict[str, torch.nn.Module], found: list[str]):
 
 
 def _describe_inputs(inputs) -> str:
-    largest = max((tensor.detach().abs().max().item() for tensor in iter_tensors(inputs) if tensor.numel()), default=0.0)
+    largest = max((tensor.detach().abs().max().item() for tensor in iter_tensors(inputs) if tensor.numel()),
+                  default=0.0)
     if math.isfinite(largest):
         return f"the largest of its inputs is {largest:.3g}"
     return "its inputs are not finite already: it happened in the code between the modules"

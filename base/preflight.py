@@ -1,4 +1,4 @@
-"""One batch of training and one of evaluation before the run begins, so that a mistake shows in the first second."""
+"""One batch of training and one of evaluation before the run, so that a mistake shows in the first second."""
 import logging
 import math
 from collections.abc import Mapping
@@ -20,16 +20,18 @@ log = logging.getLogger(__name__)
 
 
 def preflight(trainer, config: Mapping) -> dict[str, float]:
-    """Runs `train_step` and `eval_step` on a first batch, without a step of the optimizer, and puts everything back.
+    """Runs `train_step` and `eval_step` on a first batch, without optimizer step, and restores everything.
 
-    Returns what they came to, `{"train/loss": 2.3, ...}`. Raises ConfigError where batches cannot be as large as the config
-    says, where a step fails, or where the monitored name is not among the values that come out.
+    Returns their values, `{"train/loss": 2.3, ...}`. Raises ConfigError if there are too few samples for a
+    batch, if a step fails, or if the monitored name is not among the values.
     """
     require_samples_for_a_batch(config, trainer.data)
     splits = ["train"] + ["val"] * (trainer.data.dataset("val") is not None)
     if "val" in splits and trainer.data.num_batches("val") is None:
-        log.warning("val is a stream that does not tell its length; an endless one needs data_loader.eval_batches")
-    produced = {name: value for split in splits for name, value in _preflight_split(trainer, split, config).items()}
+        log.warning("val is a stream that does not tell its length; an endless one needs "
+                    "data_loader.eval_batches")
+    produced = {name: value for split in splits
+                for name, value in _preflight_split(trainer, split, config).items()}
     for updater in trainer.updaters.values():
         updater.schedule.preflight()
     if trainer.monitor is None or trainer.monitor.name in produced:
@@ -38,7 +40,8 @@ def preflight(trainer, config: Mapping) -> dict[str, float]:
         return produced
     hint = suggest_name(trainer.monitor.name, produced)
     if trainer.monitor.name.startswith("val/") and "val" not in splits:
-        hint = " There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train value."
+        hint = (" There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train "
+                "value.")
     raise ConfigError.at("trainer.args.monitor",
                          f"nothing produces '{trainer.monitor.name}'.{hint} "
                          f"This experiment produces: {', '.join(produced)}.")
@@ -58,7 +61,8 @@ def _preflight_split(trainer, split: str, config: Mapping) -> dict[str, float]:
                         values = trainer.splitting.attempt(partial(_train_on, trainer), [(count, batch)])
                 _try_smallest(trainer, count)
                 average_gradients(trainer)
-                if dist.world_size() > 1:  # from here on backward is a matter of all; DDP lays out its buckets in the first
+                # from here on backward involves all processes; DDP builds its buckets in the first one
+                if dist.world_size() > 1:
                     _train_on(trainer, [(count, batch)])
             else:
                 with trainer.evaluating():
@@ -83,9 +87,9 @@ def _preflight_split(trainer, split: str, config: Mapping) -> dict[str, float]:
 
 
 def _try_smallest(trainer, usual: int) -> None:
-    """An epoch's last batch may be a single sample, or one for each process, which not all models can be trained on.
+    """Tries a single sample: some models cannot train on it, and a process may get one as its last batch.
 
-    It is a further pass forward and backward, where the last batch is so small.
+    It costs one more forward and backward pass, only if the last batch is that small.
     """
     if trainer.data.smallest_local_batch() != 1 or usual == 1:
         return
@@ -95,25 +99,29 @@ def _try_smallest(trainer, usual: int) -> None:
         if is_peer_failure(error) or is_out_of_memory(error):
             raise
         raise ConfigError.at("data_loader",
-                             f"an epoch's last batch leaves a process a single sample, and one was tried: {error}\n"
-                             "Set data_loader.drop_last=true, or choose another batch_size; several processes may also set "
+                             "an epoch's last batch leaves a process a single sample, and one was tried: "
+                             f"{error}\n"
+                             "Set data_loader.drop_last=true, or choose another batch_size; several "
+                             "processes may also set "
                              "trainer.args.sync_batchnorm=true, where that is BatchNorm's.") from error
 
 
 def _train_on(trainer, pieces: list) -> dict[str, float]:
     for count, batch in pieces:
         trainer.metrics.padding = count == 0
-        values = trainer.train_step(trainer.data.prepare(batch, trainer.device, trainer.channels_last, count.chosen))
+        values = trainer.train_step(trainer.data.prepare(batch, trainer.device, trainer.channels_last,
+                                                         count.chosen))
         trainer.totals.add(as_values(values), count)
     return trainer.totals.means() | trainer.metrics.compute()
 
 
 @contextmanager
 def _state_restored(trainer):
-    """Within it the trainer's state may change; after it all is as before, but for how batches are split. Optimizers rest."""
+    """Inside, the trainer's state may change; all but the splitting is restored. No optimizer steps."""
     kept = {name: part for name, part in trainer.state.items()
             if part not in trainer.updaters.values() and part is not trainer.splitting}
-    before, before_step = StateCopier().copy({name: part.state_dict() for name, part in kept.items()}), StepSnapshot(trainer)
+    before, before_step = (StateCopier().copy({name: part.state_dict() for name, part in kept.items()}),
+                           StepSnapshot(trainer))
     trainer.in_preflight = True
     trainer.totals.reset()
     try:
@@ -125,5 +133,5 @@ def _state_restored(trainer):
         before_step.restore()
         trainer.eval_metrics.reset()
         trainer.unwrapped_model.zero_grad(set_to_none=True)
-        for updater in trainer.updaters.values():  # may hold parameters beside the model's, such as a loss's
+        for updater in trainer.updaters.values():  # may have parameters besides the model's, such as a loss's
             updater.optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Whether the parts of an experiment fit each other: batches and samples, outputs and labels."""
+"""Checks whether the parts of an experiment fit each other: batches and samples, outputs and labels."""
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,20 +20,21 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
-    """Raises ConfigError where the config asks for batches larger than the training split is."""
+    """Raises ConfigError if the config's batch size is larger than the train split."""
     size, num_samples = config["data_loader"].get("batch_size"), data.num_samples("train")
     if size and num_samples is not None and size > num_samples:
-        raise ConfigError.at("data_loader.batch_size", f"{size} is more than the {num_samples} samples there are to train on. "
-                                                       f"Set it to {num_samples} at most.")
+        raise ConfigError.at("data_loader.batch_size",
+                             f"{size} is more than the {num_samples} samples there are to train on. Set it "
+                             f"to {num_samples} at most.")
 
 
 @contextmanager
 def loss_inputs_watched(trainer, config: Mapping, count: Count):
-    """Within it a batch is trained on, of `count` samples, and what its loss is given is looked at, where that is torch's.
+    """Checks the inputs of a torch loss while, inside, one batch of `count` samples is trained on.
 
-    Raises ConfigError where a loss over classes, given the very labels of the dataset, gets too few outputs for all labels
-    there are, those of later batches included; and where one over numbers would spread outputs and targets over each other:
-    `[B, 1]` and `[B]` make B * B differences.
+    Raises ConfigError for a loss over classes, given the dataset's labels unchanged, if there are too few
+    outputs for all labels, also those of later batches. Raises it for a loss over numbers if outputs and
+    targets would be broadcast: `[B, 1]` and `[B]` give B * B differences.
     """
     if type(trainer.loss) not in (*OVER_CLASSES, *OVER_NUMBERS):
         yield
@@ -42,7 +43,8 @@ def loss_inputs_watched(trainer, config: Mapping, count: Count):
     def look(loss: nn.Module, given: tuple) -> None:
         if len(given) != 2 or not all(isinstance(value, torch.Tensor) for value in given):
             return
-        faults = _broadcast_faults(*given) if type(loss) in OVER_NUMBERS else _label_faults(trainer, config, count, *given)
+        faults = (_broadcast_faults(*given) if type(loss) in OVER_NUMBERS
+                  else _label_faults(trainer, config, count, *given))
         if faults := list(faults):
             raise ConfigError.of(faults)
 
@@ -56,39 +58,46 @@ def loss_inputs_watched(trainer, config: Mapping, count: Count):
 def _broadcast_faults(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
     try:
         shape = torch.broadcast_shapes(outputs.shape, targets.shape)
-    except RuntimeError:  # as the loss will say
+    except RuntimeError:  # the loss will raise it
         return
     if math.prod(shape) > max(outputs.numel(), targets.numel()):
-        yield ("loss",), (f"outputs {list(outputs.shape)} and targets {list(targets.shape)} would be spread over each other, "
-                          f"to {list(shape)}. They should have one shape: squeeze or unsqueeze one of them.")
+        yield ("loss",), (f"outputs {list(outputs.shape)} and targets {list(targets.shape)} would be spread "
+                          f"over each other, to {list(shape)}. They should have one shape: squeeze or "
+                          "unsqueeze one of them.")
 
 
-def _label_faults(trainer, config: Mapping, count: Count, outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
+def _label_faults(trainer, config: Mapping, count: Count, outputs: torch.Tensor,
+                  targets: torch.Tensor) -> Iterator[Fault]:
     labels = _labels(trainer.data.dataset("train")) if count.chosen else None
     if labels is None or outputs.ndim != 2 or targets.ndim != 1:
         return
     chosen = torch.as_tensor(labels[count.chosen.indices]).cpu()
     if chosen.shape == targets.shape and torch.equal(targets.cpu(), chosen.to(targets.dtype)):
-        yield from _class_faults(trainer, config, outputs.shape[1], *_label_range(trainer.data, trainer.loss.ignore_index))
+        yield from _class_faults(trainer, config, outputs.shape[1],
+                                 *_label_range(trainer.data, trainer.loss.ignore_index))
 
 
 def _class_faults(trainer, config: Mapping, num_outputs: int, lowest: int, highest: int) -> Iterator[Fault]:
     few, said = highest >= num_outputs, f"the labels are {lowest} to {highest}"
     found = list(_find_num_classes(config["model"], ("model",))) if few else []
-    for number, name in enumerate(trainer.metrics.names):  # of a metric of somebody's own nobody knows what it counts
+    # only torchmetrics: what other metrics mean by num_classes is not known
+    for number, name in enumerate(trainer.metrics.names):
         if type(trainer.metrics.objects.get(name)).__module__.startswith("torchmetrics."):
             found += _find_num_classes(config["metrics"][number], ("metrics", number))
     for path, number in found:
         if number <= highest:
-            mend = "They have to begin at 0." if (lowest, highest) == (1, number) else f"Set it to {highest + 1}."
+            mend = ("They have to begin at 0." if (lowest, highest) == (1, number)
+                    else f"Set it to {highest + 1}.")
             yield path, f"{number} classes are 0 to {number - 1}, and {said}. {mend}"
     if few and not any(path[0] == "model" and number <= highest for path, number in found):
-        yield ("model",), f"it gives {num_outputs} outputs, one for each class, and {said}: {highest + 1} are needed"
+        yield ("model",), (f"it gives {num_outputs} outputs, one for each class, and {said}: {highest + 1} "
+                           "are needed")
 
 
 def _find_num_classes(value: Any, path: tuple) -> Iterator[tuple[tuple, int]]:
-    """Every `num_classes` that stands among somebody's arguments, and where."""
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    """Every `num_classes` that stands among arguments, and its path."""
+    items = (value.items() if isinstance(value, Mapping)
+             else enumerate(value) if isinstance(value, list) else ())
     for key, item in items:
         if key == "num_classes" and type(item) is int and path[-1] == "args" and "ignore_index" not in value:
             yield (*path, key), item
@@ -97,15 +106,16 @@ def _find_num_classes(value: Any, path: tuple) -> Iterator[tuple[tuple, int]]:
 
 
 def _label_range(data: DataSplits, ignored: int) -> tuple[int, int]:
-    """The lowest and the highest label to train and validate on, but for those that the loss ignores."""
+    """The lowest and the highest label of train and val, without the ones that the loss ignores."""
     found = [_labels(data.dataset(split)) for split in ("train", "val") if data.dataset(split) is not None]
     found = [labels[labels != ignored] for labels in found if labels is not None]
     found = [labels for labels in found if len(labels)]
-    return min((int(labels.min()) for labels in found), default=0), max((int(labels.max()) for labels in found), default=0)
+    return (min((int(labels.min()) for labels in found), default=0),
+            max((int(labels.max()) for labels in found), default=0))
 
 
 def _labels(dataset: Dataset) -> np.ndarray | torch.Tensor | None:
-    """Whole numbers `[N]`, one for each sample: of a dataset in arrays the second, else what it calls its targets."""
+    """Whole numbers `[N]`, one per sample: the second of a dataset's two arrays, else its targets/labels."""
     if isinstance(dataset, IterableDataset):
         return None
     arrays = as_arrays(dataset)
@@ -115,7 +125,9 @@ def _labels(dataset: Dataset) -> np.ndarray | torch.Tensor | None:
         labels = vars(dataset).get("targets", vars(dataset).get("labels"))
     if isinstance(labels, (list, tuple)) and labels and all(type(label) is int for label in labels):
         labels = np.array(labels)
-    if not isinstance(labels, (np.ndarray, torch.Tensor)) or labels.ndim != 1 or not len(labels) == len(dataset) > 0:
+    if not isinstance(labels, (np.ndarray, torch.Tensor)) or labels.ndim != 1 or not (
+            len(labels) == len(dataset) > 0):
         return None
-    whole = np.issubdtype(labels.dtype, np.integer) if isinstance(labels, np.ndarray) else labels.dtype in _WHOLE
+    whole = (np.issubdtype(labels.dtype, np.integer) if isinstance(labels, np.ndarray)
+             else labels.dtype in _WHOLE)
     return labels if whole else None

@@ -1,4 +1,4 @@
-"""The kinds of things that a config can name, and where each is looked for."""
+"""The kinds of things that a config can name, and where each is searched."""
 import importlib
 
 from torch import nn
@@ -10,12 +10,12 @@ from base.base_trainer import BaseTrainer
 from logger import WRITERS
 from utils.config.registry import Library, Registry
 
-# What build.py passes to every trainer; the rest of its arguments come from trainer.args.
+# Arguments that build.py passes to every trainer; the others come from trainer.args.
 TRAINER_PARTS = ("model", "data", "optimizers", "schedulers", "loss", "metrics", "seed", "device")
 
 
 def subclasses(module: str, kind: type, ending: str = ""):
-    """A loader of the public subclasses of `kind` in an installed module, by name. Imports it when called."""
+    """A loader of a module's public subclasses of `kind`, by name. It imports the module when called."""
 
     def load() -> dict[str, type]:
         members = vars(importlib.import_module(module))
@@ -59,6 +59,6 @@ OPTIMIZERS = Registry("optimizer", "trainer", expects=Optimizer, provided=("para
 SCHEDULERS = Registry("scheduler", "trainer", expects=LRScheduler, provided=("optimizer",), libraries=[
     Library("any torch.optim.lr_scheduler", subclasses("torch.optim.lr_scheduler", LRScheduler))])
 TRAINERS = Registry("trainer", "trainer", expects=BaseTrainer, provided=TRAINER_PARTS)
-# The registry of each section that names things; optimizer, scheduler and transforms may hold several blocks.
+# The registry of each section that names things; optimizer, scheduler and transforms may have several blocks.
 KINDS = {"dataset": DATASETS, "transforms": TRANSFORMS, "model": MODELS, "loss": LOSSES, "metrics": METRICS,
          "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS, "trainer": TRAINERS, "writers": WRITERS}

@@ -1,4 +1,4 @@
-"""How a run begins: from a config, from a checkpoint, from another run's weights."""
+"""How a run begins: from a config, from a checkpoint, or from another run's weights."""
 import errno
 import logging
 import os
@@ -34,14 +34,15 @@ from utils.run_folder import (
 )
 
 log = logging.getLogger(__name__)
-# Parts of the config whose values live on in the checkpoint: a change at resume would have no effect.
+# Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
 _KEPT_SECTIONS = ("name", "seed", "optimizer", "scheduler")
-# What decides which samples the batches of an epoch hold.
-_WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.shuffle", "data_loader.drop_last", "trainer.args.accumulate")
+# Keys that decide which samples the batches of an epoch hold.
+_WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.shuffle", "data_loader.drop_last",
+                 "trainer.args.accumulate")
 
 
 class Checkpoint(NamedTuple):
-    """A loaded checkpoint: where it lies, its config and its state."""
+    """A loaded checkpoint: its file, config and state."""
 
     file: Path
     config: dict
@@ -49,9 +50,10 @@ class Checkpoint(NamedTuple):
 
 
 def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> Checkpoint:
-    """The checkpoint that a file, run or experiment stands for; in a run, damaged ones are named and passed over.
+    """The checkpoint of a file, run or experiment. In a run, damaged ones are logged and skipped.
 
-    `whole`: see `load_checkpoint`. Raises ConfigError where there is none that is sound, or where the file itself is not.
+    `whole`: see `load_checkpoint`. Raises ConfigError if there is no valid one, or if the file itself is
+    damaged.
     """
     for file in find_checkpoints(path, prefer):
         try:
@@ -67,24 +69,25 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
 
 def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path, run_name: str | None,
                          tidy: bool = True) -> Checkpoint | None:
-    """What `--resume PATH` asks for; None for a new run. "auto" is the newest unfinished run of the given config's experiment.
+    """The checkpoint for `--resume PATH`; None for a new run. "auto": the experiment's newest unfinished run.
 
-    `tidy`: whether to remove what killed saves have left beside it.
+    `tidy`: whether to remove the leftovers of killed saves beside it.
     """
     if path is None:
         return None
     if str(path) != "auto":
         checkpoint = open_checkpoint(path, ("last.pt",), whole=False)
         if tidy and run_of(checkpoint.file):
-            remove_leftovers(checkpoint.file.parent)  # also of a run that turns out to be finished
+            remove_leftovers(checkpoint.file.parent)  # also of a run that is already finished
         return checkpoint
     checkpoint = _unfinished_checkpoint(out / str(given.config.get("name")), run_name)
-    log.info("--resume auto: %s", f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
+    log.info("--resume auto: %s",
+             f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
     return checkpoint
 
 
 def _unfinished_checkpoint(experiment: Path, run_name: str | None) -> Checkpoint | None:
-    """With a `run_name` that run alone counts, be it finished or not. Runs without a sound checkpoint are named and left."""
+    """With a `run_name` only that run, finished or not. Runs without valid checkpoint are logged, skipped."""
     for run in [experiment / run_name] if run_name else list_runs(experiment):
         if not any((run / CHECKPOINTS).glob("*.pt")):
             continue
@@ -99,13 +102,13 @@ def _unfinished_checkpoint(experiment: Path, run_name: str | None) -> Checkpoint
 
 
 def newest_valid_checkpoint(damaged: Path) -> Path | None:
-    """The newest sound checkpoint in the same run."""
+    """The newest valid checkpoint in the same run."""
     others = find_checkpoints(damaged.parent, ("last.pt",)) if run_of(damaged) else ()
     return next(filter(is_valid_checkpoint, others), None)
 
 
 def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str) -> Checkpoint | None:
-    """What all processes go on from: the main one's `checkpoint`, or after a restart of the group the newest of its run."""
+    """The main process's `checkpoint`, for all; after a restart of the group, the newest of its run."""
     if (restarts := num_restarts()) and dist.is_main():
         resumed = checkpoint and run_of(checkpoint.file)
         run = run_of_launch(resumed.parent if resumed else out / name, launch_id())
@@ -122,10 +125,10 @@ def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str) ->
 
 def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrides: list[str],
                    num_processes: int = 1) -> tuple[dict, dict]:
-    """The checked config, and where it was written: as `given`, else the checkpoint's own with `overrides`.
+    """The checked config, and where its keys were written: `given`, else the checkpoint's with `overrides`.
 
-    Where it differs from what the checkpoint was made with, it counts, and the log says so. Raises ConfigError for all
-    its faults, and for changes that could have no effect on a run under way.
+    `given` wins over the checkpoint's config, and differences are logged. Raises ConfigError for all faults,
+    and for changes that cannot have an effect on a resumed run.
     """
     reading = given or override_config(checkpoint.config, str(checkpoint.file), overrides)
     config = validate_config(reading.config, reading.places, num_processes, reading.faults)
@@ -137,30 +140,32 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
 
 
 def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:
-    """Logs what a run under way changes; raises ConfigError for what it cannot."""
+    """Logs the changes to a resumed run; raises ConfigError for changes without effect."""
     begun, faults = checkpoint.state["progress"]["batch"] > 0, []
     for key, (old, new) in differences(checkpoint.config, config).items():
         if begun and key in _WITHIN_EPOCH:
-            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume without this change, or "
-                   "from a checkpoint at the end of an epoch.")
+            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume "
+                   "without this change, or from a checkpoint at the end of an epoch.")
         elif key == "data_loader.validation_split":
-            why = f"a run under way keeps its split ({old!r}); with another it would train on samples that it validates on."
+            why = (f"a run under way keeps its split ({old!r}); with another it would train on samples that "
+                   "it validates on.")
         elif key.split(".")[0] in _KEPT_SECTIONS:
-            why = (f"a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. For a new run from "
-                   f"these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
+            why = (f"a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. For "
+                   f"a new run from these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
         else:
-            log.info("%s is now %s; the checkpoint was made with %s", key, format_value(new), format_value(old))
+            log.info("%s is now %s; the checkpoint was made with %s", key, format_value(new),
+                     format_value(old))
             continue
         faults.append((tuple(key.split(".")), why))
     if faults:
         raise ConfigError.of(faults)
 
 
-def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path, run_name: str | None,
-             bars: bool) -> RunLog | SilentRun:
-    """The run's folder, made or opened again, with its config, environment and writers; the main process keeps them.
+def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path,
+             run_name: str | None, bars: bool) -> RunLog | SilentRun:
+    """The run's folder, new or reopened, with config, environment and writers; only rank 0 writes there.
 
-    Metrics and curves are cut off where the checkpoint stands.
+    Metrics and curves are cut off at the checkpoint's position.
     """
     restarted = num_restarts() > 0
     if not dist.is_main():
@@ -170,7 +175,8 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
     if folder is None and restarted:
         folder = run_of_launch(out / config["name"], launch_id())
     try:
-        start = environment(str(device))  # takes a moment, in which there should be no folder yet that nothing tells of
+        # takes a moment, so before the folder is made: a folder without this record should not be seen
+        start = environment(str(device))
         folder = folder or new_run(out, config["name"], run_name)
         record_environment(folder, start)
         run = _open_run(folder, config, checkpoint, bars)
@@ -187,7 +193,8 @@ def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, bars: b
                for number, block in enumerate(config["writers"])]
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
     run = RunLog(folder, CheckpointStore(folder / CHECKPOINTS, config, resumed_from), writers, bars)
-    unfinished = folder / "config.yaml.tmp"  # a disk that is full must not cost a run that goes on its config
+    # a full disk must not cost a resumed run its config
+    unfinished = folder / "config.yaml.tmp"
     unfinished.write_text(dump_yaml(config), encoding="utf-8")
     os.replace(unfinished, folder / "config.yaml")
     if start_step is None:
@@ -198,13 +205,14 @@ def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, bars: b
 
 
 def load_initial_weights(model: torch.nn.Module, path: Path) -> str:
-    """Loads from a checkpoint the weights that fit, by name and shape; returns what became of each.
+    """Loads the weights of a checkpoint that fit, by name and shape; returns a report on all weights.
 
-    Averaged weights go before plain ones. Raises ConfigError where nothing fits.
+    Averaged weights come before plain ones. Raises ConfigError if nothing fits.
     """
     checkpoint = open_checkpoint(path, ("best.pt", "last.pt"))
     given, wanted = evaluated_weights(checkpoint.state), model.state_dict()
-    fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
+    fitting = {name: value for name, value in given.items()
+               if name in wanted and value.shape == wanted[name].shape}
     report = {
         "loaded": list(fitting),
         "missing (keep their first values)": [name for name in wanted if name not in given],
@@ -213,19 +221,20 @@ def load_initial_weights(model: torch.nn.Module, path: Path) -> str:
                                   for name in wanted if name in given and name not in fitting],
     }
     if not fitting:
-        raise ConfigError(f"--init-from {checkpoint.file}: no tensor fits the model. It has: {', '.join(list(given)[:8])}, ...")
+        raise ConfigError(f"--init-from {checkpoint.file}: no tensor fits the model. It has: "
+                          f"{', '.join(list(given)[:8])}, ...")
     model.load_state_dict(fitting, strict=False)
     lines = [f"  {len(names):4d} {what}: {', '.join(names)}" for what, names in report.items() if names]
     return "\n".join([f"Weights from {checkpoint.file}:", *lines])
 
 
 def load_evaluated_weights(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
-    """Loads the weights that the run's evaluations used, those of the loss included."""
+    """Loads the weights that the run's evaluations used, including those of the loss."""
     load_part("model", trainer.unwrapped_model, evaluated_weights(checkpoint.state), str(checkpoint.file))
     if "loss" in trainer.state and "loss" in checkpoint.state:
         load_part("loss", trainer.loss, checkpoint.state["loss"], str(checkpoint.file))
 
 
 def evaluated_weights(state: dict) -> dict[str, torch.Tensor]:
-    """The averaged weights of a state, if it has any, else its weights."""
+    """The averaged weights of a state if there are any, else its weights."""
     return state["ema"]["model"] if "ema" in state else state["model"]

@@ -1,4 +1,4 @@
-"""What a run says of itself at its beginning and its end."""
+"""The texts that a run prints at its beginning and its end."""
 from base.base_model import summarize
 from base.base_trainer import BaseTrainer
 from utils.device import describe_device
@@ -10,12 +10,15 @@ def describe_parts(trainer: BaseTrainer) -> str:
     """Layers, parameters, device, sizes of the splits."""
     data = trainer.data
     sizes = {split: data.num_samples(split) for split in ("train", "val") if data.dataset(split) is not None}
-    splits = " | ".join(f"{split} {size:,}" if size is not None else f"{split} a stream" for split, size in sizes.items())
+    splits = " | ".join(f"{split} {size:,}" if size is not None else f"{split} a stream"
+                        for split, size in sizes.items())
     num_batches = data.num_batches("train")
-    epoch = f"{num_batches:,} batches of {data.batch_size} an epoch" if num_batches else f"batches of {data.batch_size}"
+    epoch = (f"{num_batches:,} batches of {data.batch_size} an epoch" if num_batches
+             else f"batches of {data.batch_size}")
     options = [trainer.precision]
     options += [f"{trainer.accumulate} batches a step"] * (trainer.accumulate > 1)
-    options += [f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None) + ["compiled"] * (trainer.compile is not None)
+    options += ([f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None)
+                + ["compiled"] * (trainer.compile is not None))
     options += [f"{dist.world_size()} processes ({trainer.strategy})"] * (dist.world_size() > 1)
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
     return "\n".join([summarize(trainer.unwrapped_model), f"data: {splits} samples; {epoch}",
@@ -23,7 +26,7 @@ def describe_parts(trainer: BaseTrainer) -> str:
 
 
 def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
-    """The result, where the run lies, and the commands that go on from there."""
+    """The result, the run's folder, and the commands to continue from there."""
     run, seconds_of = trainer.run.folder, trainer.timers.total_s
     hint = advice(seconds_of)
     return "\n".join([
@@ -36,17 +39,19 @@ def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
 
 
 def describe_resumed(trainer: BaseTrainer) -> str:
-    """`Resumed at epoch 7 of 10, batch 120 of 422, step 2,652, lr/optimizer 0.001, best val/loss 0.03 at epoch 5`."""
+    """`Resumed at epoch 4 of 9, batch 9 of 422, step 1,275, lr/optimizer 0.1, best val/loss 2 at epoch 2`."""
     at, num_batches, monitor = trainer.position, trainer.data.num_batches("train"), trainer.monitor
     rates = "".join(f", {name} {rate:.3g}" for name, rate in trainer.learning_rates().items())
     patience = f", early stop {monitor.num_bad} of {monitor.patience}" if monitor and monitor.patience else ""
-    return (f"Resumed at epoch {at.epoch + 1} of {trainer.epochs}, batch {at.batch:,} of {num_batches or 'a stream'}, "
-            f"step {at.step:,}{rates}{patience}{f', best {monitor}' if monitor and monitor.best_epoch else ''}")
+    return (f"Resumed at epoch {at.epoch + 1} of {trainer.epochs}, batch {at.batch:,} of "
+            f"{num_batches or 'a stream'}, step "
+            f"{at.step:,}{rates}{patience}{f', best {monitor}' if monitor and monitor.best_epoch else ''}")
 
 
 def describe_finished(trainer: BaseTrainer, run) -> str:
-    """Why there is nothing to resume, and how to train on."""
-    patience = trainer.monitor is not None and trainer.monitor.exhausted and trainer.position.epoch < trainer.epochs
+    """Why there is nothing to resume, and how to train longer."""
+    patience = (trainer.monitor is not None and trainer.monitor.exhausted
+                and trainer.position.epoch < trainer.epochs)
     mend = "trainer.args.early_stop=null" if patience else f"trainer.args.epochs={2 * trainer.epochs}"
     return f"This run is finished: {describe_outcome(trainer)}. To train on: python train.py -r {run} {mend}"
 

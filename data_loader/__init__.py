@@ -1,1 +1,1 @@
-"""Datasets and transforms, one idea a file; every file here is found by itself."""
+"""Datasets and transforms, one idea per file. Every file in this folder is imported automatically."""

@@ -1,4 +1,4 @@
-"""Arrays in .npy files, which stay there: they may be larger than memory."""
+"""Datasets in .npy files. They are not read into memory, so they may be larger than memory."""
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +8,13 @@ from base import DATASETS, ArrayDataset
 
 @DATASETS.register
 class ArrayFiles(ArrayDataset):
-    """Samples of `root/<split>_inputs.npy` `[N, ...]` and `root/<split>_targets.npy` `[N, ...]`, as `np.save` writes them.
+    """Samples from `root/<split>_inputs.npy` `[N, ...]` and `root/<split>_targets.npy` `[N, ...]`.
 
-    The files are mapped, not read: the system keeps in memory what fits. uint8 images are `[N, C, H, W]`. Raises ValueError
-    where a split has no files.
+    `np.save` writes such files. They are memory-mapped, not read: the system keeps in memory what fits.
+    uint8 images are `[N, C, H, W]`. Raises ValueError if a split has no files.
 
     Args:
-        root: the folder of the files.
+        root: the folder that contains the files.
     """
 
     def __init__(self, split: str, root: str):

@@ -1,6 +1,6 @@
-"""Augmentations of whole batches, for `transforms.batch`; torchvision's of the same name, less "Batch", take one sample.
+"""Augmentations of whole batches, for `transforms.batch`. torchvision's, without "Batch", take one sample.
 
-A sample's draws follow from the seed, the epoch and its index alone, as `base/data/augmentation.py` tells.
+A sample's random numbers depend only on the seed, the epoch and its index; see `base/data/augmentation.py`.
 """
 import math
 from collections.abc import Sequence
@@ -15,42 +15,43 @@ from utils.config.annotations import CountInt, PositiveInt
 
 
 def probability(p: float) -> float:
-    """`p`, which is from 0 to 1, or else a ValueError; also a constraint for an annotation."""
+    """Returns `p`. Raises ValueError if it is not from 0 to 1. Also a constraint for an annotation."""
     if not 0 <= p <= 1:
         raise ValueError(f"p: {p} is no probability. A number from 0 to 1 is needed.")
     return p
 
 
-probability.range = {"minimum": 0, "maximum": 1}  # as those of utils/config/signature.py have it
+probability.range = {"minimum": 0, "maximum": 1}  # like the constraints in utils/config/annotations.py
 Probability = Annotated[float, probability]
 
 
 @TRANSFORMS.register
 class BatchRandomCrop(BatchAugmentation):
-    """A random part of each image, `[B, C, H, W]` to `[B, C, *size]`; with `padding`, of the image in a frame of zeros.
+    """Crops a random part of each image: `[B, C, H, W]` to `[B, C, *size]`.
 
     Args:
-        size: of the part, in pixels: height and width, or one number for both.
-        padding: how wide the frame is on every side, in pixels.
+        size: height and width of the part in pixels, or one number for both.
+        padding: width in pixels of the frame of zeros that is added on every side before the crop.
     """
 
     def __init__(self, size: PositiveInt | tuple[int, int], padding: CountInt = 0):
         height, width = (size, size) if isinstance(size, int) else size if len(size) == 2 else (0, 0)
         if height < 1 or width < 1:
-            raise ValueError(f"size: {size} is no size. A whole number from 1 on is needed, or two: height and width.")
+            raise ValueError(f"size: {size} is no size. A whole number from 1 on is needed, or two: height "
+                             "and width.")
         if padding < 0:
             raise ValueError(f"padding: {padding} is too small. It must be at least 0.")
         self.height, self.width, self.padding = height, width, padding
 
     def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Any dtype."""
+        """Any dtype. Raises ValueError if `size` does not fit into the padded images."""
         height, width = (side + 2 * self.padding for side in image_size(images))
         if height < self.height or width < self.width:
-            raise ValueError(f"BatchRandomCrop: no {self.height}x{self.width} fits into {height}x{width}, padding included. "
-                             "Choose a smaller size or more padding.")
+            raise ValueError(f"BatchRandomCrop: no {self.height}x{self.width} fits into {height}x{width}, "
+                             "padding included. Choose a smaller size or more padding.")
         images = functional.pad(images, [self.padding] * 4) if self.padding else images
         top, left = draws.integers(height - self.height + 1), draws.integers(width - self.width + 1)
-        parts = images.unfold(2, self.height, 1).unfold(3, self.width, 1)  # a view [B, C, tops, lefts, *size]: all there are
+        parts = images.unfold(2, self.height, 1).unfold(3, self.width, 1)  # all: [B, C, tops, lefts, *size]
         return parts[torch.arange(len(images), device=images.device), :, top, left]
 
 
@@ -66,7 +67,7 @@ class BatchRandomHorizontalFlip(BatchAugmentation):
         self.p = probability(p)
 
     def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Any dtype."""
+        """Accepts any dtype."""
         return _flip(images, draws.uniform() < self.p, dim=3)
 
 
@@ -82,22 +83,22 @@ class BatchRandomVerticalFlip(BatchAugmentation):
         self.p = probability(p)
 
     def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Any dtype."""
+        """Accepts any dtype."""
         return _flip(images, draws.uniform() < self.p, dim=2)
 
 
 @TRANSFORMS.register
 class BatchRandomAffine(BatchAugmentation):
-    """Turns, shifts, scales and shears each image `[B, C, H, W]` about its centre; what comes in from outside is zero.
+    """Rotates, shifts, scales and shears each image `[B, C, H, W]` about its centre. New pixels are zero.
 
-    The arguments mean what those of torchvision's RandomAffine do. Ranges are drawn from uniformly.
+    The arguments mean the same as in torchvision's RandomAffine. Ranges are sampled uniformly.
 
     Args:
-        degrees: the range of angles, clockwise; one number `d` for (-d, d).
-        translate: the largest shifts to the sides and up or down, as parts of width and height; whole pixels are shifted.
-        scale: the range of scales.
-        shear: the range of angles along x, in degrees, or those along x and y, four numbers; one number `d` for (-d, d).
-        interpolation: between pixels.
+        degrees: range of the angle, clockwise; one number `d` means (-d, d).
+        translate: largest shifts along x and y, as fractions of width and height; shifts are whole pixels.
+        scale: range of the scale.
+        shear: range of the angle along x in degrees, or four numbers for x and y; one number `d`: (-d, d).
+        interpolation: how values between pixels are computed.
     """
 
     def __init__(self, degrees: float | tuple[float, float], translate: tuple[float, float] | None = None,
@@ -110,76 +111,85 @@ class BatchRandomAffine(BatchAugmentation):
             raise ValueError(f"translate: {translate} will not do. Two numbers from 0 to 1 are needed.")
         across, down = translate
         shear = 0 if shear is None else shear
-        along_x, along_y = (shear[:2], shear[2:]) if isinstance(shear, Sequence) and len(shear) == 4 else (shear, 0)
-        ranges = [_angles("degrees", degrees), _range("scale", (1, 1) if scale is None else scale, 1e-6, math.inf),
+        along_x, along_y = ((shear[:2], shear[2:]) if isinstance(shear, Sequence) and len(shear) == 4
+                            else (shear, 0))
+        ranges = [_angles("degrees", degrees),
+                  _range("scale", (1, 1) if scale is None else scale, 1e-6, math.inf),
                   (-across, across), (-down, down), _angles("shear", along_x), _angles("shear", along_y)]
-        self.low, self.span = Constant([low for low, _ in ranges]), Constant([high - low for low, high in ranges])
+        self.low, self.span = (Constant([low for low, _ in ranges]),
+                               Constant([high - low for low, high in ranges]))
         self.interpolation = interpolation
 
     def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Floating-point images; they are sampled in float32."""
+        """Expects floating-point images. Samples them in float32."""
         height, width = image_size(images)
-        drawn = torch.addcmul(self.low.on(images.device), draws.uniform(6), self.span.on(images.device))  # [B, 6]
+        drawn = torch.addcmul(self.low.on(images.device), draws.uniform(6),
+                              self.span.on(images.device))  # [B, 6]
         angle, scale, across, down, shear_x, shear_y = drawn.unbind(1)
-        return affine(images, angle, (across * width).round(), (down * height).round(), scale, shear_x, shear_y,
-                      self.interpolation)
+        return affine(images, angle, (across * width).round(), (down * height).round(), scale, shear_x,
+                      shear_y, self.interpolation)
 
 
-def affine(images: torch.Tensor, angle: torch.Tensor, across: torch.Tensor, down: torch.Tensor, scale: torch.Tensor,
-           shear_x: torch.Tensor, shear_y: torch.Tensor, interpolation: str = "nearest") -> torch.Tensor:
-    """torchvision's affine with parameters `[B]` for each image `[B, C, H, W]`: angles in radians, shifts in pixels.
+def affine(images: torch.Tensor, angle: torch.Tensor, across: torch.Tensor, down: torch.Tensor,
+           scale: torch.Tensor, shear_x: torch.Tensor, shear_y: torch.Tensor,
+           interpolation: str = "nearest") -> torch.Tensor:
+    """torchvision's affine for images `[B, C, H, W]`, parameters `[B]`: angles in radians, shifts in pixels.
 
-    What is at p, from the centre, was at `inverse(M) (p - shift)` in the image, where M turns, shears and scales.
+    The output at p, from the centre, is the input at `inverse(M) (p - shift)`. M rotates, shears and scales.
     """
     height, width = image_size(images)
     tan_x, tan_y = shear_x.tan(), shear_y.tan()
     cos, sin = angle.cos(), angle.sin()
-    # M is scale times (a, b; c, d), whose determinant is 1: it shears along x, then along y, and then turns
+    # M is scale * (a, b; c, d), where (a, b; c, d) has determinant 1: it shears along x, then y, then rotates
     a, c = cos + sin * tan_y, sin - cos * tan_y
     b, d = -a * tan_x - sin, cos - c * tan_x
-    kx, ky = 2 / width, 2 / height  # in a grid, a side measures 2
+    kx, ky = 2 / width, 2 / height  # a side of a grid has length 2
     inverse = torch.stack([d * kx, -c * ky, -b * kx, a * ky], 1) / scale[:, None]
-    by_x, by_y = inverse.view(-1, 1, 2, 2).unbind(2)  # [B, 1, 2]: what a pixel to the right, and one down, adds to (x, y)
+    by_x, by_y = inverse.view(-1, 1, 2, 2).unbind(2)  # [B, 1, 2]: step of (x, y) to the right and down
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = torch.arange(height, device=images.device) - (height - 1) / 2
     columns = (x - across[:, None])[..., None] * by_x  # [B, W, 2]
     rows = (y - down[:, None])[..., None] * by_y  # [B, H, 2]
     grid = columns[:, None] + rows[:, :, None]  # [B, H, W, 2]
-    return functional.grid_sample(images.float(), grid, mode=interpolation, align_corners=False).to(images.dtype)
+    return functional.grid_sample(images.float(), grid, mode=interpolation,
+                                  align_corners=False).to(images.dtype)
 
 
 @TRANSFORMS.register
 class BatchRandomErasing(BatchAugmentation):
-    """Overwrites a rectangle in each image `[B, C, H, W]` with probability `p`: Zhong et al. 2020, arXiv 1708.04896.
+    """Overwrites a rectangle in each image `[B, C, H, W]` with probability `p`.
 
-    As torchvision's RandomErasing: ten attempts are made at a rectangle that fits; without one the image stays as it is.
+    Source: Zhong et al. 2020, arXiv 1708.04896. Like torchvision's RandomErasing, it tries ten rectangles; if
+    none of them fits, the image stays unchanged.
 
     Args:
         p: the probability that an image is overwritten.
-        scale: the range of the rectangle's area, as a part of the image's.
-        ratio: the range of its height divided by its width; the logarithm is drawn uniformly.
-        value: what to write: a number, one for each channel, or "random" for noise of mean 0 and variance 1 in each
-            pixel, which takes a CPU longer than all else.
+        scale: range of the rectangle's area, as a fraction of the image's area.
+        ratio: range of the rectangle's height divided by its width; the logarithm is drawn uniformly.
+        value: what to write: a number, one number per channel, or "random" for noise of mean 0 and variance
+            1 in each pixel. On a CPU, "random" takes longer than everything else.
     """
 
     def __init__(self, p: Probability = 0.5, scale: tuple[float, float] = (0.02, 0.33),
-                 ratio: tuple[float, float] = (0.3, 3.3), value: float | tuple[float, ...] | Literal["random"] = 0.0):
+                 ratio: tuple[float, float] = (0.3, 3.3),
+                 value: float | tuple[float, ...] | Literal["random"] = 0.0):
         if isinstance(value, str) and value != "random":
-            raise ValueError(f"value: '{value}' is none. A number, one for each channel, or 'random' is needed.")
+            raise ValueError(f"value: '{value}' is none. A number, one for each channel, or 'random' is "
+                             "needed.")
         self.p, self.random = probability(p), value == "random"
         self.scale, (least, most) = _range("scale", scale, 0, 1), _range("ratio", ratio, 1e-6, math.inf)
         self.log_ratio = math.log(least), math.log(most)
         self.value = Constant(0.0 if self.random else value)
 
     def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Floating-point images."""
+        """Expects floating-point images."""
         height, width = image_size(images)
         chosen = draws.uniform() < self.p
         area = _between(self.scale, draws.uniform(10)) * (height * width)  # [B, 10]
         ratio = _between(self.log_ratio, draws.uniform(10)).exp()
         tall, wide = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (tall < height) & (wide < width)
-        first = fits.byte().argmax(1, keepdim=True)  # of equals, the first
+        first = fits.byte().argmax(1, keepdim=True)  # of equal values, the first
         tall, wide = tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0]
         chosen = chosen & fits.gather(1, first)[:, 0]
         top, left = draws.integers(height - tall + 1), draws.integers(width - wide + 1)
@@ -187,13 +197,13 @@ class BatchRandomErasing(BatchAugmentation):
         return torch.lerp(images, self._filling(images, draws), erased)
 
     def _filling(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """What to write, of a shape that goes with the images."""
+        """The values to write, in a shape that broadcasts to the images."""
         if self.random:
             return draws.normal(images[0].numel()).reshape(images.shape).to(images.dtype)
         value = self.value.on(images.device).reshape(-1, 1, 1).to(images.dtype)
         if len(value) not in (1, images.shape[1]):
-            raise ValueError(f"BatchRandomErasing: {len(value)} values for images of {images.shape[1]} channels. Give one for "
-                             "each, or a single one.")
+            raise ValueError(f"BatchRandomErasing: {len(value)} values for images of {images.shape[1]} "
+                             "channels. Give one for each, or a single one.")
         return value
 
 
@@ -202,15 +212,16 @@ def _between(bounds: tuple[float, float], uniform: torch.Tensor) -> torch.Tensor
 
 
 def image_size(images: torch.Tensor) -> torch.Size:
-    """Height and width."""
+    """Height and width. Raises ValueError if `images` is not a tensor `[B, C, H, W]`."""
     if not isinstance(images, torch.Tensor) or images.ndim != 4:
-        what = f"of shape {list(images.shape)}" if isinstance(images, torch.Tensor) else f"a {type(images).__name__}"
+        what = (f"of shape {list(images.shape)}" if isinstance(images, torch.Tensor)
+                else f"a {type(images).__name__}")
         raise ValueError(f"batch augmentations of images take a tensor [B, C, H, W]; the input is {what}")
     return images.shape[2:]
 
 
 def _flip(images: torch.Tensor, chosen: torch.Tensor, dim: int) -> torch.Tensor:
-    """The `chosen` images `[B]` with dimension `dim` reversed."""
+    """Reverses dimension `dim` of the `chosen` images, bool `[B]`."""
     image_size(images)
     places = torch.arange(images.shape[dim], device=images.device)
     places = torch.where(chosen[:, None], places.flip(0), places)  # [B, H or W]
@@ -221,9 +232,9 @@ def _flip(images: torch.Tensor, chosen: torch.Tensor, dim: int) -> torch.Tensor:
 
 def inside(top: torch.Tensor, bottom: torch.Tensor, left: torch.Tensor, right: torch.Tensor,
            images: torch.Tensor) -> torch.Tensor:
-    """1 inside of the rectangles `[B]` and 0 outside, `[B, 1, H, W]` of the images' dtype, to interpolate by.
+    """A weight for `torch.lerp`, `[B, 1, H, W]` of the images' dtype: 1 inside rectangles `[B]`, 0 outside.
 
-    That gives one image or the other to the bit, and takes a quarter of `torch.where`'s time on a CPU.
+    With it `torch.lerp` returns exactly one of two images, in a quarter of `torch.where`'s time on a CPU.
     """
     y, x = (torch.arange(side, device=images.device) for side in images.shape[2:])
     rows = (y >= top[:, None]) & (y < bottom[:, None])  # [B, H]
@@ -232,16 +243,18 @@ def inside(top: torch.Tensor, bottom: torch.Tensor, left: torch.Tensor, right: t
 
 
 def _range(name: str, bounds: Sequence[float], least: float, most: float) -> tuple[float, float]:
-    """`bounds` as (low, high), or a ValueError."""
+    """Returns `bounds` as (low, high). Raises ValueError if they are no valid range."""
     if len(bounds) != 2 or not least <= bounds[0] <= bounds[1] <= most:
         limits = f"from {least} to {most}" if most < math.inf else "above 0"
-        raise ValueError(f"{name}: {bounds} is no range. Two numbers {limits} are needed, the smaller one first.")
+        raise ValueError(f"{name}: {bounds} is no range. Two numbers {limits} are needed, the smaller one "
+                         "first.")
     return bounds[0], bounds[1]
 
 
 def _angles(name: str, degrees: float | Sequence[float]) -> tuple[float, float]:
-    """The range in radians; of a single number, to both sides."""
+    """The range in radians; a single number `d` means (-d, d). Raises ValueError if it is no valid range."""
     bounds = degrees if isinstance(degrees, Sequence) else (-degrees, degrees)
     if len(bounds) != 2 or not -math.inf < bounds[0] <= bounds[1] < math.inf:
-        raise ValueError(f"{name}: {degrees} is no range of angles. A number from 0 on is needed, or two, the smaller first.")
+        raise ValueError(f"{name}: {degrees} is no range of angles. A number from 0 on is needed, or two, "
+                         "the smaller first.")
     return math.radians(bounds[0]), math.radians(bounds[1])

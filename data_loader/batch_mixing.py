@@ -1,4 +1,4 @@
-"""Augmentations that mix the samples of a batch, targets included, for `transforms.batch`."""
+"""Augmentations that mix the samples of a batch, including their targets, for `transforms.batch`."""
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -15,24 +15,24 @@ Alpha = Annotated[float, at_least(0, above=True), below(1000)]
 
 @TRANSFORMS.register
 class BatchMixUp(BatchAugmentation):
-    """Mixes each sample with the one before it in the batch, inputs and targets alike: Zhang et al. 2018, arXiv 1710.09412.
+    """Mixes each sample with the previous one in the batch: Zhang et al. 2018, arXiv 1710.09412.
 
-    For batches (inputs `[B, ...]` of floats, targets, ...). Targets, class numbers `[B]` or soft `[B, num_classes]`,
-    become soft: float32 `[B, num_classes]` that sum to 1, as torch's CrossEntropyLoss takes them.
+    Takes batches (inputs `[B, ...]` of floats, targets, ...). Targets, class numbers `[B]` or soft
+    `[B, num_classes]`, become soft: float32 `[B, num_classes]` with sum 1, for torch's CrossEntropyLoss.
 
-    Which share of it stays is a sample's own draw. Its partner is whoever comes before it in this process's part of the
-    batch; for the first, the last.
+    Each sample draws its kept share, for inputs and targets. The previous sample is the one in this process's
+    part of the batch; for the first sample, it is the last one.
 
     Args:
-        num_classes: how many there are.
-        alpha: the share that stays follows Beta(alpha, alpha): even for 1, nearly all or nothing for 0.2.
+        num_classes: number of classes.
+        alpha: the kept share follows Beta(alpha, alpha): uniform for 1, close to 0 or 1 for 0.2.
     """
 
     def __init__(self, num_classes: PositiveInt, alpha: Alpha = 1.0):
         self.num_classes, self.shares = num_classes, Constant(beta_quantiles(alpha))
 
     def __call__(self, batch: Any, draws: Draws) -> Any:
-        """The batch mixed."""
+        """Returns the mixed batch."""
         inputs, targets = _pair(batch, self)
         kept = _shares(self.shares, draws)
         mixed = torch.lerp(_before(inputs), inputs, per_sample(kept, inputs).to(inputs.dtype))
@@ -41,24 +41,24 @@ class BatchMixUp(BatchAugmentation):
 
 @TRANSFORMS.register
 class BatchCutMix(BatchAugmentation):
-    """Pastes into each image a rectangle of the one before it in the batch: Yun et al. 2019, arXiv 1905.04899.
+    """Pastes into each image a rectangle of the previous one in the batch: Yun et al. 2019, arXiv 1905.04899.
 
-    For batches (images `[B, C, H, W]` of floats, targets, ...). Targets are mixed by area, and become soft as those of
-    BatchMixUp do, where there is more on the partner.
+    Takes batches (images `[B, C, H, W]` of floats, targets, ...). Targets are mixed by area, and become soft
+    as in BatchMixUp. Its docstring explains which image is the previous one.
 
     Args:
-        num_classes: how many there are.
-        alpha: the share of the image that stays follows Beta(alpha, alpha), before the rectangle is cut off at the rim.
+        num_classes: number of classes.
+        alpha: the kept share follows Beta(alpha, alpha), before the rectangle is cut at the border.
     """
 
     def __init__(self, num_classes: PositiveInt, alpha: Alpha = 1.0):
         self.num_classes, self.shares = num_classes, Constant(beta_quantiles(alpha))
 
     def __call__(self, batch: Any, draws: Draws) -> Any:
-        """The batch mixed."""
+        """Returns the mixed batch."""
         images, targets = _pair(batch, self)
         height, width = image_size(images)
-        half = (1 - _shares(self.shares, draws)).sqrt() / 2  # of the rectangle's sides, as a part of the image's
+        half = (1 - _shares(self.shares, draws)).sqrt() / 2  # half a side, as a fraction of the image's side
         top, bottom = _around(draws.integers(height), half, height)
         left, right = _around(draws.integers(width), half, width)
         mixed = torch.lerp(images, _before(images), inside(top, bottom, left, right, images))
@@ -67,10 +67,10 @@ class BatchCutMix(BatchAugmentation):
 
 
 def beta_quantiles(alpha: Alpha, count: int = 2**16) -> np.ndarray:
-    """The quantiles of Beta(alpha, alpha) at (1/2, 3/2, ...) / count, float64 `[count]`; `count` is even.
+    """Quantiles of Beta(alpha, alpha) at (1/2, 3/2, ...) / count, float64 `[count]`; `count` must be even.
 
-    With t = x**alpha the distribution function is proportional to the integral of (1 - x)**(alpha - 1) dt, which is tame
-    up to x = 1/2 even where the density is infinite at 0; the other half is its mirror image.
+    With t = x**alpha the distribution function is proportional to the integral of (1 - x)**(alpha - 1) dt.
+    It is smooth up to x = 1/2, even if the density is infinite at 0. The other half is its mirror image.
     """
     if not 0 < alpha < 1000:
         raise ValueError(f"alpha: {alpha} will not do. A number above 0 and below 1000 is needed.")
@@ -83,13 +83,13 @@ def beta_quantiles(alpha: Alpha, count: int = 2**16) -> np.ndarray:
 
 
 def _shares(quantiles: Constant, draws: Draws) -> torch.Tensor:
-    """One of the quantiles for each sample, `[B]`."""
+    """One random quantile per sample, `[B]`."""
     table = quantiles.on(draws.device)
     return table[draws.integers(len(table))]
 
 
 def _around(centre: torch.Tensor, half: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """From where to where a rectangle reaches, within the image."""
+    """Start and end of a rectangle along one side, clipped to the image."""
     half = (half * side).long()
     return (centre - half).clamp(min=0), (centre + half).clamp(max=side)
 
@@ -99,14 +99,15 @@ def _before(values: torch.Tensor) -> torch.Tensor:
 
 
 def _mixed_targets(targets: torch.Tensor, kept: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """`kept` `[B]` of each target and the rest of the one before it: float32 `[B, num_classes]`."""
+    """The share `kept` `[B]` of each target plus the rest of the previous one: float32 `[B, num_classes]`."""
     if targets.ndim == 1 and not targets.is_floating_point():
-        soft = torch.zeros(len(targets), num_classes, device=targets.device).scatter_(1, targets.long()[:, None], 1.0)
+        soft = torch.zeros(len(targets), num_classes,
+                           device=targets.device).scatter_(1, targets.long()[:, None], 1.0)
     elif targets.ndim == 2 and targets.is_floating_point() and targets.shape[1] == num_classes:
         soft = targets.float()
     else:
-        raise ValueError(f"class numbers [B] or soft targets [B, {num_classes}] are needed to mix; these are {targets.dtype} "
-                         f"of shape {list(targets.shape)}")
+        raise ValueError(f"class numbers [B] or soft targets [B, {num_classes}] are needed to mix; these are "
+                         f"{targets.dtype} of shape {list(targets.shape)}")
     return torch.lerp(_before(soft), soft, kept[:, None])
 
 
@@ -118,6 +119,6 @@ def _pair(batch: Any, augmentation: BatchAugmentation) -> tuple[torch.Tensor, to
 
 
 def _with_pair(batch: Sequence, inputs: torch.Tensor, targets: torch.Tensor) -> Sequence:
-    """The batch with another input and other targets, of the same type."""
+    """The batch with other inputs and targets, and of the same type."""
     items = [inputs, targets, *batch[2:]]
     return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)

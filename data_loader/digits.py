@@ -1,4 +1,4 @@
-"""1,797 handwritten digits of 8x8 pixels that come with the project."""
+"""1,797 handwritten digits of 8x8 pixels, included in the project."""
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,10 @@ from base import DATASETS, ArrayDataset
 
 @DATASETS.register
 class Digits(ArrayDataset):
-    """The test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998, UCI repository, CC BY 4.0),
-    as scikit-learn's `load_digits` carries it.
+    """The test part of "Optical Recognition of Handwritten Digits", as in scikit-learn's `load_digits`.
 
-    Every fifth image is for testing (360), the others (1,437) for training. Samples are (uint8 `[1, 8, 8]`, class).
+    Source: Alpaydin and Kaynak 1998, UCI repository, CC BY 4.0. Every fifth image is for testing (360), the
+    others are for training (1,437). Samples are (uint8 `[1, 8, 8]`, class).
     """
 
     def __init__(self, split: str):
@@ -22,5 +22,6 @@ class Digits(ArrayDataset):
             images, labels = file["images"], file["labels"]  # 0 to 16 [N, 8, 8], [N]
         chosen = (np.arange(len(labels)) % 5 == 0) == (split == "test")
         pixels = (images[chosen].astype(np.float32) * (255 / 16)).round().astype(np.uint8)
-        self.images, self.labels = torch.from_numpy(pixels)[:, None], torch.from_numpy(labels[chosen].astype(np.int64))
+        self.images, self.labels = (torch.from_numpy(pixels)[:, None],
+                                    torch.from_numpy(labels[chosen].astype(np.int64)))
         super().__init__(self.images, self.labels)

@@ -9,21 +9,23 @@ def ImageFolder(split: str, root: str):
     """torchvision's ImageFolder of `root/<split>`: `root/train/cat/1.jpg`, `root/test/dog/2.png`.
 
     Args:
-        root: the folder in which the splits' folders are.
+        root: the folder that contains the folders of the splits.
 
-    The classes are those of train, by the order of their names; another split may lack some of them. Raises ValueError where
-    a split has no folder, or classes that train has not.
+    The classes are those of train, in alphabetical order. Another split may lack some of them. Raises
+    ValueError if a split has no folder, or has a class that train does not have.
     """
-    from torchvision import datasets  # a second of start-up that only this dataset needs
+    from torchvision import datasets  # takes a second at start-up, and only this dataset needs it
 
     folder = Path(root) / split
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}. Images lie in a folder for each split and class: {folder}/CLASS/1.jpg")
+        raise ValueError(f"there is no folder {folder}. Images lie in a folder for each split and class: "
+                         f"{folder}/CLASS/1.jpg")
     dataset = datasets.ImageFolder(folder)
     train = sorted(path.name for path in (Path(root) / "train").glob("*/"))
     if unknown := [name for name in dataset.classes if name not in train]:
         raise ValueError(f"{folder} has the class {unknown[0]}; train has {', '.join(train)}")
-    dataset.samples = dataset.imgs = [(path, train.index(dataset.classes[label])) for path, label in dataset.samples]
+    dataset.samples = dataset.imgs = [(path, train.index(dataset.classes[label]))
+                                      for path, label in dataset.samples]
     dataset.targets = [label for _, label in dataset.samples]
     dataset.classes, dataset.class_to_idx = train, {name: number for number, name in enumerate(train)}
     return dataset

@@ -1,4 +1,4 @@
-"""Where a run's messages, numbers and images go; every writer in a file here is found by itself."""
+"""Where a run's messages, numbers and images go. Every file in this folder is imported automatically."""
 from logger.writer import WRITERS, Writer
 
 __all__ = ["WRITERS", "Writer"]

@@ -1,4 +1,4 @@
-"""What a run says: plain messages on the console, the same with time and level in run.log."""
+"""Messages of a run: as plain text on the console, with time and level in run.log."""
 import logging
 import logging.handlers
 import sys
@@ -10,19 +10,19 @@ from utils.errors import ConfigError
 
 
 class _Console(logging.Handler):
-    """Messages to stdout, warnings and errors to stderr, without tearing a progress bar."""
+    """Writes messages to stdout, warnings and errors to stderr, without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         try:
             tqdm.write(self.format(record), file=stream)
             stream.flush()
-        except (OSError, ValueError):  # `... | head`, a closed terminal, an ASCII console: the run goes on, run.log has it
-            pass
+        except (OSError, ValueError):
+            pass  # `... | head`, a closed terminal, an ASCII console: the run continues, run.log has it
 
 
 class _RunLogFile(logging.FileHandler):
-    """run.log; where its disk is full the run goes on, the console has it."""
+    """Writes run.log. If the disk is full, the run continues, and the console has the message."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -30,11 +30,12 @@ class _RunLogFile(logging.FileHandler):
 
 
 def setup_logging(level: int = logging.INFO, rank: int = 0) -> None:
-    """Sends all logging to the console, at `level`; of processes but the main one (`rank` 0) only what is their own."""
+    """Sends all logging to the console, at `level`. A `rank` above 0 sends only its own (`_only_its_own`)."""
     console = _Console(level)
     console.setFormatter(logging.Formatter(_mark(rank) + "%(message)s"))
     console.addFilter(_only_its_own if rank else lambda record: True)
-    early = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)  # until there is a run.log
+    early = logging.handlers.MemoryHandler(  # until there is a run.log
+        capacity=10_000, flushLevel=logging.CRITICAL + 1)
     logging.basicConfig(level=min(level, logging.INFO), handlers=[console, early], force=True)
     logging.captureWarnings(True)
     for noisy in ("PIL", "matplotlib", "tensorflow", "urllib3"):
@@ -46,16 +47,16 @@ def _mark(rank: int) -> str:
 
 
 def _only_its_own(record: logging.LogRecord) -> bool:
-    """Errors, and the warnings of plug-ins and libraries: what the project itself says, the main process says for all."""
+    """Passes errors, and warnings of plug-ins and libraries. The main process logs the rest for all."""
     ours = record.name.split(".")[0] in ("base", "utils", "logger", "tools", "train")
     return record.levelno >= (logging.ERROR if ours else logging.WARNING)
 
 
 def log_to_file(file: Path, rank: int = 0) -> None:
-    """Sends all logging to `file` too (appended), also what was said before; INFO and above even where it is quiet.
+    """Appends all logging to `file` too, also earlier messages; INFO and above even if the console is quiet.
 
-    Of processes but the main one only what is their own, with the `rank`, and only where they reach the folder. Raises
-    ConfigError where the file cannot be opened.
+    A process with a `rank` above 0 sends only its own messages, marked with the rank, and only if it can
+    reach the folder. Raises ConfigError if the file cannot be opened.
     """
     if rank and not file.parent.is_dir():
         return

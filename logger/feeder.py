@@ -1,4 +1,4 @@
-"""Feeds writers from a thread of its own, so that training does not wait for them."""
+"""Calls the writers in a separate thread, so that training does not wait for them."""
 import logging
 import queue
 import threading
@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from logger.writer import Writer
 
 log = logging.getLogger(__name__)
-MOST_WAITING = 256  # calls; whoever is so far ahead waits
+MOST_WAITING = 256  # queued calls; `send` waits while there are that many
 
 
 class Feeder:
-    """Makes calls to writers in the order in which it was told, one after the other.
+    """Calls the methods of writers one after the other, in the order of `send`.
 
-    A writer that raises OSError is left out from then on, with a warning. Any other error is raised by the next `tell`, or by
-    `close`.
+    A writer that raises OSError is removed, with a warning. The next `send` or `close` raises other errors.
     """
 
     def __init__(self, writers: Iterable[Writer]):
@@ -24,7 +23,7 @@ class Feeder:
         self._error: Exception | None = None
 
     def send(self, method: str, *args) -> None:
-        """Has `method(*args)` of every writer called, soon."""
+        """Queues a call of `method(*args)` for every writer."""
         self._raise()
         if self._thread is None and self.writers:
             self._thread = threading.Thread(target=self._work, name="writers", daemon=True)
@@ -33,7 +32,7 @@ class Feeder:
             self._calls.put((method, args))
 
     def close(self) -> None:
-        """Waits for all calls, and closes the writers."""
+        """Waits for all calls, then closes the writers."""
         if self._thread is not None:
             self._calls.put(("close", ()))
             self._calls.put(None)
@@ -51,8 +50,8 @@ class Feeder:
                 getattr(writer, method)(*args)
             except OSError as error:
                 self.writers.remove(writer)
-                log.warning("%s: cannot write: %s. Training goes on without this writer.", type(writer).__name__,
-                            error.strerror or error)
+                log.warning("%s: cannot write: %s. Training goes on without this writer.",
+                            type(writer).__name__, error.strerror or error)
             except Exception as error:
                 self.writers.remove(writer)
                 self._error = self._error or error

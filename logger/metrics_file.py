@@ -1,4 +1,4 @@
-"""metrics.jsonl: a JSON line per log point and per epoch; always written."""
+"""metrics.jsonl: one JSON line per log point and per epoch. It is always written."""
 import json
 import logging
 import math
@@ -10,18 +10,18 @@ log = logging.getLogger(__name__)
 
 
 class MetricsFile:
-    """Appends lines to `metrics.jsonl`. Its state is the number of lines: loading it cuts off what came later.
+    """Appends lines to `metrics.jsonl`. Its state is the number of lines: loading it cuts off later lines.
 
-    Holds nothing that depends on the machine or the time, so that two equal runs write equal files. Lines that the disk
-    refuses wait in memory and are tried again with the next one, before a checkpoint, and at the end.
+    Nothing in the file depends on the machine or the time, so equal runs write equal files. Lines that cannot
+    be written wait in memory. They are retried with the next line, before a checkpoint, and at the end.
     """
 
     def __init__(self, folder: Path):
         self.path = folder / "metrics.jsonl"
-        self.num_lines = 0  # those that wait included
+        self.num_lines = 0  # including the waiting lines
         self._waiting: list[str] = []
         self._refused = False  # whether the last attempt to write failed
-        self._sound_size: int | None = None  # bytes; where half a line may follow, the end of the last whole one
+        self._sound_size: int | None = None  # bytes up to the last whole line, if half a line may follow
 
     def write(self, values: Mapping[str, float], epoch: int, step: int) -> None:
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -30,14 +30,14 @@ class MetricsFile:
         self._write_waiting()
 
     def close(self) -> None:
-        """The run is over: what still waits is tried a last time."""
+        """Ends the file. Tries a last time to write the waiting lines."""
         self._write_waiting()
         if self._waiting:
             log.warning("%s: could not be written to the end: the last %d of its %d lines are lost",
                         self.path, len(self._waiting), self.num_lines)
 
     def state_dict(self) -> dict:
-        self._write_waiting()  # a checkpoint should not count lines that a kill would take along
+        self._write_waiting()  # a checkpoint must not count lines that a kill would lose
         return {"num_lines": self.num_lines}
 
     def load_state_dict(self, state: dict) -> None:
@@ -49,7 +49,7 @@ class MetricsFile:
                         self.path, len(kept), state["num_lines"])
         self.num_lines = len(kept)
         if (size := sum(map(len, kept))) < len(content):
-            os.truncate(self.path, size)  # needs no space
+            os.truncate(self.path, size)  # needs no disk space
 
     def _write_waiting(self) -> None:
         if not self._waiting:
@@ -58,8 +58,8 @@ class MetricsFile:
             self._append("".join(self._waiting).encode())
         except OSError as error:
             if not self._refused:
-                log.warning("%s: cannot be written: %s. Training goes on; the lines wait in memory until they can be.",
-                            self.path, error.strerror or error)
+                log.warning("%s: cannot be written: %s. Training goes on; the lines wait in memory until "
+                            "they can be.", self.path, error.strerror or error)
             self._refused = True
             return
         if self._refused:
@@ -67,11 +67,11 @@ class MetricsFile:
         self._waiting, self._refused = [], False
 
     def _append(self, lines: bytes) -> None:
-        """Adds whole lines, in place of what an attempt that failed has left of them. Raises OSError."""
+        """Appends whole lines. They replace the rest of a failed attempt. Raises OSError."""
         with open(self.path, "ab") as file:
             if self._sound_size is None:
                 self._sound_size = file.tell()
-            elif file.tell() > self._sound_size:  # not where the file is another by now: that would fill it with zeros
+            elif file.tell() > self._sound_size:  # not if it was replaced: zeros would fill it
                 file.truncate(self._sound_size)
             file.write(lines)
         self._sound_size = None

@@ -1,4 +1,4 @@
-"""Everything a run leaves in its folder: numbers, images, histograms, checkpoints; and its line on the console."""
+"""All that a run writes: numbers, images, histograms and checkpoints in its folder, lines on the console."""
 import logging
 import time
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 
 class SilentStore:
-    """Stands in for a CheckpointStore: another process writes."""
+    """Replaces a CheckpointStore if another process writes."""
 
     num_failures = 0
 
     def save(self, *args, **kwargs) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     join = check = finish = save
 
 
 class SilentRun:
-    """Stands in for a RunLog where nothing is to be kept: in rehearsals, in evaluations outside of training, and on all
-    processes but the main one."""
+    """Replaces a RunLog if nothing is to be kept: in preflight and tools, in evaluation outside of training,
+    and in all processes except the main one."""
 
     num_seen = 0
 
@@ -40,25 +40,25 @@ class SilentRun:
         return self
 
     def __exit__(self, kind, error, trace):
-        if not is_peer_failure(error):  # else it would wait for those who do not answer
+        if not is_peer_failure(error):  # else it would wait for processes that do not answer
             self.store.join()
 
     def to_checkpoint(self) -> dict:
         return {}
 
     def scalars(self, *args, **kwargs) -> None:
-        """Keeps nothing."""
+        """Does nothing."""
 
     start_epoch = step = epoch = images = histograms = scalars
 
 
 class RunLog:
-    """A run's folder and what is written there. A context: leaving it waits for the last save and closes all files.
+    """Writes a run's folder. As a context manager, its exit waits for the last save and closes all files.
 
     Args:
         folder: `saved/<name>/<run>`.
-        store: its checkpoints.
-        writers: besides metrics.jsonl.
+        store: the run's checkpoint store.
+        writers: writers besides metrics.jsonl.
         bars: whether to show progress bars on a terminal.
     """
 
@@ -70,7 +70,7 @@ class RunLog:
         return self
 
     def __exit__(self, kind, error, trace):
-        if not is_peer_failure(error):  # else it would wait for those who do not answer
+        if not is_peer_failure(error):  # else it would wait for processes that do not answer
             self.store.join()
         self.metrics_file.close()
         try:
@@ -78,28 +78,29 @@ class RunLog:
         except Exception as late:
             if error is None:
                 raise
-            log.warning("a writer failed, too: %s: %s", type(late).__name__, late)  # what ends the run is said by others
+            log.warning("a writer failed, too: %s: %s",  # the error that ends the run is reported elsewhere
+                        type(late).__name__, late)
 
     def to_checkpoint(self) -> dict[str, MetricsFile]:
-        """What a checkpoint has to hold of it: how many lines metrics.jsonl has."""
+        """The state for a checkpoint: the number of lines in metrics.jsonl."""
         return {"metrics_file": self.metrics_file}
 
     def start_epoch(self) -> None:
-        """Starts the clocks for `step` and `epoch`. From here on the trainer counts samples in `num_seen`."""
+        """Starts the clocks for `step` and `epoch`. From then on the trainer counts samples in `num_seen`."""
         self._epoch_started = self._last_step = time.monotonic()
         self.num_seen = 0
 
     def step(self, values: Mapping[str, float], epoch: int, step: int) -> None:
-        """A log point within an epoch; adds samples per second since the one before."""
+        """Logs a point within an epoch, with the samples per second since the previous point."""
         before, self._last_step = self._last_step, time.monotonic()
         speed, self.num_seen = self.num_seen / max(self._last_step - before, 1e-9), 0
         self.scalars(values, epoch, step, {"speed/samples_per_s": speed})
 
     def epoch(self, values: Mapping[str, float], epoch: int, epochs: int, step: int, improved: bool,
               seconds_of: dict[str, float]) -> None:
-        """The end of an epoch, on the console too: `epoch  3/10  train loss 0.1234 | val loss ... | 1.2 s (...)  * best`.
+        """Logs an epoch, also as `epoch  3/10  train loss 0.1234 | val loss ... | 1.2 s (...)  * best`.
 
-        `seconds_of`: where the time went since the last one.
+        This line goes to the console. `seconds_of`: how the time since the last epoch was spent.
         """
         elapsed_s = time.monotonic() - self._epoch_started
         self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
@@ -113,25 +114,29 @@ class RunLog:
         log.info("epoch %*d/%d  %s | %.1f s (%s)%s", len(str(epochs)), epoch, epochs, parts, elapsed_s,
                  describe_times(seconds_of), best)
 
-    def scalars(self, values: Mapping[str, float], epoch: int, step: int, timings: Mapping[str, float] | None = None) -> None:
-        """A line in metrics.jsonl and points for the writers. `timings` go to the writers only: no two runs share them."""
-        values = {name: float(value.detach() if isinstance(value, torch.Tensor) else value) for name, value in values.items()}
+    def scalars(self, values: Mapping[str, float], epoch: int, step: int,
+                timings: Mapping[str, float] | None = None) -> None:
+        """Writes `values` to metrics.jsonl and writers. Only writers get `timings`: they vary between runs."""
+        values = {name: float(value.detach() if isinstance(value, torch.Tensor) else value)
+                  for name, value in values.items()}
         self.metrics_file.write(values, epoch, step)
         self.feeder.send("scalars", {**values, **(timings or {})}, step)
 
     def images(self, name: str, images, step: int) -> None:
-        """The first 32 of `images` [N, C, H, W] (or of the first item of a batch), each channel range stretched to [0, 1]."""
+        """Logs the first 32 of `images` `[N, C, H, W]` (or `images[0]`), each channel stretched to [0, 1]."""
         images = images[0] if isinstance(images, (tuple, list)) else images
-        if not self.feeder.writers or not isinstance(images, torch.Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+        if (not self.feeder.writers or not isinstance(images, torch.Tensor) or images.ndim != 4
+                or images.shape[1] not in (1, 3)):
             return
         images = images[:32].detach().float().cpu()
         low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
         self.feeder.send("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        """The distributions of `tensors`, such as weights by their names."""
+        """Logs the distributions of `tensors`, such as weights by their names."""
         if self.feeder.writers:
-            copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}  # they go on changing
+            copies = {name: tensor.detach().to("cpu", copy=True)  # training changes the originals
+                      for name, tensor in tensors.items()}
             self.feeder.send("histograms", copies, step)
 
     def hparams(self, config: Mapping) -> None:

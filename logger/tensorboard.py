@@ -12,21 +12,23 @@ from logger.writer import WRITERS, Writer
 class TensorBoard(Writer):
     """Writes event files into the run's folder: `tensorboard --logdir saved`.
 
-    A resumed run hides the points after its checkpoint, so that curves go on without a seam.
+    A resumed run hides the points after its checkpoint, so the curves have no overlap.
     """
 
     @cached_property
     def _summary(self):
-        from torch.utils.tensorboard import SummaryWriter  # 0.3 s: only when there is something to write
+        from torch.utils.tensorboard import SummaryWriter  # 0.3 s, so only if there is something to write
 
         threading.excepthook = _quiet_about_tensorboard(threading.excepthook)
-        return SummaryWriter(str(self.folder), purge_step=None if self.start_step is None else self.start_step + 1)
+        return SummaryWriter(str(self.folder),
+                             purge_step=None if self.start_step is None else self.start_step + 1)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._summary.file_writer.add_summary(Summary(value=points), step)  # one event: add_scalar would make one of each
+        self._summary.file_writer.add_summary(  # one event; add_scalar would write one per value
+            Summary(value=points), step)
 
     def images(self, name: str, images: torch.Tensor, step: int) -> None:
         self._summary.add_images(name, images, step)
@@ -39,7 +41,7 @@ class TensorBoard(Writer):
         from torch.utils.tensorboard.summary import hparams
 
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items()}
-        _, start, end = hparams(plain, {})  # the first, a list of columns, would hide what other runs have besides
+        _, start, end = hparams(plain, {})  # the first lists columns, and would hide columns of other runs
         self._summary.file_writer.add_summary(start)
         self._summary.file_writer.add_summary(end)
 
@@ -49,8 +51,9 @@ class TensorBoard(Writer):
 
 
 def _quiet_about_tensorboard(others: Callable) -> Callable:
-    """A hook for errors that end threads. TensorBoard's thread keeps an OSError for the next call: no need to print it."""
+    """A hook for errors in threads. It hides OSErrors that TensorBoard's thread keeps for the next call."""
     def hook(args) -> None:
-        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+        if not (isinstance(args.exc_value, OSError)
+                and type(args.thread).__module__.startswith("tensorboard.")):
             others(args)
     return hook

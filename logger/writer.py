@@ -1,4 +1,4 @@
-"""Where the numbers of a run go, besides metrics.jsonl: the base class and the registry of writers."""
+"""The base class and the registry of writers: where the numbers of a run go, besides metrics.jsonl."""
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,17 +8,17 @@ from utils.config.registry import Registry
 
 
 class Writer:
-    """Receives what a run logs. Override what you need; whatever you leave out is dropped.
+    """Receives what a run logs. Override the methods you need. The others drop their input.
 
     Args:
         folder: the run's folder.
-        start_step: the optimizer step from which the run goes on; points after it are about to be written again. None
-            for a new run.
+        start_step: the optimizer step from which a run resumes; later points will be written again. None for
+            a new run.
 
-    `train.py --check` builds one, in a folder that does not stay, and closes it.
+    `train.py --check` builds each writer in a temporary folder, and closes it.
 
-    All methods are called in order, by a thread of their own while training goes on, and get plain numbers or tensors on the
-    CPU. After an OSError, of a full disk say, none is called again and training goes on; any other error ends it.
+    A separate thread calls all methods in order during training, with plain numbers or CPU tensors. After an
+    OSError (a full disk) the writer is not called again and training continues. Other errors end training.
     """
 
     def __init__(self, folder: Path, start_step: int | None = None):
@@ -34,10 +34,10 @@ class Writer:
         """The distributions of `tensors`, such as weights by their names."""
 
     def hparams(self, config: Mapping) -> None:
-        """The flat config, `{"optimizer.args.lr": 0.001}`, to compare runs by; called when a run is new."""
+        """The flat config, `{"optimizer.args.lr": 0.001}`, to compare runs. Called only for a new run."""
 
     def close(self) -> None:
-        """The run is over."""
+        """Called at the end of the run."""
 
 
 WRITERS = Registry("writer", "logger", expects=Writer, provided=("folder", "start_step"))

@@ -1,1 +1,1 @@
-"""Models, losses and metrics, one idea a file; every file here is found by itself."""
+"""Models, losses and metrics, one idea per file. Every file in this folder is imported automatically."""

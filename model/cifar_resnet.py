@@ -6,7 +6,7 @@ from base import MODELS, BaseModel
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut; where the shape changes, the shortcut is a strided 1x1 convolution."""
+    """Two 3x3 convolutions and a shortcut; if the shape changes, a strided 1x1 convolution."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
@@ -38,7 +38,8 @@ class CIFARResNet(BaseModel):
         super().__init__()
         if (depth - 2) % 6:
             raise ValueError(f"depth is {depth}; it must be 6n + 2, such as 20, 32, 44 or 56")
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
+                                  nn.ReLU())
         blocks, channels = [], width
         for stage in range(3):
             for number in range((depth - 2) // 6):

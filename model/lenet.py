@@ -12,7 +12,7 @@ class LeNet(BaseModel):
     Args:
         num_classes: logits per image.
         image_size_px: height and width of the images, a multiple of 4.
-        channels: of the images.
+        channels: number of channels of the images.
         width: channels of the first convolution; the second has twice as many.
         dropout: probability before the last layer.
     """

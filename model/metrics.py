@@ -1,4 +1,4 @@
-"""Metrics: one value per sample, so that averages are exact whatever the batches."""
+"""Metrics: one value per sample, so that averages are exact for any batch size."""
 import torch
 
 from base import METRICS
@@ -6,28 +6,28 @@ from base import METRICS
 
 @METRICS.register
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Whether the largest logit is the target's. Logits `[B, K]`, class numbers `[B]` or soft targets `[B, K]`, of which
-    the largest counts; returns float `[B]`."""
+    """Whether the largest logit is the target's, float `[B]`. Takes logits `[B, K]`, and class numbers `[B]`
+    or soft targets `[B, K]`; the largest soft target counts."""
     return (outputs.argmax(1) == _classes(targets)).float()
 
 
 @METRICS.register
 def top_k_accuracy(outputs: torch.Tensor, targets: torch.Tensor, k: int = 5) -> torch.Tensor:
-    """Whether the target is among the `k` largest logits. Logits `[B, K]`, class numbers `[B]` or soft targets `[B, K]`,
-    of which the largest counts; returns float `[B]`.
+    """Whether the target is among the `k` largest logits, float `[B]`. Takes logits `[B, K]`, and class
+    numbers `[B]` or soft targets `[B, K]`; the largest soft target counts.
 
     Args:
-        k: how many logits the target may be among.
+        k: number of largest logits that may contain the target.
     """
     return (outputs.topk(k, dim=1).indices == _classes(targets).unsqueeze(1)).any(1).float()
 
 
 @METRICS.register
 def absolute_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The mean distance of outputs and targets of equal shape `[B, ...]`; returns `[B]`."""
+    """The mean absolute difference of outputs and targets, both `[B, ...]`; returns `[B]`."""
     return (outputs - targets).abs().flatten(1).mean(1)
 
 
 def _classes(targets: torch.Tensor) -> torch.Tensor:
-    """Class numbers `[B]`, of soft targets too. A single column, as for a lone logit, names no class and stays as it is."""
+    """Class numbers `[B]`, also of soft targets. A single column (one logit) is no class: it is kept."""
     return targets.argmax(1) if targets.ndim == 2 and targets.shape[1] > 1 else targets

@@ -11,8 +11,8 @@ class MLP(BaseModel):
     """Linear layers with ReLU between them, over the flattened input.
 
     Args:
-        sizes: of input, hidden layers and output: `[784, 128, 10]`.
-        dropout: probability after each hidden layer.
+        sizes: sizes of input, hidden layers and output: `[784, 128, 10]`.
+        dropout: dropout probability after each hidden layer.
     """
 
     def __init__(self, sizes: list[int], dropout: float = 0.0):

@@ -1,7 +1,7 @@
-"""What stands beside training; the folder can be deleted. utils/cli.py lists the flags of train.py that it answers.
+"""Tools beside training. This folder can be deleted. utils/cli.py lists the flags of train.py that use it.
 
 check, find_lr, find_batch_size, profile, verify_resume    before a long run
 explain, print_config, list_names, diff                    questions about configs
 schema, config_docs, migrate, consolidate                  commands: python -m tools.NAME
-reference/    what the schema and the config page are made of
+reference/    the sources of the schema and the config page
 """

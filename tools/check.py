@@ -1,4 +1,4 @@
-"""`train.py --check`: everything short of training. What is wrong, or OK; and what a run will take."""
+"""`train.py --check`: tests everything except a full run. Reports mistakes, or OK and what a run needs."""
 import itertools
 import logging
 import math
@@ -31,7 +31,7 @@ NUM_STEPS, LIMIT_S = 20, 0.7
 
 
 def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
-    """`--check` with a trainer that has its optimizers: logs the estimate, prints OK."""
+    """Runs `--check` with a trainer that has its optimizers: logs the estimate, prints OK."""
     rehearsed = preflight(trainer, config)
     if checkpoint:
         trainer.resume(checkpoint.state)
@@ -41,9 +41,9 @@ def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
 
 
 def check_experiment(trainer, config: dict, rehearsed: dict[str, float]) -> str:
-    """Looks over a trainer that has rehearsed, to the values `rehearsed`, and estimates what a run takes. It is then used up.
+    """Checks a trainer after preflight, which returned `rehearsed`. The trainer cannot be used afterwards.
 
-    Returns the estimate; of what is odd but no mistake the log warns. Raises one ConfigError for all mistakes.
+    Returns an estimate for a run. Logs a warning for what is odd. Raises one ConfigError for all mistakes.
     """
     faults = [] if trainer.guard.tolerated else [*_non_finite(rehearsed)]
     step_s = eval_s = None
@@ -51,7 +51,8 @@ def check_experiment(trainer, config: dict, rehearsed: dict[str, float]) -> str:
         trainer.run = SilentRun(Path(folder), bars=False)
         for number, block in enumerate(config["writers"]):
             with _faults_noted(faults, trainer):
-                WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder), start_step=None).close()
+                WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder),
+                              start_step=None).close()
         with _faults_noted(faults, trainer):
             faults += _overlap_faults(trainer)
         with _faults_noted(faults, trainer):
@@ -68,7 +69,7 @@ def check_experiment(trainer, config: dict, rehearsed: dict[str, float]) -> str:
 
 @contextmanager
 def _faults_noted(faults: list[Fault], trainer):
-    """Within it what goes wrong is a fault of the part it arose in."""
+    """Records an error in the block as a fault of the part that caused it."""
     try:
         yield
     except ConfigError as error:
@@ -79,19 +80,21 @@ def _faults_noted(faults: list[Fault], trainer):
     except Exception as error:
         key, given = locate_error(trainer, error)
         given = f" Given to {key}: {given}." if given else ""
-        faults.append((tuple((key or "trainer").split(".")), f"a step failed: {describe_error(error)}{given}"))
+        faults.append((tuple((key or "trainer").split(".")),
+                       f"a step failed: {describe_error(error)}{given}"))
         log.debug("a step failed", exc_info=True)
 
 
 def _non_finite(rehearsed: dict[str, float]) -> Iterator[Fault]:
     for name, value in rehearsed.items():
         if name.endswith("/loss") and not math.isfinite(value):
-            yield ("loss",), f"{name} is {value} on the first batch. Look at the inputs' scale and at what the loss takes."
+            yield ("loss",), (f"{name} is {value} on the first batch. Look at the inputs' scale and at what "
+                              "the loss takes.")
 
 
 @contextmanager
 def _gradients_seen(trainer):
-    """The names of the parameters that get a gradient within it."""
+    """Yields a set, to which each parameter that gets a gradient in the block adds its name."""
     seen: set[str] = set()
     watches = [parameter.register_hook(lambda gradient, name=name: seen.add(name))
                for name, parameter in trainer.unwrapped_model.named_parameters() if parameter.requires_grad]
@@ -103,14 +106,16 @@ def _gradients_seen(trainer):
 
 
 def _untrained(trainer, seen: set[str], all_made: bool) -> Iterator[Fault]:
-    """The parameters that stay as they are, which also keep several processes waiting for each other.
+    """A fault for parameters without a gradient. Because of them, processes also wait for each other.
 
-    Where time did not suffice for all steps, a later one might use them, and the log tells.
+    If there was no time for all steps, a later step might use them. Then it only logs a warning.
     """
-    trained = [name for name, parameter in trainer.unwrapped_model.named_parameters() if parameter.requires_grad]
+    trained = [name for name, parameter in trainer.unwrapped_model.named_parameters()
+               if parameter.requires_grad]
     if names := [name for name in trained if name not in seen]:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        message = f"{len(names)} trainable parameters got no gradient in {trainer.position.step} steps: {shown}"
+        message = (f"{len(names)} trainable parameters got no gradient in {trainer.position.step} steps: "
+                   f"{shown}")
         if not all_made:
             log.warning("model: %s", message)
         else:
@@ -125,15 +130,16 @@ def _overlap_faults(trainer) -> Iterator[Fault]:
     message = (f"{overlap.shared:,} of {overlap.num_val:,} validation samples are training samples, too (of "
                f"{overlap.num_train:,} looked at)")
     if overlap.shared > max(2, overlap.num_val / 100) and not overlap.repeats:
-        yield ("dataset",), f"{message}: what validation measures is in part memory. Take them out of one of the two."
+        yield ("dataset",), (f"{message}: what validation measures is in part memory. Take them out of one "
+                             "of the two.")
     else:
         log.warning("dataset: %s", message)
 
 
 def _time_steps(trainer) -> tuple[float | None, bool]:
-    """The usual time of a step, its waiting for data included, and whether there was time for all of them.
+    """The median time of a step, including the wait for data, and whether there was time for all steps.
 
-    None where no step is left to make. Raises NonFinite.
+    The time is None if no step is left. Raises NonFinite.
     """
     times: list[float] = []
     trainer.set_mode(training=True)
@@ -142,7 +148,7 @@ def _time_steps(trainer) -> tuple[float | None, bool]:
     begun = last = time.perf_counter()
     num_batches = trainer.data.num_batches("train")
     num_left = num_batches and trainer.epochs * -(-num_batches // trainer.accumulate) - trainer.position.step
-    num_steps = max(min(num_left or NUM_STEPS, NUM_STEPS) - 1, 1)  # one is for later
+    num_steps = max(min(num_left or NUM_STEPS, NUM_STEPS) - 1, 1)  # _state_faults makes one more
     for window in itertools.islice(_steps_left(trainer), num_steps):
         _make_step(trainer, window)
         synchronize(trainer.device)
@@ -161,17 +167,18 @@ def _make_step(trainer, window: list) -> None:
 
 
 def _steps_left(trainer) -> Iterator[list]:
-    """The batches of one step after the other, to the end of the run, where schedules end."""
+    """The batches of each step, up to the end of the run, where schedules end."""
     return itertools.takewhile(lambda window: trainer.position.epoch < trainer.epochs, steps(trainer))
 
 
 def _time_evaluation(trainer) -> float | None:
-    """The usual time of a batch of evaluation; None where there is no validation."""
+    """The median time of an evaluation batch; None without validation."""
     if trainer.data.dataset("val") is None:
         return None
     times, begun = [], time.perf_counter()
     with trainer.evaluating():
-        for number, batch in enumerate(itertools.islice(trainer.data.batches("val", training=False), NUM_STEPS)):
+        for number, batch in enumerate(
+                itertools.islice(trainer.data.batches("val", training=False), NUM_STEPS)):
             started = time.perf_counter()
             evaluate_batch(trainer, number, batch)
             synchronize(trainer.device)
@@ -182,41 +189,45 @@ def _time_evaluation(trainer) -> float | None:
 
 
 def _state_faults(trainer, config: dict, folder: Path) -> list[Fault]:
-    """Saves the state, loads it, puts it back: at each turn it has to be the same, to the last bit."""
+    """Saves, loads and restores the state. It must be the same after each of these, to the last bit."""
     try:
         state = {name: part.state_dict() for name, part in trainer.state.items()}
         weights = dict(trainer.unwrapped_model.named_parameters())
-        CheckpointStore(folder, config).save(state, ["last.pt"], weights, SavePolicy(background=False, max_failures=1))
+        CheckpointStore(folder, config).save(state, ["last.pt"], weights,
+                                             SavePolicy(background=False, max_failures=1))
         loaded = load_checkpoint(folder / "last.pt")["state"]
-        found = flatten_state(loaded)  # now: CyclicLR takes out of its state what it takes up
+        found = flatten_state(loaded)  # before resume: CyclicLR removes entries from a state that it loads
         different = describe_difference(flatten_state(state), found, "the state", ("as it was", "loaded"))
-        for window in itertools.islice(_steps_left(trainer), 1):  # after which it is another state that takes up this one
+        for window in itertools.islice(_steps_left(trainer), 1):  # resume must start from another state
             _make_step(trainer, window)
         trainer.resume(loaded)
         again = {name: part.state_dict() for name, part in trainer.state.items()}
-        different = different or describe_difference(found, flatten_state(again), "the state", ("loaded", "put back"))
+        different = different or describe_difference(found, flatten_state(again), "the state",
+                                                     ("loaded", "put back"))
     except (ConfigError, TrainingError) as error:
         return [(("trainer",), f"its state cannot be saved and taken up again: {error}")]
-    except Exception as error:  # of somebody's state_dict or load_state_dict
+    except Exception as error:  # of any plug-in's state_dict or load_state_dict
         return [(("trainer",), f"its state cannot be saved and taken up again: {describe_error(error)}")]
     return [(("trainer",), f"saved and taken up again, {different}")] if different else []
 
 
 def _estimate(trainer, step_s: float | None, eval_s: float | None, size: int) -> str:
-    """Time, memory and disk of a run, one a line."""
+    """Time, memory and disk space of a run, one per line."""
     data, store = trainer.data, trainer.save_policy
     num_batches = data.num_batches("train")
     lines = []
     if step_s is None:
         lines.append("time     no step is left to make")
     elif num_batches is None:
-        lines.append(f"time     {step_s * 1000:.3g} ms a step; nobody knows how many steps an epoch of this stream has")
+        lines.append(f"time     {step_s * 1000:.3g} ms a step; nobody knows how many steps an epoch of this "
+                     "stream has")
     else:
         num_steps = -(-num_batches // trainer.accumulate)
         num_evaluated = (data.num_batches("val", training=False) or 0) if eval_s else 0
         epoch_s = num_steps * step_s + num_evaluated * (eval_s or 0) / trainer.eval_every
         lines.append(f"time     {_duration(epoch_s)} an epoch: {num_steps:,} steps of {step_s * 1000:.3g} ms"
-                     + (f", {num_evaluated:,} batches of evaluation of {eval_s * 1000:.3g} ms" if eval_s else "")
+                     + (f", {num_evaluated:,} batches of evaluation of {eval_s * 1000:.3g} ms"
+                        if eval_s else "")
                      + f". At most {_duration(epoch_s * trainer.epochs)} for {trainer.epochs} epochs")
     if (peak := peak_memory(trainer.device)) is not None:
         whose = f"of {trainer.device}" if trainer.device.type == "cuda" else "of main memory, by this process"

@@ -1,8 +1,8 @@
-"""The reference of the config, as a page of Markdown: all sections, and every argument of the project's own things.
+"""The config reference as a Markdown page: all sections, and all arguments of the project's own plug-ins.
 
     python -m tools.config_docs > docs/config.md
 
-Of the libraries it tells how to list their names: the page is the same whichever versions are installed.
+For libraries it says how to list their names, so the page does not depend on the installed versions.
 """
 import re
 import sys
@@ -22,29 +22,36 @@ from utils.errors import exit_codes
 _INTRODUCTION = """\
 # Config reference
 
-All that a config can say. `python -m tools.config_docs > docs/config.md` writes this page, from the code and its docstrings;
-[the README](../README.md#the-config) has an overview, and `python train.py --explain KEY -c CONFIG` answers for one key.
+All that a config can say. `python -m tools.config_docs > docs/config.md` writes this page, from the code \
+and its docstrings;
+[the README](../README.md#the-config) has an overview, and `python train.py --explain KEY -c CONFIG` answers \
+for one key.
 
-A *block* names a class or a function and says what it is called with: `{type: NAME, args: {...}}`. A bare NAME is short for
-`{type: NAME}`. Any value may be a reference: `${seed}` is another value of the config, `${env:DATA_DIR,data/}` a variable of
-the environment, and what it is without one. In a file that inherits, `~key: null` takes an inherited key away.
+A *block* names a class or a function and says what it is called with: `{type: NAME, args: {...}}`. A bare \
+NAME is short for
+`{type: NAME}`. Any value may be a reference: `${seed}` is another value of the config, \
+`${env:DATA_DIR,data/}` a variable of
+the environment, and what it is without one. In a file that inherits, `~key: null` takes an inherited key \
+away.
 """
 _NOTES = {
-    "dataset": "The program fills in `split` or `train`. Any dataset may have `args.device`, whether or not it takes one.\n"
-               f"{KEPT_ON}\n",
+    "dataset": "The program fills in `split` or `train`. Any dataset may have `args.device`, whether or not "
+               f"it takes one.\n{KEPT_ON}\n",
     "optimizer": "It is fused where torch offers that; `args: {fused: false}` turns it off.\n",
-    "scheduler": "`T_max` and `total_steps` are the length of the run where a config leaves them open. ReduceLROnPlateau is\n"
+    "scheduler": "`T_max` and `total_steps` are the length of the run where a config leaves them open. "
+                 "ReduceLROnPlateau is\n"
                  "given the monitored value; what SequentialLR has in `args.schedulers` are blocks.\n",
 }
 
 
 def config_reference(registries: Mapping[str, Registry], loader: type, loader_parts: tuple[str, ...]) -> str:
-    """The page; its arguments are those of `schema.config_schema`."""
+    """Returns the page. The arguments are those of `schema.config_schema`."""
     parts = [_INTRODUCTION, _overview()]
     for section in SECTIONS:
         if section == "data_loader":
             options = Signature(loader, loader_parts).free()
-            parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", _arguments(loader, options.values())]
+            parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n",
+                      _arguments(loader, options.values())]
         elif section in registries:
             plural = dict(zip(registries, PLURALS, strict=True))[section]
             parts += _section(section, registries[section], plural)
@@ -54,12 +61,14 @@ def config_reference(registries: Mapping[str, Registry], loader: type, loader_pa
 def _overview() -> str:
     rows = [("extends", EXTENDS, "")]
     for name, about in SECTIONS.items():
-        rows.append((name, _escaped(about.text), "must be given" if name in REQUIRED else f"`{format_value(about.default)}`"))
-    return "## Sections\n\n" + _table(("section", "what it is", "default"), ((f"`{name}`", *rest) for name, *rest in rows))
+        rows.append((name, _escaped(about.text),
+                     "must be given" if name in REQUIRED else f"`{format_value(about.default)}`"))
+    return "## Sections\n\n" + _table(("section", "what it is", "default"),
+                                      ((f"`{name}`", *rest) for name, *rest in rows))
 
 
 def _section(section: str, registry: Registry, plural: str) -> list[str]:
-    """A section that names things: its keys, what it can name, and the project's own of these, one by one."""
+    """The text of a section that names things: its keys, what it can name, and the project's own things."""
     about = SECTIONS[section]
     parts = [f"## {section}\n\n{_escaped(about.text)}\n"]
     if keys := TRANSFORM_KEYS if section == "transforms" else about.keys:
@@ -83,7 +92,8 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
 
 
 def _arguments(target, parameters: Iterable[Parameter]) -> str:
-    rows = ((f"`{p.name}`", describe_parameter(p), _default(p), argument_text(target, p.name, quote="`")) for p in parameters)
+    rows = ((f"`{p.name}`", describe_parameter(p), _default(p), argument_text(target, p.name, quote="`"))
+            for p in parameters)
     return _table(("argument", "takes", "default", "what it is"), rows)
 
 
@@ -92,7 +102,7 @@ def _default(parameter: Parameter) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Plain text, for Markdown."""
+    """Escapes plain text for Markdown."""
     return re.sub(r"([<*])", r"\\\1", text)
 
 

@@ -1,4 +1,4 @@
-"""Puts a checkpoint whose tensors lie in parts (strategy fsdp) together as the single, ordinary file.
+"""Merges a checkpoint whose tensors are in shards (strategy fsdp) into a single, ordinary file.
 
     python -m tools.consolidate saved/digits_lenet
     python -m tools.consolidate saved/digits_lenet/2026-01-31_12-00-00/checkpoints/best.pt
@@ -14,18 +14,19 @@ log = logging.getLogger("consolidate")
 
 
 def consolidate(path: Path) -> Path:
-    """Writes `<stem>_whole.pt` beside the checkpoint that `path` is, or that a run or experiment is resumed from.
+    """Writes `<stem>_whole.pt` beside a checkpoint: `path`, or that to resume the run or experiment `path`.
 
-    Raises ConfigError where there is none that is sound, or where it is a single file already.
+    Raises ConfigError if there is no sound checkpoint, or if it is a single file already.
     """
-    # imported here, so that --help answers without loading torch
+    # imported here, so that --help does not load torch
     from utils.checkpoint.archive import write_archive
     from utils.checkpoint.loading import consolidate_shards
     from utils.run_folder import find_checkpoints
 
     file = next(find_checkpoints(path, ("last.pt",)))
     content = consolidate_shards(file)
-    whole, unfinished = file.with_name(f"{file.stem}_whole.pt"), file.with_name(f".{file.stem}_whole.pt.{os.getpid()}.tmp")
+    whole, unfinished = (file.with_name(f"{file.stem}_whole.pt"),
+                         file.with_name(f".{file.stem}_whole.pt.{os.getpid()}.tmp"))
     try:
         write_archive(content, unfinished)
         os.replace(unfinished, whole)

@@ -1,4 +1,4 @@
-"""`train.py --diff A B`: how two configs, or two runs, differ."""
+"""`train.py --diff A B`: the differences between two configs, or two runs."""
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +11,12 @@ from utils.errors import ConfigError
 
 
 def run_tool(args, reading=None) -> str:
-    """What `--diff A B` prints."""
+    """The text that `--diff A B` prints."""
     return diff(*args.diff)
 
 
 def diff(one: Path, other: Path) -> str:
-    """How two configs differ, or two runs: also in what they ran on and what came out, as a table."""
+    """The differences between two configs or runs, as a table. For runs also in environment and results."""
     configs = [with_defaults(load_config(_config_of(path))[0]) for path in (one, other)]
     leaves = [{key: format_value(value) for key, value in flatten(config).items()} for config in configs]
     rows = _differing_rows(*leaves)
@@ -34,23 +34,25 @@ def diff(one: Path, other: Path) -> str:
 
 def _differing_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     keys = {**first, **second}
-    return [(key, str(first.get(key, "-")), str(second.get(key, "-"))) for key in keys if first.get(key) != second.get(key)]
+    return [(key, str(first.get(key, "-")), str(second.get(key, "-")))
+            for key in keys if first.get(key) != second.get(key)]
 
 
 def _config_of(path: Path) -> Path:
-    """The config file that a path stands for: itself, or that of a run, or of an experiment's newest run."""
+    """The config file of a path: the path itself, or that of a run, or of an experiment's newest run."""
     if not path.is_dir():
         return path
     if (path / "config.yaml").exists():
         return path / "config.yaml"
     runs = sorted(path.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
     if not runs:
-        raise ConfigError(f"{path}: neither a config file nor a run, with config.yaml in it, nor an experiment with runs")
+        raise ConfigError(f"{path}: neither a config file nor a run, with config.yaml in it, nor an "
+                          "experiment with runs")
     return runs[-1]
 
 
 def _environment_of(run: Path) -> dict[str, Any]:
-    """The record of a run's last start, in part."""
+    """Part of the record of a run's last start."""
     try:
         start = json.loads((run / "environment.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     except (OSError, ValueError, IndexError):
@@ -60,15 +62,16 @@ def _environment_of(run: Path) -> dict[str, Any]:
 
 
 def _results_of(run: Path) -> dict[str, Any]:
-    """The values of a run's last epoch, and what test.py measured."""
+    """The values of a run's last epoch, and the results of test.py."""
     values: dict[str, Any] = {}
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         try:
             point = json.loads(line)
-        except ValueError:  # torn by a full disk
+        except ValueError:  # incomplete, because of a full disk
             continue
         if any(name.startswith("train/") for name in point):
-            values = {name: value for name, value in point.items() if "/" in name} | {"epoch": point.get("epoch")}
+            values = ({name: value for name, value in point.items() if "/" in name}
+                      | {"epoch": point.get("epoch")})
     try:
         return values | {k: v for k, v in json.loads((run / "test.json").read_text()).items() if "/" in k}
     except (OSError, ValueError):

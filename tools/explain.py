@@ -1,4 +1,4 @@
-"""`train.py --explain KEY`: what a key of a config is, where its value comes from, and who takes it."""
+"""`train.py --explain KEY`: what a config key is, where its value comes from, and what uses it."""
 from typing import Any
 
 from tools.print_config import MISSING, Rows, origin, value_at
@@ -10,7 +10,7 @@ from utils.errors import ConfigError
 
 
 def run_tool(args, reading: Reading | None) -> str:
-    """What `--explain KEY` prints, with the config that was read, if one was named. Loads torch only if a class takes the key."""
+    """The text that `--explain KEY` prints for the config, if any. Loads torch only if a class takes KEY."""
     reading = reading or Reading({}, {}, [], [])
     path = path_of(args.explain, reading.config)
     rows = explain_value(reading, path)
@@ -25,7 +25,7 @@ def run_tool(args, reading: Reading | None) -> str:
 
 
 def path_of(key: str, config: Any) -> KeyPath:
-    """`optimizer.args.lr` as a key path. Raises ConfigError where there is no such section."""
+    """`optimizer.args.lr` as a key path. Raises ConfigError if there is no such section."""
     path = tuple(key.split("."))
     if path[0] in (*SECTIONS, "extends"):
         return path
@@ -35,14 +35,15 @@ def path_of(key: str, config: Any) -> KeyPath:
 
 
 def explain_value(reading: Reading, path: KeyPath) -> Rows:
-    """What its section is for, the value at a path, where it comes from, and what it replaces."""
+    """The purpose of the section, the value at a path, its origin, and the values that it replaces."""
     value = value_at(with_defaults(reading.config), path)
     section = (path[0], EXTENDS if path[0] == "extends" else SECTIONS[path[0]].text)
     if value is MISSING:
         return [section, ("value", "not set")]
     rows = [section, ("value", format_value(value)), ("from", origin(reading, path))]
     if not isinstance(value, dict):  # tables merge
-        said = [(value_at(layer.config, path), place_of(layer.places, path).source) for layer in reversed(reading.layers)]
+        said = [(value_at(layer.config, path), place_of(layer.places, path).source)
+                for layer in reversed(reading.layers)]
         said = [(there, source) for there, source in said if there is not MISSING]
         gone = (*path[:-1], f"~{path[-1]}")
         deleted = [("deleted", layer.places[gone].source) for layer in reading.layers if gone in layer.places]

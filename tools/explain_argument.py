@@ -1,4 +1,4 @@
-"""The part of `train.py --explain KEY` that needs torch: which class or function takes a value, and what it accepts."""
+"""The part of `train.py --explain KEY` that needs torch: what takes a value, and which values it accepts."""
 import inspect
 import os
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ from utils.errors import PROJECT, ConfigError, is_ours
 
 
 def explain_argument(config: Mapping, path: KeyPath) -> Rows:
-    """What stands at a path of a config with its defaults, or may stand there: who takes it, which values, what for."""
+    """What is or may be at a path of a config with its defaults: what uses it, possible values, purpose."""
     section, *inner = path
     if section == "transforms" and inner and inner[0] not in TRANSFORM_KEYS:
         known = f"{suggest_name(inner[0], TRANSFORM_KEYS)} There are: {', '.join(TRANSFORM_KEYS)}"
@@ -34,13 +34,14 @@ def explain_argument(config: Mapping, path: KeyPath) -> Rows:
         return [("can name", KINDS[section].describe_options())]
     try:
         return _of_block(section, as_block(value_at(config, path[:end])), path[end:])
-    except ConfigError as error:  # there is none of that name
+    except ConfigError as error:  # nothing has that name
         raise ConfigError.at(f"{'.'.join(path[:end])}.type", str(error)) from error
 
 
 def _end_of_block(config: Mapping, path: KeyPath) -> int | None:
-    """How much of a path leads to the block that it is about: the first on the way, or among chained schedulers the last."""
-    ends = [end for end in range(1, len(path) + 1) if "type" in _table(as_block(value_at(config, path[:end])))]
+    """The length of the path to its block: the first block on it, or the last one of chained schedulers."""
+    ends = [end for end in range(1, len(path) + 1)
+            if "type" in _table(as_block(value_at(config, path[:end])))]
     chained = [end for end in ends if "schedulers" in path[:end - 1] and path[end - 1].isdigit()]
     return (chained[-1:] or ends[:1] or [None])[0]
 
@@ -57,12 +58,14 @@ def _of_block(section: str, block: Mapping, inner: KeyPath) -> Rows:
         return [("is", keys[inner[0]])]
     if len(inner) > 1 and inner[0] == "args":
         return _argument(target, signature, inner[1], LEFT_OPEN.get(section, ()))
-    return [("names", f"{signature.name}, {_where(target)}"), ("is", summary(target)), ("takes", str(signature))]
+    return [("names", f"{signature.name}, {_where(target)}"), ("is", summary(target)),
+            ("takes", str(signature))]
 
 
 def _argument(target, signature: Signature, name: str, left_open: Iterable[str] = ()) -> Rows:
     taken_by = ("taken by", f"{signature.name}, {_where(target)}")
-    if name == "device" and isinstance(target, type) and issubclass(target, Dataset) and name not in signature.parameters:
+    if (name == "device" and isinstance(target, type) and issubclass(target, Dataset)
+            and name not in signature.parameters):
         return [("taken by", "the program"), ("is", KEPT_ON)]
     if name not in signature.parameters:
         other = suggest_name(name, signature.parameters) if not signature.open else " It accepts others, too."
@@ -72,11 +75,12 @@ def _argument(target, signature: Signature, name: str, left_open: Iterable[str] 
         return [taken_by, ("but", "the program fills this in")]
     default = "none, it has to be given" if signature.is_required(name) else format_value(parameter.default)
     default = "filled in by the program, unless it is given" if name in left_open else default
-    return [taken_by, ("is", argument_text(target, name)), ("takes", describe_parameter(parameter)), ("default", default)]
+    return [taken_by, ("is", argument_text(target, name)), ("takes", describe_parameter(parameter)),
+            ("default", default)]
 
 
 def _where(target) -> str:
-    """`model/lenet.py:14`, or `torch.optim.adamw`."""
+    """Where the source is: `model/lenet.py:14`, or `torch.optim.adamw`."""
     file = inspect.getsourcefile(target)
     if file is None or not is_ours(file):
         return target.__module__

@@ -1,4 +1,4 @@
-"""`train.py --find-batch-size`: the largest batch of which a step of training fits in the GPU's memory."""
+"""`train.py --find-batch-size`: the largest batch for which a training step fits in the GPU's memory."""
 import gc
 import logging
 import sys
@@ -19,48 +19,52 @@ log = logging.getLogger(__name__)
 
 
 def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
-    """`--find-batch-size` with a trainer that has its optimizers: prints the overrides, also where the log is quiet."""
+    """Runs `--find-batch-size` with a trainer that has its optimizers. Prints overrides, even with `-q`."""
     require_cuda(trainer.device)
     print(find_batch_size(trainer))
 
 
 def require_cuda(device: torch.device) -> None:
-    """Raises ConfigError for a device whose memory nobody can tell the end of."""
+    """Raises ConfigError if `device` is not a CUDA device: the memory limits of others are unknown."""
     if device.type != "cuda":
-        raise ConfigError(f"--find-batch-size: measures the memory of a CUDA device, and this run is on {device}. Elsewhere "
-                          "choose data_loader.batch_size by hand, or set trainer.args.on_oom=split.")
+        raise ConfigError(f"--find-batch-size: measures the memory of a CUDA device, and this run is on "
+                          f"{device}. Elsewhere choose data_loader.batch_size by hand, or set "
+                          "trainer.args.on_oom=split.")
 
 
 def find_batch_size(trainer) -> str:
-    """Tries sizes with a trainer that is ready to train, and is not afterwards; a line in the log for each.
+    """Tries sizes with a trainer that is ready to train. It cannot train afterwards. Logs a line for each.
 
-    Returns the overrides that keep the effective batch in batches that fit. Leaves no file behind. Raises TrainingError
-    where not even one sample fits.
+    Returns the overrides that keep the effective batch size with batches that fit. Leaves no file behind.
+    Raises TrainingError if not even one sample fits.
     """
     data = trainer.data
     effective, most = data.batch_size * trainer.accumulate, data.num_samples("train") or sys.maxsize
     trial = Trial(trainer)
-    log.info("Trying steps of training and of evaluation in %s, from %d samples on:", trainer.precision, data.batch_size)
+    log.info("Trying steps of training and of evaluation in %s, from %d samples on:", trainer.precision,
+             data.batch_size)
     with TemporaryDirectory() as folder, closing(data), errors_explained(trainer):
-        trainer.run = SilentRun(Path(folder), bars=False)  # for what the trainer's own methods write
+        trainer.run = SilentRun(Path(folder), bars=False)  # for the output of the trainer's own methods
         largest = largest_that_fits(trial, data.batch_size, most)
     if not largest:
         data.batch_size = 1
         raise TrainingError(describe_out_of_memory(trainer))
     roomy = max(largest * 9 // 10, 1)
     size, accumulate = split_batch_size(effective, roomy)
-    log.info("The largest batch that fits: %s samples%s. Leave some 10 %% of head room, for larger samples and for memory in "
-             "pieces: at most %s.", f"{largest:,}", " (all there are)" if largest == most else "", f"{roomy:,}")
+    log.info("The largest batch that fits: %s samples%s. Leave some 10 %% of head room, for larger samples "
+             "and for memory in pieces: at most %s.", f"{largest:,}",
+             " (all there are)" if largest == most else "", f"{roomy:,}")
     if size * accumulate != effective:
-        log.info("No batch near that divides the effective batch of %d: here it becomes %d.", effective, size * accumulate)
+        log.info("No batch near that divides the effective batch of %d: here it becomes %d.", effective,
+                 size * accumulate)
     return f"data_loader.batch_size={size} trainer.args.accumulate={accumulate}"
 
 
 def largest_that_fits(fits: Callable[[int], bool], start: int, most: int, tolerance: float = 0.05) -> int:
-    """The largest size from 1 to `most` for which `fits(size)`, if smaller ones always do; 0 where none does.
+    """The largest size from 1 to `most` with `fits(size)`, if all smaller ones fit, too; 0 if none fits.
 
-    Doubles from `start`, or halves, until it has one that fits and one that does not; then bisects until they are no
-    further apart than 1 or `tolerance` of the size, and gives the one that fits.
+    Doubles or halves `start` until one size fits and one does not. Then bisects until they differ by no more
+    than 1 or `tolerance` of the size, and returns the size that fits.
     """
     good, bad = 0, None
     size = min(start, most)
@@ -80,7 +84,7 @@ def largest_that_fits(fits: Callable[[int], bool], start: int, most: int, tolera
 
 
 def split_batch_size(effective: int, most: int) -> tuple[int, int]:
-    """(batch size up to `most`, batches to a step) that make an effective batch; of the next size where none divides well."""
+    """(batch size up to `most`, batches per step) for an effective batch; for a close one if none divides."""
     divisor = next(size for size in range(min(effective, most), 0, -1) if effective % size == 0)
     if 2 * divisor > min(effective, most):
         return divisor, effective // divisor
@@ -89,18 +93,18 @@ def split_batch_size(effective: int, most: int) -> tuple[int, int]:
 
 
 class Trial:
-    """Called with a number of samples: whether steps of training and one of evaluation with so many fit in memory.
+    """Called with a number of samples: whether training steps and an evaluation step of this size fit.
 
-    Two steps, so that the second finds the optimizer's state in place; of two batches each where the effective batch has
-    to be taken in several, so that the second finds gradients. The weights stay, since the learning rate is 0.
+    It makes two steps: the second one has optimizer state. A step has two micro-batches if the effective
+    batch must be split: the second one has gradients. The learning rate is 0, so the weights do not change.
     """
 
     def __init__(self, trainer):
         self._trainer, self._effective = trainer, trainer.data.batch_size * trainer.accumulate
         self._eval_follows = trainer.data.eval_batch_size == trainer.data.batch_size
-        trainer.splitting.enabled = False  # it is to fit in one piece
+        trainer.splitting.enabled = False  # the batch must fit as a whole
         for updater in trainer.updaters.values():
-            updater.schedule = Schedule(updater.optimizer)  # none
+            updater.schedule = Schedule(updater.optimizer)  # without schedulers
             for group in updater.optimizer.param_groups:
                 group["lr"] = 0.0
         self._first_states = [{parameter: dict(state) for parameter, state in updater.optimizer.state.items()}
@@ -118,11 +122,12 @@ class Trial:
             raise
         except Exception as error:
             if not is_out_of_memory(error):
-                raise ConfigError(f"A step with {size} samples was tried, and failed: {describe_error(error)}\n"
-                                  "(--verbose shows the traceback)") from error
+                raise ConfigError(f"A step with {size} samples was tried, and failed: "
+                                  f"{describe_error(error)}\n(--verbose shows the traceback)") from error
             fits = False
-        self._free_memory()  # after the handler, whose error holds on to tensors
-        peak = f", at most {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB" if device.type == "cuda" else ""
+        self._free_memory()  # after the handler, since its error keeps tensors alive
+        peak = (f", at most {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB"
+                if device.type == "cuda" else "")
         log.info("  %8s  %s%s", f"{size:,}", "fits" if fits else "does not fit", peak)
         return fits
 
@@ -136,10 +141,10 @@ class Trial:
             held_out = data.first_batch("val")
             with trainer.evaluating():
                 evaluate_batch(trainer, 0, held_out)
-        return batch[0] >= size  # a stream may be shorter
+        return batch[0] >= size  # a stream may give fewer samples
 
     def _free_memory(self) -> None:
-        """Frees all that steps leave in memory, whole or half made."""
+        """Frees everything that complete or failed steps leave in memory."""
         trainer = self._trainer
         trainer.totals.reset()
         trainer.metrics.reset()
@@ -152,5 +157,5 @@ class Trial:
             updater.scaler = torch.amp.GradScaler(trainer.device.type, enabled=updater.scaler.is_enabled())
             updater.stepping = False
         if torch.cuda.is_available():
-            gc.collect()  # frames of an error may hold on to each other, and to tensors
+            gc.collect()  # frames of an error may hold each other, and tensors, in a cycle
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""`train.py --find-lr`: trains some steps at a rising learning rate, and suggests one by what becomes of the loss.
+"""`train.py --find-lr`: trains some steps at a rising learning rate, and suggests a rate from the loss curve.
 
 The range test of L. N. Smith, Cyclical Learning Rates for Training Neural Networks, 2017, section 3.3.
 """
@@ -23,13 +23,14 @@ from utils.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 LOWEST, HIGHEST, NUM_STEPS = 1e-7, 10.0, 100
-_BESIDE = 5  # steps on either side that are averaged with one: nine tenths of a decade
-_FOLLOWED = "There is nothing to suggest. What is followed is the value 'loss' that train_step returns, or else its first."
-_WIDTH, _HEIGHT = 65, 16  # of the plot in characters: eight of them are a decade
+_BESIDE = 5  # steps on either side that are averaged with one step: 0.9 decades in total
+_FOLLOWED = ("There is nothing to suggest. What is followed is the value 'loss' that train_step returns, or "
+             "else its first.")
+_WIDTH, _HEIGHT = 65, 16  # of the plot in characters; eight columns are a decade
 
 
 class Suggestion(NamedTuple):
-    """A learning rate, and what it is drawn from: those where the loss begins to fall, falls fastest and is lowest."""
+    """A learning rate, and its sources: where the loss begins to fall, falls fastest and is lowest."""
 
     value: float
     falls_at: float
@@ -38,9 +39,9 @@ class Suggestion(NamedTuple):
 
 
 def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
-    """`--find-lr` with a trainer that has its optimizers: prints the overrides, also where the log is quiet.
+    """Runs `--find-lr` with a trainer that has its optimizers. Prints the overrides, even with `-q`.
 
-    For `$(python train.py -q --find-lr -c CONFIG)`.
+    Intended for `$(python train.py -q --find-lr -c CONFIG)`.
     """
     preflight(trainer, config)
     if checkpoint:
@@ -49,50 +50,53 @@ def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
 
 
 def find_lr(trainer, config: dict, resumed_from: Path | None = None, bars: bool = True) -> str:
-    """Runs the test with a trainer that is ready to train, and is not afterwards. Logs the curve and what it says.
+    """Runs the test with a trainer that is ready to train. It cannot train afterwards. Logs the curve.
 
-    Returns the overrides that the suggestion comes to. Leaves no file behind. Raises TrainingError where the loss cannot
-    be followed or never falls.
+    Returns the overrides for the suggested rate. Leaves no file behind. Raises TrainingError if the loss
+    cannot be followed or never falls.
     """
     rates = np.geomspace(LOWEST, HIGHEST, NUM_STEPS)
-    log.info("Learning rates from %g to %g in %d steps on training batches.%s", LOWEST, HIGHEST, NUM_STEPS, _describe_groups(trainer))
+    log.info("Learning rates from %g to %g in %d steps on training batches.%s", LOWEST, HIGHEST, NUM_STEPS,
+             _describe_groups(trainer))
     with TemporaryDirectory() as folder, closing(trainer.data), errors_explained(trainer):
-        trainer.run = SilentRun(Path(folder), bars)  # for what the trainer's own methods write
+        trainer.run = SilentRun(Path(folder), bars)  # for the output of the trainer's own methods
         name, losses = record_losses(trainer, rates)
     if len(losses) <= 2 * _BESIDE:
-        raise TrainingError(f"--find-lr: {name or 'the loss'} is not finite, or not there, after {len(losses)} steps. "
-                            f"{_FOLLOWED}")
+        raise TrainingError(f"--find-lr: {name or 'the loss'} is not finite, or not there, after "
+                            f"{len(losses)} steps. {_FOLLOWED}")
     suggestion = suggest(rates[: len(losses)], np.array(losses))
     log.info("%s over the learning rate: . each step, o smoothed\n%s", name, plot(rates, losses, suggestion))
     if suggestion is None:
-        raise TrainingError(f"--find-lr: {name} falls at no learning rate by more than it varies from step to step. "
-                            f"{_FOLLOWED}")
+        raise TrainingError(f"--find-lr: {name} falls at no learning rate by more than it varies from step "
+                            f"to step. {_FOLLOWED}")
     log.info("%s begins to fall at %.2g, falls fastest at %.2g and is lowest at %.2g.\n"
-             "Suggested: %.2g (|), the second of them or a tenth of the third, whichever is less. Worth a try: %.2g to %.2g.",
-             name, *suggestion[1:], suggestion.value, min(suggestion.falls_at, suggestion.value), suggestion.lowest_at / 10)
+             "Suggested: %.2g (|), the second of them or a tenth of the third, whichever is less. "
+             "Worth a try: %.2g to %.2g.", name, *suggestion[1:], suggestion.value,
+             min(suggestion.falls_at, suggestion.value), suggestion.lowest_at / 10)
     if resumed_from:
-        log.info("A run under way keeps its optimizer: this is for a new one, python train.py -c CONFIG --init-from %s",
-                 resumed_from)
+        log.info("A run under way keeps its optimizer: this is for a new one, python train.py -c CONFIG "
+                 "--init-from %s", resumed_from)
     rates = scaled_rates(trainer, config, float(f"{suggestion.value:.2g}"))
     return " ".join(f"{key}={rate:.3g}" for key, rate in rates.items())
 
 
 def _describe_groups(trainer) -> str:
-    """What is done where there is more than one learning rate."""
+    """A text about several learning rates; '' if there is only one."""
     num_groups = sum(len(updater.optimizer.param_groups) for updater in trainer.updaters.values())
     if len(trainer.updaters) > 1:
-        return (f" The {len(trainer.updaters)} optimizers ({', '.join(trainer.updaters)}) rise together, in the proportions of "
-                "the config; the largest rate is shown.")
-    return f" The {num_groups} parameter groups keep their proportions; the largest rate is shown." if num_groups > 1 else ""
+        return (f" The {len(trainer.updaters)} optimizers ({', '.join(trainer.updaters)}) rise together, in "
+                "the proportions of the config; the largest rate is shown.")
+    return (f" The {num_groups} parameter groups keep their proportions; the largest rate is shown."
+            if num_groups > 1 else "")
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------
 
 def record_losses(trainer, rates) -> tuple[str | None, list[float]]:
-    """Trains a step at each learning rate until the loss diverges; the name of the loss, and its values."""
+    """Trains a step per learning rate until the loss diverges. Returns the loss's name and values."""
     shares = _proportions(trainer)
     for updater in trainer.updaters.values():
-        updater.schedule = Schedule(updater.optimizer)  # none
+        updater.schedule = Schedule(updater.optimizer)  # without schedulers
     name, losses, smoothed = None, [], []
     trainer.set_mode(training=True)
     trainer.seed_for("start", trainer.position.step)
@@ -108,14 +112,14 @@ def record_losses(trainer, rates) -> tuple[str | None, list[float]]:
             losses.append(loss)
             smoothed.append(_running_mean(losses))
             bar.update(1)
-            best = min(smoothed[2 * _BESIDE:], default=math.inf)  # the first few are no more than noise
+            best = min(smoothed[2 * _BESIDE:], default=math.inf)  # the first values are only noise
             if smoothed[-1] > best + 3 * abs(best):  # four times the best; a loss may be negative
                 break
     return name, losses
 
 
 def _step(trainer, window) -> Mapping[str, float]:
-    """One optimizer step; the means of what it returned, none where the loss was not finite."""
+    """Makes an optimizer step. Returns the means of its values, or nothing if the loss was not finite."""
     trainer.totals.reset()
     try:
         trainer.train_window(window)
@@ -127,20 +131,22 @@ def _step(trainer, window) -> Mapping[str, float]:
 
 
 def steps(trainer) -> Iterator[list]:
-    """The batches of one step after the other, from where the trainer stands, epoch by epoch."""
+    """The batches of each step, from the trainer's position on, epoch after epoch."""
     position = trainer.position
     while True:
         first = position.batch
-        yield from accumulation_windows(trainer.data.batches("train", position.epoch, position.batch), trainer.accumulate)
+        yield from accumulation_windows(trainer.data.batches("train", position.epoch, position.batch),
+                                        trainer.accumulate)
         if position.batch == first == 0:
             raise ConfigError.at("dataset", f"the train split gives no batch in epoch {position.epoch + 1}")
         position.next_epoch()
 
 
 def _proportions(trainer) -> list[tuple[dict, float]]:
-    """Every parameter group with its part of the largest learning rate, be it that of the config or of a schedule's peak."""
+    """Each parameter group with its share of the largest learning rate, from the config or a peak."""
     groups = [group for updater in trainer.updaters.values() for group in updater.optimizer.param_groups]
-    if lacking := [updater for updater in trainer.updaters.values() if "lr" not in updater.optimizer.defaults]:
+    if lacking := [updater for updater in trainer.updaters.values()
+                   if "lr" not in updater.optimizer.defaults]:
         raise ConfigError(f"--find-lr: {type(lacking[0].optimizer).__name__} has no learning rate")
     rates = [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]
     if not max(rates) > 0:
@@ -153,25 +159,25 @@ def _running_mean(values: list[float], keep: float = 0.8) -> float:
     return float(np.average(values, weights=weights))
 
 
-# -- what the curve says -----------------------------------------------------------------------------------------------
+# -- reading the curve -------------------------------------------------------------------------------------
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> Suggestion | None:
-    """What a curve of losses over rising rates speaks for; None where the loss does not fall by more than its noise."""
+    """The suggestion from losses over rising rates; None if the loss does not fall by more than its noise."""
     means, slopes = smooth(losses)
     lowest = int(means.argmin())
     start = means[: lowest + 1].max()
     noise = np.std(np.diff(losses[: max(lowest, 4 * _BESIDE)])) / math.sqrt(2)
-    if start - means[lowest] <= 2 * noise:  # of losses that do but vary about one percent come as far
+    if start - means[lowest] <= 2 * noise:  # about 1 % of losses that are pure noise fall further
         return None
     steepest = slopes[: lowest + 1].argmin()
-    falls = np.flatnonzero(means[: lowest + 1] > start - (start - means[lowest]) / 10)[-1]  # a tenth of the way
+    falls = np.flatnonzero(means[: lowest + 1] > start - (start - means[lowest]) / 10)[-1]  # 1/10 of the fall
     return Suggestion(min(rates[steepest], rates[lowest] / 10), rates[falls], rates[steepest], rates[lowest])
 
 
 def smooth(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means, and slopes of the lines that fit best, of each loss and those beside it.
+    """Means of each loss and its neighbours, and slopes of the lines that fit them best.
 
-    What rises above all that came before the lowest loss is cut off there: the end of a test must not hide its minimum.
+    Values above all those before the lowest loss are clipped: the end of a test must not hide the minimum.
     """
     losses = np.minimum(losses, losses[: losses.argmin() + 1].max())
     means, slopes = [], []
@@ -185,7 +191,7 @@ def smooth(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot(rates, losses, suggestion: Suggestion | None) -> str:
-    """The losses, as far as there are some, over the logarithm of all the rates, in characters."""
+    """A plot of the losses so far over the logarithm of all the rates, in characters."""
     means, _ = smooth(np.array(losses))
     low, high = min(means.min(), min(losses)), means.max()
     span = max(high - low, 1e-12)
@@ -210,7 +216,7 @@ def plot(rates, losses, suggestion: Suggestion | None) -> str:
 
 
 def scaled_rates(trainer, config: dict, value: float) -> dict[str, float]:
-    """The learning rates of a config by their keys, in proportion, so that the largest is `value`."""
+    """The learning rates of a config by key, scaled in proportion so that the largest is `value`."""
     rates = {}
     chains = scheduler_blocks(config.get("scheduler"), config["optimizer"])
     for name, block in optimizer_blocks(config["optimizer"]).items():
@@ -224,10 +230,12 @@ def scaled_rates(trainer, config: dict, value: float) -> dict[str, float]:
 
 
 def _peaks(scheduler, chain: list, name: str) -> dict[str, float]:
-    """The learning rates of OneCycleLR and its kind, which take the place of the optimizer's."""
+    """The learning rates of OneCycleLR and similar schedulers. They replace those of the optimizer."""
     if not chain:
         return {}
     where, own = ("scheduler", scheduler) if name == "optimizer" else (f"scheduler.{name}", scheduler[name])
-    blocks = {f"{where}.{number}" if isinstance(own, list) else where: as_block(block) for number, block in enumerate(chain)}
-    return {f"{path}.args.{key}": rate for path, block in blocks.items() for key, rate in (block.get("args") or {}).items()
+    blocks = {f"{where}.{number}" if isinstance(own, list) else where: as_block(block)
+              for number, block in enumerate(chain)}
+    return {f"{path}.args.{key}": rate for path, block in blocks.items()
+            for key, rate in (block.get("args") or {}).items()
             if key in ("max_lr", "base_lr") and isinstance(rate, (int, float))}

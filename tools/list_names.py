@@ -1,4 +1,4 @@
-"""`train.py --list [KIND]`: all that a config can name."""
+"""`train.py --list [KIND]`: everything that a config can name."""
 from base.registries import KINDS
 from tools.reference.docstrings import summary
 from utils.cli import KINDS as PLURALS
@@ -6,25 +6,28 @@ from utils.config.registry import Registry, import_folder
 
 
 def run_tool(args, reading=None) -> str:
-    """What `--list [KIND]` prints."""
+    """The text that `--list [KIND]` prints."""
     return list_names(args.list)
 
 
 def list_names(plural: str) -> str:
-    """All that can be named, or all of a kind ("models"), each with a line on what it is, the project's own first."""
+    """All names, or those of one kind ("models"), each with a one-line summary, the project's own first."""
     chosen = dict(zip(PLURALS, KINDS.values(), strict=True))
-    return "\n\n".join(_list_kind(name, registry) for name, registry in chosen.items() if plural in ("all", name))
+    return "\n\n".join(_list_kind(name, registry) for name, registry in chosen.items()
+                       if plural in ("all", name))
 
 
 def _list_kind(plural: str, registry: Registry) -> str:
-    groups = {f"{plural} of this project, in {registry.folder}/": {name: registry.get(name) for name in registry.names()}}
+    groups = {f"{plural} of this project, in {registry.folder}/":
+              {name: registry.get(name) for name in registry.names()}}
     groups |= {f"{plural}: {library.label}": library.members() for library in registry.libraries}
     lines = []
     for title, members in groups.items():
         width = max(map(len, members), default=0)
         lines.append(f"{title}:{'' if members else ' none'}")
         lines += [f"  {name:<{width}}  {_short(summary(thing))}".rstrip() for name, thing in members.items()]
-    lines += [f"  {file} could not be imported: {why}" for file, why in import_folder(registry.folder).items()]
+    lines += [f"  {file} could not be imported: {why}"
+              for file, why in import_folder(registry.folder).items()]
     return "\n".join(lines)
 
 

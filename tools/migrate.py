@@ -1,9 +1,9 @@
-"""Turns a config.json of pytorch-template into a config of this project.
+"""Converts a config.json of pytorch-template to a config of this project.
 
     python -m tools.migrate config.json > configs/mine.yaml
 
-The YAML goes to stdout. What is not carried, and what is left to do by hand, goes to stderr, with the key of config.json
-that it is about. docs/migrate.md tells how the code moves.
+The YAML goes to stdout. Notes on what was not converted, and on what to do by hand, go to stderr, with their
+key in config.json. docs/migrate.md explains how to move the code.
 """
 import argparse
 import copy
@@ -17,20 +17,23 @@ from utils.config.sections import REQUIRED, SECTIONS
 from utils.config.syntax import dump_yaml
 from utils.errors import ConfigError, exit_codes
 
-# Functions of torch.nn.functional, after which losses are called there, and the classes of torch.nn that compute the same.
-_LOSSES = {"nll_loss": "NLLLoss", "cross_entropy": "CrossEntropyLoss", "mse_loss": "MSELoss", "l1_loss": "L1Loss",
-           "smooth_l1_loss": "SmoothL1Loss", "huber_loss": "HuberLoss", "kl_div": "KLDivLoss",
+# In pytorch-template losses have names of torch.nn.functional. These classes of torch.nn compute the same.
+_LOSSES = {"nll_loss": "NLLLoss", "cross_entropy": "CrossEntropyLoss", "mse_loss": "MSELoss",
+           "l1_loss": "L1Loss", "smooth_l1_loss": "SmoothL1Loss", "huber_loss": "HuberLoss",
+           "kl_div": "KLDivLoss",
            "binary_cross_entropy": "BCELoss", "binary_cross_entropy_with_logits": "BCEWithLogitsLoss"}
 _METRICS = {"accuracy": "accuracy", "top_k_acc": "top_k_accuracy"}
-# Arguments of a data loader there that are options of data_loader here; the others are its dataset's.
-_LOADING = ("batch_size", "shuffle", "validation_split", "num_workers", "drop_last", "pin_memory", "prefetch_factor",
-            "persistent_workers", "timeout")
-# What to do about what is not carried, by how its key begins; the first that fits counts.
+# Arguments of its data loaders that are options of data_loader here. The others are arguments of the dataset.
+_LOADING = ("batch_size", "shuffle", "validation_split", "num_workers", "drop_last", "pin_memory",
+            "prefetch_factor", "persistent_workers", "timeout")
+# What to do about what was not converted, by the beginning of its key. The first match is used.
 _BY_HAND = {
     "n_gpu": "belongs to the command line: --device cpu for 0, --distributed --nproc N for several",
-    "arch": "not carried; a model is one class here, with all it needs in args, and several networks as its submodules",
+    "arch": ("not carried; a model is one class here, with all it needs in args, and several networks as its "
+             "submodules"),
     "loss": "not carried; one function computes all terms here, and returns their sum or a dict of them",
-    "valid_data_loader": "not carried; with data_loader.validation_split null the dataset gives its own split 'val'",
+    "valid_data_loader": ("not carried; with data_loader.validation_split null the dataset gives its own "
+                          "split 'val'"),
     "trainer.type": "not carried; move the class as docs/migrate.md says, then name it as trainer.type",
     "trainer.save_dir": "belongs to the command line: --out DIR (saved/)",
     "trainer.verbosity": "belongs to the command line: -q for warnings only, -v for more messages",
@@ -38,13 +41,13 @@ _BY_HAND = {
 
 
 class _Old:
-    """The old config while it is taken apart: what nobody has taken in the end is still in `rest`, and is noted."""
+    """The old config during the conversion. Values that were not taken stay in `rest`, and become notes."""
 
     def __init__(self, config: dict, places: dict):
         self.rest, self.places, self.notes = copy.deepcopy(config), places, {}
 
     def look(self, *path: str):
-        """The value at `path`; None where there is none."""
+        """The value at `path`; None if there is none."""
         value = self.rest
         for end, key in enumerate(path):
             self._require(value, dict | None, path[:end])
@@ -52,25 +55,28 @@ class _Old:
         return value
 
     def take(self, *path: str, kind=object):
-        """`look`, after which the value is not among the rest. Raises ConfigError where it is not of that kind."""
+        """Like `look`, and removes the value from `rest`. Raises ConfigError if it is not of that kind."""
         value = self.look(*path)
         self._require(value, kind | None, path)
         (self.look(*path[:-1]) or {}).pop(path[-1], None)
         return value
 
     def block(self, *path: str) -> dict | None:
-        """Takes a block `{type, args}` or a bare name. None where there is none; a table without `type` is left."""
+        """Takes a block `{type, args}` or a bare name; None without one. A table without `type` stays."""
         if isinstance(self.look(*path), dict):
             name = self.take(*path, "type", kind=str)
-            return {"type": name, "args": self.take(*path, "args", kind=dict) or {}} if name is not None else None
+            return ({"type": name, "args": self.take(*path, "args", kind=dict) or {}}
+                    if name is not None else None)
         name = self.take(*path, kind=str)
         return {"type": name} if name is not None else None
 
     def blocks(self, *path: str) -> dict | None:
-        """`block`, or several of them by name, as they are for several networks."""
+        """Takes a block, or several blocks by name (for several networks)."""
         several = self.look(*path)
-        if isinstance(several, dict) and several and all(isinstance(b, dict) and "type" in b for b in several.values()):
-            self.notes[".".join(path)] = f"{', '.join(several)}: these have to be the names of the model's submodules"
+        if (isinstance(several, dict) and several
+                and all(isinstance(b, dict) and "type" in b for b in several.values())):
+            self.notes[".".join(path)] = (f"{', '.join(several)}: these have to be the names of the model's "
+                                          "submodules")
             return {name: self.block(*path, name) for name in list(several)}
         return self.block(*path)
 
@@ -80,18 +86,20 @@ class _Old:
 
 
 def migrate(config: dict, places: dict | None = None) -> tuple[dict, dict[str, str]]:
-    """What a config of pytorch-template is here, and notes by key: every leaf of it is carried, or named in them.
+    """Converts a config of pytorch-template. Returns it with notes by key: all values are converted or noted.
 
-    `places` tells where its values were written, for messages. Raises ConfigError where `config` is not pytorch-template's,
-    or a value is not of the type that it has there.
+    `places` says where its values were written, for messages. Raises ConfigError if `config` is not from
+    pytorch-template, or if a value has another type than pytorch-template expects.
     """
     if "arch" not in config:
-        raise ConfigError(f"{place_of(places or {}, ()).source}: no config of pytorch-template: it has no 'arch'")
+        raise ConfigError(f"{place_of(places or {}, ()).source}: no config of pytorch-template: it has no "
+                          "'arch'")
     old = _Old({"seed": 123, **config}, places or {})
     metrics = _metrics(old)
-    new = {"name": old.take("name", kind=str), "seed": old.take("seed", kind=int), "data_loader": _data_loader(old),
-           **_dataset(old), "model": _model(old), "loss": _loss(old), "metrics": metrics, "optimizer": old.blocks("optimizer"),
-           "scheduler": old.blocks("lr_scheduler"), "trainer": {"type": "Trainer", "args": _trainer_args(old, metrics)},
+    new = {"name": old.take("name", kind=str), "seed": old.take("seed", kind=int),
+           "data_loader": _data_loader(old), **_dataset(old), "model": _model(old), "loss": _loss(old),
+           "metrics": metrics, "optimizer": old.blocks("optimizer"), "scheduler": old.blocks("lr_scheduler"),
+           "trainer": {"type": "Trainer", "args": _trainer_args(old, metrics)},
            "writers": [] if old.take("trainer", "tensorboard", kind=bool) is False else None}
     for key in [key for key, value in flatten(old.rest).items() if value != {}]:
         fitting = (text for start, text in _BY_HAND.items() if f"{key}.".startswith(f"{start}."))
@@ -101,7 +109,8 @@ def migrate(config: dict, places: dict | None = None) -> tuple[dict, dict[str, s
         new["name"] = folder
     if "seed" not in config:
         old.notes["seed"] = "123, as in train.py there; what is drawn from it differs here"
-    old.notes |= {key: "missing, and nothing in the old config tells it" for key in REQUIRED if not new.get(key)}
+    old.notes |= {key: "missing, and nothing in the old config tells it"
+                  for key in REQUIRED if not new.get(key)}
     return {key: new[key] for key in SECTIONS if new.get(key) is not None}, old.notes
 
 
@@ -112,24 +121,27 @@ def _data_loader(old: _Old) -> dict:
 
 
 def _dataset(old: _Old) -> dict:
-    """The dataset, and its transforms where they are known. Its arguments are what `_data_loader` has left of the loader's."""
+    """The dataset, with the arguments that `_data_loader` left of the loader's, and its known transforms."""
     loader = old.take("data_loader", "type", kind=str)
     if loader is None:
         return {}
     if loader.lower() == "mnistdataloader":
         normalize = {"type": "Normalize", "args": {"mean": [0.1307], "std": [0.3081]}}
-        return {"dataset": {"type": "MNIST", "args": {"root": old.take("data_loader", "args", "data_dir"), "download": True}},
+        return {"dataset": {"type": "MNIST",
+                            "args": {"root": old.take("data_loader", "args", "data_dir"), "download": True}},
                 "transforms": {"batch": [normalize]}}
     name = re.sub("_?data_?loader$", "", loader, flags=re.IGNORECASE) or loader
-    old.notes["data_loader.type"] = (f"put the dataset of {loader} into data_loader/{_snake(name)}.py as class {name} with "
-                                     "@DATASETS.register, and its transforms under transforms")
+    old.notes["data_loader.type"] = (f"put the dataset of {loader} into data_loader/{_snake(name)}.py as "
+                                     f"class {name} with @DATASETS.register, and its transforms under "
+                                     "transforms")
     return {"dataset": {"type": name, "args": old.take("data_loader", "args", kind=dict) or {}}}
 
 
 def _model(old: _Old) -> dict | None:
     model = old.block("arch")
     if model:
-        shipped = " (or take the shipped LeNet, with CrossEntropyLoss)" if model["type"] == "MnistModel" else ""
+        shipped = (" (or take the shipped LeNet, with CrossEntropyLoss)"
+                   if model["type"] == "MnistModel" else "")
         old.notes["arch.type"] = _copy("class", model["type"], "model/model.py", "MODELS") + shipped
     return model
 
@@ -142,10 +154,12 @@ def _loss(old: _Old) -> dict | None:
 
 
 def _metrics(old: _Old) -> list[dict]:
-    if isinstance(old.look("metrics"), dict):  # a fork's own order of things
+    if isinstance(old.look("metrics"), dict):  # a fork with another format
         return []
-    old.rest["metrics"] = {str(number): metric for number, metric in enumerate(old.take("metrics", kind=list) or [])}
-    metrics = {number: metric for number in list(old.rest["metrics"]) if (metric := old.block("metrics", number))}
+    old.rest["metrics"] = {str(number): metric
+                           for number, metric in enumerate(old.take("metrics", kind=list) or [])}
+    metrics = {number: metric for number in list(old.rest["metrics"])
+               if (metric := old.block("metrics", number))}
     for number, metric in metrics.items():
         name = metric["type"]
         metric["type"] = _METRICS.get(name, name)
@@ -167,7 +181,8 @@ def _trainer_args(old: _Old, metrics: list[dict]) -> dict:
 
 
 def _monitor(old: _Old, metrics: list[dict]) -> str | None:
-    monitor, measured = old.take("trainer", "monitor", kind=str), ["loss", *(metric["type"] for metric in metrics)]
+    monitor, measured = (old.take("trainer", "monitor", kind=str),
+                         ["loss", *(metric["type"] for metric in metrics)])
     known = re.fullmatch(r"(min|max) (val_)?(\S+)", monitor or "")
     if not known:
         if monitor not in (None, "off"):
@@ -175,12 +190,14 @@ def _monitor(old: _Old, metrics: list[dict]) -> str | None:
         return None
     mode, val, name = known[1], known[2], _METRICS.get(known[3], known[3])
     if name not in measured:
-        old.notes["trainer.monitor"] = f"'{name}' is not measured; there are {', '.join(measured)}, in train/ and in val/"
+        old.notes["trainer.monitor"] = (f"'{name}' is not measured; there are {', '.join(measured)}, in "
+                                        "train/ and in val/")
     return f"{mode} {'val' if val else 'train'}/{name}"
 
 
 def _copy(kind: str, name: str, file: str, registry: str) -> str:
-    return f"copy {kind} {name} from {file} into model/{_snake(name)}.py and put @{registry}.register above it"
+    return (f"copy {kind} {name} from {file} into model/{_snake(name)}.py and put @{registry}.register above "
+            "it")
 
 
 def _snake(name: str) -> str:

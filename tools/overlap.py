@@ -1,4 +1,4 @@
-"""Samples that stand in two splits: a validation on samples of the training measures memory, not learning."""
+"""Finds samples that are in two splits: validation on training samples measures memory, not learning."""
 import itertools
 import time
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from base.data.arrays import ArrayDataset, as_arrays
 
 
 class Overlap(NamedTuple):
-    """So many of the validation samples looked at were among the training samples looked at.
+    """How many of the validation samples that were read are among the training samples that were read.
 
-    `repeats`: most samples come more than once by their nature, being few numbers, say; so it tells nothing.
+    `repeats`: most samples occur more than once by nature, as with few numbers. Then the count means nothing.
     """
 
     shared: int
@@ -25,30 +25,33 @@ class Overlap(NamedTuple):
 
 
 def find_overlap(data: DataSplits, limit_s: float = 1.0) -> Overlap | None:
-    """Counts samples that are equal to the last bit, targets included, as the datasets give them, before any transform.
+    """Counts bit-equal samples, targets included, as the datasets return them, before any transform.
 
-    Looks at as many as can be read in `limit_s` seconds. None where there is no validation, or a split is a stream.
+    Reads as many as it can in `limit_s` seconds. None without validation, or if a split is a stream.
     """
     datasets = [data.dataset("train"), data.dataset("val")]
     if any(dataset is None or isinstance(dataset, IterableDataset) for dataset in datasets):
         return None
     val, train = _fingerprints(data, "val", limit_s / 4), _fingerprints(data, "train", limit_s)
     known = set(train)
-    return Overlap(sum(mark in known for mark in val), len(val), len(train), repeats=2 * len(known) < len(train))
+    return Overlap(sum(mark in known for mark in val), len(val), len(train),
+                   repeats=2 * len(known) < len(train))
 
 
 def _fingerprints(data: DataSplits, split: str, limit_s: float) -> list[int]:
-    """A fingerprint of each sample of a split, in order, until the time is up."""
+    """A fingerprint of each sample of a split, in order, until the time is over."""
     dataset, arrays = data.dataset(split), as_arrays(data.dataset(split))
     end = time.monotonic() + limit_s
-    samples = itertools.takewhile(lambda sample: time.monotonic() < end, _samples(dataset, arrays, data.indices(split)))
+    samples = itertools.takewhile(lambda sample: time.monotonic() < end,
+                                  _samples(dataset, arrays, data.indices(split)))
     return [hash(b"".join(_bytes_of(sample))) for sample in samples]
 
 
 def _samples(dataset: Dataset, arrays: ArrayDataset | None, indices: torch.Tensor) -> Iterator[Any]:
     for some in indices.split(256):
         if arrays:
-            yield from zip(*(_raw(array.reshape(len(some), -1)) for array in arrays.__getitems__(some)), strict=True)
+            yield from zip(*(_raw(array.reshape(len(some), -1)) for array in arrays.__getitems__(some)),
+                           strict=True)
         else:
             yield from (dataset[index] for index in some.tolist())
 
@@ -61,7 +64,7 @@ def _bytes_of(value: Any) -> Iterator[bytes]:
             yield from _bytes_of(item)
     elif isinstance(value, torch.Tensor):
         yield _raw(value.reshape(1, -1)).tobytes()
-    else:  # NumPy arrays and PIL images; numbers and text as they are written
+    else:  # NumPy arrays and PIL images have tobytes; numbers and text do not
         yield value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
 
 

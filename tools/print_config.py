@@ -1,4 +1,4 @@
-"""`train.py --print-config [--origins]`: the config that a run would have, and where each value was written."""
+"""`train.py --print-config [--origins]`: the config of a run, and where each value was written."""
 from typing import Any
 
 import yaml
@@ -8,16 +8,16 @@ from utils.config.sections import with_defaults
 from utils.config.syntax import KeyPath, dump_yaml
 
 MISSING = object()
-Rows = list[tuple[str, str]]  # facts about a key: what, and what of it
+Rows = list[tuple[str, str]]  # facts about a key: (name, text)
 
 
 def run_tool(args, reading: Reading) -> str:
-    """What `--print-config` prints of the config that was read."""
+    """The text that `--print-config` prints for the config that was read."""
     return print_config(reading, args.origins)
 
 
 def print_config(reading: Reading, origins: bool = False) -> str:
-    """The config that a run would have, as YAML; with `origins` a comment on each line tells where its value was written."""
+    """The config of a run as YAML. With `origins`, each line has a comment on where its value was written."""
     text = dump_yaml(with_defaults(reading.config), flow=False if origins else None)
     if not origins:
         return text.rstrip("\n")
@@ -25,13 +25,13 @@ def print_config(reading: Reading, origins: bool = False) -> str:
     width = max(len(line) for line in lines if len(line) < 80)
     for path, node in _leaves(yaml.compose(text, Loader=yaml.SafeLoader), ()):
         line = node.start_mark.line
-        if line == node.end_mark.line:  # a comment within text of several lines would be a part of it
+        if line == node.end_mark.line:  # in a text of several lines, a comment would be part of the text
             lines[line] = f"{lines[line]:<{width}}  # {origin(reading, path)}"
     return "\n".join(lines)
 
 
 def _leaves(node: yaml.Node, path: KeyPath):
-    """The path and the node of everything in a YAML document that holds nothing else."""
+    """The path and the node of everything in a YAML document that contains nothing else."""
     if isinstance(node, yaml.MappingNode) and node.value:
         for key, value in node.value:
             yield from _leaves(value, (*path, key.value))
@@ -48,7 +48,7 @@ def origin(reading: Reading, path: KeyPath) -> str:
 
 
 def value_at(config: Any, path: KeyPath) -> Any:
-    """The value at a path; MISSING where there is none. A bare name is short for `{type: name}`."""
+    """The value at a path; MISSING if there is none. A bare name is short for `{type: name}`."""
     for part in path:
         if isinstance(config, dict) and part in config:
             config = config[part]

@@ -1,4 +1,4 @@
-"""`train.py --profile`: where the time of some training steps goes, as a trace for TensorBoard and Perfetto."""
+"""`train.py --profile`: where the time of training steps goes, as a trace for TensorBoard and Perfetto."""
 import logging
 import os
 from contextlib import contextmanager
@@ -9,20 +9,20 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from utils.distributed import collectives as dist
 
 log = logging.getLogger(__name__)
-NUM_WARM = 3  # steps before those that are recorded: the first ones are slow for reasons of their own
+NUM_WARM = 3  # steps before the recorded ones: the first steps of a run are slow for other reasons
 NUM_SHOWN = 10
 
 
 def run_tool(args, trainer) -> None:
-    """`--profile [STEPS]` with a trainer that is about to train."""
+    """Runs `--profile [STEPS]` with a trainer that is about to train."""
     profile_steps(trainer, args.profile)
 
 
 def profile_steps(trainer, num_steps: int) -> None:
-    """Makes the trainer record `num_steps` steps of the first epoch that it trains, or as many as there are.
+    """Makes the trainer record `num_steps` steps of the first epoch it trains, or all if there are fewer.
 
-    `train_epoch` and `on_step_end` are wrapped until then, so that a loop that nobody asks pays for nothing. Of several
-    processes the main one records.
+    Until then it wraps `train_epoch` and `on_step_end`, so that a run without --profile has no cost. With
+    several processes, only the main one records.
     """
     if not dist.is_main():
         return
@@ -38,13 +38,14 @@ def profile_steps(trainer, num_steps: int) -> None:
 
 @contextmanager
 def recording(trainer, num_steps: int):
-    """Within it the trainer's steps are recorded; when there are enough, or else at its end, the trace is written."""
+    """Records the trainer's steps in the block. Writes the trace after `num_steps` steps, or at its end."""
     own, num_warm = trainer.on_step_end, _num_warm(trainer, num_steps)
     first_step = trainer.position.step + num_warm + 1
     if trainer.device.type == "cpu":
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it complains on stderr that there is no GPU
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it warns on stderr that there is no GPU
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (trainer.device.type == "cuda")
-    profiler = profile(activities=activities, record_shapes=True, on_trace_ready=lambda p: _report(p, trainer, first_step),
+    profiler = profile(activities=activities, record_shapes=True,
+                       on_trace_ready=lambda p: _report(p, trainer, first_step),
                        schedule=schedule(wait=0, warmup=num_warm, active=num_steps, repeat=1))
 
     def on_step_end():
@@ -64,12 +65,13 @@ def recording(trainer, num_steps: int):
     finally:
         if trainer.on_step_end is on_step_end:
             if trainer.position.step < first_step:
-                log.warning("--profile: the epoch ended before step %d, with which the trace was to begin", first_step)
+                log.warning("--profile: the epoch ended before step %d, with which the trace was to begin",
+                            first_step)
             end()
 
 
 def _num_warm(trainer, num_steps: int) -> int:
-    """As many steps as can be had besides those to be recorded, but for one of a short epoch."""
+    """Steps before the recorded ones: up to NUM_WARM if the epoch has as many left, else one if possible."""
     num_batches = trainer.data.num_batches("train")
     if num_batches is None:
         return NUM_WARM
@@ -78,26 +80,27 @@ def _num_warm(trainer, num_steps: int) -> int:
 
 
 def _report(profiler, trainer, first_step: int) -> None:
-    """Writes the trace, and tells which operators took the most time."""
+    """Writes the trace, and logs which operators took the most time."""
     last_step = trainer.position.step
     file = trainer.run.folder / "profile" / f"steps_{first_step}-{last_step}.pt.trace.json"
     try:
         file.parent.mkdir(exist_ok=True)
         profiler.export_chrome_trace(str(file))
         where = f"{file} (open it at https://ui.perfetto.dev, or in TensorBoard with torch-tb-profiler)"
-    except (OSError, RuntimeError) as error:  # a log that cannot be written ends no run
+    except (OSError, RuntimeError) as error:  # a trace that cannot be written must not end the run
         where = f"no file: {file} cannot be written: {error}"
     kind = "CUDA" if trainer.device.type == "cuda" else "CPU"
-    log.info("Steps %d to %d: the operators that took the most time by themselves on the %s\n%s\nThe trace lies in %s",
+    log.info("Steps %d to %d: the operators that took the most time by themselves on the %s\n%s\n"
+             "The trace lies in %s",
              first_step, last_step, kind, costliest(profiler.key_averages(), kind), where)
 
 
 def costliest(averages, kind: str) -> str:
-    """A table of the operators with the most time of their own, on the kind of device that counts ("CUDA" or "CPU")."""
+    """A table of the operators with the most time of their own on the device `kind` ("CUDA" or "CPU")."""
     def own_ms(event) -> float:
         return (event.self_device_time_total if kind == "CUDA" else event.self_cpu_time_total) / 1000
 
-    # kernels are the device's own events, and count as time of the operators that start them
+    # a kernel is an event of the device; its time counts for the operator that starts it
     events = [e for e in averages if e.device_type == DeviceType.CPU and not e.key.startswith("ProfilerStep")]
     total_ms = sum(map(own_ms, events)) or 1.0
     rows = [f"  {'operator':<44} {'ms':>10} {'share':>7} {'calls':>8}"]

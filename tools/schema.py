@@ -1,10 +1,10 @@
-"""The JSON Schema of a config, for editors that complete, explain and check it while it is written.
+"""The JSON Schema of a config. Editors use it to complete, explain and check a config.
 
     python -m tools.schema > configs/schema.json
 
-It is made of what the program itself goes by: registries, signatures, docstrings. It takes all that `base/validate.py` takes;
-what only the whole of a config could tell, such as two metrics of one name, is left to that. A file with `extends` may
-leave out what it inherits, so only files without it are asked for what is required.
+It is built from the program's registries, signatures and docstrings. It accepts all that `base/validate.py`
+accepts, and leaves checks of the whole config, such as two metrics with one name, to that file. A file with
+`extends` may omit what it inherits, so keys are required only in files without `extends`.
 """
 import importlib.metadata
 import platform
@@ -30,17 +30,18 @@ from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.errors import exit_codes
 
-_SEVERAL = {"type": "object", "not": {"anyOf": [  # blocks by names, as utils/config.is_single tells
-    {"required": [key]} for key in ("type", "args", *SECTIONS["optimizer"].keys, *SECTIONS["scheduler"].keys)]}}
-_NO_TABLE = {"not": {"type": "object"}}  # in the place of a list it would tell what is new of inherited items
+_SEVERAL = {"type": "object", "not": {"anyOf": [  # blocks by name, as `is_single` in utils/config/loading.py
+    {"required": [key]}
+    for key in ("type", "args", *SECTIONS["optimizer"].keys, *SECTIONS["scheduler"].keys)]}}
+_NO_TABLE = {"not": {"type": "object"}}  # a table in place of a list would change inherited items
 
 
 def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts: tuple[str, ...]) -> dict:
     """The schema of a config.
 
     Args:
-        registries: those of the sections that name things.
-        loader: whose arguments the section data_loader sets, except for `loader_parts`, which the program fills in.
+        registries: the registries of the sections that name things, by section.
+        loader: the class with the options of data_loader, except `loader_parts`, which the program fills in.
     """
     options = Signature(loader, loader_parts).free()
     definitions = {
@@ -75,10 +76,11 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
 
 
 def _sections(registries: Mapping[str, Registry]) -> dict:
-    """The schemas of all that may stand at the top of a config."""
+    """The schemas of all keys at the top of a config."""
     shapes = {"name": typed("string"), "seed": value_schema(int | None), "data_loader": ref("data_loader"),
               "transforms": ref("transforms")}
-    shapes = {**{section: _blocks(section, registry.kind) for section, registry in registries.items()}, **shapes}
+    shapes = {**{section: _blocks(section, registry.kind) for section, registry in registries.items()},
+              **shapes}
     return {
         "$schema": described("The schema of this file, for editors.", {"type": "string"}),
         "extends": described(EXTENDS, {"type": ["string", "array"], "items": {"type": "string"}}),
@@ -87,7 +89,7 @@ def _sections(registries: Mapping[str, Registry]) -> dict:
 
 
 def _blocks(section: str, kind: str) -> dict:
-    """What a section that names things may hold: a block, a list of them, several by names."""
+    """The schema of a section that names things: a block, a list of blocks, or several blocks by name."""
     if isinstance(SECTIONS[section].default, list):
         return ref(f"{kind}.list")
     shape = ref(kind)
@@ -95,17 +97,18 @@ def _blocks(section: str, kind: str) -> dict:
         shape = {"if": {"type": "array"}, "then": ref(f"{kind}.list"), "else": shape}
     if section in ("optimizer", "scheduler"):
         keys = ("type", "args", *SECTIONS[section].keys)
-        shape = {**_one_or_several(shape), "properties": {key: ref(f"{kind}.table/properties/{key}") for key in keys}}
+        shape = {**_one_or_several(shape),
+                 "properties": {key: ref(f"{kind}.table/properties/{key}") for key in keys}}
     return shape if section in REQUIRED else any_of(shape, {"type": "null"})
 
 
 def _one_or_several(shape: dict) -> dict:
-    """`shape` for the only optimizer, or else by the names of several."""
+    """`shape` for a single optimizer, or a table of them for several optimizers by name."""
     return {"if": _SEVERAL, "then": {**closed({}), "additionalProperties": shape}, "else": shape}
 
 
 def _whole(registries: Mapping[str, Registry]) -> dict:
-    """What is asked of the sections of a file that inherits nothing, besides."""
+    """The additional requirements on the sections of a file that inherits nothing."""
     whole: dict = {"transforms": {"additionalProperties": _NO_TABLE}}
     for section, registry in registries.items():
         is_list = isinstance(SECTIONS[section].default, list)

@@ -1,1 +1,1 @@
-"""Trainers: what happens to one batch; every file here is found by itself."""
+"""Trainers: what happens to one batch. Every file in this folder is imported automatically."""

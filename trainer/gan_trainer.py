@@ -10,11 +10,11 @@ from utils.random import derive
 class GANTrainer(BaseTrainer):
     """The non-saturating game of Goodfellow et al. 2014, section 3.
 
-    Assumes a model with the submodules `generator` (noise `[B, Z]` to images in [-1, 1]) and `discriminator` (images to
-    logits `[B]`), a `latent_size` Z, and an optimizer in the config under each of the two names.
+    Assumes a model with a `latent_size` Z and the submodules `generator` (noise `[B, Z]` to images in
+    [-1, 1]) and `discriminator` (images to logits `[B]`). The config has one optimizer under each name.
 
     Args:
-        grid: how many generated images to log after each epoch, always of the same noise.
+        grid: how many generated images to log after each epoch, always from the same noise.
     """
 
     def __init__(self, *, grid: int = 32, **kwargs):
@@ -24,11 +24,11 @@ class GANTrainer(BaseTrainer):
 
     def train_step(self, batch):
         images, fakes = self.real_and_fake(batch)
-        # detach: this step is about the discriminator; nothing flows back into the generator
+        # detach: this step trains the discriminator; no gradient flows back into the generator
         discriminator_loss = self.judge(images, real=True) + self.judge(fakes.detach(), real=False)
         self.update(discriminator_loss, "discriminator")
-        # no detach: the way to the generator leads through the discriminator, in which it leaves no gradients
-        # (with several optimizers, each one's backward fills its own parameters only)
+        # no detach: gradients reach the generator through the discriminator, but leave none in it
+        # (with several optimizers, each backward pass fills only the parameters of its own optimizer)
         generator_loss = self.judge(fakes, real=True)
         self.update(generator_loss, "generator")
         return {"generator_loss": generator_loss, "discriminator_loss": discriminator_loss}
@@ -38,7 +38,7 @@ class GANTrainer(BaseTrainer):
         with self.autocast():
             mistaken = self.model.discriminator(fakes) > 0  # [B]
             noticed = self.model.discriminator(images) > 0  # [B]
-        # how far the first two moments of the pixels are apart: small when the images look alike on the whole
+        # how much the first two moments of the pixels differ: little if the images look alike overall
         moments = [(batch.mean(0), batch.std(0, correction=0)) for batch in (images, fakes)]
         gap = sum((real - fake).abs().mean() for real, fake in zip(*moments, strict=True))
         return {"fakes_taken_for_real": mistaken, "reals_taken_for_real": noticed, "pixel_gap": gap}
@@ -57,4 +57,5 @@ class GANTrainer(BaseTrainer):
     def judge(self, images, real: bool):
         with self.autocast():
             logits = self.model.discriminator(images)  # [B]
-            return binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))  # 1 for real, 0 for fake
+            return binary_cross_entropy_with_logits(
+                logits, torch.full_like(logits, float(real)))  # 1 for real, 0 for fake

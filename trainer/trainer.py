@@ -10,8 +10,8 @@ from base import TRAINERS, BaseTrainer
 class Trainer(BaseTrainer):
     """Assumes batches `(inputs, targets)`, `outputs = model(inputs)` and `loss(outputs, targets)`.
 
-    A loss gives a scalar, or named terms `{"bce": ..., "dice": ...}` of which the sum is minimised (or "loss", if there).
-    Where a batch or a loss looks different, override `train_step` and `eval_step`, or just `forward`.
+    A loss returns a scalar, or named terms `{"bce": ..., "dice": ...}`: "loss" is minimised, or else the sum.
+    For other batches or losses, override `train_step` and `eval_step`, or only `forward`.
     """
 
     def __init__(self, *, loss, **kwargs):
@@ -27,7 +27,7 @@ class Trainer(BaseTrainer):
         return terms | self.metrics(outputs, targets)
 
     def forward(self, batch):
-        """(outputs, targets, terms of the loss), where `terms["loss"]` is the scalar to minimise."""
+        """Returns (outputs, targets, terms of the loss); `terms["loss"]` is the scalar to minimise."""
         inputs, targets = batch
         with self.autocast():
             outputs = self.model(inputs)

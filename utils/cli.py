@@ -1,4 +1,4 @@
-"""The command lines of train.py and test.py. Imports nothing heavy, so that --help answers at once."""
+"""The command lines of train.py and test.py. Imports no heavy packages, so that --help answers at once."""
 import argparse
 import logging
 import os
@@ -9,23 +9,26 @@ from typing import Any, NamedTuple
 from utils.errors import PROJECT
 from utils.training.progress import parse_duration
 
-# Flags of your own for values of the config that are often changed: `--lr 0.01` is short for `optimizer.args.lr=0.01`.
-SHORT_FLAGS = {"--lr": "optimizer.args.lr", "--bs": "data_loader.batch_size", "--epochs": "trainer.args.epochs"}
-KINDS = ("datasets", "transforms", "models", "losses", "metrics", "optimizers", "schedulers", "trainers", "writers")
+# Short flags for config values that change often; add your own. `--lr 0.01` means `optimizer.args.lr=0.01`.
+SHORT_FLAGS = {"--lr": "optimizer.args.lr", "--bs": "data_loader.batch_size",
+               "--epochs": "trainer.args.epochs"}
+KINDS = ("datasets", "transforms", "models", "losses", "metrics", "optimizers", "schedulers",
+         "trainers", "writers")
 
-_OVERRIDES = "config values to override, such as optimizer.args.lr=0.01 (read as YAML), or to delete, such as '~scheduler'"
+_OVERRIDES = ("config values to override, such as optimizer.args.lr=0.01 (read as YAML), "
+              "or to delete, such as '~scheduler'")
 _TARGET = "a checkpoint, a run folder, or an experiment folder (its newest run)"
 
 
 class Tool(NamedTuple):
-    """A flag of train.py that a module of tools/ answers; the module has a function `run_tool`.
+    """A flag of train.py that a module of tools/ handles; the module has a function `run_tool`.
 
-    `stage` tells when it is called, and with what:
-      config   in place of a run: `run_tool(args, reading)` returns the text to print; loads no torch if it can
-      command  in place of a run: `run_tool(args)` starts train.py itself
-      trainer  in place of a run: `run_tool(args, trainer, config, checkpoint)`, where the trainer has its optimizers
-      run      beside a run: `run_tool(args, trainer)`, just before training
-    `value` is what argparse is told about the flag's value.
+    `stage` says when and with which arguments it is called:
+      config   instead of a run: `run_tool(args, reading)` returns the text to print; better without torch
+      command  instead of a run: `run_tool(args)` starts train.py itself
+      trainer  instead of a run: `run_tool(args, trainer, config, checkpoint)`, after the optimizers are built
+      run      with a run: `run_tool(args, trainer)`, just before training
+    `value`: the keyword arguments of argparse for the flag's value.
     """
 
     flag: str
@@ -36,12 +39,12 @@ class Tool(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the flag is called among the parsed arguments."""
+        """The name of the flag among the parsed arguments."""
         return self.flag.removeprefix("--").replace("-", "_")
 
     @property
     def file(self) -> Path:
-        """Where the module lies. A fork may have deleted it."""
+        """The file of the module. A fork may have deleted it."""
         return PROJECT / f"{self.module.replace('.', '/')}.py"
 
 
@@ -53,21 +56,23 @@ def _positive(text: str) -> int:
 
 def _num_profiled(text: str) -> int:
     if "=" in text:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of steps: put overrides before it, or write --profile 10")
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of steps: "
+                                         "put overrides before it, or write --profile 10")
     return _positive(text)
 
 
 TOOLS = (
     Tool("--verify-resume", "tools.verify_resume", "command",
-         "prove that a run of this config, killed and resumed, ends with the same bits as one that was not; takes "
-         "--steps N steps (30); with --distributed all of its processes are killed"),
+         "prove that a run of this config, killed and resumed, ends with the same bits as one that was not; "
+         "takes --steps N steps (30); with --distributed all of its processes are killed"),
     Tool("--find-lr", "tools.find_lr", "trainer",
          "no run: train some steps while the learning rate rises, draw the loss, suggest a learning rate"),
     Tool("--find-batch-size", "tools.find_batch_size", "trainer",
          "no run: find the largest batch that fits in the GPU's memory"),
     Tool("--profile", "tools.profile", "run",
-         "record so many steps of the first epoch (10), after some to warm up, as a trace in the run's folder for "
-         "TensorBoard and Perfetto", {"type": _num_profiled, "nargs": "?", "const": 10, "metavar": "STEPS"}),
+         "record so many steps of the first epoch (10), after some to warm up, as a trace in "
+         "the run's folder for TensorBoard and Perfetto",
+         {"type": _num_profiled, "nargs": "?", "const": 10, "metavar": "STEPS"}),
     Tool("--check", "tools.check", "trainer",
          "no run: build all of it, try a batch, look for usual mistakes, estimate time, memory and disk"),
     Tool("--explain", "tools.explain", "config",
@@ -81,34 +86,41 @@ TOOLS = (
 
 
 def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses train.py's arguments; a mistake ends the program with exit code 2. `tool` is the Tool that is asked for, if any."""
+    """Parses train.py's arguments. A mistake ends the program with exit code 2. `tool`: the Tool or None."""
     parser = argparse.ArgumentParser(
         prog="train.py", description="Train a model from a config, or continue a run.", allow_abbrev=False,
         epilog="python train.py -c configs/digits.yaml trainer.args.epochs=3")
     parser.add_argument("-c", "--config", type=Path, metavar="CONFIG", help="the experiment, YAML or JSON")
     parser.add_argument("-r", "--resume", type=Path, metavar="PATH",
-                        help=f"continue {_TARGET}; with -c, 'auto': the experiment's newest unfinished run, or else a new one")
+                        help=f"continue {_TARGET}; with -c, 'auto': the experiment's newest unfinished run, "
+                             "or else a new one")
     parser.add_argument("--init-from", type=Path, metavar="PATH", help=f"begin with the weights of {_TARGET}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where runs are kept (saved/)")
     parser.add_argument("--run-name", metavar="NAME", help="the run's folder; by default the time it starts")
-    parser.add_argument("--steps", type=_positive, metavar="N", help="save and end after the run's optimizer step N")
+    parser.add_argument("--steps", type=_positive, metavar="N",
+                        help="save and end after the run's optimizer step N")
     parser.add_argument("--crash-at-step", type=_positive, metavar="N",
-                        help="a rehearsed crash: the process, or each of several, kills itself (SIGKILL) after the run's "
-                             "optimizer step N; not again after a restart")
+                        help="a rehearsed crash: the process, or each of several, kills itself (SIGKILL) "
+                             "after the run's optimizer step N; not again after a restart")
     present = [tool for tool in TOOLS if tool.file.exists()]
-    exclusive = parser.add_mutually_exclusive_group() if present else parser  # argparse fails for a group without options
+    # argparse fails for a group without options
+    exclusive = parser.add_mutually_exclusive_group() if present else parser
     for tool in TOOLS:
         if tool in present:
             exclusive.add_argument(tool.flag, help=tool.help, **tool.value)
-        else:  # it is answered by an error that names the file
+        else:  # the flag gives an error that names the missing file
             parser.add_argument(tool.flag, help=argparse.SUPPRESS, **tool.value)
-    parser.add_argument("--origins", action="store_true", help="with --print-config: where each value was written")
+    parser.add_argument("--origins", action="store_true",
+                        help="with --print-config: where each value was written")
     several = parser.add_argument_group("several processes", "see docs/distributed.md")
     several.add_argument("--distributed", action="store_true",
-                         help="train in a process for each GPU of this machine, or join those that torchrun has started")
-    several.add_argument("--nproc", type=_positive, metavar="N", help="how many processes (a GPU each; on the CPU needed)")
+                         help="train in a process for each GPU of this machine, or join those "
+                              "that torchrun has started")
+    several.add_argument("--nproc", type=_positive, metavar="N",
+                         help="how many processes (a GPU each; on the CPU needed)")
     several.add_argument("--max-restarts", type=_count, metavar="N",
-                         help="how often to start all of them again, from the newest checkpoint, when one has died (0)")
+                         help="how often to start all of them again, from the newest checkpoint, "
+                              "when one has died (0)")
     several.add_argument("--timeout", type=_seconds, metavar="T",
                          help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
     _add_common(parser)
@@ -126,16 +138,23 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
     about_a_run = args.steps or args.crash_at_step or args.out or args.run_name
     for refused, why in [
         (args.tool and not args.tool.file.exists(),
-         f"{args.tool and args.tool.flag}: this project has no {args.tool and args.tool.file.relative_to(PROJECT)}"),
+         f"{args.tool and args.tool.flag}: this project has no "
+         f"{args.tool and args.tool.file.relative_to(PROJECT)}"),
         (args.origins and not args.print_config, "--origins goes with --print-config"),
-        (stage == "config" and (args.resume or args.init_from or args.distributed or args.device or about_a_run),
-         "--explain, --print-config, --list and --diff answer from configs: -c CONFIG and overrides go with them"),
-        ((args.list or args.diff) and (args.config or args.overrides), "--list and --diff take no config and no overrides"),
-        ((args.print_config or args.explain and args.overrides) and not args.config, "name a config, -c CONFIG"),
+        (stage == "config"
+         and (args.resume or args.init_from or args.distributed or args.device or about_a_run),
+         "--explain, --print-config, --list and --diff answer from configs: "
+         "-c CONFIG and overrides go with them"),
+        ((args.list or args.diff) and (args.config or args.overrides),
+         "--list and --diff take no config and no overrides"),
+        ((args.print_config or args.explain and args.overrides) and not args.config,
+         "name a config, -c CONFIG"),
         (not args.config and files, f"a config is named with -c: -c {' '.join(files)}"),
         (not args.config and not args.resume and stage != "config",
-         "nothing to do: give a config (-c configs/digits.yaml) or a run to continue (-r saved/digits_lenet)"),
-        (automatic and not args.config, "--resume auto looks for runs of a config's experiment: name it with -c"),
+         "nothing to do: give a config (-c configs/digits.yaml) "
+         "or a run to continue (-r saved/digits_lenet)"),
+        (automatic and not args.config,
+         "--resume auto looks for runs of a config's experiment: name it with -c"),
         (args.resume and not automatic and (args.init_from or args.run_name),
          "--resume continues a run in its folder; --init-from and --run-name are for new runs"),
         (not args.distributed and (args.nproc or args.max_restarts or args.timeout),
@@ -145,15 +164,15 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
         (args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config),
          "--verify-resume takes a config, -c CONFIG, and makes runs of its own"),
         (stage == "trainer" and (args.distributed or automatic or about_a_run),
-         "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, --steps, --crash-at-step, "
-         "--out, --run-name and -r auto do not go with them"),
+         "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, --steps, "
+         "--crash-at-step, --out, --run-name and -r auto do not go with them"),
     ]:
         if refused:
             parser.error(why)
 
 
 def print_answer(text: str) -> None:
-    """Prints a text for a reader who may have enough before its end, such as `head`."""
+    """Prints a text. Its reader, such as `head`, may stop before the end."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -161,13 +180,14 @@ def print_answer(text: str) -> None:
 
 
 def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses test.py's arguments; a mistake ends the program with exit code 2."""
+    """Parses test.py's arguments. A mistake ends the program with exit code 2."""
     parser = argparse.ArgumentParser(
         prog="test.py", description="Score a checkpoint on a split of its dataset.", allow_abbrev=False,
         epilog="python test.py -r saved/digits_lenet")
     parser.add_argument("-r", "--resume", type=Path, metavar="PATH", required=True,
                         help=f"{_TARGET}; best.pt unless said otherwise")
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="what to evaluate (test)")
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test",
+                        help="what to evaluate (test)")
     _add_common(parser)
     args = parser.parse_intermixed_args(argv)
     args.overrides = [*args.flags, *args.overrides]
@@ -191,15 +211,17 @@ def _seconds(text: str) -> float:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:N or mps (the best there is)")
     parser.add_argument("--release-heap", action="store_true",
-                        help="give the memory of each step back to the system, as malloc does by itself: slower on the CPU")
+                        help="give the memory of each step back to the system, "
+                             "as malloc does by itself: slower on the CPU")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
     for flag, key in SHORT_FLAGS.items():
-        parser.add_argument(flag, dest="flags", action="append", default=[], metavar="VALUE", type=f"{key}={{}}".format,
+        parser.add_argument(flag, dest="flags", action="append", default=[], metavar="VALUE",
+                            type=f"{key}={{}}".format,
                             help=f"short for {key}=VALUE")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=_OVERRIDES)
 
 
 def log_level(args: argparse.Namespace) -> int:
-    """What `--quiet` and `--verbose` mean for the console."""
+    """The console's log level for `--quiet` and `--verbose`."""
     return logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO

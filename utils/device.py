@@ -1,4 +1,4 @@
-"""The device a run computes on."""
+"""The device of a run."""
 import os
 import sys
 
@@ -9,10 +9,10 @@ from utils.errors import ConfigError
 
 
 def pick_device(name: str | None, one_of_several: int | None = None) -> torch.device:
-    """The device called `name` (cpu, cuda, cuda:N, mps); by default the best there is.
+    """The device `name` (cpu, cuda, cuda:N, mps); by default the best available one.
 
-    `one_of_several`: the number of this process among those on this machine, each of which takes a GPU of its own, or the
-    CPU. Raises ConfigError.
+    `one_of_several`: the local rank of this process if several run on this machine. Each uses a GPU of its
+    own, or the CPU. Raises ConfigError if the device is missing.
     """
     if one_of_several is not None:
         name = f"cuda:{one_of_several}" if _of_several(name) == "cuda" else "cpu"
@@ -23,7 +23,8 @@ def pick_device(name: str | None, one_of_several: int | None = None) -> torch.de
         raise ConfigError(f"--device: {fault}")
     device = torch.device(name)
     if device.type == "mps" and not has_mps:
-        raise ConfigError("--device: this machine has no mps device. Leave --device out to use the best there is.")
+        raise ConfigError("--device: this machine has no mps device. "
+                          "Leave --device out to use the best there is.")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -35,54 +36,59 @@ def pick_device(name: str | None, one_of_several: int | None = None) -> torch.de
 
 
 def device_fault(name: object) -> str | None:
-    """What is wrong with the name of a device, in words."""
+    """What is wrong with the name of a device, as text; None if it is valid."""
     try:
         kind = torch.device(name).type if isinstance(name, str) else None
     except RuntimeError:
         kind = None
-    return None if kind in ("cpu", "cuda", "mps") else f"there is no device {name!r}. Choose cpu, cuda, cuda:N or mps."
+    return (None if kind in ("cpu", "cuda", "mps")
+            else f"there is no device {name!r}. Choose cpu, cuda, cuda:N or mps.")
 
 
 def processes_to_start(name: str | None, num_wanted: int | None) -> int:
-    """How many processes share the work: those that a launcher has started, else `num_wanted`, else one for each GPU.
+    """The number of processes: those that a launcher has started, else `num_wanted`, else one for each GPU.
 
-    `name` is that of the kind of device. Touches no GPU. Raises ConfigError where the machine does not have so many of them,
-    or nobody says how many.
+    `name` is the kind of device. Touches no GPU. Raises ConfigError if the machine has too few devices, or if
+    no number is given for the CPU.
     """
     kind = _of_several(name)
     if is_launched():
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if kind == "cuda" and here > torch.cuda.device_count():
-            raise ConfigError(f"{here} processes were started and need a GPU each; {torch.cuda.device_count()} are visible")
+            raise ConfigError(f"{here} processes were started and need a GPU each; "
+                              f"{torch.cuda.device_count()} are visible")
         return expected_world_size()
     if kind == "cpu" and num_wanted is None:
-        raise ConfigError("--distributed: no GPU is to be used here. Say how many processes share the CPU: --nproc 2")
+        raise ConfigError("--distributed: no GPU is to be used here. "
+                          "Say how many processes share the CPU: --nproc 2")
     if kind == "cuda" and (num_wanted or 1) > torch.cuda.device_count():
-        raise ConfigError(f"--nproc: {num_wanted} processes need a GPU each; {torch.cuda.device_count()} are visible")
+        raise ConfigError(f"--nproc: {num_wanted} processes need a GPU each; "
+                          f"{torch.cuda.device_count()} are visible")
     return num_wanted or torch.cuda.device_count()
 
 
 def _of_several(name: str | None) -> str:
-    """The kind of device that several processes run on, of which each takes its own."""
+    """The kind of device that several processes use, each its own. Raises ConfigError if not possible."""
     if name not in (None, "cpu", "cuda"):
         raise ConfigError(f"--device: several processes run on cpu or cuda, not on '{name}'")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device: 'cuda' is not there: 0 CUDA devices are visible. For the CPU: --device cpu --nproc 2")
+        raise ConfigError("--device: 'cuda' is not there: 0 CUDA devices are visible. "
+                          "For the CPU: --device cpu --nproc 2")
     return name or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for what a device still computes."""
+    """Waits until a device has finished its work."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that were in use so far: of a CUDA device by tensors, elsewhere by this process; None under Windows."""
+    """The peak bytes in use: on CUDA by tensors, elsewhere by this process; None on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        import resource  # not everywhere
+        import resource  # not available on Windows
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

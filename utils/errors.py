@@ -1,4 +1,4 @@
-"""What can go wrong for a user, and how it is said: one message, an exit code, no traceback."""
+"""Errors of a user's run and how they are reported: one message, an exit code, no traceback."""
 import logging
 import os
 import sys
@@ -11,14 +11,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 log = logging.getLogger(__name__)
 
 
-# What is wrong with a config: the key path, the message; where it was written, if that is not where the key's value was.
+# What is wrong with a config: the key path, the message; the place, if it is not that of the key's value.
 Fault = tuple[tuple, str] | tuple[tuple, str, str]
 
 
 class ConfigError(Exception):
     """A user's mistake in a config, a path or an argument. Exit code 2.
 
-    `faults` are those of its values, if it is about such; `utils.config.located` adds where they were written.
+    `faults` are the faults of config values, if there are any; `utils.config.located` adds their places.
     """
 
     def __init__(self, message: str, faults: Iterable[Fault] = ()):
@@ -27,22 +27,25 @@ class ConfigError(Exception):
 
     @classmethod
     def of(cls, faults: list[Fault]) -> "ConfigError":
-        """The error of several values."""
-        lines = [f"{'.'.join(map(str, path))}: {message}" if path else message for path, message, *_ in faults]
+        """The error for several values."""
+        lines = [f"{'.'.join(map(str, path))}: {message}" if path else message
+                 for path, message, *_ in faults]
         return cls("\n".join(lines), faults)
 
     @classmethod
     def at(cls, key: str, message: str) -> "ConfigError":
-        """The error of a single value: `ConfigError.at("optimizer.args.lr", "'fast' is text; ...")`."""
+        """The error for a single value: `ConfigError.at("optimizer.args.lr", "'fast' is text; ...")`."""
         return cls.of([(tuple(key.split(".")), message)])
 
     def with_hint(self, hint: str) -> "ConfigError":
-        """The same error, and on a line of its own what might help."""
-        return ConfigError(f"{self}\n{hint}", [(path, f"{message}\n{hint}", *where) for path, message, *where in self.faults])
+        """The same error with a hint on a line of its own."""
+        return ConfigError(f"{self}\n{hint}",
+                           [(path, f"{message}\n{hint}", *where)
+                            for path, message, *where in self.faults])
 
 
 class Attempts:
-    """Several things to try: `with attempts: ...` for each, and `attempts.end()` raises one ConfigError for all that failed."""
+    """Several attempts, each in `with attempts: ...`; `attempts.end()` raises one ConfigError for all."""
 
     def __init__(self):
         self.errors: list[ConfigError] = []
@@ -58,15 +61,15 @@ class Attempts:
     def end(self) -> None:
         if self.errors:
             faults = [fault for error in self.errors for fault in error.faults or [((), str(error))]]
-            raise ConfigError.of(list(dict.fromkeys(faults))) from self.errors[0]  # two splits may lack the same folder
+            raise ConfigError.of(list(dict.fromkeys(faults))) from self.errors[0]  # drops duplicate faults
 
 
 class TrainingError(Exception):
-    """Training cannot go on, through nobody's typing: a loss that is not finite, say. Exit code 1."""
+    """Training cannot continue, but not by a user's mistake: the loss is not finite, etc. Exit code 1."""
 
 
 class Interrupted(Exception):
-    """A signal, or a time budget that is spent, ended the run; its checkpoint is written. Exit code 128 + signal, or 0."""
+    """A signal or the end of max_time stopped the run after a save. Exit code 128 + signal, or 0."""
 
     def __init__(self, message: str, signal_number: int | None = None):
         super().__init__(message)
@@ -74,7 +77,7 @@ class Interrupted(Exception):
 
 
 def describe_error(error: BaseException) -> str:
-    """`ValueError: width must be positive (model/mlp.py:12)`: the error and its innermost line in this project."""
+    """`ValueError: width must be positive (model/mlp.py:12)`: the error and its innermost project line."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_ours(frame.filename)]
@@ -84,7 +87,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def _is_plug_in(file: Path) -> bool:
-    """Whether `file`, of this project, is what users write: neither the engine nor a program of the top level."""
+    """Whether `file`, of this project, is user code: not the engine and not a program of the top folder."""
     folder, *inside = file.relative_to(PROJECT).parts
     return bool(inside) and folder not in ("base", "tools", "utils")
 
@@ -108,16 +111,16 @@ def exit_codes(verbose: bool = False):
             traceback.print_exc()
         if logging.getLogger().handlers:
             log.log(logging.INFO if isinstance(error, Interrupted) else logging.ERROR, "%s", error)
-        else:  # the mistake came before logging was set up
+        else:  # the error was raised before logging was set up
             print(error, file=sys.stderr)
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:  # before the loop began
+    except KeyboardInterrupt:  # before the training loop
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
 def exit_code(error: BaseException) -> int:
-    """0 for a spent budget, 128 + signal after a signal, 2 for a user's mistake, 1 for anything else."""
+    """0 at the end of max_time, 128 + signal after a signal, 2 for a user's mistake, 1 for anything else."""
     if isinstance(error, Interrupted):
         return 128 + error.signal_number if error.signal_number else 0
     return 2 if isinstance(error, ConfigError) else 1

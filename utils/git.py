@@ -1,4 +1,4 @@
-"""What git says of this project."""
+"""Runs git in this project."""
 import os
 import subprocess
 
@@ -6,7 +6,7 @@ from utils.errors import PROJECT
 
 
 def git(*command: str, **environment: str) -> str | None:
-    """The output of `git COMMAND` in this project; None where there is no git or no repository of its own."""
+    """The output of `git COMMAND` in this project; None if there is no git or no repository of its own."""
     if not (PROJECT / ".git").exists():
         return None
     try:

@@ -1,7 +1,7 @@
-"""Randomness as a function of position: nothing is captured, nothing has to be restored.
+"""Randomness as a function of position: no generator state is saved or restored.
 
-Every random draw of a run follows a seed derived from (seed, purpose, counters), so that a run resumed at any point
-draws what the run that never stopped would have drawn, for any number of loader workers.
+Every random draw of a run follows a seed derived from (seed, purpose, counters). So a resumed run draws the
+same numbers as a run that never stopped, with any number of loader workers.
 """
 import random
 from hashlib import blake2b
@@ -15,14 +15,14 @@ _64_BITS = 2**64 - 1
 def derive(seed: int, purpose: str, *counters: int) -> int:
     """A 63-bit seed for `purpose` ("order", "sample", "step", ...) at a position. About 1 microsecond.
 
-    A hash, not a sum: with `seed + epoch`, seed 7 at epoch 2 would be seed 8 at epoch 1.
+    A hash, not a sum: with `seed + epoch`, seed 7 at epoch 2 would equal seed 8 at epoch 1.
     """
     digest = blake2b(repr((seed, purpose, *counters)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def scramble(seed: int, number: int) -> int:
-    """A 63-bit seed for one of many numbers, in half a microsecond: SplitMix64 (Steele, Lea and Flood 2014)."""
+    """A 63-bit seed for one of many numbers, in half a microsecond: SplitMix64 (Steele, Lea, Flood 2014)."""
     bits = (seed + number * 0x9E3779B97F4A7C15) & _64_BITS
     bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
     bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _64_BITS
@@ -32,39 +32,39 @@ def scramble(seed: int, number: int) -> int:
 def seed_cpu(seed: int) -> None:
     """Seeds torch's CPU generator, Python's `random` and NumPy's global generator. About 7 microseconds.
 
-    Not `torch.manual_seed`, which visits every accelerator and costs some 100 microseconds.
+    It avoids `torch.manual_seed`, which visits every accelerator and takes about 100 microseconds.
     """
     torch.default_generator.manual_seed(seed)
     _seed_plain(seed)
 
 
 def has_drawn(seed: int) -> bool:
-    """Whether anything was drawn since `seed_cpu(seed)`. Draws, too. About 15 microseconds."""
+    """Whether anything was drawn since `seed_cpu(seed)`. It also draws itself. About 15 microseconds."""
     drawn = torch.rand(1).item(), _draw_plain()
     seed_cpu(seed)
     return drawn != (torch.rand(1).item(), _draw_plain())
 
 
 def seed_all(seed: int, device: torch.device) -> None:
-    """Seeds what `seed_cpu` seeds, and the generator of `device`."""
+    """Seeds everything that `seed_cpu` seeds, and the generator of `device`."""
     seed_cpu(seed)
     _seed_accelerator(seed, device)
 
 
 def _seed_accelerator(seed: int, device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.init()  # does nothing but the first time
+        torch.cuda.init()  # only the first call does anything
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
 
 
 class StepSeeds:
-    """Puts every generator into a state that is a function of `(seed, step)` before a training step.
+    """Sets every generator to a state that is a function of `(seed, step)` before a training step.
 
-    Seeding Python's and NumPy's takes longer than a small layer. As long as no step has drawn from them (`drawn`, which
-    belongs to the state of a run) they are seeded every so many steps only, and step on from there by a number or two,
-    which tell whether anybody else drew.
+    Seeding Python's and NumPy's generators takes longer than a small layer. While no step has drawn from them
+    (`drawn`, part of a run's state), they are seeded only every `EVERY` steps. In between each step draws a
+    number or two, which show whether other code has drawn.
     """
 
     EVERY = 32
@@ -72,7 +72,7 @@ class StepSeeds:
     def __init__(self, seed: int, device: torch.device, drawn: bool = False):
         self.seed, self.device, self.drawn = seed, device, drawn
         self.on_accelerator = device.type != "cpu"
-        self._block = -1  # the steps that were looked at together last, their seeds, and the numbers that come in them
+        self._block = -1  # the current block of steps, then their seeds, and the numbers they should draw
         self._seeds: list[int] = []
         self._ahead: list[tuple[float, float]] = []
 
@@ -99,13 +99,14 @@ class StepSeeds:
                 _draw_plain()
 
     def end(self, step: int) -> None:
-        """Call after it."""
+        """Call after a step."""
         if not self.drawn:
             self.drawn = _draw_plain() != self._ahead[2 * (step % self.EVERY) + 1]
 
     def _look_ahead(self, block: int) -> None:
         self._block = block
-        self._seeds = [scramble(self.seed, step) for step in range(block * self.EVERY, (block + 1) * self.EVERY)]
+        self._seeds = [scramble(self.seed, step)
+                       for step in range(block * self.EVERY, (block + 1) * self.EVERY)]
         _seed_plain(scramble(self.seed, -1 - block))
         self._ahead = [_draw_plain() for _ in range(2 * self.EVERY)]
 
@@ -120,5 +121,5 @@ def _draw_plain() -> tuple[float, float]:
 
 
 def permutation(seed: int, length: int) -> torch.Tensor:
-    """A permutation of `range(length)`, int64 `[length]`, by a generator of its own."""
+    """A permutation of `range(length)`, int64 `[length]`, from its own generator."""
     return torch.randperm(length, generator=torch.Generator().manual_seed(seed))

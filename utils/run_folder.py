@@ -1,4 +1,4 @@
-"""Run folders: `saved/<name>/<run>/`. Making a new one, finding an old one, recording what it ran on."""
+"""Run folders, `saved/<name>/<run>/`: making a new one, finding an old one, recording the environment."""
 import json
 import os
 import platform
@@ -22,16 +22,16 @@ _PACKAGES = ("torch", "torchvision", "numpy", "torchmetrics", "tensorboard")
 
 
 def folder_name_fault(name: str) -> str | None:
-    """Why `name` cannot be the name of an experiment or a run; None where it can."""
+    """Why `name` is not valid for an experiment or a run; None if it is."""
     if not re.fullmatch(r"\w[\w.+=-]*", name):
         return f"'{name}' names a folder: letters, digits and _ . + = - only, no slashes"
 
 
 def new_run(out: Path, name: str, run_name: str | None) -> Path:
-    """Makes and returns `out/name/run_name`; by default the run is named by the time it starts.
+    """Makes and returns `out/name/run_name`. The default run name is the start time.
 
-    A folder that a start left behind before its first checkpoint is used again. Raises ConfigError where the run is
-    there already or the folder cannot be made.
+    Reuses a folder that an earlier start left without a checkpoint. Raises ConfigError if the run exists
+    already or the folder cannot be made.
     """
     if run_name and (fault := folder_name_fault(run_name)):
         raise ConfigError(f"--run-name: {fault}")
@@ -46,14 +46,16 @@ def new_run(out: Path, name: str, run_name: str | None) -> Path:
             if run_name and not any(run.glob(f"{CHECKPOINTS}/*.pt")) and not (run / "metrics.jsonl").exists():
                 return run
         except OSError as error:
-            raise ConfigError(f"{run}: cannot be made: {error.strerror}. Choose another folder with --out.") from error
-    raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\nor choose another --run-name.")
+            raise ConfigError(f"{run}: cannot be made: {error.strerror}. "
+                              "Choose another folder with --out.") from error
+    raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\n"
+                      "or choose another --run-name.")
 
 
 def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> Iterator[Path]:
-    """The checkpoints that `path` can mean: itself, or those of a run, or of an experiment's newest run.
+    """Yields the checkpoints that `path` can mean: a file, those of a run, or of an experiment's newest run.
 
-    In a run the names in `prefer` come first, then what was trained longest. Raises ConfigError that lists what is there.
+    In a run the names in `prefer` come first, then most steps first. A ConfigError lists what is there.
     """
     if path.is_file():
         yield path
@@ -62,33 +64,35 @@ def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> Iterator[Path]:
         near = next(parent for parent in path.absolute().parents if parent.is_dir())
         others = ", ".join(sorted(p.name for p in near.iterdir() if not p.name.startswith("."))[:10])
         raise ConfigError(f"{path}: there is no such file or folder. In {near}: {others or 'nothing'}")
-    run = path.parent if path.name == CHECKPOINTS else path if (path / CHECKPOINTS).is_dir() else newest_run(path)
+    run = (path.parent if path.name == CHECKPOINTS else
+           path if (path / CHECKPOINTS).is_dir() else newest_run(path))
     there = set((run / CHECKPOINTS).glob("*.pt"))
     if not there:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no checkpoint")
     preferred = [run / CHECKPOINTS / name for name in prefer if run / CHECKPOINTS / name in there]
     yield from preferred
-    yield from sorted(there - {*preferred}, key=lambda file: (-step_of(file), file.name))  # only for whoever asks on
+    yield from sorted(there - {*preferred}, key=lambda file: (-step_of(file), file.name))  # often unused
 
 
 def list_runs(experiment: Path) -> list[Path]:
-    """The runs of an experiment that hold checkpoints, the one begun last first."""
+    """The runs of an experiment that hold checkpoints, newest start first."""
     runs = {file.parent.parent for file in experiment.glob(f"*/{CHECKPOINTS}/*.pt")}
     return sorted(runs, key=lambda run: (_start_time(run), run.name), reverse=True)
 
 
 def newest_run(experiment: Path) -> Path:
-    """The run of an experiment that was begun last."""
+    """The run of an experiment that started last. Raises ConfigError if there is none."""
     runs = list_runs(experiment)
     if not runs:
         inner = sorted({str(file.parents[2]) for file in experiment.glob(f"*/*/{CHECKPOINTS}/*.pt")})
         hint = f" Did you mean one of these? {', '.join(inner)}" if inner else ""
-        raise ConfigError(f"{experiment}: neither a run, with {CHECKPOINTS}/ in it, nor an experiment with runs.{hint}")
+        raise ConfigError(f"{experiment}: neither a run, with {CHECKPOINTS}/ in it, "
+                          f"nor an experiment with runs.{hint}")
     return runs[0]
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run folder a checkpoint lies in; None for one that was carried elsewhere."""
+    """The run folder of a checkpoint; None if the checkpoint was moved out of its run."""
     folder = checkpoint.absolute().parent
     if folder.name != CHECKPOINTS:
         return None
@@ -96,15 +100,16 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def run_of_launch(experiment: Path, launch: str) -> Path | None:
-    """The run that processes of this launch have begun or gone on with; None where none had got so far."""
+    """The run that processes of this launch have started or resumed; None if they have not got that far."""
     ours = {file.parent: start["started_s"] for file in experiment.glob(f"*/{_ENVIRONMENT}")
             for start in _starts(file.parent)[-1:] if start.get("launch") == launch}
     return max(ours, key=ours.get, default=None)  # an earlier launch may have had the same name
 
 
 def has_saved(run: Path, launch: str) -> bool:
-    """Whether processes of this launch have written a last.pt there: it is another one than when the first of them began."""
-    found = next((start.get("last_checkpoint") for start in _starts(run) if start.get("launch") == launch), None)
+    """Whether this launch has written a last.pt: it differs from the one at the launch's first start."""
+    found = next((start.get("last_checkpoint") for start in _starts(run)
+                  if start.get("launch") == launch), None)
     return _identity(run / CHECKPOINTS / "last.pt") != found
 
 
@@ -118,7 +123,7 @@ def _start_time(run: Path) -> float:
 
 
 def _starts(run: Path) -> list[dict]:
-    """The records of a run's starts; none where they are not to be had, or torn by a full disk."""
+    """The records of a run's starts; [] if they are missing, or cut off by a full disk."""
     try:
         return [json.loads(line) for line in (run / _ENVIRONMENT).read_text().splitlines()]
     except (OSError, ValueError):
@@ -126,7 +131,7 @@ def _starts(run: Path) -> list[dict]:
 
 
 def environment(device: str) -> dict:
-    """How this start came about, in plain values; the text of uncommitted changes is its "git_diff"."""
+    """Describes this start in plain values; "git_diff" is the text of uncommitted changes."""
     now = datetime.now().astimezone()
     return {
         "started": now.isoformat(timespec="seconds"),
@@ -146,7 +151,7 @@ def environment(device: str) -> dict:
 
 
 def record_environment(run: Path, start: dict) -> None:
-    """Appends a start's `environment` to the run's environment.jsonl; the uncommitted changes go into a .diff beside it."""
+    """Appends `environment` to the run's environment.jsonl; uncommitted changes go to a .diff beside it."""
     record = {**start, "last_checkpoint": _identity(run / CHECKPOINTS / "last.pt")}
     if diff := start["git_diff"]:
         record["git_diff"] = f"code_{datetime.fromtimestamp(start['started_s']):%Y-%m-%d_%H-%M-%S}.diff"
@@ -157,14 +162,15 @@ def record_environment(run: Path, start: dict) -> None:
 
 
 def _uncommitted() -> str | None:
-    """What differs from the last commit, new code and configs included, without touching git's own index."""
+    """The difference from the last commit, with new code and configs; git's own index stays unchanged."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
             git("read-tree", "HEAD", **index)
-            git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt", **index)
+            git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt",
+                **index)
             return git("diff", "HEAD", **index)
-    except OSError:  # a full disk; what has to be written there will say so
+    except OSError:  # a full disk, which the next write will report
         return None
 
 

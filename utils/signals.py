@@ -1,4 +1,4 @@
-"""Signals ask the loop to end; the loop looks, saves, and ends."""
+"""A signal asks the loop to stop; the loop checks for it, saves and ends."""
 import gc
 import os
 import signal
@@ -7,22 +7,22 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 if hasattr(os, "register_at_fork"):
-    # what a child inherits is not its own to tidy up: old iterators with their threads, what talks to other processes
+    # a child must not free inherited objects: old iterators with their threads, connections to processes
     os.register_at_fork(after_in_child=gc.freeze)
 
 
 def ignore_in_worker(worker_id: int) -> None:
-    """For loader workers: a signal to the whole group is for the main process, which ends its workers itself."""
+    """For loader workers: a signal to the process group is for the main process, which ends its workers."""
     ignore_signals()
 
 
 def die_of_interrupts() -> None:
-    """From here on, until something listens, a SIGINT ends the process as a SIGTERM does: silently, not by an exception."""
+    """Until handlers are installed, SIGINT ends the process like SIGTERM: silently, without an exception."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ignore_signals() -> None:
-    """From here on the process ends by itself: where all is done, a late signal must not make a failure of it."""
+    """Ignores signals from here on: all work is done, and a late signal must not turn it into a failure."""
     for name in NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

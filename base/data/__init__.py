@@ -1,6 +1,6 @@
-"""From a dataset to batches on the device; base_data_loader.py puts these together. Begin with sampler.py.
+"""From a dataset to batches on the device; base_data_loader.py combines these. Begin with sampler.py.
 
-sampler    which samples make up a batch      views     a dataset asked for the samples of a batch
+sampler    which samples make up a batch      views     reads the samples of a batch from a dataset
 arrays     whole batches from arrays          streams   IterableDataset: position and resume
-batch_transforms, augmentation    what happens to whole batches on the device      nested    tensors in tuples and dicts
+batch_transforms, augmentation    whole batches on the device      nested    tensors in tuples and dicts
 """

@@ -1,4 +1,4 @@
-"""Samples held as arrays: a batch is a few rows of each, taken at once; nothing is fetched or collated one by one."""
+"""Samples in arrays: a batch is a few rows of each, read at once; no sample is fetched or collated alone."""
 import logging
 import mmap
 from collections.abc import Callable, Sequence
@@ -14,18 +14,19 @@ log = logging.getLogger(__name__)
 
 
 class ArrayDataset(Dataset):
-    """Samples `(inputs[i], targets[i])` of arrays `[N, ...]`, which hands out whole batches.
+    """Samples `(inputs[i], targets[i])` of arrays `[N, ...]`; it returns whole batches.
 
     Args:
-        arrays: tensors or NumPy arrays of the same length. One that is too large for memory stays in its file:
-            `np.load(file, mmap_mode="r")`. uint8 images `[N, C, H, W]` become float32 in [0, 1] when they are used.
+        arrays: tensors or NumPy arrays of the same length. An array too large for memory stays in its file:
+            `np.load(file, mmap_mode="r")`. uint8 images `[N, C, H, W]` become float32 in [0, 1] when used.
 
-    Raises ValueError where the lengths differ.
+    Raises ValueError if the lengths differ.
     """
 
     def __init__(self, *arrays: torch.Tensor | np.ndarray):
         if len({len(array) for array in arrays}) != 1:
-            raise ValueError(f"arrays of the same length are needed; these have {', '.join(str(len(a)) for a in arrays)}")
+            raise ValueError("arrays of the same length are needed; these have "
+                             f"{', '.join(str(len(a)) for a in arrays)}")
         self.arrays = arrays
 
     @property
@@ -35,11 +36,11 @@ class ArrayDataset(Dataset):
 
     @property
     def row_bytes(self) -> list[int]:
-        """The size of a sample in each array."""
+        """The bytes per sample in each array."""
         return [array.nbytes // max(len(array), 1) for array in self.arrays]
 
     def __getstate__(self) -> dict:
-        """For worker processes that are not forked: of an array in a file where it is, not what it holds."""
+        """For worker processes that are not forked: of an array in a file its location, not its content."""
         return {**vars(self), "arrays": tuple(_memmap_arguments(array) or array for array in self.arrays)}
 
     def __setstate__(self, state: dict) -> None:
@@ -50,7 +51,8 @@ class ArrayDataset(Dataset):
         return len(self.arrays[0])
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
-        return tuple(_tensor(array[index]).clone() for array in self.arrays)  # transforms may change it in place
+        # a copy: transforms may change it in place
+        return tuple(_tensor(array[index]).clone() for array in self.arrays)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, ...]:
         chosen = torch.as_tensor(indices)
@@ -58,11 +60,13 @@ class ArrayDataset(Dataset):
 
 
 def _memmap_arguments(array: torch.Tensor | np.ndarray) -> dict | None:
-    """The arguments of `np.memmap` for an array that is a whole such file; None for any other."""
-    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap) or not array.flags.c_contiguous:
+    """The arguments of `np.memmap` for an array that is a whole file; None for any other array."""
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap) or (
+            not array.flags.c_contiguous):
         return None
     mode = "r+" if array.mode == "w+" else array.mode
-    return {"filename": array.filename, "dtype": array.dtype, "mode": mode, "offset": array.offset, "shape": array.shape}
+    return {"filename": array.filename, "dtype": array.dtype, "mode": mode, "offset": array.offset,
+            "shape": array.shape}
 
 
 def _rows(array: torch.Tensor | np.ndarray, chosen: torch.Tensor) -> torch.Tensor:
@@ -74,14 +78,15 @@ def _rows(array: torch.Tensor | np.ndarray, chosen: torch.Tensor) -> torch.Tenso
 
 
 def as_arrays(dataset: Dataset) -> ArrayDataset | None:
-    """What a dataset of torch or torchvision holds in memory as an ArrayDataset of the same samples.
+    """The samples that a dataset of torch or torchvision holds in memory, as an ArrayDataset.
 
-    None for any other dataset, and for one that fetches, transforms or collates its samples in a way of its own.
+    None for any other dataset, and for one that fetches, transforms or collates its samples in its own way.
     """
     if hasattr(dataset, "collate_fn"):
         return None
     if isinstance(dataset, ArrayDataset):
-        own = any(getattr(type(dataset), name) is not getattr(ArrayDataset, name) for name in ("__getitem__", "__getitems__"))
+        own = any(getattr(type(dataset), name) is not getattr(ArrayDataset, name)
+                  for name in ("__getitem__", "__getitems__"))
         return None if own else dataset
     own_ways = ("__getitems__", "transform", "target_transform", "transforms")
     if any(getattr(dataset, name, None) is not None for name in own_ways):
@@ -91,10 +96,12 @@ def as_arrays(dataset: Dataset) -> ArrayDataset | None:
     return arrays and ArrayDataset(*arrays(dataset))
 
 
-# by the name of what fetches a sample, so that nothing has to be imported; a subclass with another is none of these
+# By the name of the method that fetches a sample, so nothing has to be imported. A subclass with its own
+# method does not match.
 _ARRAYS_OF: dict[tuple[str, str], Callable[[Any], tuple]] = {
     ("torch.utils.data.dataset", "TensorDataset.__getitem__"): lambda dataset: dataset.tensors,
-    ("torchvision.datasets.mnist", "MNIST.__getitem__"): lambda dataset: (dataset.data[:, None], _classes(dataset.targets)),
+    ("torchvision.datasets.mnist", "MNIST.__getitem__"): lambda dataset: (
+        dataset.data[:, None], _classes(dataset.targets)),
     ("torchvision.datasets.cifar", "CIFAR10.__getitem__"): lambda dataset: (
         torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), _classes(dataset.targets)),
     ("torchvision.datasets.svhn", "SVHN.__getitem__"): lambda dataset: (
@@ -107,25 +114,27 @@ def _classes(labels) -> torch.Tensor:
 
 
 def batch_fetcher(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
-    """The function from indices to a whole batch, of a dataset that has one; None for one that gives samples.
+    """The function from indices to a whole batch; None for a dataset that returns samples.
 
-    A `__getitems__` that returns a list returns samples, as torch has it; anything else from it is a batch. One that is
-    inherited does not know what a class with a `__getitem__` of its own makes of its samples.
+    As in torch, a `__getitems__` that returns a list returns samples; any other result is a batch. An
+    inherited `__getitems__` is not used if the class has its own `__getitem__`, which it does not know.
     """
     arrays = as_arrays(dataset)
     if arrays is not None:
         return arrays.__getitems__
-    definers = [name for cls in type(dataset).__mro__ for name in ("__getitems__", "__getitem__") if name in vars(cls)]
-    if definers[:1] != ["__getitems__"] or hasattr(dataset, "collate_fn") or isinstance(dataset.__getitems__([0]), list):
+    definers = [name for cls in type(dataset).__mro__ for name in ("__getitems__", "__getitem__")
+                if name in vars(cls)]
+    if definers[:1] != ["__getitems__"] or hasattr(dataset, "collate_fn") or (
+            isinstance(dataset.__getitems__([0]), list)):
         return None
     return dataset.__getitems__
 
 
 def move_arrays(dataset: Dataset, name: str, device: torch.device) -> Dataset:
-    """The dataset with its arrays on `device`, where the run computes, if that is the kind of device called `name`.
+    """The dataset with its arrays on `device` (the run's), if that is of the device type called `name`.
 
-    Stays where it is, with a word in the log, where the run computes elsewhere or memory does not suffice. Raises ConfigError
-    for samples that are not held in arrays.
+    If the run uses another device, or memory is too small, the dataset stays where it is, and the log says
+    so. Raises ConfigError for samples that are not in arrays.
     """
     arrays = as_arrays(dataset)
     if arrays is None:
@@ -133,13 +142,14 @@ def move_arrays(dataset: Dataset, name: str, device: torch.device) -> Dataset:
                              f"{type(dataset).__name__} gives its samples one by one; only arrays can be "
                              "kept on a device (see ArrayDataset in the README). Leave it out.")
     if torch.device(name).type != device.type:
-        log.info("dataset.args.device: the run computes on %s, so the samples are not kept on %s", device, name)
+        log.info("dataset.args.device: the run computes on %s, so the samples are not kept on %s",
+                 device, name)
         return dataset
     if device.type == "cuda":
         needed, free = sum(array.nbytes for array in arrays.arrays), torch.cuda.mem_get_info(device)[0]
-        if needed > free / 2:  # the model and its activations want some, too
-            log.info("dataset.args.device: %.1f GB of samples are more than half of the %.1f GB free on %s: they stay in "
-                     "memory", needed / 1e9, free / 1e9, device)
+        if needed > free / 2:  # the model and its activations need memory, too
+            log.info("dataset.args.device: %.1f GB of samples are more than half of the %.1f GB free on %s: "
+                     "they stay in memory", needed / 1e9, free / 1e9, device)
             return dataset
     arrays.arrays = tuple(_tensor(array).to(device) for array in arrays.arrays)
     return arrays

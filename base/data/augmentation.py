@@ -1,4 +1,4 @@
-"""Random augmentation of whole batches on their device, where each sample draws numbers of its own."""
+"""Random augmentation of whole batches on their device; each sample draws its own numbers."""
 import math
 from typing import Any
 
@@ -7,27 +7,27 @@ import torch
 from base.data.nested import on_input
 from utils.random import derive
 
-# SplitMix64 (Steele, Lea and Flood 2014) with constants of David Stafford's "Mix13", as signed 64-bit numbers.
+# SplitMix64 (Steele, Lea and Flood 2014) with constants of David Stafford's "Mix13", as signed 64-bit.
 _STEP = 0x9E3779B97F4A7C15 - 2**64
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
-_AHEAD = 16  # numbers per sample that are made at once: it costs as much as making a few
+_AHEAD = 16  # numbers per sample made at once: it costs as much as a few
 
 
 class Draws:
-    """The random numbers of a batch: a function of `(seed, index of the sample, how many it drew before)` alone.
+    """The random numbers of a batch: a function of `(seed, sample index, numbers drawn before)` only.
 
-    They depend neither on which samples share a batch, nor on the device, nor on any generator. No call waits for the
-    device. Every call gives new numbers, and each sample as many as any other.
+    They do not depend on the other samples of the batch, the device, or any generator. No call waits for the
+    device. Every call gives new numbers, equally many for each sample.
 
     Args:
-        seed: of the run and the epoch, any whole number.
-        indices: which samples these are, int64 `[B]`; the numbers come on their device.
+        seed: any whole number, of the run and the epoch.
+        indices: which samples these are, int64 `[B]`; the numbers are on the same device.
     """
 
     def __init__(self, seed: int, indices: torch.Tensor):
         self.device = indices.device
         self._keys = _scramble(indices.long() * _STEP + derive(seed, "draws"))  # [B]
-        self._used = self._first = 0  # numbers given to each sample; the number of the first one in `_made`
+        self._used = self._first = 0  # numbers used per sample; number of the first one in `_made`
         self._made = torch.empty(0, device=self.device)  # [numbers, B]
 
     def uniform(self, count: int | None = None) -> torch.Tensor:
@@ -35,17 +35,19 @@ class Draws:
         return self._next(1)[0] if count is None else self._next(count).T
 
     def integers(self, high: int | torch.Tensor, count: int | None = None) -> torch.Tensor:
-        """int64 `[B]`, or `[B, count]`: from 0 up to, without, `high`, which is at most 2**24 and may be a tensor."""
-        return (self.uniform(count) * high).long()  # the product rounds down where it cannot be kept, so never to `high`
+        """int64 `[B]`, or `[B, count]`, in [0, `high`); `high` is at most 2**24 and may be a tensor."""
+        # the product rounds down if it is not exact, so it never reaches `high`
+        return (self.uniform(count) * high).long()
 
     def normal(self, count: int | None = None) -> torch.Tensor:
-        """float32 `[B]`, or `[B, count]`: of mean 0 and variance 1. Devices may differ in the last bits."""
-        return torch.erfinv(self.uniform(count) * 2 - (1 - 2**-24)) * math.sqrt(2)  # within, without, -1 and 1
+        """float32 `[B]`, or `[B, count]`: mean 0 and variance 1. Devices may differ in the last bits."""
+        return torch.erfinv(self.uniform(count) * 2 - (1 - 2**-24)) * math.sqrt(2)  # argument in (-1, 1)
 
     def _next(self, count: int) -> torch.Tensor:
         first, self._used = self._used, self._used + count
         if count > _AHEAD:
-            return self._hash(self._keys[:, None] + self._offsets(first, count)).T  # one sample after the other in memory
+            # each sample's numbers are contiguous
+            return self._hash(self._keys[:, None] + self._offsets(first, count)).T
         if self._used > self._first + len(self._made):
             self._first, self._made = first, self._hash(self._keys + self._offsets(first, _AHEAD)[:, None])
         return self._made[first - self._first : self._used - self._first]
@@ -59,8 +61,8 @@ class Draws:
 
 
 def _scramble(states: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's finaliser in place, less its last line, which would leave the upper bits as they are."""
-    states ^= (states >> 30) & (2**34 - 1)  # the mask takes away the copies of the sign that >> brings in
+    """SplitMix64's finaliser in place, without its last line, which would not change the upper bits."""
+    states ^= (states >> 30) & (2**34 - 1)  # the mask removes the copies of the sign that >> shifts in
     states *= _FIRST
     states ^= (states >> 27) & (2**37 - 1)
     states *= _SECOND
@@ -68,38 +70,38 @@ def _scramble(states: torch.Tensor) -> torch.Tensor:
 
 
 class BatchAugmentation:
-    """What changes whole batches at random, named in `transforms.batch`.
+    """Changes whole batches at random; it is named in `transforms.batch`.
 
-    It is applied in training only, to a batch on its device, after uint8 images became float32 `[B, C, H, W]` in [0, 1].
-    Override `augment`, or `__call__` where targets change too.
+    It is used in training only, on a batch on its device, after uint8 images became float32 `[B, C, H, W]` in
+    [0, 1]. Override `augment`, or `__call__` if targets change too.
 
-    All randomness comes from `draws`, so that a resumed run goes on with the same bits. Nothing in it may wait for the
-    device: no `.item()`, no `if tensor:`, no `images[mask]`, and no tensor made of a list, for which there is `Constant`.
+    All randomness comes from `draws`, so that a resumed run gets the same bits. No code in it may wait for
+    the device: no `.item()`, no `if tensor:`, no `images[mask]`, and no tensor from a list (use `Constant`).
     """
 
     def __call__(self, batch: Any, draws: Draws) -> Any:
-        """The batch with its input augmented: the first of a tuple or list, else (a dict, say) the whole."""
+        """The batch with its input augmented: the first item of a tuple or list, else (a dict) the whole."""
         return on_input(batch, lambda inputs: self.augment(inputs, draws))
 
     def augment(self, inputs: Any, draws: Draws) -> Any:
-        """The inputs augmented, of the same dtype; the given ones stay as they are."""
+        """The augmented inputs, of the same dtype; does not change the given ones."""
         raise NotImplementedError
 
 
 class Constant:
-    """A tensor made of plain numbers that is copied to a device once, not in every step."""
+    """A tensor of plain numbers that is copied to a device once, not in every step."""
 
     def __init__(self, values: Any):
         self._value = torch.as_tensor(values, dtype=torch.float32)
         self._copies: dict[torch.device, torch.Tensor] = {}
 
     def on(self, device: torch.device) -> torch.Tensor:
-        """It, float32, on `device`."""
+        """The tensor, float32, on `device`."""
         if device not in self._copies:
             self._copies[device] = self._value.to(device)
         return self._copies[device]
 
 
 def per_sample(values: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """`values` `[B]` as `[B, 1, ..., 1]`, to go with `inputs` `[B, ...]` of any shape."""
+    """`values` `[B]` as `[B, 1, ..., 1]`, to broadcast with `inputs` `[B, ...]` of any shape."""
     return values.reshape(-1, *[1] * (inputs.ndim - 1))

@@ -1,4 +1,4 @@
-"""What happens to whole batches on the device: images become floats, then the `batch` transforms."""
+"""Processing of whole batches on the device: images become floats, then the `batch` transforms."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,26 +12,29 @@ from utils.random import derive
 
 
 class BatchPreparation:
-    """Makes a batch as it was loaded what the model gets.
+    """Turns a loaded batch into the model's input.
 
     Args:
-        transforms: of whole batches; those that are a BatchAugmentation are for training alone.
-        seed: with epoch and index of a sample it determines what augmentations draw for it.
+        transforms: applied to whole batches; a BatchAugmentation among them is applied in training only.
+        seed: with a sample's epoch and index it determines the numbers that augmentations draw for the
+            sample.
     """
 
     def __init__(self, transforms: Sequence[Transform | BatchAugmentation], seed: int):
         self.transforms, self.seed = transforms, seed
-        self._side: torch.cuda.Stream | None = None  # in which copies are made, beside the steps that a GPU is still busy with
+        # copies are made in this stream, while the GPU still computes earlier steps
+        self._side: torch.cuda.Stream | None = None
         self.augments = any(isinstance(transform, BatchAugmentation) for transform in transforms)
 
-    def __call__(self, batch: Any, device: torch.device, channels_last: bool = False, chosen: Chosen | None = None) -> Any:
-        """The batch on `device`; `chosen` are the samples of a training batch, and None in evaluation.
+    def __call__(self, batch: Any, device: torch.device, channels_last: bool = False,
+                 chosen: Chosen | None = None) -> Any:
+        """The batch on `device`; `chosen` are the samples of a training batch, None in evaluation.
 
         uint8 images `[B, C, H, W]` first become float32 in [0, 1].
         """
         if device.type == "cuda":
             batch = self._copied(batch, device)
-        if device.type != "cpu":  # whatever has not been copied yet
+        if device.type != "cpu":  # all that is not copied yet
             batch = to_device(batch, device)
         batch = on_input(batch, _as_floats)
         draws = self._draws(chosen, device) if chosen and self.augments else None
@@ -44,7 +47,7 @@ class BatchPreparation:
         return on_input(batch, _channels_last) if channels_last else batch
 
     def _copied(self, batch: Any, device: torch.device) -> Any:
-        """The dense tensors of the main memory copied to a GPU; whatever else there is stays where it is."""
+        """The dense tensors in main memory copied to a GPU; all else stays where it is."""
         self._side = self._side or torch.cuda.Stream(device)
         current = torch.cuda.current_stream(device)
 
@@ -76,7 +79,7 @@ def _channels_last(inputs: Any) -> Any:
 
 
 def _cache_constants(transform: Transform, device: torch.device) -> None:
-    """Puts the numbers of torchvision's Normalize on the device for good: it would wait for their copy in every step."""
+    """Puts the numbers of torchvision's Normalize on the device once; a copy in every step would wait."""
     if device.type == "cpu" or not type(transform).__module__.startswith("torchvision.transforms.v2"):
         return
     for name in ("mean", "std"):

@@ -1,4 +1,4 @@
-"""Applies a function to the tensors of a batch, in whatever tuples, lists and dicts they are."""
+"""Applies a function to the tensors of a batch, inside tuples, lists and dicts."""
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -6,15 +6,16 @@ import torch
 
 
 def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
-    """`sample` with `function` applied to its input: the first of a tuple or list, else (a dict, say) the whole."""
+    """`sample` with `function` applied to its input: the first of a tuple or list, else (dict) the whole."""
     if isinstance(sample, (tuple, list)) and sample:
         first = function(sample[0])
-        return type(sample)(first, *sample[1:]) if hasattr(sample, "_fields") else type(sample)([first, *sample[1:]])
+        return (type(sample)(first, *sample[1:]) if hasattr(sample, "_fields")
+                else type(sample)([first, *sample[1:]]))
     return function(sample)
 
 
 def on_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
-    """`batch` with `function` applied to every tensor, whatever tuples, lists and dicts it is in."""
+    """`batch` with `function` applied to every tensor, inside any tuples, lists and dicts."""
     if isinstance(batch, Mapping):
         return type(batch)({key: on_tensors(value, function) for key, value in batch.items()})
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -25,5 +26,5 @@ def on_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Tensors on `device`; a copy to an accelerator is waited for by what uses it there, not by the host."""
+    """Tensors on `device`; the host does not wait for a copy to an accelerator, later work there does."""
     return on_tensors(batch, lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"))

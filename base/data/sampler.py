@@ -1,4 +1,4 @@
-"""Which samples make up each batch: their order, a function of (seed, epoch), and the share of each process."""
+"""Which samples make up each batch: their order, a function of (seed, epoch), and each process's part."""
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,13 +10,13 @@ from utils.random import derive, permutation
 
 
 class RankSlice(NamedTuple):
-    """Which of the processes that share every batch this one is: number `rank` of `world_size`."""
+    """The position of this process among those that share every batch: number `rank` of `world_size`."""
 
     rank: int = 0
     world_size: int = 1
 
     def of(self, total: int) -> slice:
-        """What it takes of `total` things in a row: as many as the others, give or take one."""
+        """This process's slice of `total` items in a row; slice lengths differ by one at most."""
         return slice(total * self.rank // self.world_size, total * (self.rank + 1) // self.world_size)
 
 
@@ -28,12 +28,12 @@ class Chosen(NamedTuple):
 
 
 class Count(int):
-    """How many samples of a batch are for this process; `total` of them are for all processes together.
+    """The number of a batch's samples for this process; `total` is the number for all processes together.
 
-    `chosen` are those that this process has got: its own, or one that does not count.
+    `chosen` are the samples that this process has: its own, or one that does not count.
     """
 
-    # pickle gives the number first, and what belongs to it later
+    # pickle passes the number first, and the attributes later
     def __new__(cls, own: int, total: int | None = None, chosen: Chosen | None = None):
         count = super().__new__(cls, own)
         count.total, count.chosen = total, chosen
@@ -48,18 +48,19 @@ class Count(int):
 class PositionSampler(Sampler[Chosen]):
     """This process's part of every batch; set `epoch` and `start` before iterating.
 
-    The order is a function of `(seed, epoch)` alone. Entering at batch `start` skips indices, never data. Where a batch has
-    fewer samples than there are processes, those without one get its first, which does not count (see `count`).
-    `with_chosen`: whether counts come with the samples they count.
+    The order is a function of `(seed, epoch)` only. Starting at batch `start` skips indices, not data. If a
+    batch has fewer samples than there are processes, a process without one gets its first sample, which does
+    not count (see `count`). `with_chosen`: whether counts carry the chosen samples.
     """
 
     def __init__(self, indices: torch.Tensor, batch_size: int, seed: int, *, shuffle: bool, drop_last: bool,
                  rank_slice: RankSlice = RankSlice(), with_chosen: bool = True):
-        self.indices, self.batch_size, self.seed, self.shuffle, self.rank_slice = indices, batch_size, seed, shuffle, rank_slice
+        self.indices, self.batch_size, self.seed, self.shuffle, self.rank_slice = (
+            indices, batch_size, seed, shuffle, rank_slice)
         self.num_used = len(indices) // batch_size * batch_size if drop_last else len(indices)
         self.with_chosen = with_chosen
         self.epoch = self.start = 0
-        self._order: tuple[int, np.ndarray] | None = None  # of the epoch under way
+        self._order: tuple[int, np.ndarray] | None = None  # of the current epoch
         self._counts: dict[int, Count] = {}  # by the size of the batch
 
     def __len__(self) -> int:
@@ -69,9 +70,10 @@ class PositionSampler(Sampler[Chosen]):
         return map(self.chosen, range(self.start, len(self)))
 
     def chosen(self, number: int) -> Chosen:
-        """What this process gets of batch `number`."""
+        """The samples that this process gets of batch `number`."""
         if self._order is None or self._order[0] != self.epoch:
-            order = permutation(derive(self.seed, "epoch", self.epoch), len(self.indices)) if self.shuffle else slice(None)
+            order = (permutation(derive(self.seed, "epoch", self.epoch), len(self.indices)) if self.shuffle
+                     else slice(None))
             self._order = self.epoch, self.indices[order].numpy()
         first = number * self.batch_size
         indices = self._order[1][first : min(first + self.batch_size, self.num_used)]
@@ -81,7 +83,7 @@ class PositionSampler(Sampler[Chosen]):
         return Chosen(self.epoch, indices)
 
     def count(self, number: int) -> Count:
-        """The samples of batch `number`."""
+        """The sample counts of batch `number`."""
         total = min(self.batch_size, self.num_used - number * self.batch_size)
         if total not in self._counts:
             own = self.rank_slice.of(total)
@@ -90,6 +92,7 @@ class PositionSampler(Sampler[Chosen]):
         return Count(count, total, self.chosen(number)) if self.with_chosen else count
 
     def counted(self, batches: Iterable[Any]) -> Iterator[tuple[Count, Any]]:
-        """`batches`, those from number `start` on, each with its count."""
+        """`batches`, from number `start` on, each with its count."""
         counts = map(self.count, range(self.start, len(self)))
-        return ((count, batch) for batch, count in zip(batches, counts))  # in this order, so that a loader learns of its end
+        # `batches` comes first in zip, so that a loader notices its end
+        return ((count, batch) for batch, count in zip(batches, counts))

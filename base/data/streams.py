@@ -1,4 +1,4 @@
-"""Datasets that are read from front to back: where they stand, and each process's part of them."""
+"""Datasets that are read from front to back: their position, and each process's part of them."""
 import copy
 import itertools
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from utils.random import derive, seed_cpu
 
 
 class StreamPlace:
-    """Where a stream with a `state_dict` stands after a batch. The one of training is a part of the checkpoint.
+    """The position of a stream with a `state_dict` after a batch. Training's is part of the checkpoint.
 
-    An object, and no tuple or dict: the loader's `pin_memory` leaves it alone, and so the tuples within a state.
+    It is no tuple or dict, so the loader's `pin_memory` does not touch it, nor the tuples within a state.
 
     Args:
-        epoch: the one in which this pass over the stream began.
-        state: the dataset's; None at the beginning and at the end of a pass.
+        epoch: the epoch in which this pass over the stream began.
+        state: the dataset's state; None at the beginning and at the end of a pass.
         over: whether the pass is over; the next epoch then begins another one.
     """
 
@@ -34,12 +34,13 @@ class StreamPlace:
 
 
 class Stream(IterableDataset):
-    """This process's part of the batches of an IterableDataset, as (transformed samples, their count, the place after them).
+    """This process's part of an IterableDataset's batches: (transformed samples, count, place after them).
 
-    Every process reads the whole stream, and transforms its own part. `(epoch, index)` seeds what it draws; `set_epoch`
-    tells it, where it has one, the epoch in which its pass began. Set `epoch`, `start` and `place` before iterating. A
-    dataset with `state_dict` and `load_state_dict` goes on at `place`, or begins at `first_state`. Any other is read from
-    its beginning, and the batches before `start` are passed over.
+    Every process reads the whole stream, and transforms its own part. `(epoch, index)` seeds the randomness
+    of a sample; `set_epoch`, if the dataset has it, gets the epoch in which the pass began. Set `epoch`,
+    `start` and `place` before iterating. A dataset with `state_dict` and `load_state_dict` continues at
+    `place`, or begins at `first_state`. Any other is read from its beginning, and the batches before `start`
+    are skipped.
     """
 
     def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
@@ -56,7 +57,8 @@ class Stream(IterableDataset):
         first_index = self.start * self.batch_size
         batches = self._read(self.place, first_index) if goes_on else self._read(anew, 0)
         first = next(batches, None)
-        if first is None and goes_on and not self.start:  # the epoch before was cut just where the data end
+        # the epoch before was cut exactly at the end of the data
+        if first is None and goes_on and not self.start:
             batches = self._read(anew, 0)
             first = next(batches, None)
         if first is not None:
@@ -85,10 +87,11 @@ class Stream(IterableDataset):
             yield *self._part(batch, others, total, index - 1), StreamPlace(epoch, over=True)
 
     def _part(self, batch: list, others: list, total: int, last: int) -> tuple[list, Count]:
-        """The samples for this process; where there are none another's, which does not count. `last` is the batch's."""
+        """This process's samples; if none, another's, which does not count. `last`: the batch's last one."""
         first = last - total + 1 + (self.own.start if batch else 0)
         chosen = Chosen(self.epoch, np.arange(first, first + max(len(batch), 1)))
-        return batch or [apply_transforms(sample, self.transforms) for sample in others], Count(len(batch), total, chosen)
+        return (batch or [apply_transforms(sample, self.transforms) for sample in others],
+                Count(len(batch), total, chosen))
 
     def _open(self, place: StreamPlace) -> Iterator[Any]:
         if hasattr(self.dataset, "set_epoch"):
@@ -99,17 +102,18 @@ class Stream(IterableDataset):
 
 
 def is_stateful(dataset: Dataset | None) -> bool:
-    """Whether a dataset is a stream that tells where it stands and can be put there."""
-    return isinstance(dataset, IterableDataset) and hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
+    """Whether a dataset is a stream that can save and restore its position."""
+    return (isinstance(dataset, IterableDataset) and hasattr(dataset, "state_dict")
+            and hasattr(dataset, "load_state_dict"))
 
 
 def copy_state(dataset: Dataset | None) -> Any:
-    """The state of a stateful stream, which reading on does not change; None for any other dataset."""
+    """A copy of a stateful stream's state, which later reads do not change; None for any other dataset."""
     return copy.deepcopy(dataset.state_dict()) if is_stateful(dataset) else None
 
 
 class StreamCollate:
-    """Collates the samples of what a Stream yields to `(count, batch)`, and hands on the place."""
+    """Collates the samples from a Stream to `(count, batch)`, and passes the place on."""
 
     def __init__(self, collate: Callable[[list], Any]):
         self.collate = collate

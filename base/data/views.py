@@ -1,4 +1,4 @@
-"""Samples by their number: their place in the order, their randomness, their transforms, their way into a batch."""
+"""Samples by index: their order, their randomness, their transforms, and how they become a batch."""
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,11 +16,11 @@ Transform = Callable[[Any], Any]
 
 
 class SampleView(Dataset):
-    """A dataset with its transforms, asked for the samples of a batch; `(epoch, index)` seeds all randomness of each.
+    """Reads a batch's samples from a dataset and transforms them; `(epoch, index)` seeds each sample.
 
-    Seeding takes as long as a small sample. So a batch is first read without; where that drew a number after all, it is read
-    again with, as is every batch from then on. What draws and covers its tracks (`torch.random.fork_rng`), or asks for the
-    seed, shows in the first two samples, which are read in both ways.
+    Seeding takes as long as a small sample. So a batch is first read without it. If that drew a random
+    number, the batch is read again with seeding, and so is every later batch. Code that hides its draws
+    (`torch.random.fork_rng`), or asks for the seed, shows in the first two samples, which are read both ways.
     """
 
     def __init__(self, dataset: Dataset, transforms: list[Transform], seed: int):
@@ -31,7 +31,8 @@ class SampleView(Dataset):
         if not self.draws:
             seed = derive(self.seed, "batch", chosen.epoch, int(chosen.indices[0]))
             seed_cpu(seed)
-            samples = [apply_transforms(self.dataset[index], self.transforms) for index in chosen.indices.tolist()]
+            samples = [apply_transforms(self.dataset[index], self.transforms)
+                       for index in chosen.indices.tolist()]
             drawn = has_drawn(seed)
             if self.draws is None and not drawn:
                 drawn = not all(_equal(self._seeded(chosen.epoch, index), sample)
@@ -47,7 +48,7 @@ class SampleView(Dataset):
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two samples are equal, as far as anybody can tell."""
+    """Whether two samples are equal, for the types compared here."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
@@ -60,13 +61,14 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 class BatchView(Dataset):
-    """A dataset that gives whole batches: `fetch` makes one from indices. The first of them seeds all randomness of it."""
+    """Whole batches of a dataset: `fetch` makes one from indices. The first index seeds all randomness."""
 
     def __init__(self, fetch: Callable[[Any], Any], seed: int):
         self.fetch, self.seed = fetch, seed
-        arrays = as_arrays(fetch.__self__) if hasattr(fetch, "__self__") else None  # which draw nothing
+        # arrays draw no random numbers
+        arrays = as_arrays(fetch.__self__) if hasattr(fetch, "__self__") else None
         self.draws = arrays is None
-        self.resident = arrays is not None and arrays.resident  # where no worker process should reach
+        self.resident = arrays is not None and arrays.resident  # worker processes must not access these
         self.row_bytes = [] if arrays is None else arrays.row_bytes
 
     def __getitems__(self, chosen: Chosen) -> Any:
@@ -77,12 +79,12 @@ class BatchView(Dataset):
 
 
 class BatchLoader:
-    """In place of a DataLoader for whole batches without workers: there is nothing to collate, and nobody to ask.
+    """Replaces a DataLoader for whole batches without workers: there is nothing to collate.
 
-    Small batches of arrays are gathered some at a time, and handed out as views, where each of these begins as well aligned
-    as a tensor of its own: kernels may compute other bits for others.
+    Small batches of arrays are gathered several at a time and returned as views, if each view is aligned as
+    well as a tensor of its own. Otherwise kernels may compute other bits.
 
-    `pin_memory`: whether batches are copied into page-locked memory, from where they go to a GPU while others are computed.
+    `pin_memory`: whether batches go into page-locked memory, from where a GPU copies while it computes.
     """
 
     AT_ONCE_BYTES, MOST_AT_ONCE, ALIGNED_BYTES = 2**20, 64, 64
@@ -97,7 +99,7 @@ class BatchLoader:
             at_once = self._at_once(len(chosen[0].indices))
 
     def _at_once(self, num_samples: int) -> int:
-        """How many batches of so many samples to gather together."""
+        """How many batches of `num_samples` samples to gather together."""
         sizes = [num_bytes * num_samples for num_bytes in self.dataset.row_bytes]
         if self.dataset.draws or any(size % self.ALIGNED_BYTES for size in sizes):
             return 1
@@ -119,11 +121,12 @@ def identity_collate(batch: Any) -> Any:
 
 
 def _pin_memory(batch: Any) -> Any:
-    return on_tensors(batch, lambda value: value.pin_memory() if isinstance(value, torch.Tensor) and value.is_cpu else value)
+    return on_tensors(batch, lambda value: (
+        value.pin_memory() if isinstance(value, torch.Tensor) and value.is_cpu else value))
 
 
 def apply_transforms(sample: Any, transforms: list[Transform]) -> Any:
-    """`sample` with its input through `transforms`; an input that is still a PIL image becomes uint8 `[C, H, W]`."""
+    """`sample` with its input transformed; an input that is still a PIL image becomes uint8 `[C, H, W]`."""
 
     def apply(value):
         for transform in transforms:

@@ -1,5 +1,5 @@
-"""What the schema and the page of the config are made of: arguments, docstrings, pieces of JSON Schema.
+"""The parts of the schema and of the config page: arguments, docstrings, pieces of JSON Schema.
 
-settable      what a section may name and set      docstrings    the texts of arguments
+settable      what a section may name and set      docstrings    texts of things and arguments
 schema_blocks, schema_types    pieces of JSON Schema
 """

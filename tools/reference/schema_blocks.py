@@ -1,4 +1,4 @@
-"""The definitions in the schema of a config that tell of blocks, and of the things that these name."""
+"""The definitions of blocks, and of the things that they name, in the schema of a config."""
 from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
@@ -22,8 +22,8 @@ from utils.config.registry import Registry
 from utils.config.sections import SECTIONS
 
 OWN, LIBRARY = "own.", "library."
-LISTS = ("transforms", "metrics", "scheduler", "writers")  # where blocks may be listed
-_WIDTH = {OWN: None, LIBRARY: 120}  # of what is said of things and their arguments, in characters
+LISTS = ("transforms", "metrics", "scheduler", "writers")  # sections that may hold a list of blocks
+_WIDTH = {OWN: None, LIBRARY: 120}  # length of the texts about things and their arguments, in characters
 _RULE = {"match": described("A pattern of parameter names.", typed("string")),
          "frozen": described("Whether they stay as they are.", value_schema(bool))}
 _ARGS = described("The arguments of what the type names.", typed("object", "null"))
@@ -32,14 +32,14 @@ _KEYS = {"per": value_schema(Literal["epoch", "step"]), "decay_bias_and_norm": v
 
 
 def block_definitions(section: str, kind: str, sources: list[str]) -> dict:
-    """KIND, a block as a name or a table; KIND.table; KIND.list, of those; KIND.whole, what must not be left out of a block.
+    """KIND (a block as name or table), KIND.table, KIND.list (of KIND), KIND.whole (what a block must have).
 
-    `sources` are OWN, LIBRARY or both: where there are things of this kind.
+    `sources` are OWN, LIBRARY or both: the sources with things of this kind.
     """
     names = [*(ref(f"{source}{kind}.names") for source in sources), ref("reference")]
     keys = {key: described(text, _KEYS.get(key, {})) for key, text in SECTIONS[section].keys.items()}
     has_type = without = {"required": ["type"]}
-    if isinstance(default := SECTIONS[section].default, dict) and "type" in default:  # it may be left out
+    if isinstance(default := SECTIONS[section].default, dict) and "type" in default:  # a type may be left out
         without = {"properties": {"args": ref(f"{OWN}{kind}:{default['type']}")}}
     definitions = {
         kind: any_of(*names, ref(f"{kind}.table")),
@@ -48,7 +48,8 @@ def block_definitions(section: str, kind: str, sources: list[str]) -> dict:
             **closed({"type": described(f"Which {kind}.", any_of(*names)), "args": _ARGS, **keys}),
             "if": has_type, "then": all_of(*(ref(f"{source}{kind}.arguments") for source in sources))},
         f"{kind}.whole": {
-            "if": has_type, "then": all_of(*(ref(f"{source}{kind}.required") for source in sources)), "else": without},
+            "if": has_type, "then": all_of(*(ref(f"{source}{kind}.required") for source in sources)),
+            "else": without},
     }
     if section in LISTS:
         definitions[f"{kind}.list"] = listed(all_of(ref(kind), ref(f"{kind}.whole")), by_number=ref(kind))
@@ -56,9 +57,9 @@ def block_definitions(section: str, kind: str, sources: list[str]) -> dict:
 
 
 def thing_definitions(section: str, registry: Registry, source: str, things: Mapping, places: dict) -> dict:
-    """What the `things` of a source are: their names, by name their arguments, and which of these are required.
+    """The definitions of the `things` of a source: names, arguments by name, and which of them are required.
 
-    `places` tells where things are described already, and is added to: a loss of torch.nn is a model, too.
+    `places` holds the definitions of things so far, and is extended: a loss of torch.nn is a model, too.
     """
     kind, width = source + registry.kind, _WIDTH[source]
     definitions, cases, demands = {}, [], {}
@@ -84,8 +85,9 @@ def thing_definitions(section: str, registry: Registry, source: str, things: Map
 
 
 def share_arguments(definitions: dict) -> None:
-    """Describes once what several things of the libraries say alike of an argument: else the schema would be a fifth larger."""
-    tables = [part["properties"] for name, part in definitions.items() if name.startswith(LIBRARY) and "properties" in part]
+    """Defines once what several library things have in common: else the schema would be a fifth larger."""
+    tables = [part["properties"] for name, part in definitions.items()
+              if name.startswith(LIBRARY) and "properties" in part]
     arguments = [(table, name, line(argument)) for table in tables for name, argument in table.items()]
     counts = Counter((name, text) for _, name, text in arguments)
     places: dict[tuple, str] = {}
@@ -97,7 +99,8 @@ def share_arguments(definitions: dict) -> None:
 
 
 def _arguments(section: str, thing, about: ArgumentTable, width: int | None) -> dict:
-    properties = {name: argument_schema(thing, parameter, width) for name, parameter in about.parameters.items()}
+    properties = {name: argument_schema(thing, parameter, width)
+                  for name, parameter in about.parameters.items()}
     if section == "dataset":
         properties.setdefault("device", described(KEPT_ON, typed("string", "null")))
     if section == "scheduler" and "schedulers" in properties:
@@ -106,24 +109,25 @@ def _arguments(section: str, thing, about: ArgumentTable, width: int | None) -> 
 
 
 def _rule(place: str, about: ArgumentTable) -> dict:
-    """That of a rule for groups of parameters: its own keys, and options of the optimizer."""
+    """The schema of a rule for parameter groups: its own keys, and options of the optimizer."""
     options = {name: ref(f"{place}/properties/{name}") for name in about.parameters}
     return {"properties": {**options, **_RULE}} if about.open else closed({**options, **_RULE})
 
 
 def _case(names: list[str], then: dict) -> dict:
-    """`then` for blocks whose type is one of `names`."""
+    """Applies `then` to blocks with a type in `names`."""
     chosen = {"const": names[0]} if len(names) == 1 else {"enum": names}
     return {"if": {"properties": {"type": chosen}}, "then": then}
 
 
 def _required(demands: Mapping[tuple, list]) -> dict:
-    """That the arguments are there which these names require; a bare name has none."""
+    """Requires the arguments that these names need. A bare name has none."""
     if not demands:
         return {}
-    cases = [_case(names, {"required": ["args"], "properties": {"args": typed("object", required=list(arguments))}})
+    cases = [_case(names, {"required": ["args"],
+                           "properties": {"args": typed("object", required=list(arguments))}})
              for arguments, names in demands.items()]
-    # editors show errorMessage; to others it is no keyword
+    # editors show errorMessage; other programs ignore it
     bare = {"if": {"enum": [name for names in demands.values() for name in names]},
             "then": {"type": "object", "errorMessage": "It needs arguments: {type: NAME, args: {...}}."}}
     return all_of(bare, *cases)

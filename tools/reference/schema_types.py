@@ -1,4 +1,4 @@
-"""Pieces of JSON Schema: what a config may hold in the place of an argument, in lists and in tables."""
+"""Pieces of JSON Schema: what a config may contain as an argument, in lists and in tables."""
 import json
 import math
 import textwrap
@@ -8,61 +8,63 @@ from typing import Any
 from tools.reference.docstrings import argument_text
 from utils.config.annotations import annotation_of, item_annotations, ranges, simple_types
 
-_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null", list: "array", dict: "object"}
-DELETED = {"^~": {"type": "null"}}  # `~key: null` takes away what would be inherited
-REFERENCE = {"type": "string", "pattern": r"\$\{", "description": "Another value: ${seed}, ${env:DATA_DIR,data/}."}
+_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null",
+          list: "array", dict: "object"}
+DELETED = {"^~": {"type": "null"}}  # `~key: null` removes an inherited key
+REFERENCE = {"type": "string", "pattern": r"\$\{",
+             "description": "Another value: ${seed}, ${env:DATA_DIR,data/}."}
 
 
 def ref(name: str) -> dict:
-    """What the schema defines under a name."""
+    """A reference to a definition of the schema."""
     return {"$ref": f"#/definitions/{name}"}
 
 
 def any_of(*schemas: dict) -> dict:
-    """The schema of what one of `schemas` admits."""
+    """The schema of values that at least one of `schemas` accepts."""
     return {"anyOf": list(schemas)}
 
 
 def all_of(*schemas: dict) -> dict:
-    """The schema of what all of `schemas` admit."""
+    """The schema of values that all of `schemas` accept."""
     return {"allOf": list(schemas)} if schemas else {}
 
 
 def or_reference(*types: str, **constraints) -> dict:
-    """The schema of values of these types of JSON, or of a reference to one."""
+    """The schema of values of these JSON types, or of a reference to one."""
     plain = {"type": types[0] if len(types) == 1 else list(types), **constraints}
     return plain if "string" in types else any_of(plain, ref("reference"))
 
 
-# The commonest of those, to be defined once.
+# The most common ones, defined once.
 TYPES = {"-".join(types): or_reference(*types) for kind in ("boolean", "integer", "number", "array", "object")
          for types in ((kind,), (kind, "null"))}
 
 
 def typed(*types: str, **constraints) -> dict:
-    """`or_reference`, by its definition where there is one."""
+    """Like `or_reference`, but refers to its definition if there is one."""
     defined = "-".join(types) in TYPES and not constraints
     return ref("-".join(types)) if defined else or_reference(*types, **constraints)
 
 
 def listed(items: dict, by_number: dict) -> dict:
-    """The schema of a list; in a file that inherits one, a table tells what is new `by_number` of its items."""
+    """The schema of a list. In a file that inherits one, a table changes its items `by_number`."""
     table = {**closed({}), "patternProperties": {**DELETED, "^[0-9]+$": by_number}}
     return typed("array", "object", "null", items=items, **table)
 
 
 def closed(properties: dict) -> dict:
-    """The part of a table's schema that admits these keys and no others."""
+    """The part of a table's schema that accepts these keys and no others."""
     return {"properties": properties, "patternProperties": DELETED, "additionalProperties": False}
 
 
 def described(text: str, schema: dict) -> dict:
-    """`schema` with a description; editors see it beside a `$ref`, too."""
+    """`schema` with a description. Editors also show it beside a `$ref`."""
     return {**schema, "description": text} if text else schema
 
 
 def value_schema(annotation: Any) -> dict:
-    """The schema of what `signature.mismatch` finds no fault with, or of a reference; {} where that is anything."""
+    """The schema of values that `annotations.mismatch` accepts, or of a reference; {} if that is anything."""
     kinds = simple_types(annotation)
     if kinds is None:
         return {}
@@ -75,7 +77,7 @@ def value_schema(annotation: Any) -> dict:
 
 
 def _items(annotation: Any) -> dict:
-    """What is known of the items, where a list is admitted."""
+    """The schema of the items as far as they are known, if a list is accepted."""
     if (found := item_annotations(annotation)) is None:
         return {}
     items, counted = found
@@ -87,7 +89,7 @@ def _items(annotation: Any) -> dict:
 
 
 def argument_schema(target, parameter: Parameter, width: int | None = None) -> dict:
-    """The schema of an argument of `target`, with its default and with what is said of it, in `width` characters."""
+    """The schema of an argument of `target`, with its default and its text in at most `width` characters."""
     schema = value_schema(annotation_of(parameter))
     if parameter.default is not Parameter.empty and is_plain(parameter.default):
         schema = {**schema, "default": parameter.default}
@@ -95,19 +97,19 @@ def argument_schema(target, parameter: Parameter, width: int | None = None) -> d
 
 
 def shortened(text: str, width: int | None) -> str:
-    """`text` in `width` characters at most, in whole words; None leaves it as it is."""
+    """`text` in at most `width` characters, cut between words. None leaves it unchanged."""
     return textwrap.shorten(text, width, placeholder=" ...") if width else text
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a config could hold `value`, and JSON, too."""
+    """Whether both a config and JSON can contain `value`."""
     if isinstance(value, (list, tuple)):
         return all(map(is_plain, value))
     return value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
 
 
 def dump(schema: dict) -> str:
-    """`schema` as JSON text, with a line for each of its keys and for each definition."""
+    """`schema` as JSON text, with one line per key and per definition."""
     lines = []
     for key, value in schema.items():
         text = line(value)
@@ -118,5 +120,5 @@ def dump(schema: dict) -> str:
 
 
 def line(value: Any) -> str:
-    """`value` as JSON, without a space too many."""
+    """`value` as JSON, without optional spaces."""
     return json.dumps(value, separators=(",", ":"))

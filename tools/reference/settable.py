@@ -1,4 +1,4 @@
-"""What a config may name in a section, and which arguments it may set: for the schema and the reference."""
+"""What a config may name in a section, and which arguments it may set, for the schema and the reference."""
 from collections.abc import Mapping
 from inspect import Parameter
 from typing import NamedTuple
@@ -7,19 +7,19 @@ from base.base_data_loader import PROVIDED, DataSplits
 from base.registries import KINDS
 from utils.config.registry import FOLDERS, Registry, import_folder
 
-# What the program fills in where a config leaves it open, by section.
+# Arguments that the program fills in if a config does not set them, by section.
 LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps")}
-# Of `args.device`, which the program takes itself where a dataset knows no such argument.
+# About `args.device`: the program uses it itself if a dataset has no such argument.
 KEPT_ON = "Where its arrays are kept: cpu, cuda, cuda:N or mps; by default in main memory, or in their file."
 
 
 def project() -> tuple[Mapping[str, Registry], type, tuple[str, ...]]:
-    """The registries by section; whose arguments the section data_loader sets; and those that the program fills in there."""
+    """(registries by section, class with the options of data_loader, options that the program fills in)."""
     return KINDS, DataSplits, PROVIDED
 
 
 class ArgumentTable(NamedTuple):
-    """The arguments that a config may set, those of them that it must, and whether any others are accepted."""
+    """The arguments that a config may set, the required ones, and whether others are accepted."""
 
     parameters: dict[str, Parameter]
     required: list[str]
@@ -36,7 +36,7 @@ def own_things(section: str, registry: Registry) -> dict:
 
 
 def library_things(section: str, registry: Registry) -> dict:
-    """Those of the libraries, less those whose name the project has taken, or an earlier library."""
+    """Those of the libraries, without names that the project or an earlier library uses."""
     things: dict = {}
     for library in registry.libraries:
         for name, thing in sorted(library.members().items()):
@@ -50,12 +50,13 @@ def settable_arguments(section: str, registry: Registry, target) -> ArgumentTabl
     signature = registry.signature(target)
     parameters = signature.free()
     if section == "dataset" and len(switches := _switches(parameters)) == 1:
-        del parameters[switches[0]]  # of two, the config may set one and leave the other to the program: EMNIST
-    return ArgumentTable(parameters, registry.signature(target, LEFT_OPEN.get(section, ())).required(), signature.open)
+        del parameters[switches[0]]  # with two, the config may set one and the program the other: EMNIST
+    return ArgumentTable(parameters, registry.signature(target, LEFT_OPEN.get(section, ())).required(),
+                         signature.open)
 
 
 def _can_be_used(section: str, registry: Registry, target) -> bool:
-    """Whether the program could tell a dataset which split to give; anything else always can be."""
+    """Whether the program can tell a dataset which split to use. Other things can always be used."""
     return section != "dataset" or bool(_switches(registry.signature(target).free()))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, verified on load, tensors and plain values only. Begin with store.py.
+"""Checkpoints: complete or not written, verified on load, tensors and plain values only. Start with store.py.
 
 store      saving in the background, names, pruning      loading    reading and verifying
 archive    the file format: torch's zip, checksummed     state      copying and inspecting nested state
@@ -8,5 +8,5 @@ from utils.moved import find_in_package
 
 
 def __getattr__(name: str):
-    """What was in the module of this name in earlier versions."""
+    """Finds names that the module of this name had in earlier versions."""
     return find_in_package(__name__, name)

@@ -1,4 +1,4 @@
-"""The file of a checkpoint: torch's zip format, written without holding up the interpreter, read without trusting it."""
+"""The checkpoint file in torch's zip format: written without blocking the interpreter, read without trust."""
 import ctypes
 import errno
 import io
@@ -19,29 +19,29 @@ import torch
 
 try:
     import fcntl
-except ImportError:  # Windows, which has no direct writes of this kind
+except ImportError:  # Windows has no direct writes of this kind
     fcntl = None
 try:
-    from isal.isal_zlib import crc32  # the same number as zlib's, seven times as fast
+    from isal.isal_zlib import crc32  # same result as zlib's, seven times as fast
 except ImportError:  # no wheel for this machine
     from zlib import crc32
 
-_ALIGNMENT = 64  # bytes, as torch.save has it, so that tensors can be mapped into memory
+_ALIGNMENT = 64  # bytes, as in torch.save, so that tensors can be memory-mapped
 _BLOCK = 1 << 22  # bytes
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _SEAL = b"crc32 %08x"
 _NUM_DIGITS = 8
-_BARE_END = b"PK\5\6" + bytes(18)  # the last record of a zip, when there is no comment behind it
+_BARE_END = b"PK\5\6" + bytes(18)  # the last record of a zip without a comment
 _LOCAL_HEADER = 30  # bytes, before the record's name and extra field
-MAX_DEPTH = 100  # of values within values
+MAX_DEPTH = 100  # of nested values
 
 
 class DamagedError(Exception):
-    """A file is not a whole, sound archive of tensors and plain values; the message says why."""
+    """A file is not a complete, valid archive of tensors and plain values. The message says why."""
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles as torch.save does, but for the bytes of the tensors: those are left in `storages`, by key."""
+    """Pickles like torch.save, but does not write the bytes of tensors: `storages` holds them by key."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, protocol=2)
@@ -63,11 +63,11 @@ class _Pickler(pickle.Pickler):
 
 
 def write_archive(content: dict, file: Path) -> None:
-    """Writes tensors on the CPU and plain values so that `torch.load` reads them; they are on the disk when it returns.
+    """Writes CPU tensors and plain values so that `torch.load` reads them. Returns when they are on disk.
 
-    torch.save would do, but for what its checksums and the system's cache cost a loop beside it. Here large checksums, copies
-    and writes release the interpreter. Every byte stands under a checksum: records under those of the
-    zip, everything between them under a seal in the zip's comment.
+    torch.save would slow down the training loop with its checksums and the system's cache. Here large
+    checksums, copies and writes release the interpreter lock. Checksums cover every byte: the zip's own cover
+    the records, a seal in the zip's comment covers everything between them.
     """
     pickled = io.BytesIO()
     pickler = _Pickler(pickled)
@@ -79,20 +79,21 @@ def write_archive(content: dict, file: Path) -> None:
             _write_record(archive, "archive/version", b"3\n")
             _write_record(archive, "archive/byteorder", sys.byteorder.encode())
             for key, storage in pickler.storages.items():
-                memory = (ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr()) if storage.nbytes() else b""
+                memory = ((ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr())
+                          if storage.nbytes() else b"")
                 _write_record(archive, f"archive/data/{key}", memoryview(memory).cast("B"))
         output.finish()
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raises OSError where the disk of `folder` has fewer free bytes than `needed`, and a little more."""
+    """Raises OSError if the disk of `folder` has fewer free bytes than `needed` plus a small margin."""
     needed += 1_000_000
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the names in a folder on the disk."""
+    """Writes the file names in a folder to disk (fsync)."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -103,7 +104,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write_record(archive: zipfile.ZipFile, name: str, data) -> None:
-    """As `archive.writestr`, without its copies and with a checksum that is quicker than its own."""
+    """Like `archive.writestr`, without its copies and with a faster checksum."""
     record, output = zipfile.ZipInfo(name), archive.fp
     record.header_offset, record.CRC = output.tell(), crc32(data)
     record.file_size = record.compress_size = len(data)
@@ -116,10 +117,10 @@ def _write_record(archive: zipfile.ZipFile, name: str, data) -> None:
 
 
 class _Output:
-    """A new file, written in large blocks and past the system's cache, where the system has a way.
+    """A new file, written in large blocks and past the system's cache where the system supports that.
 
-    Filling that cache can take more of the processor than all the rest; nobody reads a checkpoint that was just written.
-    `write` is for what stands between the records, and goes under the seal; `put` for their data.
+    Filling the cache can cost more CPU time than everything else, and a new checkpoint is not read soon.
+    `write` takes the bytes between the records, which the seal covers; `put` takes the data of records.
     """
 
     def __init__(self, file: Path):
@@ -127,10 +128,10 @@ class _Output:
         try:
             self._descriptor = os.open(file, flags | _DIRECT, 0o666)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system that has no such way
+            if error.errno != errno.EINVAL:  # EINVAL: the file system has no direct writes
                 raise
             self._descriptor = os.open(file, flags, 0o666)
-        self._memory = mmap.mmap(-1, _BLOCK)  # direct writes ask for whole pages
+        self._memory = mmap.mmap(-1, _BLOCK)  # direct writes need whole pages
         self._block, self._num_waiting, self._num_written = np.frombuffer(self._memory, np.uint8), 0, 0
         self._between: list[bytes] = []
 
@@ -141,7 +142,7 @@ class _Output:
         raise OSError("written from its beginning to its end")
 
     def flush(self) -> None:
-        """A part of what a ZipFile expects; `finish` does it."""
+        """ZipFile expects this method; `finish` does the work."""
 
     def write(self, data: bytes) -> None:
         self._between.append(bytes(data))
@@ -152,16 +153,17 @@ class _Output:
         while done < len(source):
             if self._num_waiting == _BLOCK:
                 self._write_out(_BLOCK - mmap.PAGESIZE)
-                self._block[: mmap.PAGESIZE] = self._block[-mmap.PAGESIZE :]  # stays: `finish` changes the last bytes of all
+                self._block[: mmap.PAGESIZE] = self._block[-mmap.PAGESIZE :]  # `finish` changes the last bytes
                 self._num_written, self._num_waiting = self.tell() - mmap.PAGESIZE, mmap.PAGESIZE
             count = min(_BLOCK - self._num_waiting, len(source) - done)
             self._block[self._num_waiting : self._num_waiting + count] = source[done : done + count]
             self._num_waiting, done = self._num_waiting + count, done + count
 
     def finish(self) -> None:
-        """Puts the seal in and has everything on the disk."""
+        """Writes the seal and makes sure that everything is on disk."""
         seal = _SEAL % crc32(b"".join(self._between)[:-_NUM_DIGITS])
-        self._block[self._num_waiting - _NUM_DIGITS : self._num_waiting] = np.frombuffer(seal[-_NUM_DIGITS:], np.uint8)
+        self._block[self._num_waiting - _NUM_DIGITS : self._num_waiting] = np.frombuffer(
+            seal[-_NUM_DIGITS:], np.uint8)
         self._write_out(-(-self._num_waiting // mmap.PAGESIZE) * mmap.PAGESIZE)
         os.ftruncate(self._descriptor, self.tell())
         os.fsync(self._descriptor)
@@ -180,7 +182,7 @@ class _Output:
 
 
 def _leave_direct(descriptor: int) -> bool:
-    """Goes back to writing through the cache, where direct writes turn out to be refused; whether there was a way back."""
+    """Switches to cached writes if direct writes are refused. Returns False if they were cached already."""
     if not _DIRECT or not fcntl.fcntl(descriptor, fcntl.F_GETFL) & _DIRECT:
         return False
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~_DIRECT)
@@ -188,7 +190,7 @@ def _leave_direct(descriptor: int) -> bool:
 
 
 def _checksum_between(records: list[zipfile.ZipInfo], handle: BinaryIO) -> int:
-    """Of every byte of the file that belongs to no record's data, but for the last digits: those hold this number."""
+    """Checksum of all bytes outside the records' data, except the last digits, which hold this number."""
     size, done, checksum = handle.seek(0, os.SEEK_END), 0, 0
     for record in sorted(records, key=lambda record: record.header_offset):
         handle.seek(record.header_offset + _LOCAL_HEADER - 4)
@@ -201,24 +203,26 @@ def _checksum_between(records: list[zipfile.ZipInfo], handle: BinaryIO) -> int:
 
 
 def read_archive(file: Path):
-    """What an archive holds, on the CPU. Written by torch.save it is read as well, without the seal that only ours have.
+    """Returns the content of an archive, on the CPU. Also reads files of torch.save, which have no seal.
 
-    Every checksum is verified before anything is unpickled, unpickling is confined to tensors and plain values, and
-    nothing may be larger than the file itself: a file from a stranger runs no code and takes no more memory than it says.
-    Raises DamagedError, or OSError where the file cannot be read.
+    All checksums are verified before anything is unpickled. Only tensors and plain values are unpickled, and
+    nothing may be larger than the file itself: an untrusted file runs no code and takes no more memory than
+    its size. Raises DamagedError, or OSError if the file cannot be read.
     """
-    with open(file, "rb"):  # what cannot be opened is not damaged
+    with open(file, "rb"):  # an unreadable file raises OSError: it is not damaged
         pass
     try:
         with zipfile.ZipFile(file) as archive:
             _verify(archive, file)
-            num_bytes = sum(record.file_size for record in archive.infolist() if record.filename.endswith("/data.pkl"))
+            num_bytes = sum(record.file_size for record in archive.infolist()
+                            if record.filename.endswith("/data.pkl"))
         content = torch.load(file, map_location="cpu", weights_only=True)
     except DamagedError:
         raise
     except pickle.UnpicklingError as error:
-        raise DamagedError(f"refused: it holds more than tensors and plain values ({_first_line(error)})") from error
-    except Exception as error:  # whatever a zip reader and an unpickler may say to bytes at random
+        raise DamagedError("refused: it holds more than tensors and plain values "
+                           f"({_first_line(error)})") from error
+    except Exception as error:  # random bytes can raise anything in a zip reader or an unpickler
         raise DamagedError(f"not a whole checkpoint: {_first_line(error)}") from error
     _inspect(content, limit=1000 + 10 * num_bytes)
     return content
@@ -230,10 +234,13 @@ def _first_line(error: BaseException) -> str:
 
 def _verify(archive: zipfile.ZipFile, file: Path) -> None:
     records = archive.infolist()
-    if packed := next((r for r in records if r.compress_type != zipfile.ZIP_STORED or r.file_size != r.compress_size), None):
+    if packed := next((r for r in records
+                       if r.compress_type != zipfile.ZIP_STORED or r.file_size != r.compress_size), None):
         raise DamagedError(f"refused: {packed.filename!r} in it is compressed, which no checkpoint is")
-    if odd := next((r for r in records if r.external_attr & 0x10 or r.filename.endswith(("/", "constants.pkl"))), None):
-        raise DamagedError(f"refused: {odd.filename!r} in it is a folder or a program, which torch.load would treat otherwise")
+    if odd := next((r for r in records
+                    if r.external_attr & 0x10 or r.filename.endswith(("/", "constants.pkl"))), None):
+        raise DamagedError(f"refused: {odd.filename!r} in it is a folder or a program, "
+                           "which torch.load would treat otherwise")
     if sum(record.file_size for record in records) > file.stat().st_size:
         raise DamagedError("refused: its records claim more bytes than the file has")
     if damaged := archive.testzip():
@@ -249,9 +256,9 @@ def _verify(archive: zipfile.ZipFile, file: Path) -> None:
 
 
 def _inspect(content, limit: int) -> None:
-    """Raises DamagedError for what is harmless in the file and explodes when somebody walks through it or copies it.
+    """Raises DamagedError for content that is small in the file but huge when it is walked through or copied.
 
-    `limit`: of the number of values; one that is not there many times over takes a byte at least.
+    `limit`: the largest number of values. Each value that is not repeated takes at least one byte.
     """
     waiting, num_values = [(content, 0)], 0
     while waiting:
@@ -261,7 +268,8 @@ def _inspect(content, limit: int) -> None:
             raise DamagedError("refused: it holds values nested within values without end")
         if isinstance(value, torch.Tensor):
             if value.layout == torch.strided and value.nbytes > value.untyped_storage().nbytes():
-                raise DamagedError(f"refused: a tensor claims the shape {list(value.shape)} and has far less data")
+                raise DamagedError(f"refused: a tensor claims the shape {list(value.shape)} "
+                                   "and has far less data")
         elif isinstance(value, dict):
             waiting += [(inner, depth + 1) for pair in value.items() for inner in pair]
         elif isinstance(value, (list, tuple, set)):

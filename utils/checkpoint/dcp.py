@@ -1,7 +1,7 @@
-"""Saving and loading what processes hold parts of, by torch.distributed.checkpoint, with files of the caller's own kind.
+"""Saves and loads sharded tensors with torch.distributed.checkpoint, in files of the caller's own format.
 
-Its own files are pickles, which run the code of whoever wrote them. Here its planners say which part goes where, its
-collectives bring the processes together, and the caller writes and reads lists of tensors.
+Its own files are pickles, which can run code from their author. Here its planners assign the shards, its
+collectives synchronize the processes, and the caller writes and reads lists of tensors.
 """
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,32 +13,33 @@ from utils.distributed.sharding import background_group, distributed_checkpoint
 
 
 class AsyncShardSave:
-    """Saves DTensors in the background. Making one is a collective.
+    """Saves DTensors in the background. The constructor is a collective.
 
     Args:
-        tensors: on the CPU, and not to change meanwhile.
-        begin: called by the main process; what it returns goes to `write`.
-        write: `write(begun, rank, parts)`, called by each process, keeps what is to be kept of its parts.
+        tensors: on the CPU; they must not change during the save.
+        begin: called by the main process; its result is passed to `write`.
+        write: `write(begun, rank, parts)`, called by each process, stores the shards of this process.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], begin: Callable[[], str],
                  write: Callable[[str, int, list[torch.Tensor]], None]):
         dcp = distributed_checkpoint()
 
-        class Stager(dcp.staging.AsyncStager):  # they are copies already
+        class Stager(dcp.staging.AsyncStager):  # the tensors are copies already
             should_synchronize_after_execute = False
 
             def stage(self, state_dict):
                 return state_dict
 
         self._writer = _storage_writer(dcp, begin, write)
-        self._future = dcp.async_save(dict(tensors), storage_writer=self._writer, process_group=background_group(),
+        self._future = dcp.async_save(dict(tensors), storage_writer=self._writer,
+                                      process_group=background_group(),
                                       async_stager=Stager())
 
     def result(self) -> dict:
-        """Waits until all processes are done; raises what went wrong in any of them. The main process gets the index:
+        """Waits for all processes. Raises the error of any of them. The main process gets the index:
 
-        `{name: {"dtype", "size", "chunks": [[offset, sizes, rank, number], ...]}}`, `number` counting the parts of a rank.
+        `{name: {"dtype", "size", "chunks": [[offset, sizes, rank, number], ...]}}`, `number` within a rank.
         """
         with _failure_of_any():
             self._future.result()
@@ -47,9 +48,9 @@ class AsyncShardSave:
 
 def load_shards(tensors: Mapping[str, torch.Tensor], index: Mapping[str, dict],
                 read: Callable[[int], list[torch.Tensor]]) -> None:
-    """Fills DTensors with what any number of processes saved: `index` is what `AsyncShardSave` returned. A collective.
+    """Fills DTensors with shards saved by any number of processes. A collective; raises errors of any rank.
 
-    `read(rank)` gives the parts that the process of this rank wrote. Raises what goes wrong in any process.
+    `index` is the result of `AsyncShardSave`. `read(rank)` returns the shards that this rank wrote.
     """
     dcp = distributed_checkpoint()
     with _failure_of_any():
@@ -58,7 +59,7 @@ def load_shards(tensors: Mapping[str, torch.Tensor], index: Mapping[str, dict],
 
 @contextmanager
 def _failure_of_any() -> Iterator[None]:
-    """Within it one of the errors that the processes have told each other is raised as itself; a full disk comes last."""
+    """Context: raises one of the errors that the processes have exchanged, OSError (a full disk) last."""
     try:
         yield
     except distributed_checkpoint().api.CheckpointException as failed:
@@ -85,14 +86,18 @@ def _storage_writer(dcp, begin: Callable, write: Callable):
         def write_data(self, plan, planner):
             begun, number = plan.storage_data
             write(begun, number, [planner.resolve_data(item).detach() for item in plan.items])
-            return _done([dcp.storage.WriteResult(item.index, 0, (number, place)) for place, item in enumerate(plan.items)])
+            return _done([dcp.storage.WriteResult(item.index, 0, (number, place))
+                          for place, item in enumerate(plan.items)])
 
         def finish(self, metadata, results):
-            where = {(r.index.fqn, r.index.offset): r.storage_data for of_process in results for r in of_process}
+            where = {(r.index.fqn, r.index.offset): r.storage_data
+                     for of_process in results for r in of_process}
             for name, about in metadata.state_dict_metadata.items():
-                chunks = [[list(chunk.offsets), list(chunk.sizes), *where[name, chunk.offsets]] for chunk in about.chunks
+                chunks = [[list(chunk.offsets), list(chunk.sizes), *where[name, chunk.offsets]]
+                          for chunk in about.chunks
                           if (name, chunk.offsets) in where]
-                self.index[name] = {"dtype": about.properties.dtype, "size": list(about.size), "chunks": chunks}
+                self.index[name] = {"dtype": about.properties.dtype, "size": list(about.size),
+                                    "chunks": chunks}
 
         @classmethod
         def validate_checkpoint_id(cls, checkpoint_id):
@@ -128,7 +133,8 @@ def _storage_reader(dcp, index: Mapping[str, dict], read: Callable):
 
 
 def _read_items(items, planner, index: Mapping[str, dict], read: Callable) -> None:
-    places = {(name, tuple(offset)): place for name, about in index.items() for offset, _, *place in about["chunks"]}
+    places = {(name, tuple(offset)): place
+              for name, about in index.items() for offset, _, *place in about["chunks"]}
     wanted: dict[int, list] = {}
     for item in items:
         rank, number = places[item.storage_index.fqn, tuple(item.storage_index.offset)]
@@ -142,8 +148,10 @@ def _read_items(items, planner, index: Mapping[str, dict], read: Callable) -> No
 
 
 def _metadata(kinds, about: Mapping):
-    chunks = [kinds.ChunkStorageMetadata(torch.Size(offset), torch.Size(sizes)) for offset, sizes, *_ in about["chunks"]]
-    return kinds.TensorStorageMetadata(kinds.TensorProperties(about["dtype"]), torch.Size(about["size"]), chunks)
+    chunks = [kinds.ChunkStorageMetadata(torch.Size(offset), torch.Size(sizes))
+              for offset, sizes, *_ in about["chunks"]]
+    return kinds.TensorStorageMetadata(kinds.TensorProperties(about["dtype"]), torch.Size(about["size"]),
+                                       chunks)
 
 
 def _done(value) -> torch.futures.Future:

@@ -9,14 +9,15 @@ from utils.checkpoint.state import find_non_finite, iter_tensors
 from utils.distributed.environment import expected_rank
 from utils.errors import ConfigError
 FORMAT = 1
-FINITE_WEIGHTS = "finite_weights"  # in a file's state: the names in "model" and, as loss.NAME, in "loss" that were finite
+# In a file's state: the names of weights that were finite, in "model" and, as loss.NAME, in "loss".
+FINITE_WEIGHTS = "finite_weights"
 
 
 def load_checkpoint(file: Path, whole: bool = True) -> dict:
-    """The content of a checkpoint, on the CPU: `{"format", "config", "state"}`.
+    """Returns the content of a checkpoint, on the CPU: `{"format", "config", "state"}`.
 
-    Tensors that lie beside it in parts are put together. Without `whole` they are only looked at, by the main process, and
-    the state holds the `Shards` to get them from; see `placed`. Raises ConfigError for whatever is not a whole, sound
+    Puts sharded tensors together. With `whole=False` the main process only verifies them, and the state holds
+    the `Shards` to load them from; see `place_state`. Raises ConfigError if the file is not a complete, valid
     checkpoint of this format with finite weights; see `read_archive`.
     """
     content, verified = _read(file)
@@ -31,7 +32,7 @@ def load_checkpoint(file: Path, whole: bool = True) -> dict:
 
 
 def _read(file: Path) -> tuple[dict, list[str]]:
-    """What is in the file itself, and the names of the weights that were finite when it was written."""
+    """The content of the file itself, and the names of the weights that were finite when it was written."""
     try:
         content = read_archive(file)
     except OSError as error:
@@ -39,9 +40,11 @@ def _read(file: Path) -> tuple[dict, list[str]]:
     except DamagedError as error:
         raise ConfigError(f"{file}: {error}") from error
     if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
-        raise ConfigError(f"{file}: not a checkpoint of this project: 'format', 'config' and 'state' are needed")
+        raise ConfigError(f"{file}: not a checkpoint of this project: "
+                          "'format', 'config' and 'state' are needed")
     if type(content["format"]) is not int or content["format"] != FORMAT:
-        raise ConfigError(f"{file}: written in checkpoint format {content['format']}; this version reads {FORMAT}")
+        raise ConfigError(f"{file}: written in checkpoint format {content['format']}; "
+                          f"this version reads {FORMAT}")
     config, state = content["config"], content["state"]
     if not isinstance(config, dict) or not isinstance(state, dict) or any(True for _ in iter_tensors(config)):
         raise ConfigError(f"{file}: not a checkpoint of this project: config and state are needed, as tables")
@@ -56,39 +59,43 @@ def _shards(file: Path, state: dict, verified: list[str]) -> Shards:
 
 
 def _state_paths(name: str) -> list[tuple]:
-    """Where in a state a weight stands that is called `name` among the verified ones."""
+    """The paths in a state at which the weight that is verified as `name` can stand."""
     return [("model", name), ("ema", "model", name), ("loss", name.removeprefix("loss."))]
 
 
 def consolidate_shards(file: Path) -> dict:
-    """The content of the ordinary file for a checkpoint whose tensors lie in parts; ConfigError where it is one already."""
+    """Returns a sharded checkpoint as the content of one file. ConfigError if it is one file already."""
     content, verified = _read(file)
     state = content["state"]
     if SHARDS_KEY not in state:
         raise ConfigError(f"{file}: is whole already: all of its tensors are in this one file")
-    return {**content, "state": {**_shards(file, state, verified).full_state(state), FINITE_WEIGHTS: verified}}
+    return {**content, "state": {**_shards(file, state, verified).full_state(state),
+                                 FINITE_WEIGHTS: verified}}
 
 
 def _state_fault(state: dict) -> str | None:
-    """What keeps a state from being one of this project; None where nothing does."""
+    """Why a state is not a valid state of this project; None if it is."""
     model, progress = state.get("model"), state.get("progress")
     if not isinstance(model, dict) or not isinstance(progress, dict):
         return "not a checkpoint of this project: its state is incomplete"
-    if not all(type(progress.get(name)) is int and progress[name] >= 0 for name in ("epoch", "batch", "step")):
+    if not all(type(progress.get(name)) is int and progress[name] >= 0
+               for name in ("epoch", "batch", "step")):
         return "not a checkpoint of this project: its progress is not epoch, batch and step"
     verified, average = state.pop(FINITE_WEIGHTS, []), state.get("ema")
     if not isinstance(verified, list) or not all(isinstance(name, str) for name in verified):
         return "not a checkpoint of this project: the names of its weights are no list of text"
-    loss = {f"loss.{name}": value for name, value in state["loss"].items()} if isinstance(state.get("loss"), dict) else {}
+    loss = ({f"loss.{name}": value for name, value in state["loss"].items()}
+            if isinstance(state.get("loss"), dict) else {})
     for weights in (model, loss, average.get("model") if isinstance(average, dict) else None):
         tensors = weights if isinstance(weights, dict) else {}
-        if bad := find_non_finite({name: tensors[name] for name in verified if isinstance(tensors.get(name), torch.Tensor)}):
+        if bad := find_non_finite({name: tensors[name] for name in verified
+                                   if isinstance(tensors.get(name), torch.Tensor)}):
             return f"damaged: the weights of {bad} are not finite"
     return None
 
 
 def is_valid_checkpoint(file: Path) -> bool:
-    """Whether `load_checkpoint` takes it."""
+    """Whether `load_checkpoint` accepts the file."""
     try:
         return bool(load_checkpoint(file, whole=False))
     except ConfigError:
@@ -96,9 +103,9 @@ def is_valid_checkpoint(file: Path) -> bool:
 
 
 def step_of(file: Path) -> float:
-    """The optimizer step that a checkpoint was written at, at a glance; infinity where it cannot be read."""
+    """The optimizer step of a checkpoint, read without loading tensors; infinity if it cannot be read."""
     try:
         step = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"]["progress"]["step"]
-    except Exception:  # whatever is wrong with it will show when it is loaded
+    except Exception:  # loading the checkpoint will report the error
         return float("inf")
     return step if type(step) is int else float("inf")

@@ -1,4 +1,4 @@
-"""Tensors of which each process holds a part: an archive for each process beside the checkpoint, which holds their index."""
+"""Sharded tensors: one archive for each process beside the checkpoint file, which holds their index."""
 import copy
 import math
 import os
@@ -17,12 +17,12 @@ from utils.distributed import collectives as dist
 from utils.distributed.sharding import distribute_like, is_sharded
 from utils.errors import ConfigError
 
-SHARDS_KEY = "shards"  # of the index, in the state of a checkpoint
+SHARDS_KEY = "shards"  # the key of the index in the state of a checkpoint
 _NAME = re.compile(r"shards_\d{1,15}_(\d{1,10})_[0-9a-f]{1,20}")  # step, process, time
 
 
 def split_sharded(state: dict) -> tuple[dict, dict[tuple, torch.Tensor]]:
-    """`state` with None in the place of every tensor that is in parts, and those by their path, a tuple of keys."""
+    """Returns `state` with None for each sharded tensor, and these tensors by their path, a tuple of keys."""
     found: dict[tuple, torch.Tensor] = {}
 
     def change(value, path):
@@ -34,9 +34,9 @@ def split_sharded(state: dict) -> tuple[dict, dict[tuple, torch.Tensor]]:
 
 
 def _map_leaves(value, change: Callable, path: tuple = ()):
-    """A copy of a state, with `change(leaf, path)` for each leaf."""
+    """Returns a copy of a state, with `change(leaf, path)` for each leaf."""
     if isinstance(value, dict):
-        result = copy.copy(value)  # of the same kind: a module's state_dict carries its version along
+        result = copy.copy(value)  # keeps the type: a module's state_dict carries its version
         for key, inner in value.items():
             result[key] = _map_leaves(inner, change, (*path, key))
         return result
@@ -46,12 +46,12 @@ def _map_leaves(value, change: Callable, path: tuple = ()):
 
 
 class ShardSave:
-    """The tensors in parts of one save, on their way to the disk; every process makes one at the same time.
+    """One save of sharded tensors, in progress. Every process makes one at the same time.
 
     Args:
         tensors: copies, on the CPU.
         folder: where to make the folder of this save.
-        step: a number for its name.
+        step: the number in the folder's name.
     """
 
     def __init__(self, tensors: Mapping[tuple, torch.Tensor], folder: Path, step: int):
@@ -61,9 +61,9 @@ class ShardSave:
         self._future = self._begin()
 
     def complete(self) -> dict:
-        """Until all processes have written their parts; the index, on the main process.
+        """Waits until all processes have written their shards. Returns the index on the main process.
 
-        Raises OSError on every process where the disk refuses one of them; calling it again tries again.
+        Raises OSError on every process if the disk refuses one shard; another call tries again.
         """
         self._future = self._future or self._begin()
         try:
@@ -85,16 +85,17 @@ class ShardSave:
         return self._made.name
 
     def _write(self, name: str, number: int, tensors: list[torch.Tensor]) -> None:
-        """This process's file, number `number` of the save called `name`."""
+        """Writes the file of this process: number `number` of the save called `name`."""
         require_space(self._folder, sum(map(num_bytes, tensors)))
-        (self._folder / name).mkdir(exist_ok=True)  # over a network it may take a while to be seen here
-        write_archive({"save": name, "file": number, "tensors": tensors}, self._folder / name / f"{number}.pt")
+        (self._folder / name).mkdir(exist_ok=True)  # a network disk may show it here only later
+        write_archive({"save": name, "file": number, "tensors": tensors},
+                      self._folder / name / f"{number}.pt")
         sync_folder(self._folder / name)
         sync_folder(self._folder)
 
 
 class Shards:
-    """The tensors that lie in parts beside a checkpoint. Nothing is taken on trust: what does not fit raises ConfigError.
+    """The sharded tensors beside a checkpoint. Everything is validated; a mismatch raises ConfigError.
 
     Args:
         file: the checkpoint.
@@ -107,22 +108,26 @@ class Shards:
         try:
             index = state[SHARDS_KEY]
             self.folder, self.num_files = file.parent / index["folder"], index["num_files"]
-            known = _NAME.fullmatch(index["folder"]) and type(self.num_files) is int and 0 < self.num_files < 1_000_000
+            known = (_NAME.fullmatch(index["folder"])
+                     and type(self.num_files) is int and 0 < self.num_files < 1_000_000)
             self.tensors = {tuple(about["path"]): about for about in index["tensors"]}
             self._chunks: dict[int, list] = {}
             for path, about in self.tensors.items():
                 known = known and _is_none_at(state, path) and self._takes(path, about)
             known = known and self._is_there()
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{file}: damaged: the index of its shards makes no sense ({type(error).__name__})") from error
+            raise ConfigError(f"{file}: damaged: the index of its shards makes no sense "
+                              f"({type(error).__name__})") from error
         if not known:
             raise ConfigError(f"{file}: damaged: the index of its shards makes no sense")
 
     def _takes(self, path: tuple, about: dict) -> bool:
-        """Whether the chunks of a tensor are what they should be: its slices along one dimension, without gap or overlap."""
+        """Whether a tensor's chunks are slices along one dimension, without gap or overlap."""
         size, end, varied = about["size"], None, set()
-        numbers = [*size, *(n for offset, sizes, *where in about["chunks"] for n in (*offset, *sizes, *where))]
-        if not isinstance(about["dtype"], torch.dtype) or not all(type(number) is int and number >= 0 for number in numbers):
+        numbers = [*size, *(n for offset, sizes, *where in about["chunks"]
+                            for n in (*offset, *sizes, *where))]
+        if not isinstance(about["dtype"], torch.dtype) or not all(
+                type(number) is int and number >= 0 for number in numbers):
             return False
         for offset, sizes, file, number in sorted(about["chunks"]):
             if file >= self.num_files or not len(offset) == len(sizes) == len(size):
@@ -130,7 +135,8 @@ class Shards:
             self._chunks.setdefault(file, []).append((path, offset, sizes, number))
             if math.prod(sizes) == 0:
                 continue
-            varied |= {dim for dim, (o, s, whole) in enumerate(zip(offset, sizes, size, strict=True)) if (o, s) != (0, whole)}
+            varied |= {dim for dim, (o, s, whole) in enumerate(zip(offset, sizes, size, strict=True))
+                       if (o, s) != (0, whole)}
             dim = min(varied, default=0)
             if len(varied) > 1 or (size and offset[dim] != (end or 0)) or (not size and end is not None):
                 return False
@@ -138,7 +144,7 @@ class Shards:
         return end == (size[min(varied, default=0)] if size else 1) or (end is None and math.prod(size) == 0)
 
     def _is_there(self) -> bool:
-        """Whether the files are large enough for what the index claims, or nearly: tied weights are stored once."""
+        """Whether the files are about as large as the index claims; tied weights are stored only once."""
         claimed = sum(math.prod(about["size"]) * about["dtype"].itemsize for about in self.tensors.values())
         files = [self.folder / f"{file}.pt" for file in self._chunks]
         if missing := next((file for file in files if not file.exists()), None):
@@ -146,48 +152,54 @@ class Shards:
         return claimed <= 10 * sum(file.stat().st_size for file in files)
 
     def verify(self) -> None:
-        """Reads everything."""
+        """Reads all shards. Raises ConfigError if one is damaged."""
         for file in range(self.num_files):
             self.read(file)
 
     def read(self, file: int) -> list[torch.Tensor]:
-        """The tensors in a process's file. Raises ConfigError where it is damaged or not what the index says."""
+        """The tensors in a process's file. Raises ConfigError if it is damaged or contradicts the index."""
         name = self.folder / f"{file}.pt"
         try:
             content = read_archive(name)
         except OSError as error:
-            raise ConfigError(f"{self.file}: a part of it, {name}, cannot be read: {error.strerror or error}") from error
+            raise ConfigError(f"{self.file}: a part of it, {name}, cannot be read: "
+                              f"{error.strerror or error}") from error
         except DamagedError as error:
             raise ConfigError(f"{self.file}: a part of it, {name}, is {error}") from error
         fault = f"{self.file}: damaged: what is in {name} is not what the index says"
-        if not isinstance(content, dict) or (content.get("save"), content.get("file")) != (self.folder.name, file):
+        if not isinstance(content, dict) or (
+                content.get("save"), content.get("file")) != (self.folder.name, file):
             raise ConfigError(fault)
         tensors = content.get("tensors")
         for path, _, sizes, number in self._chunks.get(file, ()):
             tensor = tensors[number] if isinstance(tensors, list) and number < len(tensors) else None
             expected = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
-            if not expected or (list(tensor.shape), tensor.dtype) != (list(sizes), self.tensors[path]["dtype"]):
+            if not expected or (list(tensor.shape), tensor.dtype) != (
+                    list(sizes), self.tensors[path]["dtype"]):
                 raise ConfigError(fault)
             if path in self.finite and find_non_finite({"": tensor}) is not None:
                 raise ConfigError(f"{self.file}: damaged: the weights of {path[-1]} are not finite")
         return tensors
 
     def full_state(self, state: dict, but: Mapping[tuple, torch.Tensor] = ()) -> dict:
-        """`state` with its tensors in their places, put together from their parts; those in `but` are given."""
+        """Returns `state` with all tensors put together from their shards; those in `but` are given."""
         found = dict(but)
         for file in range(self.num_files):
-            tensors = self.read(file) if any(path not in but for path, *_ in self._chunks.get(file, ())) else ()
+            tensors = (self.read(file)
+                       if any(path not in but for path, *_ in self._chunks.get(file, ())) else ())
             for path, offset, sizes, number in self._chunks.get(file, ()):
                 if path not in but:
                     if path not in found:
-                        found[path] = torch.empty(self.tensors[path]["size"], dtype=self.tensors[path]["dtype"])
-                    slices = tuple(slice(first, first + length) for first, length in zip(offset, sizes, strict=True))
+                        found[path] = torch.empty(self.tensors[path]["size"],
+                                                  dtype=self.tensors[path]["dtype"])
+                    slices = tuple(slice(first, first + length)
+                                   for first, length in zip(offset, sizes, strict=True))
                     found[path][slices] = tensors[number]
         rest = {name: value for name, value in state.items() if name != SHARDS_KEY}
         return _map_leaves(rest, lambda value, path: found.get(path, value))
 
     def local_shards(self, likes: Mapping[tuple, torch.Tensor]) -> dict[tuple, torch.Tensor]:
-        """Some tensors by their paths, each process's part of them, laid out as `likes`. A collective."""
+        """Loads this process's shard of some tensors, by path, in the layout of `likes`. A collective."""
         names = {path: "/".join(map(str, path)) for path in likes}
         into = {names[path]: torch.empty_like(like, dtype=self.tensors[path]["dtype"], requires_grad=False)
                 for path, like in likes.items()}
@@ -202,9 +214,9 @@ def _is_none_at(value, path: tuple) -> bool:
 
 
 def place_state(state: dict, parts: Mapping) -> dict:
-    """A checkpoint's state as `parts` can take it up: whole, or in parts where theirs is now. A collective in that case.
+    """Returns a checkpoint's state in the layout of `parts`: full tensors, or shards (then a collective).
 
-    The other way round as well: what lies in one file is handed out to processes each of which holds a part.
+    It also works the other way: tensors from one file are sharded over the processes.
     """
     shards: Shards | None = state.get(SHARDS_KEY)
     if dist.world_size() == 1:
@@ -213,7 +225,7 @@ def place_state(state: dict, parts: Mapping) -> dict:
 
     def like(path: tuple, size) -> torch.Tensor | None:
         tensor = held.get(path)
-        if tensor is None and path[1:3] == ("optimizer", "state"):  # not there yet: as the parameter that it is of
+        if tensor is None and path[1:3] == ("optimizer", "state"):  # not there yet: laid out as its parameter
             parameters = getattr(parts.get(path[0]), "parameters", ())
             tensor = dict(enumerate(parameters)).get(path[3]) if len(path) > 3 else None
         return tensor if is_sharded(tensor) and list(tensor.shape) == list(size) else None
@@ -231,13 +243,14 @@ def place_state(state: dict, parts: Mapping) -> dict:
 
 
 def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None:
-    """Removes the shards that no checkpoint in `folder` refers to, but for those of another process that is running."""
-    made = [(shards, _NAME.fullmatch(shards.name)) for shards in folder.glob("shards_*") if not shards.is_symlink()]
+    """Removes shards that no checkpoint in `folder` refers to, except those of other running processes."""
+    made = [(shards, _NAME.fullmatch(shards.name)) for shards in folder.glob("shards_*")
+            if not shards.is_symlink()]
     if not made:
         return
     try:
         kept = {_shard_folder_of(file) for file in folder.glob("*.pt")}
-    except Exception:  # nobody knows what it refers to
+    except Exception:  # an unreadable checkpoint may refer to any of them
         return
     for shards, ours in made:
         if ours and shards.name not in kept and (int(ours[1]) == os.getpid() or not is_running(int(ours[1]))):
@@ -245,5 +258,6 @@ def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None
 
 
 def _shard_folder_of(file: Path) -> str | None:
-    """The name of the folder that a checkpoint's tensors lie in, at a glance; raises whatever keeps it from being read."""
-    return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"].get(SHARDS_KEY, {}).get("folder")
+    """The name of a checkpoint's shard folder, read without loading tensors; raises if it cannot be read."""
+    return torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state"].get(
+        SHARDS_KEY, {}).get("folder")

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run: nested dicts and lists of tensors and plain values. Copying, checking, loading them."""
+"""The nested dicts and lists of tensors and plain values in a checkpoint: copying, checking, loading."""
 import copy
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
@@ -11,13 +11,13 @@ from utils.errors import ConfigError
 
 
 class StateCopier:
-    """Copies of a state on the CPU, in memory that is kept from one to the next: fresh memory costs page faults."""
+    """Copies a state to the CPU. Reuses its memory for the next copy: new memory would cost page faults."""
 
     def __init__(self):
         self._kept: dict[tuple, torch.Tensor] = {}
 
     def copy(self, state: dict) -> dict:
-        """A copy of `state`, after which the one before is void. Tensors that share memory whole share it in the copy."""
+        """Returns a copy of `state`; the previous copy becomes invalid. Shared tensor memory stays shared."""
         copier = _Copier(self._kept)
         copied = copier.copy(state, ())
         if copier.waits:
@@ -27,7 +27,7 @@ class StateCopier:
 
 
 class _Copier:
-    """One walk through a state: `kept` are buffers by path, `used` those of this walk."""
+    """One walk through a state: `kept` holds the old buffers by path, `used` those of this walk."""
 
     def __init__(self, kept: Mapping[tuple, torch.Tensor]):
         self.kept, self.used, self.waits = kept, {}, False
@@ -40,13 +40,14 @@ class _Copier:
                 return self._copy_part(tensor, path)
             if tensor.layout != torch.strided:
                 return tensor.cpu().clone()
-            where = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.is_conj(), tensor.is_neg()
+            where = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(),
+                     tensor.is_conj(), tensor.is_neg())
             key = where, tensor.dtype, tensor.shape, tensor.stride()
             if key not in self._same:
                 self._same[key] = self._copy_tensor(tensor.as_subclass(torch.Tensor), path)
             return self._same[key]
         if isinstance(value, dict):
-            copied = copy.copy(value)  # of the same kind: a module's state_dict carries its version along
+            copied = copy.copy(value)  # keeps the type: a module's state_dict carries its version
             for key, inner in value.items():
                 copied[key] = self.copy(inner, (*path, key))
             return copied
@@ -59,7 +60,8 @@ class _Copier:
         key = mine.data_ptr() if mine.numel() else path, tensor.dtype, tensor.shape, tensor.placements
         if key not in self._same:
             buffer = self.kept.get(path)
-            if buffer is None or (buffer.shape, buffer.dtype, local_tensor(buffer).shape) != (tensor.shape, tensor.dtype, mine.shape):
+            if buffer is None or (buffer.shape, buffer.dtype, local_tensor(buffer).shape) != (
+                    tensor.shape, tensor.dtype, mine.shape):
                 buffer = torch.empty_like(tensor, device="cpu", requires_grad=False)
             self.waits |= mine.is_cuda
             self.used[path] = self._same[key] = buffer
@@ -83,9 +85,11 @@ def _new_buffer(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def load_parts(parts: Mapping, state: Mapping, optional: set[str]) -> None:
-    """`load_part` for all parts; those in `optional` may stand on either side alone. Raises ConfigError."""
-    sides = {"the config builds": parts.keys() - state.keys(), "the checkpoint holds": state.keys() - parts.keys()}
-    alone = [f"only {side} {', '.join(sorted(names - optional))}" for side, names in sides.items() if names - optional]
+    """Calls `load_part` for all parts; those in `optional` may be missing on one side. Raises ConfigError."""
+    sides = {"the config builds": parts.keys() - state.keys(),
+             "the checkpoint holds": state.keys() - parts.keys()}
+    alone = [f"only {side} {', '.join(sorted(names - optional))}"
+             for side, names in sides.items() if names - optional]
     if alone:
         raise ConfigError(f"the checkpoint does not fit the config: {', and '.join(alone)}")
     for name in sorted(parts.keys() & state.keys()):
@@ -93,21 +97,22 @@ def load_parts(parts: Mapping, state: Mapping, optional: set[str]) -> None:
 
 
 def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> None:
-    """`part.load_state_dict(state)`, with its error shortened to a ConfigError that names the part."""
+    """Calls `part.load_state_dict(state)`. Raises ConfigError that names the part and shortens the error."""
     try:
         part.load_state_dict(state)
-    except Exception as error:  # whatever a part says to a state that is not its own
+    except Exception as error:  # a part may raise anything for the state of another one
         text = " ".join(str(error).split())
         raise ConfigError(f"{file}: '{name}' does not fit what the config builds: {text[:600]}") from error
 
 
 def find_non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity. Waits for the device once.
+    """Returns the name of the first tensor that holds a NaN or an infinity. Waits for the device once.
 
-    Looks at sums first, at a tenth of the cost: where one is finite, so is all that went into it. Of a tensor in parts it
-    sees the part of this process.
+    It checks sums first, at a tenth of the cost: if a sum is finite, all its elements are. Of a sharded
+    tensor it checks the shard of this process.
     """
-    floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point() or tensor.is_complex()}
+    floats = {name: tensor for name, tensor in weights.items()
+              if tensor.is_floating_point() or tensor.is_complex()}
     if not floats:
         return None
     floats = {name: _summable(local_tensor(tensor.detach())) for name, tensor in floats.items()}
@@ -119,31 +124,32 @@ def find_non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
 def _summable(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.layout != torch.strided:
         return tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
-    return tensor.float() if tensor.element_size() == 1 else tensor  # eight-bit floats are for storing only
+    return tensor.float() if tensor.element_size() == 1 else tensor  # eight-bit floats are storage only
 
 
 def num_bytes(tensor: torch.Tensor) -> int:
-    """What a tensor, or this process's part of it, takes on the disk, about; of a sparse one its values and indices."""
+    """The approximate size on disk of a tensor, or of its local shard; if sparse, of values and indices."""
     tensor = local_tensor(tensor)
     return tensor.nbytes if tensor.layout == torch.strided else 2 * tensor._nnz() * 8 * max(tensor.ndim, 1)
 
 
 def flatten_state(value, path: str = "") -> dict:
-    """The tensors and plain values in `value`, by their path: `{"model.weight": ..., "progress.step": 3}`."""
+    """The tensors and plain values in `value`, by path: `{"model.weight": ..., "progress.step": 3}`."""
     if not isinstance(value, (dict, list, tuple)):
         return {path: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {name: leaf for key, inner in items for name, leaf in flatten_state(inner, f"{path}.{key}".lstrip(".")).items()}
+    return {name: leaf for key, inner in items
+            for name, leaf in flatten_state(inner, f"{path}.{key}".lstrip(".")).items()}
 
 
 def bit_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are equal to the last bit, NaN and all."""
+    """Whether two tensors are equal to the last bit, NaN included."""
     bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
     return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(*bits)
 
 
 def iter_tensors(value) -> Iterator[torch.Tensor]:
-    """The tensors in `value`; one that stands there twice comes twice."""
+    """Yields the tensors in `value`; a tensor that occurs twice comes twice."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (dict, list, tuple)):
@@ -152,7 +158,7 @@ def iter_tensors(value) -> Iterator[torch.Tensor]:
 
 
 def find_unstorable(value, where: str, depth: int = 0) -> str | None:
-    """Which value inside `value` is neither a tensor nor plain, in words; None where all are."""
+    """Describes the first value inside `value` that is neither a tensor nor plain; None if there is none."""
     if isinstance(value, torch.Tensor):
         return f"{where} is a quantized tensor" if value.is_quantized else None
     if isinstance(value, torch.dtype) or type(value) in (type(None), bool, int, float, str):
@@ -160,7 +166,8 @@ def find_unstorable(value, where: str, depth: int = 0) -> str | None:
     if depth > MAX_DEPTH:
         return f"{where.split('[')[0]} is nested more than {MAX_DEPTH} levels deep"
     if type(value) in (dict, OrderedDict, Counter):
-        inner = [(key, f"{where}[{key!r}]") for key in value] + [(v, f"{where}[{k!r}]") for k, v in value.items()]
+        inner = ([(key, f"{where}[{key!r}]") for key in value]
+                 + [(v, f"{where}[{k!r}]") for k, v in value.items()])
     elif type(value) in (list, tuple, torch.Size):
         inner = [(item, f"{where}[{i}]") for i, item in enumerate(value)]
     elif type(value) is set and not any(isinstance(item, torch.Tensor) for item in value):

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, verified on load, tensors and plain values only."""
+"""Checkpoints on disk: complete or not written, verified on load, tensors and plain values only."""
 import errno
 import logging
 import os
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class SavePolicy(NamedTuple):
     """How a CheckpointStore saves.
 
-    `background`: a thread writes, while training goes on. `max_failures`: how many saves in a row may fail. `keep_last`:
-    how many `epoch_NNNN.pt` to keep, None for all.
+    `background`: a thread writes while training continues. `max_failures`: how many saves in a row may fail.
+    `keep_last`: how many `epoch_NNNN.pt` to keep, None for all.
     """
 
     background: bool = True
@@ -37,16 +37,17 @@ class CheckpointStore:
     """The `checkpoints/` folder of a run.
 
     Args:
-        folder: made if it is not there; half-written files of killed runs are removed from it.
+        folder: created if missing; incomplete files of killed runs are removed from it.
         config: the resolved config, stored in every checkpoint.
-        resumed_from: the checkpoint that the run goes on from; if it lies here it is never pruned.
+        resumed_from: the checkpoint that the run resumes from; if it is in this folder it is never pruned.
     """
 
     def __init__(self, folder: Path, config: dict, resumed_from: Path | None = None):
         self.folder, self.config = folder, config
-        self.num_failures, self._failure = 0, ""  # in a row, and what the last one was
+        self.num_failures, self._failure = 0, ""  # failures in a row; the message of the last one
         self._resumed_from = resumed_from.name if resumed_from else None
-        self._last_is_sound = self._resumed_from == "last.pt" or (resumed_from is not None and is_valid_checkpoint(folder / "last.pt"))
+        self._last_is_sound = self._resumed_from == "last.pt" or (
+            resumed_from is not None and is_valid_checkpoint(folder / "last.pt"))
         self._copies, self._owed, self._policy = StateCopier(), {}, SavePolicy()
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
@@ -56,15 +57,18 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
 
-    def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], policy: SavePolicy) -> None:
+    def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor],
+             policy: SavePolicy) -> None:
         """Writes `state` once and gives it all `names` (..., "last.pt"), in this order; one save at a time.
 
-        What was "last.pt" becomes "previous.pt": no damage to one file costs the run. A save that the disk refuses is an
-        error in the log: what was saved before stays, and names but "last.pt" are made up for with the next save. Raises
-        TrainingError where the state cannot be stored, one of `weights` is not finite, or too many saves in a row failed.
+        The old "last.pt" becomes "previous.pt", so damage to one file does not lose the run. If the disk
+        refuses a save, it logs an error, keeps old files, and the next save adds missing names except
+        "last.pt". Raises TrainingError if state cannot be stored, weights are not finite, or too many saves
+        failed in a row.
         """
         if unstorable := find_unstorable(state, "state"):
-            raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. Convert it in state_dict().")
+            raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. "
+                                "Convert it in state_dict().")
         rest, parts = split_sharded(state)
         if bad := _find_non_finite_anywhere(weights) if parts else find_non_finite(weights):
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
@@ -73,30 +77,34 @@ class CheckpointStore:
         self.check()
         self._policy = policy
         copied = self._copies.copy({"rest": rest, "parts": parts})
-        content = {"format": FORMAT, "config": self.config, "state": {**copied["rest"], FINITE_WEIGHTS: list(weights)}}
-        saving = _PendingSave(content, ShardSave(copied["parts"], self.folder, state["progress"]["step"]) if parts else None)
-        self._writer = threading.Thread(target=self._write_all, args=(saving, names), name="checkpoint writer")
+        content = {"format": FORMAT, "config": self.config,
+                   "state": {**copied["rest"], FINITE_WEIGHTS: list(weights)}}
+        saving = _PendingSave(
+            content, ShardSave(copied["parts"], self.folder, state["progress"]["step"]) if parts else None)
+        self._writer = threading.Thread(target=self._write_all, args=(saving, names),
+                                        name="checkpoint writer")
         self._writer.start()
         if not policy.background:
             self.join()
             self.check()
 
     def join(self) -> None:
-        """Until what was saved is on the disk, or has failed to get there."""
+        """Waits until the last save is on disk or has failed."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
 
     def check(self) -> None:
-        """Raises what a save in the background ran into: TrainingError after too many failures in a row."""
+        """Raises errors of a background save: TrainingError after too many failures in a row."""
         if self._bug is not None:
             raise self._bug
         if self.num_failures >= self._policy.max_failures:
-            raise TrainingError(f"{self._failure} (failure {self.num_failures} in a row, which ends the run). "
+            raise TrainingError(f"{self._failure} (failure {self.num_failures} in a row, "
+                                "which ends the run). "
                                 f"What was saved before is in {self.folder}.")
 
     def finish(self) -> None:
-        """`join`; raises TrainingError where the last save failed."""
+        """Calls `join`. Raises TrainingError if the last save failed."""
         self.join()
         self.check()
         if self.num_failures:
@@ -105,7 +113,7 @@ class CheckpointStore:
     def _write_all(self, saving: "_PendingSave", names: list[str]) -> None:
         owed = {name: earlier for name, earlier in self._owed.items() if name not in names}
         try:
-            for one in (saving, *owed.values()):  # a matter of all processes: before anything that can fail here alone
+            for one in (saving, *owed.values()):  # a collective: before anything that can fail on one process
                 one.complete()
             for name, earlier in owed.items():
                 self._write(earlier.content, [name])
@@ -114,13 +122,13 @@ class CheckpointStore:
             self._prune(saving.content["state"]["progress"]["epoch"], {*names, self._resumed_from})
         except OSError as error:
             self._owed = {**owed, **{name: saving for name in names if name != "last.pt"}}
-            self._copies = StateCopier()  # the old ones hold what is owed
+            self._copies = StateCopier()  # the old copies hold the saves that are owed
             self.num_failures += 1
             self._failure = f"{self.folder / names[-1]}: not saved: {_reason(error)}"
-            if self.num_failures < self._policy.max_failures and dist.is_main():  # else `check` says it
+            if self.num_failures < self._policy.max_failures and dist.is_main():  # else `check` raises
                 log.error("%s (failure %d in a row, %d end the run; what was saved before stays)",
                           self._failure, self.num_failures, self._policy.max_failures)
-        except BaseException as error:  # surfaces in the loop
+        except BaseException as error:  # `check` raises it in the loop
             self._bug = error
 
     def _write(self, content: dict, names: list[str]) -> None:
@@ -138,8 +146,9 @@ class CheckpointStore:
         sync_folder(self.folder)
 
     def _prune(self, epoch: int, spared: set) -> None:
-        """Drops the oldest epochs; those above `epoch`, of a future that was abandoned by a resume, do not count."""
-        numbers = {file: int(file.stem[6:]) for file in self.folder.glob("epoch_*.pt") if file.stem[6:].isdigit()}
+        """Removes the oldest epochs. Ignores epochs above `epoch`: a resume has abandoned them."""
+        numbers = {file: int(file.stem[6:]) for file in self.folder.glob("epoch_*.pt")
+                   if file.stem[6:].isdigit()}
         past = sorted((file for file, number in numbers.items() if number <= epoch), key=numbers.get)
         for old in past[: -self._policy.keep_last] if self._policy.keep_last else []:
             if old.name not in spared:
@@ -151,25 +160,26 @@ class CheckpointStore:
 
 
 class _PendingSave:
-    """What is to be written; parts of it, maybe, by all processes together."""
+    """The content to write, and its sharded tensors, if any, which all processes write together."""
 
     def __init__(self, content: dict, parts: ShardSave | None):
         self.content, self._parts = content, parts
 
     def complete(self) -> None:
-        """Until the parts are on the disk; raises OSError on all processes alike."""
+        """Waits until the shards are on disk. Raises OSError on all processes alike."""
         if self._parts:
             self.content["state"][SHARDS_KEY] = self._parts.complete()
             self._parts = None
 
 
 class ShardStore(CheckpointStore):
-    """The CheckpointStore of a process that is not the main one: writes its part of tensors that are in parts, or nothing."""
+    """The CheckpointStore of a process that is not the main one. It writes only its shards, if any."""
 
     def _open(self) -> None:
-        """The main process does it, and what follows."""
+        """The main process does this, and the methods below."""
 
-    def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor], policy: SavePolicy) -> None:
+    def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor],
+             policy: SavePolicy) -> None:
         if split_sharded(state)[1]:
             super().save(state, names, weights, policy)
 
@@ -179,12 +189,12 @@ class ShardStore(CheckpointStore):
 
 
 def _find_non_finite_anywhere(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """`find_non_finite` of what any process holds; the same on all."""
+    """`find_non_finite` over all processes; all get the same result."""
     return next(filter(None, dist.all_gather_object(find_non_finite(weights))), None)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed saves left behind; what a process that is running has under way stays."""
+    """Removes files that killed saves left behind. Files of a running process stay."""
     for leftover in folder.glob(".*.tmp"):
         ours = re.fullmatch(r"\..+\.pt\.(\d{1,9})(\.link)?\.tmp", leftover.name)
         if ours and (int(ours[1]) == os.getpid() or not _is_running(int(ours[1]))):
@@ -194,17 +204,17 @@ def remove_leftovers(folder: Path) -> None:
 
 def _is_running(process_number: int) -> bool:
     try:
-        if os.name == "posix":  # elsewhere this would end it
+        if os.name == "posix":  # elsewhere this would end the process
             os.kill(process_number, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # a process of another user
         pass
     return True
 
 
 def _link_as(file: Path, name: str) -> None:
-    """Another name in the same folder for what is in `file`, from one moment to the next; a link, or else a copy."""
+    """Gives `file` another name in the same folder, atomically, as a hard link or else as a copy."""
     link = file.parent / f".{name}.{os.getpid()}.link.tmp"
     link.unlink(missing_ok=True)
     try:

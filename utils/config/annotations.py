@@ -1,4 +1,4 @@
-"""What an annotation admits, in words and as a check: constraints such as `PositiveInt`, and why a value does not fit."""
+"""The values that an annotation allows, as text and as a check; constraints such as `PositiveInt`."""
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 from utils.config.suggestions import suggest_name, suggest_value
-_DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null",
-                 list: "a list", dict: "a table of keys"}
+_DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
+                 type(None): "null", list: "a list", dict: "a table of keys"}
 
 
 def at_least(least: int | float, above: bool = False):
-    """A constraint for an annotation: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded.
+    """A constraint: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded.
 
-    Its `range` is the bound as JSON Schema has it, for those who describe signatures.
+    Its attribute `range` is the bound in the format of JSON Schema, for tools that describe signatures.
     """
 
     def check(value):
@@ -27,7 +27,7 @@ def at_least(least: int | float, above: bool = False):
 
 
 def below(bound: int | float):
-    """A constraint for an annotation: smaller than `bound`."""
+    """A constraint for an annotation: the value must be smaller than `bound`."""
 
     def check(value):
         if not value < bound:
@@ -38,7 +38,7 @@ def below(bound: int | float):
 
 
 def _countable(value):
-    if value >= 2**63:  # no more than a machine counts to; nobody needs to be told of it
+    if value >= 2**63:  # the limit of an int64, too large to be worth a mention in descriptions
         raise ValueError(f"{value} is too large")
 
 
@@ -49,9 +49,9 @@ _LISTS = (list, tuple, Sequence, Iterable, set)
 
 
 def mismatch(value, annotation) -> str | None:
-    """Why `value` cannot be an `annotation`, in words; None where it can, or where the annotation is not simple.
+    """Why `value` does not fit `annotation`, as text; None if it fits or the annotation is not simple.
 
-    Annotations may carry constraints: `Annotated[int, check]`, where `check(value)` raises ValueError for what it refuses.
+    Annotations may carry constraints: `Annotated[int, check]`; `check(value)` raises ValueError to reject it.
     """
     simple = simple_types(annotation)
     if simple is None:
@@ -64,13 +64,15 @@ def mismatch(value, annotation) -> str | None:
             return str(error)
         return _items_mismatch(value, annotation) if isinstance(value, list) else None
     choice = suggest_name(value, [name for kind in simple if isinstance(kind, tuple) for name in kind])
-    return f"{describe_value(value)}; {describe_annotation(annotation)} is needed.{choice or suggest_value(value, simple)}"
+    return (f"{describe_value(value)}; {describe_annotation(annotation)} is needed."
+            f"{choice or suggest_value(value, simple)}")
 
 
 def describe_annotation(annotation) -> str | None:
-    """`a whole number or null`: the values that an annotation admits; None where a config has no word for them."""
+    """`a whole number or null`: the values that an annotation allows; None if a config cannot hold them."""
     simple = simple_types(annotation)
-    return simple and " or ".join(_DESCRIPTIONS[kind] if isinstance(kind, type) else _one_of(kind) for kind in simple)
+    return simple and " or ".join(_DESCRIPTIONS[kind] if isinstance(kind, type) else _one_of(kind)
+                                  for kind in simple)
 
 
 def _one_of(choices: tuple) -> str:
@@ -78,16 +80,18 @@ def _one_of(choices: tuple) -> str:
 
 
 def _items_mismatch(value: list, annotation) -> str | None:
-    """What is wrong with the items of a list, or with how many there are."""
+    """What is wrong with the items of a list, or with their number."""
     faults = []
     for part in _union_members(annotation):
         kinds = typing.get_args(part)
         if is_tensor(part):
-            wrong = next((f"{item!r} is no number" for item in _leaves(value) if not _fits(item, float)), None)
+            wrong = next((f"{item!r} is no number" for item in _leaves(value)
+                          if not _fits(item, float)), None)
         elif (typing.get_origin(part) or part) not in _LISTS:
             continue
         elif typing.get_origin(part) is tuple and Ellipsis not in kinds and len(kinds) > 1:
-            wrong = f"it has {len(value)} items; {len(kinds)} are needed" if len(value) != len(kinds) else _first(value, kinds)
+            wrong = (f"it has {len(value)} items; {len(kinds)} are needed"
+                     if len(value) != len(kinds) else _first(value, kinds))
         else:
             wrong = _first(value, [kinds[0]] * len(value)) if kinds else None
         faults.append(wrong)
@@ -95,7 +99,7 @@ def _items_mismatch(value: list, annotation) -> str | None:
 
 
 def item_annotations(annotation) -> tuple[list, bool] | None:
-    """The annotations of a list's items, and whether there are just so many; None where these differ or nothing tells."""
+    """The annotations of a list's items, and whether their number is fixed; None if unclear or unknown."""
     lists = [part for part in _union_members(annotation) if (typing.get_origin(part) or part) in _LISTS]
     kinds = typing.get_args(lists[0]) if len(lists) == 1 else ()
     if not kinds or any(is_tensor(part) for part in _union_members(annotation)):
@@ -105,8 +109,9 @@ def item_annotations(annotation) -> tuple[list, bool] | None:
 
 
 def _first(items: list, annotations: Iterable) -> str | None:
-    """What is wrong with the first of the items that does not fit."""
-    wrong = ((number, mismatch(item, kind)) for number, (item, kind) in enumerate(zip(items, annotations, strict=True)))
+    """What is wrong with the first item that does not fit."""
+    wrong = ((number, mismatch(item, kind))
+             for number, (item, kind) in enumerate(zip(items, annotations, strict=True)))
     return next((f"item {number}: {message}" for number, message in wrong if message), None)
 
 
@@ -115,7 +120,7 @@ def _leaves(value) -> list:
 
 
 def _union_members(annotation) -> list:
-    """The members of a union, those of annotated ones included; anything else by itself."""
+    """The members of a union, also of annotated ones; anything else as a list of one."""
     if typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -124,7 +129,7 @@ def _union_members(annotation) -> list:
 
 
 def describe_value(value) -> str:
-    """`'ten' is text`, `the value is false`: a config value and its kind in a user's words."""
+    """`'ten' is text`, `the value is false`: a config value and its kind in plain words."""
     if value is None or isinstance(value, bool):
         return f"the value is {str(value).lower().replace('none', 'null')}"
     return f"{value!r} is {_DESCRIPTIONS.get(type(value), type(value).__name__)}"
@@ -139,7 +144,7 @@ def _fits(value, kind) -> bool:
 
 
 def ranges(annotation) -> dict[str, float]:
-    """The bounds of its numbers, as JSON Schema has them: `{"minimum": 0, "exclusiveMaximum": 1}`."""
+    """The bounds of numbers in the format of JSON Schema: `{"minimum": 0, "exclusiveMaximum": 1}`."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return {key: bound for part in typing.get_args(annotation) for key, bound in ranges(part).items()}
     checks = getattr(annotation, "__metadata__", ())
@@ -147,14 +152,16 @@ def ranges(annotation) -> dict[str, float]:
 
 
 def describe_parameter(parameter: Parameter) -> str:
-    """`a whole number or null, at least 1`: what an argument may be, as far as its annotation tells."""
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    """`a whole number or null, at least 1`: the values that the annotation of an argument allows."""
+    words = {"minimum": "at least", "exclusiveMinimum": "above",
+             "maximum": "at most", "exclusiveMaximum": "below"}
     annotation = annotation_of(parameter)
-    return ", ".join([describe_annotation(annotation) or "", *(f"{words[key]} {bound}" for key, bound in ranges(annotation).items())])
+    return ", ".join([describe_annotation(annotation) or "",
+                      *(f"{words[key]} {bound}" for key, bound in ranges(annotation).items())])
 
 
 def _constraints(value, annotation) -> list:
-    """The checks of those parts of an annotation that admit `value`."""
+    """The checks in the parts of an annotation that allow `value`."""
     if typing.get_origin(annotation) is Annotated:
         base, *checks = typing.get_args(annotation)
         return checks if any(_fits(value, kind) for kind in simple_types(base) or []) else []
@@ -164,7 +171,7 @@ def _constraints(value, annotation) -> list:
 
 
 def simple_types(annotation) -> list | None:
-    """The plain types an annotation admits; None where it admits something a config has no word for."""
+    """The plain types that an annotation allows; None if it allows something that a config cannot express."""
     if typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
     if annotation in _DESCRIPTIONS or annotation is None:
@@ -178,7 +185,7 @@ def simple_types(annotation) -> list | None:
         return [typing.get_args(annotation)]
     if origin in (typing.Union, types.UnionType):
         parts = typing.get_args(annotation)
-        if float in parts:  # `lr: float | Tensor`: from a config it is the number
+        if float in parts:  # `lr: float | Tensor`: a config gives the number
             parts = [part for part in parts if not is_tensor(part)]
         kinds = [simple_types(part) for part in parts]
         return None if None in kinds else list(dict.fromkeys(kind for part in kinds for kind in part))
@@ -190,7 +197,7 @@ def simple_types(annotation) -> list | None:
 
 
 def annotation_of(parameter: Parameter):
-    """The annotation; without one, that of the default where it is a number, text or a switch."""
+    """The annotation. Without one, bool if the default is a bool, else Any."""
     if parameter.annotation is not Parameter.empty and not isinstance(parameter.annotation, str):
         return parameter.annotation
     return bool if isinstance(parameter.default, bool) else typing.Any

@@ -1,4 +1,4 @@
-"""References within a config: `${seed}` is another of its values, `${env:DATA_DIR,data/}` one of the environment."""
+"""References in a config: `${seed}` to another value, `${env:DATA_DIR,data/}` to an environment variable."""
 import os
 import re
 from collections.abc import Callable
@@ -13,17 +13,17 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
 
 
 def resolve(config: dict, where: Callable[[KeyPath], bool] = lambda path: True) -> tuple[dict, list[Fault]]:
-    """`config` with what its references stand for, and what is wrong with those that stand for nothing.
+    """Returns `config` with its references resolved, and the faults of references that lead nowhere.
 
-    A value that is one reference takes its value, of whatever kind; within other text it is written out. `$${` is `${`
-    itself. `where` says at which key paths references are looked for.
+    A value that is a single reference takes over the value and its type; within other text it becomes text.
+    `$${` means a literal `${`. `where` decides at which key paths references are resolved.
     """
     references = _References(config, where)
     return references.replaced_in(config, ()), references.faults
 
 
 class _Unresolved(Exception):
-    """A reference that leads nowhere, and why."""
+    """A reference cannot be resolved; the message says why."""
 
 
 class _References:
@@ -31,7 +31,7 @@ class _References:
         self.config, self.where, self.faults = config, where, []
 
     def replaced_in(self, value: Any, path: KeyPath) -> Any:
-        """`value`, which stands at `path`, without references; notes those that lead nowhere, and leaves them."""
+        """Returns the `value` at `path` without references; records unresolved ones and keeps them."""
         if isinstance(value, dict):
             return {key: self.replaced_in(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):
@@ -43,7 +43,7 @@ class _References:
             return value
 
     def _followed(self, value: Any, path: KeyPath, chain: tuple[str, ...]) -> Any:
-        """What `value` comes to; `chain` are the keys that led there."""
+        """Resolves `value`; `chain` holds the keys that led to it."""
         if isinstance(value, dict):
             return {key: self._followed(item, (*path, key), chain) for key, item in value.items()}
         if isinstance(value, list):
@@ -52,12 +52,14 @@ class _References:
             return value
         if (whole := _REFERENCE.fullmatch(value)) and whole[1] is not None:
             return self._value(whole, chain)
-        return _REFERENCE.sub(lambda match: "${" if match[1] is None else _as_text(match, self._value(match, chain)), value)
+        return _REFERENCE.sub(
+            lambda match: "${" if match[1] is None else _as_text(match, self._value(match, chain)), value)
 
     def _value(self, match: re.Match, chain: tuple[str, ...]) -> Any:
         name = match[1].strip()
         if not match.group().endswith("}"):
-            raise _Unresolved(f"'{match.group()}' is not closed. A reference looks like ${{seed}}; for the signs write $${{")
+            raise _Unresolved(f"'{match.group()}' is not closed. A reference looks like ${{seed}}; "
+                              "for the signs write $${")
         if name.startswith("env:"):
             return _of_environment(name.removeprefix("env:"))
         if name in chain:
@@ -73,8 +75,9 @@ class _References:
             elif isinstance(value, dict) and part in value:
                 value = value[part]
             elif not (isinstance(value, str) and part == "type"):  # a bare name is short for {type: name}
-                raise _Unresolved(f"there is no '{name}' in this config.{suggest_name(name, _keys(self.config))} A variable of the "
-                                  "environment is ${env:NAME}.")
+                raise _Unresolved(f"there is no '{name}' in this config."
+                                  f"{suggest_name(name, _keys(self.config))} "
+                                  "A variable of the environment is ${env:NAME}.")
         return value
 
 
@@ -89,11 +92,12 @@ def _of_environment(text: str) -> Any:
     name, comma, default = text.partition(",")
     name = name.strip()
     if name not in os.environ and not comma:
-        raise _Unresolved(f"the environment has no {name}. Set it, or write a default: ${{env:{name},DEFAULT}}")
+        raise _Unresolved(f"the environment has no {name}. Set it, "
+                          f"or write a default: ${{env:{name},DEFAULT}}")
     return read_number(os.environ.get(name, default.strip()))
 
 
 def _keys(value: Any, prefix: str = "") -> list[str]:
-    """The dotted paths of all that stands in a config."""
+    """The dotted paths of all keys in a config."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [name for key, item in items for name in (f"{prefix}{key}", *_keys(item, f"{prefix}{key}."))]

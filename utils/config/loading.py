@@ -1,6 +1,6 @@
-"""Configs from files and the command line: `extends`, `key.path=value`, `~key`; and where each value was written.
+"""Reads configs from files and the command line: `extends`, `key.path=value`, `~key`.
 
-A config is a plain dict. Beside it goes `places`, a dict from key path to Place, for error messages only.
+A config is a plain dict. Its `places`, a dict from key path to Place, are only for error messages.
 """
 import os
 from collections.abc import Iterable, Mapping
@@ -13,18 +13,19 @@ from utils.config.suggestions import suggest_name
 from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, parse_json, parse_yaml
 from utils.errors import Attempts, ConfigError, Fault
 
-_NOT_DELETED = "there is nothing inherited to delete here. (An item of a list cannot be deleted: write the list anew.)"
+_NOT_DELETED = ("there is nothing inherited to delete here. "
+                "(An item of a list cannot be deleted: write the list anew.)")
 
 
 class Layer(NamedTuple):
-    """What one file, or the command line, says by itself."""
+    """The config of one file, or of the command line, alone."""
 
     config: dict
     places: dict[KeyPath, Place]
 
 
 class Reading(NamedTuple):
-    """A config as it was read, its places, what is wrong with it so far, and the layers it was made of, lowest first."""
+    """A config, its places, its faults so far, and the layers it was merged from, lowest first."""
 
     config: dict
     places: dict[KeyPath, Place]
@@ -33,9 +34,9 @@ class Reading(NamedTuple):
 
 
 def load_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> tuple[dict, dict]:
-    """The config in `file`, with what it extends and the `key.path=value` overrides, as (config, places).
+    """Returns (config, places) of `file`, with all that it extends and the `key.path=value` overrides.
 
-    Raises ConfigError for what `read_config` raises it for, and for all faults that this notes.
+    Raises ConfigError for all errors of `read_config`, and for the faults that it recorded.
     """
     reading = read_config(file, overrides)
     raise_faults(reading)
@@ -43,15 +44,15 @@ def load_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> tuple
 
 
 def raise_faults(reading: Reading) -> None:
-    """Raises ConfigError for what was noted while a config was read."""
+    """Raises ConfigError for the faults that were recorded while a config was read."""
     if reading.faults:
         raise ConfigError(format_faults(reading.faults, reading.places))
 
 
 def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Reading:
-    """The config in `file`, with what it extends, overrides and references; notes keys that stand twice, and the like.
+    """Reads the config in `file` with all that it extends, overrides, references; records duplicate keys etc.
 
-    Raises one ConfigError for all files that are missing or broken or extend themselves, and for malformed overrides.
+    Raises one ConfigError for all files that are missing, broken or circular, and for malformed overrides.
     """
     files, attempts = _Files(), Attempts()
     config, places = files.read(Path(file), attempts)
@@ -66,7 +67,7 @@ def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Readi
 
 
 def override_config(config: dict, source: str, overrides: Iterable[str]) -> Reading:
-    """A config that lies in no file of its own, with overrides. It holds no references; these may.
+    """Applies overrides to a config without a file of its own. It has no references; the overrides may have.
 
     Raises ConfigError for a malformed override.
     """
@@ -79,7 +80,7 @@ def override_config(config: dict, source: str, overrides: Iterable[str]) -> Read
 
 
 def parse_overrides(overrides: Iterable[str]) -> Layer:
-    """`key.path=value` (values are parsed as YAML) and `~key.path`, which deletes, and does so first, as a layer."""
+    """Parses `key.path=value` (the value is YAML) and `~key.path`, which deletes first, into a layer."""
     tree, attempts = Layer({}, {}), Attempts()
     for override in sorted(overrides, key=lambda text: not text.startswith("~")):
         with attempts:
@@ -89,22 +90,24 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
 
 
 def _path_of(key: str) -> KeyPath:
-    """`~a.b` is the key `~b` in `a`."""
+    """Returns the key path of `~a.b`: the key `~b` in `a`."""
     *above, last = key.removeprefix("~").split(".")
     return *above, f"~{last}" if key.startswith("~") else last
 
 
 def _places_in(value: Any, place: Place, path: KeyPath = ()) -> dict[KeyPath, Place]:
-    """The same place for all that stands in a config."""
+    """The same place for all key paths in a config."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return {path: place, **{at: place for key, item in items for at in _places_in(item, place, (*path, str(key)))}}
+    return {path: place, **{at: place
+                            for key, item in items for at in _places_in(item, place, (*path, str(key)))}}
 
 
 def _parse_override(override: str) -> Layer:
     key, equals, text = override.partition("=")
     path = _path_of(key)
     if not (equals or key.startswith("~")) or not all(part.removeprefix("~") for part in path):
-        raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like optimizer.args.lr=0.01")
+        raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. "
+                          "Overrides look like optimizer.args.lr=0.01")
     nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
     if faults:
         raise ConfigError(format_faults([((*path, *inner), *rest) for inner, *rest in faults], {}))
@@ -116,25 +119,28 @@ def _parse_override(override: str) -> Layer:
 
 
 def merge_with_places(base: tuple[Any, dict], new: tuple[Any, dict]) -> tuple[Any, dict]:
-    """`merge` for (config, places) pairs: what was replaced or deleted loses its places."""
+    """`merge` for (config, places) pairs: replaced or deleted values lose their places."""
     replaced: list[KeyPath] = []
     with located(new[1]):
         value = merge(base[0], new[0], (), replaced)
-    kept = {path: place for path, place in base[1].items() if not any(path[:len(gone)] == gone for gone in replaced)}
+    kept = {path: place for path, place in base[1].items()
+            if not any(path[:len(gone)] == gone for gone in replaced)}
     return value, {**kept, **new[1]}
 
 
 def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | None = None) -> Any:
-    """`new` laid over `base`, neither changed: dicts merge key by key, everything else is replaced.
+    """Merges `new` over `base` without changing either: dicts merge by key, everything else is replaced.
 
-    A block that names another `type` replaces the one below it whole; a string is short for `{type: string}`. A key
-    `~name` without a value deletes `name` from `base`. Items of a list are reached by their index
-    (`metrics.0.args.k=5`). The paths of what was replaced go into `replaced`.
+    A block with another `type` replaces the whole block below it; a string is short for `{type: string}`. A
+    key `~name` without a value deletes `name` from `base`. The index addresses items of a list
+    (`metrics.0.args.k=5`). The paths of replaced values are added to `replaced`.
     """
     if isinstance(base, list) and isinstance(new, dict) and new and all(str(key).isdigit() for key in new):
         if beyond := [key for key in new if int(key) >= len(base)]:
-            raise ConfigError.at(".".join(path), f"the list has {len(base)} items; there is no item {beyond[0]}")
-        return [merge(item, new[str(i)], (*path, str(i)), replaced) if str(i) in new else item for i, item in enumerate(base)]
+            raise ConfigError.at(".".join(path), f"the list has {len(base)} items; "
+                                 f"there is no item {beyond[0]}")
+        return [merge(item, new[str(i)], (*path, str(i)), replaced) if str(i) in new else item
+                for i, item in enumerate(base)]
     if isinstance(base, dict) and "type" in base and isinstance(new, str):
         new = {"type": new}
     if isinstance(base, str) and isinstance(new, dict) and new.keys() - {"type"}:
@@ -150,38 +156,39 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
     if replaced is not None:
         replaced += [(*path, key) for key in gone]
     base = {key: value for key, value in base.items() if key not in gone}
-    merged = {key: merge(base[key], value, (*path, key), replaced) if key in base else value for key, value in new.items()
-              if key[:1] != "~" or key[1:] not in gone}
+    merged = {key: merge(base[key], value, (*path, key), replaced) if key in base else value
+              for key, value in new.items() if key[:1] != "~" or key[1:] not in gone}
     return {**base, **merged}
 
 
 def is_single(block: dict) -> bool:
-    """Whether a table is (part of) one optimizer or scheduler, and not several by their names, each a block."""
+    """Whether a table is (part of) one optimizer or scheduler, and not several blocks by name."""
     keys = {key.removeprefix("~") for key in block}
     numbers = any(isinstance(value, (int, float)) for value in block.values())
     return bool(keys & {"type", "args", "per", "groups", "decay_bias_and_norm"}) or numbers or not block
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"optimizer.args.lr": 0.001, ...}`: the leaves of a config by their dotted path."""
+    """`{"optimizer.args.lr": 0.001, ...}`: the leaves of a config by dotted path."""
     if isinstance(config, dict) and config:
         items = config.items()
     elif isinstance(config, list) and any(isinstance(item, (dict, list)) for item in config):
         items = enumerate(config)
     else:
         return {prefix: config}
-    return {k: v for key, item in items for k, v in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {k: v for key, item in items
+            for k, v in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
 def differences(old: dict, new: dict) -> dict[str, tuple[Any, Any]]:
-    """`{"trainer.args.epochs": (10, 20)}`: leaves that are not the same in two configs (None where missing)."""
+    """`{"trainer.args.epochs": (10, 20)}`: leaves that differ between two configs (None if missing)."""
     old_leaves, new_leaves = flatten(old), flatten(new)
     keys = {**old_leaves, **new_leaves}
     return {k: (old_leaves.get(k), new_leaves.get(k)) for k in keys if old_leaves.get(k) != new_leaves.get(k)}
 
 
 def place_of(places: dict, path: tuple) -> Place:
-    """The place of `path`, or of the nearest key above it that was written somewhere."""
+    """The place of `path`, or of the nearest key above it that has a place."""
     path = tuple(map(str, path))
     for end in range(len(path), 0, -1):
         if path[:end] in places:
@@ -191,23 +198,25 @@ def place_of(places: dict, path: tuple) -> Place:
 
 
 def format_faults(faults: Iterable[Fault], places: Mapping) -> str:
-    """A line for each fault: where it was written, the key, what is wrong."""
+    """Formats a line for each fault: its place, the key, what is wrong."""
     rows = []
     for path, message, *source in faults:
         place = place_of(places, path)
         if place.text and place.text.lower() in ("off", "no", "on", "yes"):
             truth = str(place.text.lower() in ("on", "yes")).lower()
-            message += f" (YAML reads {place.text} as {truth}. For nothing write null; for text quote it: '{place.text}'.)"
+            message += (f" (YAML reads {place.text} as {truth}. For nothing write null; "
+                        f"for text quote it: '{place.text}'.)")
         elif place.text == "" and "is null" in message:
             message += " (Nothing stands after the colon.)"
         rows.append((source[0] if source else place.source, ".".join(map(str, path)), message))
     width = max(len(source) for source, _, _ in rows)
-    return "\n".join(f"{source:<{width}}  {f'{key}: ' if key else ''}{message}" for source, key, message in rows)
+    return "\n".join(f"{source:<{width}}  {f'{key}: ' if key else ''}{message}"
+                     for source, key, message in rows)
 
 
 @contextmanager
 def located(places: Mapping):
-    """Within it a ConfigError about values of a config also tells where these were written."""
+    """Context: adds the places of config values to the message of a ConfigError about them."""
     try:
         yield
     except ConfigError as error:
@@ -217,9 +226,10 @@ def located(places: Mapping):
 
 
 def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
-    """Takes out the `~key`s that are left, having deleted nothing, and tells of them."""
+    """Removes the remaining `~key`s, which deleted nothing, and returns them as faults."""
     if isinstance(value, list):
-        return [fault for number, item in enumerate(value) for fault in _take_undeleted(item, (*path, str(number)))]
+        return [fault for number, item in enumerate(value)
+                for fault in _take_undeleted(item, (*path, str(number)))]
     if not isinstance(value, dict):
         return []
     left = [((*path, key), _NOT_DELETED) for key in value if key.startswith("~")]
@@ -229,23 +239,25 @@ def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
 
 
 class _Files:
-    """Reads a file and those it extends; notes what is wrong with any of them."""
+    """Reads a file and the files that it extends; records their faults."""
 
     def __init__(self):
         self.layers: list[Layer] = []
         self.faults: list[Fault] = []
 
-    def read(self, file: Path, attempts: Attempts, chain: tuple[Path, ...] = (), where: str = "") -> tuple[dict, dict]:
-        """The config of `file`, over those it extends, and its places; `chain` are the files that led here, by `where`.
+    def read(self, file: Path, attempts: Attempts, chain: tuple[Path, ...] = (),
+             where: str = "") -> tuple[dict, dict]:
+        """Returns the config of `file`, merged over those it extends, and its places; an error is an attempt.
 
-        One that no config can be made of is a failed attempt.
+        `chain`: the files that led here. `where`: the place of the `extends` that names this file.
         """
         merged: tuple[dict, dict] = ({}, {})
         with attempts:
             config, places, faults = self._parse(file, chain, f"{where}  extends: " if where else "")
             self.faults += faults
             for parent in self._parents(config, places):
-                above = self.read(file.parent / parent, attempts, (*chain, file.resolve()), places[("extends",)].source)
+                above = self.read(file.parent / parent, attempts, (*chain, file.resolve()),
+                                  places[("extends",)].source)
                 merged = merge_with_places(merged, above)
             self.layers.append(Layer(config, places))
             merged = merge_with_places(merged, (config, places))
@@ -253,26 +265,30 @@ class _Files:
 
     def _parse(self, file: Path, chain: tuple[Path, ...], where: str) -> Parsed:
         if file.resolve() in chain:
-            raise ConfigError(f"{where}{file}: extends itself, by way of " + " -> ".join(f.name for f in (*chain, file)))
+            raise ConfigError(f"{where}{file}: extends itself, by way of " +
+                              " -> ".join(f.name for f in (*chain, file)))
         try:
             text = file.read_text(encoding="utf-8-sig")
         except OSError as error:
             folder = file if file.is_dir() else file.parent
             others = sorted(p.name for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
-            also = f"{suggest_name(file.name, others)} There are {', '.join(others)} in {folder}." if others else ""
+            also = (f"{suggest_name(file.name, others)} There are {', '.join(others)} in {folder}."
+                    if others else "")
             raise ConfigError(f"{where}{file}: cannot be read: {error.strerror}.{also}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{file}: is not UTF-8 text: {error}") from error
         parsed = (parse_json if file.suffix == ".json" else parse_yaml)(text, str(file))
         if not isinstance(parsed.value, dict):
-            raise ConfigError(f"{file}: a config is a table of sections (name, dataset, model, ...); this is {parsed.value!r}")
+            raise ConfigError(f"{file}: a config is a table of sections (name, dataset, model, ...); "
+                              f"this is {parsed.value!r}")
         return parsed
 
     def _parents(self, config: dict, places: dict) -> list[str]:
-        """Takes from a file's config what is about the file: what it extends, and the schema an editor holds it against."""
+        """Removes the keys about the file itself (`extends`, `$schema`). Returns the files it extends."""
         config.pop("$schema", None)
         parents = config.pop("extends", [])
         parents = [parents] if isinstance(parents, str) else parents
         if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-            raise ConfigError(f"{places[('extends',)].source}  extends: a file name or a list of them is needed")
+            raise ConfigError(f"{places[('extends',)].source}  extends: "
+                              "a file name or a list of them is needed")
         return parents

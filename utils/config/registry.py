@@ -1,4 +1,4 @@
-"""Names to classes: first in the project's folders, then in the libraries of the kind, and nowhere else."""
+"""Finds classes by name: first in the project's folders, then in the libraries of the kind, nowhere else."""
 import functools
 import importlib
 import logging
@@ -13,14 +13,14 @@ from utils.config.suggestions import suggest_name
 from utils.errors import PROJECT, ConfigError, Fault, describe_error, is_ours
 
 log = logging.getLogger(__name__)
-FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may bring whatever belongs to its idea
-_CALLED_TYPE = ("_target_", "class_path", "class", "target", "name")  # what others call it
+FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may register all kinds
+_CALLED_TYPE = ("_target_", "class_path", "class", "target", "name")  # the names of `type` in other projects
 
 
 class Library:
-    """The named things of an installed library, imported when somebody first asks.
+    """The named members of an installed library, imported on first use.
 
-    `label` is how messages call them (`any torchvision model`), `load` returns them as a dict from name to thing.
+    `label` is its name in messages (`any torchvision model`). `load` returns a dict from name to member.
     """
 
     def __init__(self, label: str, load: Callable[[], dict]):
@@ -32,12 +32,12 @@ class Registry:
     """Everything of one kind that a config can name.
 
     Args:
-        kind: what a thing is called in messages ("model").
-        folder: the project folder whose files are imported on first look-up ("model").
-        expects: the class that a built thing must be an instance of; None where any callable will do.
+        kind: the name of the kind in messages ("model").
+        folder: the project folder whose files are imported on the first look-up ("model").
+        expects: the class that a built object must be an instance of; None if any callable is allowed.
         provided: parameters that the program fills in itself (an optimizer's `params`).
-        inputs: for kinds where a plain function *is* the thing (a loss, a metric, a transform): the number of leading
-            arguments it is called with. The config's args fill the others.
+        inputs: for kinds where a plain function *is* the object (a loss, a metric, a transform): the number
+            of leading arguments of each call. The config's args fill the others.
         libraries: where to look after the project's own folder.
     """
 
@@ -50,7 +50,7 @@ class Registry:
         self._twice: dict[str, str] = {}
 
     def register(self, thing=None):
-        """Decorator for a class or a function; its `__name__` becomes its name in configs."""
+        """Decorator for a class or a function. Its `__name__` becomes its name in configs."""
         if not callable(thing) or not hasattr(thing, "__name__"):
             raise TypeError(f"register takes a class or a function, without parentheses; this is {thing!r}")
         other = self._own.setdefault(thing.__name__, thing)
@@ -65,7 +65,7 @@ class Registry:
         return sorted(self._own)
 
     def get(self, name: str):
-        """The class or function called `name`. Raises ConfigError, with the nearest name, where there is none."""
+        """Returns the class or function `name`. Otherwise raises ConfigError with the nearest name."""
         errors = import_folder(self.folder)
         if name in self._own:
             return self._if_importable(name, errors)
@@ -78,38 +78,42 @@ class Registry:
             return self._if_importable(name, errors)
         known = self._known()
         broken = "".join(f"\n    {file} could not be imported: {why}" for file, why in errors.items())
-        meant = next((f" Write '{word}' alone; arguments go under args." for word in reversed(re.findall(r"\w+", name))
+        meant = next((f" Write '{word}' alone; arguments go under args."
+                      for word in reversed(re.findall(r"\w+", name))
                       if word in known), suggest_name(name, known))
         meant = self._unregistered(name) or meant
         raise ConfigError(f"no {self.kind} '{name}'.{meant} There are: {self.describe_options()}.{broken}")
 
     def _unregistered(self, name: str) -> str:
-        """Where the project has a class or function of that name that is not registered as one of this kind, in words."""
+        """A hint if the project has a class or function of that name that is not registered as this kind."""
         defined = re.compile(rf"^(class|def) {re.escape(name)}\b", re.MULTILINE)
         files = [file for file in sorted((PROJECT / self.folder).glob("*.py"))
                  if defined.search(file.read_text(encoding="utf-8", errors="ignore"))]
         registry = re.sub(r"(ss)?$", lambda end: "sses" if end[0] else "s", self.kind, count=1).upper()
-        return f" {files[0].relative_to(PROJECT)} has it, but not under @{registry}.register." if files else ""
+        return (f" {files[0].relative_to(PROJECT)} has it, but not under @{registry}.register."
+                if files else "")
 
     def _known(self) -> list[str]:
         return [*self.names(), *(member for library in self.libraries for member in library.members())]
 
     def describe_options(self) -> str:
-        """The project's own names, and how the libraries are called."""
+        """The project's own names, and the labels of the libraries."""
         return ", ".join([*self.names(), *(library.label for library in self.libraries)])
 
     def _if_importable(self, name: str, errors: dict[str, str]):
-        """The project's own `name`, unless two files claim it or its file broke off half-way."""
+        """The project's own `name`. Raises ConfigError if two files claim it or its import failed."""
         if name in self._twice:
-            raise ConfigError(f"two {self.kind}s are called '{name}': in {self._twice[name]}. Rename one of them.")
+            raise ConfigError(f"two {self.kind}s are called '{name}': in {self._twice[name]}. "
+                              "Rename one of them.")
         if why := errors.get(_file(self._own[name])):
             raise ConfigError(f"{_file(self._own[name])} could not be imported: {why}")
         return self._own[name]
 
-    def faults(self, block, path: tuple, provided: Iterable[str] = (), keys: Iterable[str] = ()) -> list[Fault]:
+    def faults(self, block, path: tuple, provided: Iterable[str] = (),
+               keys: Iterable[str] = ()) -> list[Fault]:
         """What is wrong with a `{type, args}` block (or a bare name), as (key path, message). Builds nothing.
 
-        `provided` are arguments the program fills in, `keys` further keys that the block may have.
+        `provided`: arguments that the program fills in. `keys`: further keys that the block may have.
         """
         block = {"type": block} if isinstance(block, str) else block
         if not isinstance(block, dict):
@@ -126,32 +130,37 @@ class Registry:
         if args is not None and not isinstance(args, dict):
             return [*faults, ((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
         wrong = signature.faults(args or {}, beside)
-        return faults + [((*path, "args", name) if name else (*path, "args"), message) for name, message in wrong]
+        return (faults + [((*path, "args", name) if name else (*path, "args"), message)
+                          for name, message in wrong])
 
     def _untyped(self, block: dict, path: tuple) -> Fault:
-        """What is wrong with a table that does not say what it is."""
+        """What is wrong with a table that has no valid `type`."""
         missing = f"'type' is missing: the name of {self.one}."
         for key, value in block.items():
             if key in _CALLED_TYPE and "type" not in block:
-                return (*path, key), f"{missing} It is not called '{key}' here: type: {str(value).split('.')[-1]}"
+                return (*path, key), (f"{missing} It is not called '{key}' here: "
+                                      f"type: {str(value).split('.')[-1]}")
             if len(block) == 1 and isinstance(value, (dict, type(None))) and key in self._known():
                 return (*path, key), f"{missing} Write {{type: {key}, args: {{...}}}}."
         return path, f"{missing} There are: {self.describe_options()}."
 
-    def _unknown_key_faults(self, beside: dict, path: tuple, allowed: tuple, parameters: Iterable[str]) -> list[Fault]:
-        """What is wrong with the keys of a block besides those it has."""
-        return [((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}" if key in parameters else
-                 Unknown(f"there is no key '{key}' for {self.one}.{suggest_name(key, allowed)} Keys: {', '.join(allowed)}."))
+    def _unknown_key_faults(self, beside: dict, path: tuple, allowed: tuple,
+                            parameters: Iterable[str]) -> list[Fault]:
+        """The faults of keys that the block must not have."""
+        return [((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}"
+                 if key in parameters else
+                 Unknown(f"there is no key '{key}' for {self.one}.{suggest_name(key, allowed)} "
+                         f"Keys: {', '.join(allowed)}."))
                 for key in beside]
 
     def signature(self, target, provided: Iterable[str] = ()) -> Signature:
-        """What a config may pass to `target`."""
+        """The arguments that a config may pass to `target`."""
         if self.inputs is not None and not isinstance(target, type):
             return Signature(target, self.inputs)
         return Signature(target, {*self.provided, *provided})
 
     def build(self, block, where: str, **provided):
-        """The thing a block names, built; `provided` are the arguments of the program, `where` its section."""
+        """Builds what a block names. `provided`: arguments from the program. `where`: the block's section."""
         block = {"type": block} if isinstance(block, str) else block
         target = self.get(block["type"])
         args = block.get("args") or {}
@@ -172,7 +181,7 @@ class Registry:
 
 
 def _named_by(error: Exception, args: dict) -> str:
-    """`.args.lr`, if of all arguments the error's text names that one, or ends with its value; nothing where that is open."""
+    """`.args.lr` if the error's text names only that argument or ends with its value; '' if unclear."""
     text = str(error)
     named = [name for name, value in args.items()
              if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text) or text.endswith(f" {value}")
@@ -182,7 +191,7 @@ def _named_by(error: Exception, args: dict) -> str:
 
 @functools.cache
 def import_folder(folder: str) -> dict[str, str]:
-    """Imports every file of a project folder, once; returns the files that failed, with their errors."""
+    """Imports every file of a project folder, once. Returns the files that failed, with their errors."""
     errors = {}
     for module in pkgutil.iter_modules([str(PROJECT / folder)]):
         try:
@@ -195,8 +204,9 @@ def import_folder(folder: str) -> dict[str, str]:
 
 
 def _file(thing) -> str:
-    """`model/lenet.py`, or the module's name for what is not the project's own."""
-    stem = thing.__module__.replace(".", "/")  # a module that broke off is not to be had any more
+    """`model/lenet.py`, or the name of the module if it is not in the project."""
+    stem = thing.__module__.replace(".", "/")  # a module whose import failed is not in sys.modules
     guesses = [PROJECT / f"{stem}.py", PROJECT / stem / "__init__.py"]
-    file = getattr(sys.modules.get(thing.__module__), "__file__", None) or next(filter(Path.is_file, guesses), None)
+    file = (getattr(sys.modules.get(thing.__module__), "__file__", None)
+            or next(filter(Path.is_file, guesses), None))
     return str(Path(file).relative_to(PROJECT)) if file and is_ours(str(file)) else thing.__module__

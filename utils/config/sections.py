@@ -1,11 +1,11 @@
-"""The sections of a config: what each is for, and what it is where a config leaves it out."""
+"""The sections of a config: the purpose of each, and its default."""
 import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Section(NamedTuple):
-    """A top-level key of a config; `keys` are those of its blocks besides `type` and `args`, with what they mean."""
+    """A top-level key of a config. `keys`: keys of its blocks besides `type` and `args`, with meaning."""
 
     default: Any
     text: str
@@ -22,11 +22,15 @@ SECTIONS = {
     "loss": Section(None, "What training minimises."),
     "metrics": Section([], "What else is measured, in training and in evaluation.", {
         "name": "What the metric is called in the logs; by default its type."}),
-    "optimizer": Section(None, "What steps the weights; several by the names of the model's submodules that they step.", {
-        "groups": "Parameters with options of their own: [{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}].",
-        "decay_bias_and_norm": "Whether weight decay also shrinks biases and the weights of normalisation layers (true)."}),
-    "scheduler": Section(None, "How the learning rate moves; all of a list are stepped; several optimizers by their names.", {
-        "per": "What it is stepped after, epoch or step (epoch)."}),
+    "optimizer": Section(
+        None, "What steps the weights; several by the names of the model's submodules that they step.", {
+            "groups": "Parameters with options of their own: "
+                      "[{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}].",
+            "decay_bias_and_norm": "Whether weight decay also shrinks biases and the weights of "
+                                   "normalisation layers (true)."}),
+    "scheduler": Section(
+        None, "How the learning rate moves; all of a list are stepped; several optimizers by their names.", {
+            "per": "What it is stepped after, epoch or step (epoch)."}),
     "trainer": Section({"type": "Trainer"}, "What happens to a batch, and how a run goes."),
     "writers": Section(["TensorBoard"], "Where numbers and images go, besides metrics.jsonl."),
 }
@@ -40,7 +44,7 @@ EXTENDS = "Another config, or a list of them, to inherit from; the file names ar
 
 
 def with_defaults(config: Mapping) -> dict:
-    """A config with all sections there are, those it leaves out as they are by default, and whatever else it has."""
+    """Returns a config with all sections: missing ones get their default; other keys are kept."""
     defaults = {key: copy.deepcopy(section.default) for key, section in SECTIONS.items()}
     full = {key: default if config.get(key) is None else config[key] for key, default in defaults.items()}
     if isinstance(full["trainer"], dict):

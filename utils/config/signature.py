@@ -1,4 +1,4 @@
-"""The constructor is the schema: what a class or function takes, and what is wrong with given arguments."""
+"""The constructor is the schema: the arguments of a class or function, and faults in given arguments."""
 import inspect
 import typing
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,14 @@ from utils.config.suggestions import suggest_name
 
 
 class Unknown(str):
-    """What is said of a key that nobody takes; whoever knows where it belongs may say so."""
+    """The message for an unknown key. A caller that knows where the key belongs may replace it."""
 
 
 class Signature:
-    """The named parameters of `target`, inherited ones included where a constructor passes `**kwargs` on.
+    """The named parameters of `target`, with inherited ones if a constructor forwards `**kwargs`.
 
-    `provided` are the parameters the program fills in itself: a name, or a number of leading positional ones.
-    `open` says that any further name may be accepted. `name` is what messages call it.
+    `provided`: the parameters that the program fills in: names, or a number of leading positional ones.
+    `open`: further names may be accepted. `name`: the name of `target` in messages.
     """
 
     def __init__(self, target, provided: Iterable[str] | int = (), name: str | None = None):
@@ -29,7 +29,8 @@ class Signature:
         self.provided = {name for name in provided if name in self.parameters}
 
     def __str__(self):
-        shown = [p.replace(annotation=Parameter.empty, kind=Parameter.KEYWORD_ONLY) for p in self.free().values()]
+        shown = [p.replace(annotation=Parameter.empty, kind=Parameter.KEYWORD_ONLY)
+                 for p in self.free().values()]
         return f"{self.name}({', '.join(map(str, shown))}{', ...' if self.open else ''})"
 
     def free(self) -> dict[str, Parameter]:
@@ -37,16 +38,17 @@ class Signature:
         return {name: p for name, p in self.parameters.items() if name not in self.provided}
 
     def faults(self, args: Mapping, beside: Iterable[str] = ()) -> list[tuple[str, str]]:
-        """What is wrong with `args`, as (argument, message); a missing argument has the name ''.
+        """Returns what is wrong with `args`, as (argument, message); a missing argument has the name ''.
 
-        Those that were written `beside` them are told of already, and not missing.
+        Arguments that were written `beside` them have been reported already and are not missing.
         """
         free, found = self.free(), []
         for name, value in args.items():
             if name in self.provided:
                 found.append((name, f"'{name}' is filled in by the program. Leave it out."))
             elif name not in free and not self.open:
-                found.append((name, Unknown(f"{self.name} has no argument '{name}'.{suggest_name(name, free)} {self}")))
+                found.append((name, Unknown(f"{self.name} has no argument '{name}'."
+                                            f"{suggest_name(name, free)} {self}")))
             elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
                 found.append((name, wrong))
         if missing := [name for name in self.required() if name not in (*args, *beside)]:
@@ -54,7 +56,7 @@ class Signature:
         return found
 
     def required(self) -> list[str]:
-        """Those that it must set. One that is reached through **kwargs may be filled in on the way there."""
+        """The parameters that a config must set; another constructor may fill in those behind **kwargs."""
         return [name for name in self.free() if self.is_required(name) and name in self._own]
 
     def is_required(self, name: str) -> bool:
@@ -62,7 +64,7 @@ class Signature:
         return name in self.parameters and self.parameters[name].default is Parameter.empty
 
     def convert(self, args: Mapping) -> dict:
-        """`args` as what the annotations ask for and YAML has no word for: dtypes, tensors, paths, tuples, sets."""
+        """Converts `args` to types that YAML lacks, by annotation: dtypes, tensors, paths, tuples, sets."""
         return {name: _convert(value, self.parameters.get(name)) for name, value in args.items()}
 
 
@@ -70,7 +72,7 @@ def _convert(value, parameter: Parameter | None):
     annotation = parameter.annotation if parameter else None
     wanted = [typing.get_origin(part) or part for part in (annotation, *typing.get_args(annotation))]
     if isinstance(value, str) and any(getattr(part, "__name__", "") == "dtype" for part in wanted):
-        import torch  # where a plug-in takes it, it is loaded already
+        import torch  # a plug-in with such an argument has loaded it already
 
         return getattr(torch, value, value)
     if isinstance(value, str) and Path in wanted and str not in wanted:
@@ -78,21 +80,24 @@ def _convert(value, parameter: Parameter | None):
     if isinstance(value, list) and any(map(is_tensor, wanted)):
         import torch
 
-        return torch.tensor(value, dtype=torch.float32 if parameter.name.endswith("weight") else None)  # also of [1, 5]
+        return torch.tensor(  # weights are floats, also [1, 5]
+            value, dtype=torch.float32 if parameter.name.endswith("weight") else None)
     if isinstance(value, list) and list not in wanted:
         return next((part(value) for part in wanted if part in (tuple, set)), value)
     return value
 
 
 def _parameters(target) -> tuple[dict[str, Parameter], bool]:
-    """(named parameters, whether others are accepted), following `**kwargs` to the next constructor in line."""
+    """(named parameters, whether others are accepted); follows `**kwargs` to the next constructor in line."""
     signature = _inspect(target)
     if signature is None:
         return {}, True
-    owners = [cls for cls in getattr(target, "__mro__", ()) if "__init__" in vars(cls) or "__new__" in vars(cls)]
+    owners = [cls for cls in getattr(target, "__mro__", ())
+              if "__init__" in vars(cls) or "__new__" in vars(cls)]
     if owners and (owners[0] is object or owners[0].__module__ == "torch.nn.modules.module"):
-        return {}, False  # object and nn.Module take nothing, whatever their signatures say
-    parameters = {n: p for n, p in signature.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        return {}, False  # object and nn.Module take no arguments, although their signatures do
+    parameters = {n: p for n, p in signature.parameters.items()
+                  if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     if all(p.kind is not p.VAR_KEYWORD for p in signature.parameters.values()):
         return parameters, False
     next_in_line = owners[1] if owners else signature.return_annotation
@@ -105,7 +110,7 @@ def _parameters(target) -> tuple[dict[str, Parameter], bool]:
 def _inspect(target) -> inspect.Signature | None:
     try:
         return inspect.signature(target, eval_str=True)
-    except Exception:  # an annotation that only a type checker can resolve, whatever it raises
+    except Exception:  # an annotation that only a type checker can resolve may raise anything
         pass
     try:
         signature = inspect.signature(target)
@@ -117,8 +122,8 @@ def _inspect(target) -> inspect.Signature | None:
 
 
 def _resolve(annotation, names: dict):
-    """A text annotation as what it names; none where it names nothing that is there at run time."""
+    """Evaluates a text annotation; Parameter.empty if its name does not exist at run time."""
     try:
-        return eval(annotation, names) if isinstance(annotation, str) else annotation  # code of the plug-in itself
+        return eval(annotation, names) if isinstance(annotation, str) else annotation  # plug-in code
     except Exception:
         return Parameter.empty

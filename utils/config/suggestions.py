@@ -1,4 +1,4 @@
-"""What was probably meant by a value of the wrong kind: `'0,01' is text; a number is needed. Did you mean 0.01?`"""
+"""Suggests a fix for a value of the wrong type: `'0,01' is text; a number is needed. Did you mean 0.01?`"""
 import difflib
 import math
 import re
@@ -8,11 +8,12 @@ from typing import Any
 from utils.config.syntax import read_number
 
 _LIKE_A_NUMBER = re.compile(r"\s*([-+.\d_]+(?:,\d+)?(?:[eE][-+]?\d+)?)([%fFdD]?)\s*")
-_SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_SWITCHES = {"true": True, "yes": True, "on": True, "1": True,
+             "false": False, "no": False, "off": False, "0": False}
 
 
 def suggest_value(value: Any, kinds: Iterable) -> str:
-    """` Did you mean 0.01?`: `value` as the first of `kinds` that it can be read as; nothing where there is none."""
+    """` Did you mean 0.01?`: `value` converted to the first of `kinds` that can read it; '' if none can."""
     for kind in kinds:
         if isinstance(kind, type) and kind in _READERS and (read := _READERS[kind](value)):
             return f" Did you mean {read}?"
@@ -20,7 +21,8 @@ def suggest_value(value: Any, kinds: Iterable) -> str:
 
 
 def _null(value: Any) -> str | None:
-    return "null" if isinstance(value, str) and value.strip().lower() in ("none", "null", "off", "no", "") else None
+    return ("null" if isinstance(value, str) and value.strip().lower() in ("none", "null", "off", "no", "")
+            else None)
 
 
 def _switch(value: Any) -> str | None:
@@ -30,7 +32,8 @@ def _switch(value: Any) -> str | None:
 
 def _whole(value: Any) -> str | None:
     number = _number_in(value.replace(",", "") if isinstance(value, str) else value)
-    return str(int(number)) if number is not None and math.isfinite(number) and number == int(number) else None
+    return (str(int(number)) if number is not None and math.isfinite(number)
+            and number == int(number) else None)
 
 
 def _number(value: Any) -> str | None:
@@ -39,7 +42,7 @@ def _number(value: Any) -> str | None:
 
 
 def _number_in(value: Any) -> int | float | None:
-    """The number that `10`, `0,01`, `10%`, `1e-3f` in quotes stand for, in other places than YAML."""
+    """The number in notations that YAML does not read as one: `10`, `0,01`, `10%`, `1e-3f` in quotes."""
     if type(value) in (int, float):
         return value
     found = _LIKE_A_NUMBER.fullmatch(value) if isinstance(value, str) else None
@@ -50,7 +53,7 @@ def _number_in(value: Any) -> int | float | None:
 
 
 def _list(value: Any) -> str | None:
-    """`0.9, 0.999`, `(64, 10)`, `64 10` in brackets, and so a lone number or name."""
+    """Puts `0.9, 0.999`, `(64, 10)`, `64 10` into brackets, also a single number or name."""
     if type(value) not in (str, int, float) or value == "":
         return None
     items = re.split(r"[,;\s]+", str(value).strip("()[] "))
@@ -65,11 +68,11 @@ _READERS = {type(None): _null, bool: _switch, int: _whole, float: _number, list:
 
 
 def suggest_name(name: object, options: Iterable[str]) -> str:
-    """` Did you mean 'LeNet'?`, or nothing where nothing is near. `learning_rate` is near `lr`, `acc` near `accuracy`."""
-    by_lower = {str(option).lower(): str(option) for option in reversed([*options])}  # of two the first
+    """` Did you mean 'LeNet'?`, or ''. `learning_rate` is near `lr`, `acc` near `accuracy`."""
+    by_lower = {str(option).lower(): str(option) for option in reversed([*options])}  # the first one wins
     word = str(name).lower()
     close = difflib.get_close_matches(word, by_lower, n=1, cutoff=0.6)
     close += ["".join(part[:1] for part in word.split("_"))]
-    close += sorted((option for option in by_lower if len(word) > 2 and word in option), key=len)  # `cosine`, `acc`
+    close += sorted((option for option in by_lower if len(word) > 2 and word in option), key=len)  # `acc`
     found = next((by_lower[option] for option in close if option in by_lower), None)
     return f" Did you mean '{found}'?" if found else ""

@@ -1,4 +1,4 @@
-"""YAML and JSON as plain values, of which each knows the line it was written on; and values as YAML."""
+"""Parses YAML and JSON into plain values with the line of each; writes values as YAML."""
 import json
 import re
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import yaml
 from utils.errors import ConfigError, Fault
 
 COMMAND_LINE = "command line"
-KeyPath = tuple[str, ...]  # ("optimizer", "args", "lr"); list items by their index, ("metrics", "0", "args", "k")
+KeyPath = tuple[str, ...]  # ("optimizer", "args", "lr"); list items by index: ("metrics", "0", "args", "k")
 
 
 class Place(NamedTuple):
@@ -19,7 +19,7 @@ class Place(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """A value, the Place of every key path in it, and what is wrong but does not stop anybody from reading on."""
+    """A value, the Place of every key path in it, and faults that do not stop the reading."""
 
     value: Any
     places: dict[KeyPath, Place]
@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes whatever _Loader would take for a number, and tells no reference from other text."""
+    """SafeDumper that quotes all text that _Loader would read as a number, and escapes `${` in text."""
 
 
 _FLOAT = re.compile(
@@ -49,20 +49,24 @@ _Loader.yaml_implicit_resolvers = {
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-_Dumper.add_representer(str, lambda dumper, text: dumper.represent_str(text.replace("${", "$${")))  # as it is, no reference
+_Dumper.add_representer(str,
+                        lambda dumper, text: dumper.represent_str(text.replace("${", "$${")))  # no reference
 
-# What YAML's parser says, in part, and what the mend mostly is; the first that fits.
+# Patterns in messages of the YAML parser, and the usual fix. The first match counts.
 _YAML_FIXES = {
     r"'\\t'": "YAML is indented by spaces, not tabs.",
-    r"mapping values are not allowed": "Text with ': ' in it stands in quotes; a line that is indented further than the one "
-                                       "above belongs to it.",
+    r"mapping values are not allowed":
+        "Text with ': ' in it stands in quotes; "
+        "a line that is indented further than the one above belongs to it.",
     r"could not find expected ':'": "A key ends in a colon and a space: 'model: LeNet'.",
-    r"cannot start any token|undefined alias|expected alphabetic": "Text that begins with such a sign stands in quotes.",
+    r"cannot start any token|undefined alias|expected alphabetic":
+        "Text that begins with such a sign stands in quotes.",
     r"unexpected end of stream": "A quote was opened and not closed.",
-    r"expected ',' or|expected the node|expected <block end>": "A comma, a bracket or a quote is missing or one too many, or a "
-                                                               "line is not indented like its neighbours.",
+    r"expected ',' or|expected the node|expected <block end>":
+        "A comma, a bracket or a quote is missing or one too many, "
+        "or a line is not indented like its neighbours.",
 }
-# What JSON's parser says, then what stands where it stumbles; and the mend.
+# Patterns for the message of the JSON parser, a newline and the text where it failed; and the fix.
 _JSON_FIXES = {
     r"Extra data": "The table ended before this: a bracket is one too many, perhaps.",
     r".*\n\s*$": "The file ends in the middle: a bracket or a quote is not closed.",
@@ -78,7 +82,7 @@ _JSON_FIXES = {
 
 
 def read_number(text: str) -> Any:
-    """The number, true, false or null that a plain word stands for in YAML; any other text as it is."""
+    """Reads a plain word as YAML does: a number, true, false or null; returns other text unchanged."""
     words = {"true": True, "false": False, "null": None}
     if _INT.match(text) or _FLOAT.match(text):
         return _Loader(text).get_single_data()
@@ -86,12 +90,13 @@ def read_number(text: str) -> Any:
 
 
 def dump_yaml(config: Any, flow: bool | None = False) -> str:
-    """`config` as YAML that load_config reads back equal. With `flow` None, innermost tables and lists take a line each."""
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=flow)
+    """`config` as YAML that load_config reads back equal. `flow=None`: a line per innermost table or list."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120,
+                     default_flow_style=flow)
 
 
 def parse_json(text: str, source: str) -> Parsed:
-    """JSON text; a duplicate key is a fault. `source` names the file. Raises ConfigError for what is not JSON."""
+    """Parses JSON; a duplicate key is a fault. `source`: the file's name. Raises ConfigError if invalid."""
     duplicates: list[str] = []
     try:
         value = json.loads(text, object_pairs_hook=lambda pairs: _table(pairs, duplicates))
@@ -102,7 +107,7 @@ def parse_json(text: str, source: str) -> Parsed:
     except RecursionError as error:
         raise ConfigError(f"{source}: nested too deeply") from error
     try:
-        _, places, faults = parse_yaml(text.replace("\t", " "), source)  # nearly all JSON is YAML, but for tabs
+        _, places, faults = parse_yaml(text.replace("\t", " "), source)  # JSON is YAML, except tabs
     except ConfigError as error:
         if "nested too deeply" in str(error):
             raise
@@ -124,7 +129,7 @@ def _suggest_fix(mends: dict[str, str], text: str) -> str:
 
 
 def _caret(text: str, line: int, column: int) -> str:
-    """The line of `text`, and under it a caret at the column; both from 1."""
+    """The line of `text` with a caret below the column; both count from 1."""
     lines = text.splitlines() or [""]
     shown = lines[min(line, len(lines)) - 1].replace("\t", " ")
     start = max(column - 60, 0)
@@ -132,9 +137,9 @@ def _caret(text: str, line: int, column: int) -> str:
 
 
 def parse_yaml(text: str, source: str) -> Parsed:
-    """YAML text; a duplicate key is a fault. `source` names the file, or is COMMAND_LINE.
+    """Parses YAML text. A duplicate key is a fault. `source` names the file, or is COMMAND_LINE.
 
-    Raises ConfigError for broken syntax.
+    Raises ConfigError for invalid syntax.
     """
     places: dict = {}
     faults: list[Fault] = []
@@ -153,14 +158,16 @@ def parse_yaml(text: str, source: str) -> Parsed:
 
 def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
     mark, begun = error.problem_mark or error.context_mark, error.context_mark
-    if begun and str(error.context).startswith("while scanning"):  # it stumbles over what was begun there
+    if begun and str(error.context).startswith("while scanning"):  # the mistake is where that text begins
         mark = begun
     problem = error.problem or error.context
     mend = _suggest_fix({f".*({part})": mend for part, mend in _YAML_FIXES.items()}, problem)
     lines = text.split("\n")
     above = next((number for number in range(mark.line - 1, -1, -1) if lines[number].strip()), None)
-    if problem.startswith("mapping values") and above is not None and not re.search(r":(\s|$)|#", lines[above]):
-        return _at_place(source, text, above, 0, "this line has no key. A key ends in a colon and a space: 'model: LeNet'.")
+    if problem.startswith("mapping values") and above is not None and not re.search(
+            r":(\s|$)|#", lines[above]):
+        return _at_place(source, text, above, 0, "this line has no key. "
+                         "A key ends in a colon and a space: 'model: LeNet'.")
     if "${" in lines[mark.line]:
         mend = " A reference within brackets stands in quotes: \"${seed}\"."
     if error.context and begun and begun.line != mark.line:
@@ -169,19 +176,20 @@ def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
 
 
 def _at_place(source: str, text: str, line: int, column: int, message: str) -> str:
-    """The message with its place, and a caret under that; line and column from 0."""
+    """The message with its place, and a caret below the line; line and column count from 0."""
     where = source if source == COMMAND_LINE else f"{source}:{line + 1}"
     return f"{where}: {message}\n{_caret(text, line + 1, column + 1)}"
 
 
 class _Construction:
-    """Plain values from the nodes of a YAML document; notes the place of each, and keys that stand twice."""
+    """Builds plain values from the nodes of a YAML document; records their places and duplicate keys."""
 
     def __init__(self, loader: _Loader, source: str, places: dict, faults: list[Fault]):
         self.loader, self.source, self.places, self.faults = loader, source, places, faults
 
     def of(self, node: yaml.Node, path: KeyPath, key: yaml.Node | None = None) -> Any:
-        where = self.where(node if key is None or isinstance(node, yaml.ScalarNode) else key)  # of a table the line above it
+        where = self.where(  # tables and lists: the line of the key
+            node if key is None or isinstance(node, yaml.ScalarNode) else key)
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
         self.places[path] = Place(where, node.value if plain else None)
         if node.tag not in _PLAIN_TAGS:
@@ -196,10 +204,10 @@ class _Construction:
 
     def table(self, node: yaml.MappingNode, path: KeyPath) -> dict:
         written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        self.loader.flatten_mapping(node)  # `<<: *anchor`; comes first, so that what is written here wins
+        self.loader.flatten_mapping(node)  # `<<: *anchor` comes first, so that keys written here win
         values = {}
         for key_node, value_node in node.value:
-            key = key_node.value  # as written: keys are text, as in JSON
+            key = key_node.value  # unconverted: keys are text, as in JSON
             if not isinstance(key, str):
                 raise ConfigError(f"{self.where(node)}: a key is a word, not a list or a table")
             if key in values and written.count(key) > 1:
@@ -212,9 +220,10 @@ class _Construction:
 
 
 def format_value(value: Any) -> str:
-    """A value on one line, as a config writes it; what a config has no word for as Python does."""
+    """Formats a value on one line, as in a config; in Python's notation if YAML cannot express it."""
     try:
-        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6,
+                              allow_unicode=True)
     except yaml.YAMLError:
         return repr(value)
     return text.removesuffix("\n").removesuffix("\n...")

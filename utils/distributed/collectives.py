@@ -1,6 +1,6 @@
-"""Many processes as one: the only file that knows torch.distributed. Every helper works with one process, too.
+"""Functions for the process group. They also work with one process, without a group.
 
-    from utils import dist
+    from utils.distributed import collectives as dist
     total = dist.all_reduce(num_correct)         # the sum over all processes, on each of them
     if dist.is_main():
         print(total)
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 SLOWEST_DISK = timedelta(hours=1)
 
 
-# -- who am I ------------------------------------------------------------------------------------------------------
+# -- rank and world size -------------------------------------------------------------------------------------
 
 def rank() -> int:
-    """The number of this process in the group, 0 to world_size - 1; 0 where it is alone."""
+    """The rank of this process in the group, 0 to world_size - 1; 0 without a group."""
     return torch_dist.get_rank() if _grouped() else 0
 
 
 def world_size() -> int:
-    """How many processes there are in the group; 1 without a group."""
+    """The number of processes in the group; 1 without a group."""
     return torch_dist.get_world_size() if _grouped() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and talks: rank 0."""
+    """Whether this process is rank 0, which writes files and logs."""
     return rank() == 0
 
 
@@ -41,24 +41,24 @@ def _grouped() -> bool:
     return torch_dist.is_available() and torch_dist.is_initialized()
 
 
-# -- collectives: every process has to call them, in the same order ------------------------------------------------------
+# -- collectives: every process has to call them, in the same order ------------------------------------------
 
 def barrier() -> None:
-    """Returns when every process has got here."""
+    """Returns when every process has called it."""
     if world_size() > 1:
-        all_reduce(torch.zeros(1))  # on the CPU, whatever the device: nothing of a GPU's queue has to be done
+        all_reduce(torch.zeros(1))  # always on the CPU: it does not wait for the GPU's queue
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The body runs on the main process first, then on all others: a download happens once, and who comes later finds it.
+    """Context: the main process runs the body first, then all others: a download happens only once.
 
-    Every process has to come here; the body must not wait for the others, as collectives do.
+    Every process has to call it. The body must not wait for other processes, as collectives do.
     """
     Shared.num_waits += 1
-    key = f"main_first/{Shared.num_waits}"  # known before the body, which may have a main_first of its own
+    key = f"main_first/{Shared.num_waits}"  # made before the body, which may call main_first itself
     if not is_main():
-        _wait_for(key)  # no collective: a download may take its time
+        _wait_for(key)  # not a collective: a download may take longer than its timeout
     yield
     if is_main() and world_size() > 1:
         Shared.store.set(key, "done")
@@ -68,50 +68,53 @@ def _wait_for(key: str) -> None:
     while not Shared.store.check([key]):
         try:
             Shared.store.wait([key], timedelta(seconds=1))
-        except torch_dist.DistStoreError:  # not yet
+        except torch_dist.DistStoreError:  # the key is not there yet
             if Shared.store.add("failures", 0):
                 raise torch_dist.DistError("another process has failed") from None
 
 
 def wait_for_main() -> None:
-    """Returns when the main process has got here, for which its disk may take longer than other collectives may wait."""
+    """Returns when the main process has called it. Its slow disk may need longer than the usual timeout."""
     if world_size() > 1:
         Shared.patient = Shared.patient or torch_dist.new_group(backend="gloo", timeout=SLOWEST_DISK)
         torch_dist.barrier(Shared.patient)
 
 
-_REDUCIBLE = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
-              torch.float64, torch.complex64, torch.complex128)
+_REDUCIBLE = (torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16,
+              torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "mean", "max", "min"] = "sum") -> torch.Tensor:
-    """The sum (mean, largest, smallest) of every process's `tensor`, element by element, on each process.
+    """Returns the sum (mean, max, min) of every process's `tensor`, element by element, on each process.
 
-    All have the same shape and dtype, which a sum keeps: of bools it tells whether any is true. A mean of integers is a
-    float. A new tensor; the given one stays as it is. No gradient flows through. Raises TypeError for a dtype that
-    processes cannot add up.
+    All tensors have the same shape and dtype. A sum keeps the dtype: for bools it says whether any is true. A
+    mean of integers is a float. The result is a new tensor. No gradient flows through. Raises TypeError for a
+    dtype that processes cannot add.
     """
-    result = tensor.detach().clone(memory_format=torch.contiguous_format)  # elements meet by their place in memory
+    result = tensor.detach().clone(memory_format=torch.contiguous_format)  # elements match by memory position
     if operation == "mean":
         result = result.to(torch.result_type(result, 1.0))
     if result.dtype not in _REDUCIBLE:
-        raise TypeError(f"all_reduce: processes cannot add up {result.dtype}. Convert it first: tensor.float(), or .int()")
+        raise TypeError(f"all_reduce: processes cannot add up {result.dtype}. "
+                        "Convert it first: tensor.float(), or .int()")
     if world_size() > 1:
-        kind = torch_dist.ReduceOp.SUM if operation == "mean" else getattr(torch_dist.ReduceOp, operation.upper())
+        kind = (torch_dist.ReduceOp.SUM if operation == "mean"
+                else getattr(torch_dist.ReduceOp, operation.upper()))
         torch_dist.all_reduce(result, kind)
     return result / world_size() if operation == "mean" else result
 
 
 def all_gather(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Every process's `tensor` `[N_r, ...]`, by rank. N_r may differ, the other dimensions and the dtype are the same.
+    """Returns every process's `tensor` `[N_r, ...]`, by rank. Only N_r may differ between processes.
 
-    0-dim ones stay so. No gradient flows through. Raises ValueError, on all of them, where they do not fit together.
+    0-dim tensors stay 0-dim. No gradient flows through. Raises ValueError on all if other sizes differ.
     """
     if world_size() == 1:
         return [tensor.detach().clone()]
     if tensor.ndim == 0:
         return [gathered[0] for gathered in all_gather(tensor[None])]
-    lengths, *kinds = zip(*all_gather_object((len(tensor), list(tensor.shape[1:]), str(tensor.dtype))), strict=True)
+    lengths, *kinds = zip(*all_gather_object((len(tensor), list(tensor.shape[1:]), str(tensor.dtype))),
+                          strict=True)
     if any(kind.count(kind[0]) < len(kind) for kind in kinds):
         raise ValueError(f"all_gather: processes may differ in the first dimension only, not in {kinds}")
     padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
@@ -122,7 +125,7 @@ def all_gather(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def all_gather_object(value: Any) -> list:
-    """Every process's `value`, by rank; anything that can be pickled. For a few values now and then, not for tensors."""
+    """Returns every process's picklable `value`, by rank. For a few values now and then, not for tensors."""
     if world_size() == 1:
         return [value]
     gathered = [None] * world_size()
@@ -131,7 +134,7 @@ def all_gather_object(value: Any) -> list:
 
 
 def broadcast_object(value: Any = None, source: int = 0) -> Any:
-    """The `value` of the process `source`, on each process; what the others give does not matter."""
+    """Returns the `value` of the process with rank `source`; values of other processes are ignored."""
     if world_size() == 1:
         return value
     box = [value]
@@ -140,9 +143,9 @@ def broadcast_object(value: Any = None, source: int = 0) -> Any:
 
 
 def broadcast_(tensors: Sequence[torch.Tensor], source: int = 0) -> None:
-    """Gives `tensors` the values that they have on the process `source`, in place; one message for all of a dtype.
+    """Copies the values of `tensors` on rank `source` to all processes, in place; one message for each dtype.
 
-    Sparse ones are left as they are.
+    Sparse tensors stay unchanged.
     """
     if world_size() == 1:
         return
@@ -158,37 +161,36 @@ def broadcast_(tensors: Sequence[torch.Tensor], source: int = 0) -> None:
 
 
 def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory of a contiguous tensor, uint8: what every backend can move, of whatever dtype it is."""
+    """The memory of a contiguous tensor as uint8, which every backend can move."""
     return tensor.view(-1).view(torch.uint8)
 
 
 def agree(*requests: int) -> tuple[int, ...]:
-    """For each request the largest that any process makes: what one asks for, all do."""
-    return tuple(all_reduce(torch.tensor([int(r) for r in requests]), "max").tolist()) if world_size() > 1 else requests
+    """For each request returns the largest value of any process: if one process requests it, all do it."""
+    return (tuple(all_reduce(torch.tensor([int(r) for r in requests]), "max").tolist())
+            if world_size() > 1 else requests)
 
 
-# -- a part of the weights for each process (FSDP2) -----------------------------------------------------------------------
-
-
-# -- from one process to another -------------------------------------------------------------------------------------
+# -- from one process to another -----------------------------------------------------------------------------
 
 def send(tensor: torch.Tensor, to: int, wait: bool = True):
-    """Sends `tensor` to the process `to`, which has to `receive` it.
+    """Sends `tensor` to the process with rank `to`, which has to call `receive`. No gradient flows through.
 
-    Without `wait` it returns at once; call `wait()` on what it returns before `tensor` changes. No gradient flows through.
-    Raises ValueError where there is no such other process.
+    With `wait=False` it returns at once; call `wait()` on the result before you change `tensor`. Raises
+    ValueError if there is no such other process.
     """
     return _to_another(torch_dist.isend, tensor.detach().contiguous(), to, wait)
 
 
 def receive(into: torch.Tensor, source: int, wait: bool = True):
-    """Fills `into` with the next tensor of this shape and dtype that the process `source` sends here; returns `into`.
+    """Fills `into` with the next tensor of this shape and dtype from rank `source`; returns `into`.
 
-    Without `wait` it returns at once; call `wait()` on what it returns before you look at `into`. Raises ValueError where
-    there is no such other process, and for an `into` that is not contiguous.
+    With `wait=False` it returns at once; call `wait()` on the result before you read `into`. Raises
+    ValueError if there is no such other process, or if `into` is not contiguous.
     """
     if not into.is_contiguous():
-        raise ValueError("receive: `into` has to be contiguous; give a torch.empty of this shape, and copy from it")
+        raise ValueError("receive: `into` has to be contiguous; give a torch.empty of this shape, "
+                         "and copy from it")
     work = _to_another(torch_dist.irecv, into.detach(), source, wait)
     return into if wait else work
 
@@ -200,24 +202,21 @@ def _to_another(operation, tensor: torch.Tensor, other: int, wait: bool):
     return work.wait() if wait else work
 
 
-# -- the group ---------------------------------------------------------------------------------------------------------
+# -- the group -----------------------------------------------------------------------------------------------
 
 
 class Shared:
-    """What the processes of the group share: a key-value store; a group for a background thread, one for slow disks."""
+    """What the group's processes share: a key-value store, groups for a background thread and slow disks."""
 
     store = background = patient = None
     num_waits = 0
 
 
-# -- launching -----------------------------------------------------------------------------------------------------------
-
-
 class Ballot:
-    """`agree` for a loop, at no cost worth mentioning: votes travel while steps run, at most every tenth of a second.
+    """`agree` for a loop, at almost no cost: votes run beside the steps, at most every tenth of a second.
 
-    Call it once a step on every process. It returns what was agreed, some steps late; zeros where no vote has come in.
-    With one process it returns the requests as they are. A context: leaving it waits for the last vote.
+    Call it once per step on every process. It returns the agreed values some steps late, and zeros if no vote
+    has ended. With one process it returns the requests. As a context, it waits for the last vote on exit.
     """
 
     PERIOD_S, MOST_CALLS = 0.1, 50
@@ -239,9 +238,9 @@ class Ballot:
             *agreed, fewest = self._vote.tolist()
             self._num_calls = -fewest
         affordable = int(num_made * self.PERIOD_S / max(now - self._sent, 1e-6))
-        most = min(2 * self._num_calls, self.MOST_CALLS)  # the first calls may come at once, while the GPU has not begun
+        most = min(2 * self._num_calls, self.MOST_CALLS)  # the first calls may be fast: the GPU has not begun
         asked = [0 if done else request for request, done in zip(requests, agreed, strict=True)]
-        self._vote = torch.tensor([*asked, -min(max(affordable, 1), most)])  # the slowest decides, as the largest of -n
+        self._vote = torch.tensor([*asked, -min(max(affordable, 1), most)])  # max of -n: the slowest decides
         self._arrives = torch_dist.all_reduce(self._vote, torch_dist.ReduceOp.MAX, async_op=True)
         self._num_left, self._sent = self._num_calls, now
         return tuple(agreed)

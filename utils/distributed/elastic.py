@@ -1,4 +1,4 @@
-"""torchrun's elastic agent: starts the processes of a run on this machine, and starts them again."""
+"""torchrun's elastic agent: starts and restarts the processes of a run on this machine."""
 import logging
 import signal
 import sys
@@ -9,24 +9,25 @@ from dataclasses import fields
 
 def run_processes(program: Sequence[str], num_processes: int, max_restarts: int, run_id: str,
                   hear: Callable[[Callable[[int], None]], None]) -> tuple[int | None, list[int]]:
-    """torchrun's elastic agent at work: `python PROGRAM...` in so many processes on this machine, until they end.
+    """Runs `python PROGRAM...` in `num_processes` processes with torchrun's elastic agent until they end.
 
-    `hear(end)` sets up signal handlers, which call `end(number)` to end the processes with that signal. Returns the number,
-    if there was one, and the exit codes of the processes that failed.
+    `hear(end)` installs signal handlers, which call `end(number)` to end the processes with that signal.
+    Returns the signal's number or None, and the exit codes of the processes that failed.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
-        logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every signal that it sends
-    patient = "shutdown_timeout" in {field.name for field in fields(LaunchConfig)}  # older torch always waits 30 seconds
+    for name in [name for name in logging.root.manager.loggerDict
+                 if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.ERROR)  # else it logs every signal that it sends
+    patient = "shutdown_timeout" in {field.name for field in fields(LaunchConfig)}  # old torch waits 30 s
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=run_id, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=max_restarts,
-            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle="SIGQUIT",  # the others are heard by `hear`
-            **{"shutdown_timeout": 3600} if patient else {})  # a checkpoint may take its time
+            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle="SIGQUIT",  # others: `hear`
+            **{"shutdown_timeout": 3600} if patient else {})  # saving a checkpoint may take long
 
         def end(number: int):
             raise SignalException(f"signal {number}", signal.Signals(number))

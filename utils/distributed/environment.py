@@ -1,4 +1,4 @@
-"""What a process learns from its launcher, `launch` or torchrun, by environment variables. Needs no torch."""
+"""The environment variables that a launcher (`launch` or torchrun) sets for a process. Needs no torch."""
 import ctypes
 import logging
 import os
@@ -13,38 +13,39 @@ from pathlib import Path
 from utils.errors import ConfigError, exit_code
 
 log = logging.getLogger(__name__)
-LAUNCHED_BY = "LAUNCHED_BY_TRAIN_PY"  # in the environment of processes that `launch` has started: its process number
-# What a process tells its launcher by, when it fails for good with that exit code.
-END_SIGNALS = {code: getattr(signal, name) for code, name in {1: "SIGALRM", 2: "SIGUSR2"}.items() if hasattr(signal, name)}
+LAUNCHED_BY = "LAUNCHED_BY_TRAIN_PY"  # variable of the processes that `launch` starts: its own process ID
+# A process sends its launcher this signal when it fails with that exit code and must not be restarted.
+END_SIGNALS = {code: getattr(signal, name)
+               for code, name in {1: "SIGALRM", 2: "SIGUSR2"}.items() if hasattr(signal, name)}
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several that torchrun, or `launch`, has started."""
+    """Whether torchrun or `launch` has started this process, as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def expected_world_size() -> int:
-    """How many processes there are going to be, as the launcher says, before there is a group."""
+    """The number of processes, as the launcher says. Known before the process group exists."""
     return int(os.environ.get("WORLD_SIZE", 1)) if is_launched() else 1
 
 
 def expected_rank() -> int:
-    """The number that this process is going to have, before there is a group."""
+    """The future rank of this process. Known before the process group exists."""
     return int(os.environ.get("RANK", 0)) if is_launched() else 0
 
 
 def local_rank() -> int | None:
-    """The number of this process among those on its machine; None where nothing has launched it."""
+    """The rank of this process on its machine; None without a launcher."""
     return int(os.environ.get("LOCAL_RANK", 0)) if is_launched() else None
 
 
 def is_launched_by_us() -> bool:
-    """Whether `launch` did it, and not torchrun itself."""
+    """Whether `launch` started this process, and not torchrun itself."""
     return is_launched() and os.environ.get(LAUNCHED_BY) == str(_PARENT)
 
 
 def launch_id() -> str | None:
-    """What tells this launch from others, the same after a restart; None where nothing has launched this process."""
+    """A name of this launch, unchanged after a restart; None without a launcher."""
     if not is_launched():
         return None
     given = os.environ["TORCHELASTIC_RUN_ID"]
@@ -52,12 +53,12 @@ def launch_id() -> str | None:
 
 
 def launcher_died() -> bool:
-    """Whether the launcher of this process is gone, so that nobody would hear of its end or end it."""
-    return os.getppid() != _PARENT and is_launched()  # in this order: it is asked at every step
+    """Whether the launcher is gone, so that it can neither end this process nor see it end."""
+    return os.getppid() != _PARENT and is_launched()  # the cheap check first: called at every step
 
 
 def end_with_launcher() -> None:
-    """From here on the end of the launcher is a SIGTERM to this process, also where it waits for nobody. Linux only."""
+    """Requests a SIGTERM for this process when the launcher ends, even while it only computes. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
         if launcher_died():
@@ -68,7 +69,7 @@ _PARENT = os.getppid()
 
 
 def _start_time(process_number: int) -> str:
-    """When a process began, in ticks since the machine did: its number alone is given out again some day. Linux only."""
+    """When a process began, in ticks since boot; process IDs alone are reused. Linux only."""
     try:
         return Path(f"/proc/{process_number}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -77,32 +78,34 @@ def _start_time(process_number: int) -> str:
 
 @contextmanager
 def before_group(joins: bool) -> Iterator[None]:
-    """Within it a ConfigError, which all processes of a machine come upon alike, is told by one, and ends the launcher, too.
+    """Context: one process of each machine reports a ConfigError that all have, and ends the launcher.
 
-    Raises one where torchrun has started this process and it does not join (`joins`) the others.
+    Raises ConfigError if torchrun has started this process and it does not join (`joins`) the others.
     """
     try:
         if is_launched() and not joins:
-            raise ConfigError("torchrun has started several of these, and without --distributed each would work by itself. "
-                              "Add --distributed to the command of train.py; test.py and --verify-resume go without torchrun.")
+            raise ConfigError("torchrun has started several of these, and without --distributed each would "
+                              "work by itself. Add --distributed to the command of train.py; test.py and "
+                              "--verify-resume go without torchrun.")
         yield
     except ConfigError as error:
         if not is_launched():
             raise
-        if local_rank() == 0:  # on each machine, which may lack what the others have
+        if local_rank() == 0:  # on each machine, because a machine may lack what the others have
             log.error("%s", error)
             forbid_restart(exit_code(error))
         else:
-            time.sleep(30)  # until it has said so, and the launcher ends this process
+            time.sleep(30)  # rank 0 reports the error meanwhile, and the launcher ends this process
         sys.exit(exit_code(error))
 
 
 def forbid_restart(code: int) -> None:
-    """What went wrong would do so again: the launcher is told to end, with this exit code if it is ours."""
-    restarts_left = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    """Tells the launcher to end, since a restart would fail again; with this exit code if it is `launch`."""
+    restarts_left = (int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+                     - int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
     if restarts_left < 1 or launcher_died():
         return
     if not is_launched_by_us():
         log.error("torchrun would start this again, to the same end; it is sent SIGTERM")
     os.kill(_PARENT, END_SIGNALS[code] if is_launched_by_us() else signal.SIGTERM)
-    time.sleep(10)  # it ends us meanwhile
+    time.sleep(10)  # the launcher ends this process meanwhile

@@ -1,4 +1,4 @@
-"""The process group: joining it, leaving it, and what happens when a process fails."""
+"""The process group: joining it, leaving it, and reporting the failure of a process."""
 import logging
 import os
 import signal
@@ -22,21 +22,22 @@ _FOR_LAUNCHER_S = 1.0
 
 
 def num_restarts() -> int:
-    """How often the launcher has started this group again. A collective: each machine counts its own failures only."""
+    """How often the launcher restarted this group. A collective: a machine counts only its own failures."""
     return agree(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) if is_launched() else 0)[0]
 
 
 @contextmanager
 def process_group(joins: bool, device: torch.device, timeout_s: float | None = None) -> Iterator[None]:
-    """Within it this process is one of those that the launcher started, if it `joins` them: gloo, with nccl on CUDA.
+    """Context: if it `joins`, this process belongs to the process group: gloo, with nccl on CUDA.
 
-    A collective that waits longer than `timeout_s` (five minutes) for another process fails. Any error ends this process
-    here, and with it the group: the first to fail says why, the others are silent.
+    A collective fails if it waits longer than `timeout_s` (five minutes) for another process. Any error ends
+    this process here, and with it the group: the first to fail reports why, the others stay silent.
     """
     if not joins:
         yield
         return
-    backend, timeout = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout_s or TIMEOUT_S)
+    backend, timeout = ("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                        timedelta(seconds=timeout_s or TIMEOUT_S))
     try:
         whole, number, size = next(torch_dist.rendezvous("env://", timeout=_FOR_START))
         Shared.store = store = _store_of_start(whole, number, size)
@@ -44,8 +45,8 @@ def process_group(joins: bool, device: torch.device, timeout_s: float | None = N
                                       device_id=device if device.type == "cuda" else None)
         try:
             yield
-        except Interrupted:  # all at the same step, with everything saved
-            wait_for_main()  # else it would be ended when another process has
+        except Interrupted:  # all processes are at the same step, with everything saved
+            wait_for_main()  # else the launcher would end this process when another one ends
             torch_dist.destroy_process_group()
             raise
         wait_for_main()
@@ -57,10 +58,10 @@ def process_group(joins: bool, device: torch.device, timeout_s: float | None = N
 
 
 def _store_of_start(whole, number: int, size: int):
-    """A part of the launcher's store in which only these processes write, when all are there; loading torch may take a while.
+    """The part of the launcher's store that belongs to this start; waits for all processes.
 
-    torchrun gives each start the same store, where addresses of the dead still stand. So the main process makes a name for
-    the start, and tells it to whom it finds; one who is alive confirms.
+    Loading torch may take long. torchrun gives each start the same store, with addresses of dead processes in
+    it. So the main process names the start and sends the name to the processes it finds; a live one confirms.
     """
     token = os.urandom(8).hex()
     whole.set(f"here/{number}", token)
@@ -76,26 +77,28 @@ def _store_of_start(whole, number: int, size: int):
             if whole.check([f"here/{other}"]):
                 whole.set(f"start of/{whole.get(f'here/{other}').decode()}", token)
         if time.monotonic() > until:
-            raise torch_dist.DistError(f"timed out: {store.add('joined', 0)} of {size - 1} other processes have come")
+            raise torch_dist.DistError(f"timed out: {store.add('joined', 0)} of {size - 1} "
+                                       "other processes have come")
         time.sleep(0.02)
     store.set("complete", "")
     return store
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether an error says no more than that another process has died, or does not answer."""
+    """Whether an error means only that another process has died or does not answer."""
     said = str(error) if type(error) is RuntimeError else ""
-    return isinstance(error, torch_dist.DistError) or "/gloo/" in said or "Connection closed by peer" in said or "NCCL" in said
+    return (isinstance(error, torch_dist.DistError)
+            or "/gloo/" in said or "Connection closed by peer" in said or "NCCL" in said)
 
 
 def _abort(error: BaseException) -> None:
-    """Says what went wrong, if no other process has, and ends. No clean-up: after a failed collective it may wait for ever."""
+    """Reports the error, if no other process has, and exits without clean-up, which could wait for ever."""
     if is_peer_failure(error) and "imed out" not in str(error):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(_FOR_LAUNCHER_S)  # if one has died the launcher knows more, and ends this process meanwhile
+        time.sleep(_FOR_LAUNCHER_S)  # if a process has died, the launcher reports it and ends this one
     try:
         is_first = Shared.store.add("failures", 1) == 1
-    except Exception:  # the store is gone with the process that held it
+    except Exception:  # the process that held the store is gone
         is_first = True
     if is_first:
         _report_failure(error)

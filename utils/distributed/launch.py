@@ -1,4 +1,4 @@
-"""`train.py --distributed`: starts the processes of a run on this machine, hands signals on, gives one exit code."""
+"""`train.py --distributed`: starts processes on this machine, forwards signals, returns one exit code."""
 import logging
 import os
 import signal
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def launch(program: Sequence[str], num_processes: int, max_restarts: int) -> int:
-    """Runs `python PROGRAM...` in `num_processes` processes on this machine by torchrun's elastic agent; the exit code.
+    """Runs `python PROGRAM...` in `num_processes` processes on this machine by torchrun's elastic agent.
 
-    When one dies the others are ended and all start again, up to `max_restarts` times. A signal is handed on; a second one
-    ends all at once. 0 where all ended well; 2 after a user's mistake, which is not tried again; 128 + signal; else 1.
+    If one dies, all are ended and start again, up to `max_restarts` times. A signal is forwarded; a second
+    one ends all. Returns 0 if all ended well; 2 for a user's mistake, without restart; 128 + signal; else 1.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(_num_cores() // num_processes, 1)))
     os.environ[LAUNCHED_BY] = str(os.getpid())
@@ -32,7 +32,7 @@ def launch(program: Sequence[str], num_processes: int, max_restarts: int) -> int
 
 
 def _install_handlers(end: Callable[[int], None]) -> None:
-    """From here on a signal calls `end`; a SIGINT after it ends all at once."""
+    """Installs signal handlers: the first signal calls `end`, a SIGINT after it ends all at once."""
     heard = []
 
     def handle(number, frame):
@@ -44,38 +44,41 @@ def _install_handlers(end: Callable[[int], None]) -> None:
             _kill_children()
             os._exit(128 + number)
 
-    for number in [getattr(signal, name) for name in NAMES if hasattr(signal, name)] + [*END_SIGNALS.values()]:
+    for number in [getattr(signal, name) for name in NAMES
+                   if hasattr(signal, name)] + [*END_SIGNALS.values()]:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup stays nohup
             signal.signal(number, handle)
 
 
 class _FailureReport(logging.Filter):
-    """Says of a process that failed in words what the agent says in its own, and what follows."""
+    """Replaces the agent's message about a failed process by a plain one that also says what follows."""
 
     def __init__(self, max_restarts: int):
         super().__init__()
         self.max_restarts, self.num_failures = max_restarts, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not (isinstance(record.msg, str) and record.msg.startswith("failed (exitcode") and len(record.args or ()) >= 2):
+        if not (isinstance(record.msg, str) and record.msg.startswith("failed (exitcode")
+                and len(record.args or ()) >= 2):
             return True
         code, number = record.args[:2]
         self.num_failures += 1
-        follows = f"; restart {self.num_failures} of {self.max_restarts}" if self.num_failures <= self.max_restarts else (
-            ", and no restart is left" if self.max_restarts else "")
-        if follows or code not in (1, 2) and not _is_clean_stop(code):  # else it has said so itself
+        follows = (f"; restart {self.num_failures} of {self.max_restarts}"
+                   if self.num_failures <= self.max_restarts else
+                   ", and no restart is left" if self.max_restarts else "")
+        if follows or code not in (1, 2) and not _is_clean_stop(code):  # else the process has reported it
             log.error("process %d %s%s", number, _describe_exit(code), follows)
         return False
 
 
 def _common_exit_code(codes: Collection[int]) -> int:
-    """The exit code for those of the processes that failed, of which some did so only because others had."""
+    """One exit code for all failed processes; some of them failed only because others had failed."""
     agreed = {code for code in codes if _is_clean_stop(code)}
     return 0 if not codes else 2 if 2 in codes else min(agreed) if agreed == {*codes} else 1
 
 
 def _is_clean_stop(code: int) -> bool:
-    """Whether a process ended by a signal as it should: with all the others, and everything saved."""
+    """Whether a signal ended the process as intended: together with all others, and with everything saved."""
     return 128 < code < 192
 
 
@@ -87,11 +90,11 @@ def _describe_exit(code: int) -> str:
 
 
 def _kill_children() -> None:
-    """Ends the processes that are left after a second signal. Linux only; elsewhere they notice that they are alone."""
+    """Kills all processes left after a second signal. Linux only; elsewhere they notice it themselves."""
     for file in Path("/proc/self/task").glob("*/children"):
         for number in file.read_text().split():
             try:
-                os.killpg(int(number), signal.SIGKILL)  # of a session of its own, with its loader workers
+                os.killpg(int(number), signal.SIGKILL)  # its session includes its loader workers
             except (ProcessLookupError, PermissionError):
                 pass
 

@@ -1,11 +1,11 @@
-"""What several processes have in common of a model: its weights or their parts, its gradients, its buffers."""
+"""What several processes share of a model: its weights or their shards, its gradients, its buffers."""
 from torch import nn
 
 from utils.distributed import collectives as dist
 
 
 def shard_model(trainer) -> None:
-    """Leaves each process its part of the weights, if the strategy says so; what an optimizer steps is a whole by itself."""
+    """Shards the weights, if the strategy does so. Modules of different optimizers are sharded separately."""
     strategy, model, loss = trainer.strategy, trainer.unwrapped_model, trainer.loss
     if not strategy.shards:
         return
@@ -19,7 +19,7 @@ def shard_model(trainer) -> None:
 
 
 def average_gradients(trainer) -> None:
-    """Makes gradients their mean over processes; where processes hold whole models, call it after a first backward pass."""
+    """Averages gradients over processes. If they hold full models, call it after a first backward pass."""
     for updater in trainer.updaters.values() if dist.world_size() > 1 else ():
         trained = [parameter for parameter in updater.parameters if parameter.requires_grad]
         unused, = dist.agree(any(parameter.grad is None for parameter in trained))
@@ -28,7 +28,7 @@ def average_gradients(trainer) -> None:
 
 
 def broadcast_buffers(trainer) -> None:
-    """Gives all processes the buffers of the main one, such as BatchNorm's statistics: those that a checkpoint holds."""
+    """Copies the main process's buffers, such as BatchNorm's statistics, to all: a checkpoint holds them."""
     if dist.world_size() > 1:
         modules = [trainer.model, trainer.loss] if isinstance(trainer.loss, nn.Module) else [trainer.model]
         dist.broadcast_([buffer for module in modules for buffer in module.buffers()])

@@ -1,4 +1,4 @@
-"""Tensors that are sharded over processes (FSDP2): making them, reading them, and torch.distributed.checkpoint."""
+"""Sharded tensors (FSDP2): making and reading them, and the import of torch.distributed.checkpoint."""
 from collections.abc import Sequence
 
 import torch
@@ -9,10 +9,10 @@ from utils.distributed.collectives import SLOWEST_DISK, Shared, world_size
 
 def shard_modules(modules: Sequence[torch.nn.Module], device: torch.device, dtype: torch.dtype | None = None,
                   cpu_offload: bool = False, reshard_after_forward: bool = True) -> None:
-    """Leaves each process its part of the parameters of `modules`, a module and, before it, submodules of its.
+    """Shards the parameters of `modules`: each process keeps its shard. Submodules come before their module.
 
-    Parameters become DTensors of the same names. A module's are gathered for its forward and backward pass, by its
-    `__call__`, and computed with in `dtype`, if one is given; gradients are averaged in fp32 and stay in parts.
+    Parameters become DTensors of the same names. A module's `__call__` gathers them for the forward and
+    backward pass and computes in `dtype`, if given. Gradients are averaged in fp32 and stay sharded.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -25,37 +25,37 @@ def shard_modules(modules: Sequence[torch.nn.Module], device: torch.device, dtyp
 
 
 def distribute_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's part of a `tensor` that every process has whole, as a DTensor laid out as `like`. Sends nothing."""
+    """Returns this process's shard of a full `tensor`, as a DTensor laid out as `like`. Sends nothing."""
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def background_group():
-    """A second group, for a thread: collectives of two threads in one group would get mixed up. The first call is one."""
+    """A second group, for a thread: two threads must not share a group. The first call is a collective."""
     if Shared.background is None:
         Shared.background = torch_dist.new_group(backend="gloo", timeout=SLOWEST_DISK)
     return Shared.background
 
 
 def distributed_checkpoint():
-    """The module torch.distributed.checkpoint, imported where somebody asks for it."""
+    """The module torch.distributed.checkpoint, imported on first use."""
     import torch.distributed.checkpoint
-    from torch.distributed.checkpoint import api, metadata, staging, storage  # noqa: F401 (attributes of the module from here on)
+    from torch.distributed.checkpoint import api, metadata, staging, storage  # noqa: F401 (sets attributes)
 
     return torch.distributed.checkpoint
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor of which every process may hold a part. A collective where they do."""
+    """Returns the full tensor of a tensor that may be sharded. A collective if it is."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def is_sharded(tensor) -> bool:
-    """Whether it is a tensor of which every process may hold a part (a DTensor)."""
+    """Whether it is a tensor that may be sharded over processes (a DTensor)."""
     return hasattr(tensor, "full_tensor")
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that this process holds; all of it where it is not in parts."""
+    """This process's shard of a tensor; the tensor itself if it is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor

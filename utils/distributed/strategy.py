@@ -1,4 +1,4 @@
-"""How processes share the training of a model: whole copies whose gradients are averaged (ddp), or parts of it (fsdp)."""
+"""How processes share training: full models with averaged gradients (ddp), or sharded models (fsdp)."""
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -18,29 +18,30 @@ from utils.errors import ConfigError
 
 
 class Gradients:
-    """What backward leaves in the parameters of one optimizer; here that of a process alone.
+    """The gradients that backward leaves in one optimizer's parameters, for a single process.
 
-    `shared`: whether it is averaged over processes, which then all have to go through every backward pass.
+    `shared`: whether they are averaged over processes. Then all processes have to run every backward pass.
     """
 
     shared = False
 
-    def backward(self, loss: torch.Tensor, final: bool, skipped: bool | torch.Tensor, inputs: Sequence | None) -> None:
-        """Adds the gradient of `loss`; with `final`, the last of a step, averages what has come together.
+    def backward(self, loss: torch.Tensor, final: bool, skipped: bool | torch.Tensor,
+                 inputs: Sequence | None) -> None:
+        """Adds the gradient of `loss`; with `final`, the last of a step, averages the accumulated gradient.
 
-        `inputs`: the only leaves to get a gradient. `skipped` says that this process's loss is not finite.
+        `inputs`: the only leaves that get a gradient. `skipped`: this process's loss is not finite.
         """
         loss.backward(inputs=inputs)
 
     def any_skipped(self) -> torch.Tensor | None:
-        """After a final backward: above 0 if any process said `skipped`; None where that is this process's own matter."""
+        """After a final backward: above 0 if any process passed `skipped`; None if this process is alone."""
 
 
 class _LossCarrier(nn.Module):
-    """Hands a loss on. The parameters it holds are those that the loss depends on: DDP averages their gradients.
+    """Returns the loss unchanged. It holds the parameters of the loss, so that DDP averages their gradients.
 
-    So the model itself stays as it is, and trainers may call it, or parts of it, in whatever way they like. `flag` rides
-    along: its gradient is what was given as `skipped`, averaged like all others, without a message of its own.
+    So the model itself stays unwrapped, and trainers may call it, or parts of it, as they like. `flag` is
+    averaged with them: its gradient is the value of `skipped`, and needs no message of its own.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
@@ -52,14 +53,14 @@ class _LossCarrier(nn.Module):
         return loss + self.flag * skipped
 
 
-UNUSED = ("this step leaves some parameters unused, others do not: processes have to be told. Set trainer.args.strategy="
-          "{type: ddp, args: {find_unused_parameters: true}}")
+UNUSED = ("this step leaves some parameters unused, others do not: processes have to be told. "
+          "Set trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}")
 
 
 class AveragedGradients(Gradients):
-    """DistributedDataParallel's: averaged in buckets, while backward is still under way; none in inner micro-batches.
+    """Gradients averaged by DistributedDataParallel in buckets during backward; not in inner micro-batches.
 
-    Follows parameters that are frozen or unfrozen on the way.
+    Parameters may be frozen or unfrozen during training.
     """
 
     shared = True
@@ -69,17 +70,19 @@ class AveragedGradients(Gradients):
         self._connect([parameter.requires_grad for parameter in self.parameters], init_sync=True)
 
     def _connect(self, trained: list[bool], init_sync: bool) -> None:
-        self.trained, self.ddp = trained, None  # lets go of the one before
-        carried = [parameter for parameter, is_trained in zip(self.parameters, trained, strict=True) if is_trained]
-        self.ddp = DistributedDataParallel(_LossCarrier(carried), find_unused_parameters=self.find_unused, init_sync=init_sync,
-                                           **self.options)
+        self.trained, self.ddp = trained, None  # frees the previous one first
+        carried = [parameter for parameter, is_trained in zip(self.parameters, trained, strict=True)
+                   if is_trained]
+        self.ddp = DistributedDataParallel(_LossCarrier(carried), find_unused_parameters=self.find_unused,
+                                           init_sync=init_sync, **self.options)
 
     def backward(self, loss, final, skipped, inputs) -> None:
         if (trained := [parameter.requires_grad for parameter in self.parameters]) != self.trained:
-            self._connect(trained, init_sync=False)  # the weights agree, and the graph of this step refers to them
+            self._connect(trained, init_sync=False)  # weights are equal, and this step's graph refers to them
         self._backward(loss, final, skipped, inputs)
-        if final and not self.find_unused and any(parameter.grad is None for parameter in self.ddp.module.carried):
-            raise ConfigError(UNUSED)  # before a step is made of gradients that were not averaged
+        if final and not self.find_unused and any(
+                parameter.grad is None for parameter in self.ddp.module.carried):
+            raise ConfigError(UNUSED)  # before a step with gradients that were not averaged
 
     def _backward(self, loss, final, skipped, inputs) -> None:
         flag = self.ddp.module.flag
@@ -98,17 +101,17 @@ class AveragedGradients(Gradients):
 
 
 class DataParallel:
-    """Every process holds the whole model (torch's DistributedDataParallel); the options are DDP's, with its meanings.
+    """Every process holds the full model (torch's DistributedDataParallel). The options are those of DDP.
 
     Args:
-        bucket_cap_mb: gradients are averaged in buckets of this size.
-        gradient_as_bucket_view: whether gradients live in the buckets, which saves a copy of them.
+        bucket_cap_mb: the size of the buckets in which gradients are averaged.
+        gradient_as_bucket_view: whether gradients are stored in the buckets, which saves a copy.
         static_graph: promises that every step uses the same parameters in the same way.
-        find_unused_parameters: whether steps may leave parameters unused; null finds out before the first step.
+        find_unused_parameters: whether steps may leave parameters unused; null: tested before the first step.
     """
 
-    shards = False  # whether a process holds a part of the weights only
-    in_fp16 = False  # whether losses have to be scaled
+    shards = False  # whether a process holds only a shard of the weights
+    in_fp16 = False  # whether losses need scaling
 
     def __init__(self, *, bucket_cap_mb: PositiveFloat = 25, gradient_as_bucket_view: bool = True,
                  static_graph: bool = False, find_unused_parameters: bool | None = None):
@@ -120,17 +123,17 @@ class DataParallel:
         return "ddp"
 
     def gradients(self, parameters: Sequence[nn.Parameter], unused: bool) -> Gradients:
-        """What averages the gradients of an optimizer's `parameters`; `unused` tells that a step left some without one."""
+        """Averages the gradients of an optimizer's `parameters`; `unused`: a step left some without one."""
         find = unused if self.find_unused_parameters is None else self.find_unused_parameters
         return AveragedGradients(parameters, find_unused_parameters=find, **self.options)
 
 
 class ShardedGradients(Gradients):
-    """FSDP2's: averaged when the backward pass leaves a module, each process getting its part; not in inner micro-batches.
+    """Gradients of FSDP2, averaged and sharded when backward leaves a module; not in inner micro-batches.
 
     Args:
         roots: the sharded modules whose parameters the optimizer steps.
-        others: parameters of other optimizers, which backward may reach and must leave nothing behind in.
+        others: parameters of other optimizers. Backward may reach them, but must leave no gradients there.
     """
 
     shared = True
@@ -139,7 +142,7 @@ class ShardedGradients(Gradients):
         self.roots, self.others, self._skipped = roots, others, torch.zeros(())
 
     def backward(self, loss, final, skipped, inputs) -> None:
-        for root in self.roots:  # gradients that wait in a module could not be told from those of another optimizer's loss
+        for root in self.roots:  # waiting gradients would mix with those of another optimizer's loss
             root.set_requires_gradient_sync(final or bool(self.others))
         aside = [parameter.grad for parameter in self.others]
         for parameter in self.others:
@@ -154,20 +157,20 @@ class ShardedGradients(Gradients):
 
 
 class FullyShardedDataParallel:
-    """Every process holds a part of the weights, gradients and optimizer state (torch's FSDP2, `shard_modules`).
+    """Every process holds a shard of weights, gradients and optimizer state (torch's FSDP2, `shard_modules`).
 
-    A unit is a submodule whose weights are gathered when it is called, and let go when it is left; what is in no unit is
-    gathered with the whole model. Assumes that trainers call the model (where there are several optimizers, the submodule of
-    each) and not methods or parts of it. With one process there is nothing to share, and training is as ever.
+    A unit is a submodule whose weights are gathered for its call and freed after it. Weights outside all
+    units are gathered with the model. Assumes that trainers call the model (with several optimizers, each
+    one's submodule), not its methods or parts. With one process nothing is sharded.
 
     Args:
         wrap: names of module classes that become units, such as the blocks of a transformer.
-        min_num_params: the size from which on any submodule becomes a unit; by default 5 million, where `wrap` is empty.
-        mixed_precision: what to compute in, "bf16" or "fp16"; weights, gradients and outputs stay fp32. BatchNorm may not
-            take it: the trainer's `precision` is the other way, which leaves it in fp32.
-        cpu_offload: whether weights, gradients and optimizer state lie in the CPU's memory; CUDA only.
-        reshard_after_forward: whether units let go of their weights between forward and backward: less memory, more messages.
-        activation_checkpointing: whether units compute their activations again in the backward pass instead of keeping them.
+        min_num_params: any submodule of this size is a unit; default 5 million if `wrap` is empty.
+        mixed_precision: the dtype of computation, "bf16" or "fp16"; weights, gradients and outputs stay fp32.
+            BatchNorm may not support it; the trainer's `precision` leaves BatchNorm in fp32.
+        cpu_offload: whether weights, gradients and optimizer state are in CPU memory; CUDA only.
+        reshard_after_forward: frees units between forward and backward: less memory, more messages.
+        activation_checkpointing: recomputes a unit's activations in backward instead of storing them.
     """
 
     shards = True
@@ -190,24 +193,26 @@ class FullyShardedDataParallel:
         return "fsdp"
 
     def validate(self, model: nn.Module, device: torch.device) -> None:
-        """Raises ConfigError for options that this model or device has no use for."""
+        """Raises ConfigError for options that have no effect with this model or device."""
         classes = sorted({type(module).__name__ for module in model.modules()})
         for name in sorted(self.wrap.difference(classes)):
             raise ConfigError.at("trainer.args.strategy.args.wrap",
                                  f"the model has no module of the class '{name}'."
                                  f"{suggest_name(name, classes)} It has: {', '.join(classes)}")
         if self.cpu_offload and device.type != "cuda":
-            raise ConfigError.at("trainer.args.strategy.args.cpu_offload", f"weights are on the CPU already (device {device})")
+            raise ConfigError.at("trainer.args.strategy.args.cpu_offload",
+                                 f"weights are on the CPU already (device {device})")
         if self.activation_checkpointing and not self._units(model):
             raise ConfigError.at("trainer.args.strategy.args.activation_checkpointing",
                                  "no part of the model is a unit. Name the "
                                  f"classes of some in wrap. It has: {', '.join(classes)}")
 
-    def shard(self, root: nn.Module, device: torch.device, computes: bool = True, averaged: bool = False) -> None:
-        """Leaves this process its part of the parameters of `root`, a module that is called as a whole.
+    def shard(self, root: nn.Module, device: torch.device, computes: bool = True,
+              averaged: bool = False) -> None:
+        """Shards the parameters of `root`, a module that is called as a whole.
 
-        `computes`: whether it has activations, for which `mixed_precision` and units are meant. `averaged`: whether it is
-        a moving average, which no backward pass goes through.
+        `computes`: it has activations, so that `mixed_precision` and units apply. `averaged`: it is a moving
+        average, which has no backward pass.
         """
         units = self._units(root) if computes else []
         if self.activation_checkpointing and not averaged:
@@ -219,20 +224,22 @@ class FullyShardedDataParallel:
             self._roots.append(root)
 
     def gradients(self, parameters: Sequence[nn.Parameter], unused: bool) -> Gradients:
-        """What averages the gradients of an optimizer's `parameters`."""
+        """Averages the gradients of an optimizer's `parameters`."""
         mine = {id(parameter) for parameter in parameters}
         own = [root for root in self._roots if any(id(parameter) in mine for parameter in root.parameters())]
-        others = [parameter for root in self._roots if not any(root is one for one in own) for parameter in root.parameters()]
+        others = [parameter for root in self._roots
+                  if not any(root is one for one in own) for parameter in root.parameters()]
         return ShardedGradients(own, others)
 
     def _units(self, root: nn.Module) -> list[nn.Module]:
-        """The submodules that are sharded by themselves, inner ones first."""
+        """The submodules that are sharded separately, inner ones first."""
         units = []
 
-        def visit(module: nn.Module) -> int:  # how many parameters are left to the units around it
-            if isinstance(module, nn.MultiheadAttention):  # does not call its parts, and is not always called itself
+        def visit(module: nn.Module) -> int:  # returns how many parameters are left for the outer units
+            if isinstance(module, nn.MultiheadAttention):  # does not call its parts; itself not always called
                 return sum(parameter.numel() for parameter in module.parameters())
-            left = sum(parameter.numel() for parameter in module.parameters(recurse=False)) + sum(map(visit, module.children()))
+            left = (sum(parameter.numel() for parameter in module.parameters(recurse=False))
+                    + sum(map(visit, module.children())))
             large = left >= self.min_num_params and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
             if module is root or not (large or type(module).__name__ in self.wrap):
                 return left
@@ -247,13 +254,15 @@ STRATEGIES = {"ddp": DataParallel, "fsdp": FullyShardedDataParallel}
 
 
 def parse_strategy(block: str | dict):
-    """`ddp`, or `{type: fsdp, args: {...}}`, as a strategy. Raises ValueError for anything else."""
+    """Parses `ddp`, or `{type: fsdp, args: {...}}`, into a strategy. Raises ValueError for anything else."""
     block = {"type": block} if isinstance(block, str) else block
     if unknown := block.keys() - {"type", "args"}:
-        raise ValueError(f"'{min(unknown)}' has no place here. Write ddp, fsdp or {{type: ddp, args: {{...}}}}")
+        raise ValueError(f"'{min(unknown)}' has no place here. "
+                         f"Write ddp, fsdp or {{type: ddp, args: {{...}}}}")
     name, args = block.get("type"), block.get("args") or {}
     if not isinstance(name, str) or name not in STRATEGIES:
-        raise ValueError(f"there is no strategy '{name}'.{suggest_name(name, STRATEGIES)} There are: {', '.join(STRATEGIES)}")
+        raise ValueError(f"there is no strategy '{name}'.{suggest_name(name, STRATEGIES)} "
+                         f"There are: {', '.join(STRATEGIES)}")
     if not isinstance(args, dict):
         raise ValueError(f"args: a table of arguments is needed; this is {args!r}")
     for _, fault in Signature(STRATEGIES[name]).faults(args):

@@ -1,4 +1,4 @@
-"""BatchNorm over the whole batch of all processes: torch's SyncBatchNorm, which knows CUDA alone, on the CPU, too."""
+"""BatchNorm over the batches of all processes: torch's SyncBatchNorm for CUDA, and the same for the CPU."""
 import torch
 from torch import nn
 
@@ -6,7 +6,7 @@ from utils.distributed import collectives as dist
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes; every process's loss depends on it, and so its gradient is the sum of theirs."""
+    """The sum over all processes. All their losses depend on it, so its gradient is the sum of theirs."""
 
     @staticmethod
     def forward(ctx, tensor):
@@ -18,7 +18,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """torch's on CUDA; on the CPU the same by sums over processes. Inputs `[B, C, ...]`, B may differ between processes."""
+    """torch's SyncBatchNorm, also for the CPU. Inputs `[B, C, ...]`; B may differ between processes."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if inputs.device.type != "cpu" or not self.training or dist.world_size() == 1:
@@ -48,9 +48,9 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
-    """`model` with every BatchNorm in it turned into a SyncBatchNorm, under the same names."""
+    """Replaces every BatchNorm in `model` by a SyncBatchNorm of the same name. Returns the model."""
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) is nn.SyncBatchNorm:
-            module.__class__ = SyncBatchNorm  # the same tensors, another forward
+            module.__class__ = SyncBatchNorm  # same tensors, different forward
     return model

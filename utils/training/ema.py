@@ -6,11 +6,12 @@ from torch import nn
 
 
 class WeightAverage:
-    """Exponential moving average of a model's weights, kept as a model of its own (`self.model`, bare names).
+    """Exponential moving average of a model's weights, stored in `self.model` under names without prefix.
 
-    After `n` updates the decay is min(decay, (1 + n) / (10 + n)), so that short runs are not held at their first
-    weights (the warm-up of TensorFlow's ExponentialMovingAverage). Buffers, such as BatchNorm's statistics, are copied.
-    Reads nothing back from the device. Polyak and Juditsky 1992; in deep learning Tarvainen and Valpola 2017.
+    After `n` updates the decay is min(decay, (1 + n) / (10 + n)), so short runs leave their first weights
+    (the warm-up of TensorFlow's ExponentialMovingAverage). Buffers, such as BatchNorm's statistics, are
+    copied. Reads nothing from the device. Polyak and Juditsky 1992; in deep learning Tarvainen and Valpola
+    2017.
     """
 
     def __init__(self, model: nn.Module, decay: float):

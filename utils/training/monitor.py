@@ -1,4 +1,4 @@
-"""Watches one value over the epochs: which epoch is the best, and when to give up waiting for a better one."""
+"""Watches one value over the epochs: finds the best epoch and decides when to stop early."""
 import logging
 import math
 
@@ -6,7 +6,7 @@ log = logging.getLogger(__name__)
 
 
 def parse_monitor(text: str) -> tuple[str, str]:
-    """`"max val/accuracy"` as ("max", "val/accuracy"). Raises ValueError for anything else."""
+    """Parses `"max val/accuracy"` into ("max", "val/accuracy"). Raises ValueError for anything else."""
     mode, _, name = text.partition(" ")
     if mode not in ("min", "max") or "/" not in name:
         raise ValueError(f"'{text}' cannot be read. Write 'min val/loss' or 'max val/accuracy'")
@@ -14,11 +14,11 @@ def parse_monitor(text: str) -> tuple[str, str]:
 
 
 class Monitor:
-    """Keeps the best value so far and the number of looks since.
+    """Keeps the best value so far and counts the updates since then.
 
     Args:
-        monitor: "min NAME" or "max NAME", NAME as in the logs (`val/loss`).
-        patience: looks without improvement after which `exhausted` turns true; None never gives up.
+        monitor: "min NAME" or "max NAME", with NAME as in the logs (`val/loss`).
+        patience: updates without improvement after which `exhausted` is true; None means never.
         min_delta: how much better a value has to be to count as an improvement.
     """
 
@@ -32,7 +32,7 @@ class Monitor:
         self.best_epoch, self.num_bad = 0, 0
 
     def update(self, value: float, epoch: int) -> bool:
-        """Takes the value of an epoch; returns whether it is the best so far. A NaN never is."""
+        """Adds the value of an epoch. Returns whether it is the best so far; a NaN never is."""
         gain = self.best - value if self.mode == "min" else value - self.best
         improved = gain > self.min_delta
         if improved:
@@ -53,9 +53,10 @@ class Monitor:
                 "num_bad": self.num_bad}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes over what was seen; a best value of another name or mode does not count any more."""
+        """Restores the state. Drops a best value that belongs to another name or mode."""
         if (state["mode"], state["name"]) != (self.mode, self.name):
             log.warning("monitor is now '%s %s', it was '%s %s': the best value so far is forgotten",
                         self.mode, self.name, state["mode"], state["name"])
             return self._forget()
-        self.best, self.best_epoch, self.num_bad = float(state["best"]), int(state["best_epoch"]), int(state["num_bad"])
+        self.best, self.best_epoch, self.num_bad = (
+            float(state["best"]), int(state["best_epoch"]), int(state["num_bad"]))

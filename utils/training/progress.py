@@ -1,4 +1,4 @@
-"""Where training stands, and the bar that shows it."""
+"""The position of training, and the bar that shows it."""
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,14 +8,14 @@ from tqdm import tqdm
 
 
 class Position:
-    """Epochs completed, batches consumed of the epoch under way, optimizer steps made; whether training is finished."""
+    """Completed epochs, consumed batches of the current epoch, optimizer steps; whether training is done."""
 
     def __init__(self):
         self.epoch = self.batch = self.step = 0
         self.finished = False
 
     def advance(self, num_batches: int) -> None:
-        """One optimizer step over `num_batches` batches is done."""
+        """Records one optimizer step over `num_batches` batches."""
         self.batch += num_batches
         self.step += 1
 
@@ -23,7 +23,7 @@ class Position:
         self.epoch, self.batch = self.epoch + 1, 0
 
     def step_back(self, num_steps: int, accumulate: int) -> None:
-        """Back to where it stood before the last `num_steps` steps, all of this epoch, of `accumulate` batches each."""
+        """Goes back by `num_steps` optimizer steps of this epoch, of `accumulate` batches each."""
         if num_steps:
             self.batch = (-(-self.batch // accumulate) - num_steps) * accumulate
             self.step -= num_steps
@@ -40,14 +40,14 @@ class Position:
 
 
 class SaveInterval:
-    """When a checkpoint is due: after so many epochs, steps or minutes, whichever comes first."""
+    """Decides when a checkpoint is due: every N epochs, steps or minutes, whichever comes first."""
 
     def __init__(self, epochs: int | None = None, steps: int | None = None, minutes: float | None = None):
         self.epochs, self.steps, self.minutes = epochs, steps, minutes
         self.saved()
 
     def saved(self) -> None:
-        """A checkpoint was written: the minutes count anew."""
+        """Records that a checkpoint was written: the minutes start again."""
         self._saved_at = time.monotonic()
 
     @property
@@ -56,32 +56,35 @@ class SaveInterval:
         return bool(self.minutes and time.monotonic() - self._saved_at >= 60 * self.minutes)
 
     def due(self, step: int, time_is_up: bool, epoch: int | None = None) -> bool:
-        """Whether one is due after `step` steps in all and, at the end of an epoch, `epoch` epochs."""
+        """Whether a checkpoint is due after `step` steps in total and, at an epoch's end, `epoch` epochs."""
         return bool(time_is_up or (self.steps and step % self.steps == 0)
                     or (self.epochs and epoch and epoch % self.epochs == 0))
 
 
 def parse_save_interval(table: dict) -> SaveInterval:
-    """`{"steps": 500, "minutes": 10}` as a SaveInterval. Raises ValueError for anything else."""
+    """Parses `{"steps": 500, "minutes": 10}` into a SaveInterval. Raises ValueError for anything else."""
     for name, value in table.items():
         if name not in ("epochs", "steps", "minutes"):
-            raise ValueError(f"'{name}' is no interval. Write one or more of {{epochs: 1, steps: 500, minutes: 10}}")
-        if isinstance(value, bool) or not isinstance(value, int if name != "minutes" else (int, float)) or value <= 0:
-            raise ValueError(f"{name}: {value!r} is no {'number' if name == 'minutes' else 'whole number'} above 0")
+            raise ValueError(f"'{name}' is no interval. "
+                             "Write one or more of {epochs: 1, steps: 500, minutes: 10}")
+        if isinstance(value, bool) or not isinstance(
+                value, int if name != "minutes" else (int, float)) or value <= 0:
+            raise ValueError(f"{name}: {value!r} is no "
+                             f"{'number' if name == 'minutes' else 'whole number'} above 0")
     if not table:
         raise ValueError("is empty. Write one or more of {epochs: 1, steps: 500, minutes: 10}")
     return SaveInterval(**table)
 
 
 def accumulation_windows(batches: Iterable, size: int) -> Iterator[list]:
-    """Lists of `size` batches, a list for each optimizer step; the last may be shorter."""
+    """Yields lists of `size` batches, one list for each optimizer step; the last may be shorter."""
     batches = iter(batches)
     while window := list(islice(batches, size)):
         yield window
 
 
 def parse_duration(time_text: str | float | None) -> float | None:
-    """90, "1:30" and "0:01:30" as 90.0 seconds. Raises ValueError for other text."""
+    """Parses 90, "1:30" and "0:01:30" into 90.0 seconds. Raises ValueError for other text."""
     if time_text is None or not isinstance(time_text, str):
         return time_text
     parts = time_text.split(":")
@@ -91,13 +94,14 @@ def parse_duration(time_text: str | float | None) -> float | None:
 
 
 class ProgressBar:
-    """A tqdm bar on a terminal, nothing elsewhere. `note()` gives the text at its end and is asked twice a second."""
+    """A tqdm bar, on a terminal only. `note()` returns the text at its end; called at most twice a second."""
 
     def __init__(self, label: str, total: int | None, start: int = 0, note: Callable[[], str] | None = None,
                  shown: bool = True):
         self._bar, self._note, self._next_note_s = None, note, 0.0
         if shown and sys.stderr.isatty():
-            self._bar = tqdm(desc=label, total=total, initial=start, leave=False, mininterval=0.2, dynamic_ncols=True)
+            self._bar = tqdm(desc=label, total=total, initial=start, leave=False, mininterval=0.2,
+                             dynamic_ncols=True)
 
     def update(self, count: int) -> None:
         if self._bar is None:

@@ -1,4 +1,4 @@
-"""The learning-rate schedulers of one optimizer: stepping, resuming, and laying them out anew for another length."""
+"""The learning-rate schedulers of one optimizer: step, resume, and recompute for another run length."""
 import copy
 
 import torch
@@ -11,10 +11,10 @@ class Schedule:
     """The learning-rate schedulers of one optimizer, each stepped per optimizer step or per epoch, in order.
 
     Args:
-        optimizer: whose learning rate they set.
-        factories: `(build, per)` pairs: `build(optimizer, length)` gives a scheduler, where `length` is the number of
-            steps or epochs of the whole run, as `per` ("step" or "epoch") says.
-        num_epochs, steps_per_epoch: the length of the run. `steps_per_epoch` is None where nobody knows it.
+        optimizer: the optimizer whose learning rate they set.
+        factories: `(build, per)` pairs: `build(optimizer, length)` returns a scheduler. `length` is the
+            number of steps or epochs of the run, as `per` ("step" or "epoch") says.
+        num_epochs, steps_per_epoch: the length of the run. `steps_per_epoch` is None if it is unknown.
     """
 
     def __init__(self, optimizer, factories=(), num_epochs: int = 1, steps_per_epoch: int | None = None):
@@ -33,7 +33,7 @@ class Schedule:
                 self._advance(scheduler)
 
     def epoch(self, value: float | None = None) -> None:
-        """Call after each epoch; `value` is what was monitored, None where this epoch has none."""
+        """Call after each epoch. `value` is the monitored value, None if this epoch has none."""
         self.num_epochs_done += 1
         for scheduler, per in self.schedulers:
             if per == "epoch" and not isinstance(scheduler, ReduceLROnPlateau):
@@ -42,9 +42,10 @@ class Schedule:
                 self._advance(scheduler, value)
 
     def preflight(self) -> None:
-        """Steps every scheduler once and puts all back, so that one that breaks down does so before the run."""
+        """Steps every scheduler once and restores all state: a broken scheduler fails before the run."""
         before = copy.deepcopy([scheduler.state_dict() for scheduler, _ in self.schedulers])
-        options = [{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in group.items() if k != "params"}
+        options = [{k: v.clone() if isinstance(v, torch.Tensor) else v
+                    for k, v in group.items() if k != "params"}
                    for group in self.optimizer.param_groups]
         self.step()
         self.epoch(0.0)
@@ -52,7 +53,7 @@ class Schedule:
             scheduler.load_state_dict(state)
         for group, kept in zip(self.optimizer.param_groups, options, strict=True):
             for key, value in kept.items():
-                if isinstance(value, torch.Tensor):  # which is stepped in place
+                if isinstance(value, torch.Tensor):  # the step changed it in place
                     group[key].copy_(value)
                 else:
                     group[key] = value
@@ -63,8 +64,8 @@ class Schedule:
             scheduler.step(*value)
         except (ArithmeticError, ValueError, TypeError) as error:
             raise ConfigError.at("scheduler",
-                                 f"{type(scheduler).__name__} breaks down at step {self.num_steps_done}, epoch "
-                                 f"{self.num_epochs_done}: {describe_error(error)}") from error
+                                 f"{type(scheduler).__name__} breaks down at step {self.num_steps_done}, "
+                                 f"epoch {self.num_epochs_done}: {describe_error(error)}") from error
 
     def state_dict(self) -> dict:
         return {"schedulers": [scheduler.state_dict() for scheduler, _ in self.schedulers],
@@ -72,31 +73,33 @@ class Schedule:
                 "num_epochs": self.num_epochs, "steps_per_epoch": self.steps_per_epoch}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes up a schedule where it was; one laid out for a run of another length is laid out anew.
+        """Restores the schedulers. If the run has a new length, they are computed again for that length.
 
-        Anew means: the learning rate becomes what it would be here had the run been planned at its new length.
+        The learning rate is then the one that a run planned with the new length would have at this point.
         """
-        same_length = state["num_epochs"] == self.num_epochs and state["steps_per_epoch"] == self.steps_per_epoch
+        same_length = (state["num_epochs"] == self.num_epochs
+                       and state["steps_per_epoch"] == self.steps_per_epoch)
         plateau = any(isinstance(scheduler, ReduceLROnPlateau) for scheduler, _ in self.schedulers)
         if plateau and any(inner.get(name, getattr(scheduler, name, None)) != getattr(scheduler, name, None)
                            for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True)
                            for name in ("total_steps", "T_max")):
             raise ConfigError.at("scheduler",
-                                 "beside ReduceLROnPlateau a schedule that depends on the length of the run cannot be "
-                                 "laid out anew. Resume with the same number of epochs.")
+                                 "beside ReduceLROnPlateau a schedule that depends on the length of the run "
+                                 "cannot be laid out anew. Resume with the same number of epochs.")
         if same_length or plateau or not self.schedulers:
             for (scheduler, _), inner in zip(self.schedulers, state["schedulers"], strict=True):
                 scheduler.load_state_dict(inner)
             self.num_steps_done, self.num_epochs_done = state["num_steps_done"], state["num_epochs_done"]
         else:
-            num_in_epoch = state["num_steps_done"] - state["num_epochs_done"] * (state["steps_per_epoch"] or 0)
+            num_in_epoch = (state["num_steps_done"]
+                            - state["num_epochs_done"] * (state["steps_per_epoch"] or 0))
             self._replay(state["num_epochs_done"], num_in_epoch, state["num_steps_done"])
 
     def _replay(self, num_epochs: int, num_in_epoch: int, num_steps: int) -> None:
-        """Steps from the start to the end of `num_epochs` epochs, and `num_in_epoch` steps into the next."""
+        """Steps through `num_epochs` epochs from the start, and `num_in_epoch` steps into the next epoch."""
         for group, first in zip(self.optimizer.param_groups, self._first, strict=True):
             group.update(first)
-        if self.steps_per_epoch is None:  # a stream: nobody knows how the steps fell into epochs
+        if self.steps_per_epoch is None:  # a stream: how the steps fell into epochs is unknown
             steps_per_epoch = num_steps // max(num_epochs, 1)
             num_in_epoch = num_steps - num_epochs * steps_per_epoch
         else:

@@ -1,4 +1,4 @@
-"""Ending before the last epoch: what processes are asked for by a signal or the clock, and how training then leaves."""
+"""Stops before the last epoch: requests to processes by a signal or the clock, and how training then ends."""
 import os
 import signal
 import time
@@ -13,7 +13,7 @@ from utils.signals import NAMES
 
 
 class AgreedRequests(NamedTuple):
-    """What any of the processes is asked for: a signal's number or 0, whether max_time is up, whether a save is due."""
+    """The requests to any process: a signal's number or 0, whether max_time is up, whether a save is due."""
 
     signal_number: int
     to_stop: bool
@@ -21,14 +21,16 @@ class AgreedRequests(NamedTuple):
 
 
 def poll_requests(trainer, agree: Callable = dist.agree) -> AgreedRequests:
-    """What any process is asked for, by a signal or the clock, so that all do the same after the same step."""
+    """Combines the requests of all processes (signal or clock), so that all act alike after the same step."""
     signal_number = trainer.stop_request.signal_number or (signal.SIGTERM if launcher_died() else 0)
-    return AgreedRequests(*agree(signal_number, trainer.stop_request.time_is_up, trainer.save_interval.time_is_up))
+    return AgreedRequests(*agree(signal_number, trainer.stop_request.time_is_up,
+                                 trainer.save_interval.time_is_up))
 
 
 def stop_if_requested(trainer, asked: AgreedRequests, budget: bool = True) -> None:
-    """After a signal, or when max_time is spent: saves where training stands and raises Interrupted."""
-    if why := trainer.stop_request.reason(trainer.position.step, asked.signal_number, budget and asked.to_stop):
+    """Saves a checkpoint and raises Interrupted after a signal, or when max_time is over."""
+    if why := trainer.stop_request.reason(trainer.position.step, asked.signal_number,
+                                          budget and asked.to_stop):
         trainer.run.store.join()
         dist.wait_for_main()
         if any(dist.agree(trainer.unsaved or trainer.run.store.num_failures > 0)):
@@ -39,11 +41,11 @@ def stop_if_requested(trainer, asked: AgreedRequests, budget: bool = True) -> No
 
 
 class StopRequest:
-    """Set by a signal's handler or by the clock, looked at by the loop; never acted upon inside the handler.
+    """Set by a signal handler or by the clock, read by the loop. The handler itself never stops the run.
 
-    A SIGINT after another signal ends the process at once: files are written under temporary names, so none comes to harm.
-    `max_time_s` counts from `listening` on; None is for ever. `at_step` is the last step of this start. `crash_at_step`
-    rehearses the worst: after that step the process kills itself.
+    A SIGINT after another signal ends the process at once. No file is damaged, because files are written
+    under temporary names. `max_time_s` counts from `listening` on; None means no limit. `at_step` is the last
+    step of this start. `crash_at_step` simulates a crash: after that step the process kills itself.
     """
 
     def __init__(self, max_time_s: float | None = None):
@@ -57,7 +59,8 @@ class StopRequest:
         """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request."""
         self.started = time.monotonic()
         numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-        heard = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup stays nohup
+        heard = [number for number in numbers
+                 if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup stays nohup
         before = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield self
@@ -67,11 +70,11 @@ class StopRequest:
 
     @property
     def time_is_up(self) -> bool:
-        """Whether max_time is spent."""
+        """Whether max_time is over."""
         return self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
 
     def reason(self, step: int, signal_number: int, time_is_up: bool) -> str | None:
-        """Why the loop should end after `step`, in words, or None; what all processes agreed on is given."""
+        """Why the loop should end after `step`, as text, or None. All processes agree on the arguments."""
         if step == self.crash_at_step:
             os.kill(os.getpid(), signal.SIGKILL)
         if signal_number:

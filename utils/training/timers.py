@@ -1,16 +1,17 @@
-"""Where the time of a run goes, and what to do about it."""
+"""Where the time of a run is spent, and advice on how to save it."""
 import time
 
 ORDER = ("data wait", "compute", "evaluation", "logging", "saving", "other")
 ADVICE = {"data wait": "raise data_loader.num_workers or use the batched path (ArrayDataset)",
-          "logging": "raise trainer.args.log_every", "saving": "save less often: trainer.args.checkpoint_every"}
-ADVISE_ABOVE = 0.2  # of the time; from there on advice is given
+          "logging": "raise trainer.args.log_every",
+          "saving": "save less often: trainer.args.checkpoint_every"}
+ADVISE_ABOVE = 0.2  # fraction of the time from which on advice is given
 
 
 class Timers:
-    """Where the host's time goes: what lies between two calls of `record` belongs to the name that the second one gives.
+    """Measures host time. The time between two calls of `record` counts for the name in the second call.
 
-    Nobody waits for the device: what it computes shows where the host reads a result, which the caller counts as compute.
+    It never waits for the device: callers count the wait for a result as compute.
     """
 
     def __init__(self):
@@ -19,7 +20,7 @@ class Timers:
         self.start()
 
     def start(self) -> None:
-        """What came before belongs to nothing."""
+        """Starts the clock: the time before this call counts for no name."""
         self._last = time.perf_counter()
 
     def record(self, name: str) -> None:
@@ -28,19 +29,19 @@ class Timers:
         self._last = now
 
     def recent(self) -> dict[str, float]:
-        """Seconds by name since it was asked last."""
+        """Returns the seconds for each name since the last call."""
         reported, self._reported_s = self._reported_s, dict(self.total_s)
         return {name: total - reported.get(name, 0.0) for name, total in self.total_s.items()}
 
 
 def describe_times(seconds_of: dict[str, float]) -> str:
-    """`data wait 31 %, compute 62 %, logging 2 %, saving 5 %`; what is below half a percent is left out."""
+    """Formats `data wait 31 %, compute 62 %, logging 2 %, saving 5 %`; skips values below half a percent."""
     fractions = {name: round(100 * fraction) for name, fraction in _fractions(seconds_of).items()}
     return ", ".join(f"{name} {fraction} %" for name, fraction in fractions.items() if fraction)
 
 
 def advice(seconds_of: dict[str, float]) -> str | None:
-    """What would help where much of the time goes into other things than computing; None where it does not."""
+    """Returns advice if much time is spent on other things than compute, else None."""
     wasted = {name: fraction for name, fraction in _fractions(seconds_of).items() if name in ADVICE}
     worst = max(wasted, key=wasted.get, default=None)
     return ADVICE[worst] if worst and wasted[worst] >= ADVISE_ABOVE else None
