@@ -87,7 +87,8 @@ def test_damaged_and_hostile_checkpoints_are_refused_and_run_no_code(run, tmp_pa
     elif make == "flipped":
         with zipfile.ZipFile(run / "checkpoints" / "last.pt") as archive:
             record = next(info for info in archive.infolist() if "/data/" in info.filename and info.file_size)
-        at = good.index(record.filename.encode()) + len(record.filename) + 64
+        padding = int.from_bytes(good[record.header_offset + 28 : record.header_offset + 30], "little")
+        at = record.header_offset + 30 + len(record.filename) + padding  # the first byte of a weight
         bad.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:])
     else:
         torch.save({"state": {}} if make == "foreign" else {**content, "format": 99}, bad)

@@ -160,6 +160,30 @@ class ByParts(CheckedTrainer):
         return outputs, labels, {"loss": self.loss(outputs, labels)}
 
 
+@TRAINERS.register
+class Recorded(CheckedTrainer):
+    """Each process writes into `folder` its first weights, the points of each batch, and what dropout made of ones."""
+
+    def __init__(self, *, folder: str, **rest):
+        super().__init__(**rest)
+        self.folder, self.record = Path(folder), {}
+
+    def on_train_start(self):
+        weights = {name: weight.tolist() for name, weight in self.unwrapped_model.state_dict().items()}
+        self.record = {"weights": weights, "points": [], "masks": []}  # without those of the rehearsal
+
+    def train_step(self, batch):
+        if self.record:
+            self.record["points"].append(batch[0].tolist())
+            self.record["masks"].append(nn.functional.dropout(torch.ones(64)).tolist())
+        return super().train_step(batch)
+
+    def on_train_end(self):
+        name = f"process{dist.rank()}_of_{dist.world_size()}.json"
+        (self.folder / name).write_text(json.dumps(self.record))
+        super().on_train_end()
+
+
 def run(arguments: list[str]) -> None:
     """`python train.py ARGUMENTS`, in the group there is."""
     from base.run_setup import checkpoint_to_resume, resolve_config

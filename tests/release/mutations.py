@@ -1,0 +1,350 @@
+"""Mistakes that somebody could make in the core, and the tests that have to notice them.
+
+    python tests/release/mutations.py                  # all of them, in some minutes
+    python tests/release/mutations.py "no fsync"       # those whose names contain these words
+    python tests/release/mutations.py -v "no fsync"    # also prints what pytest says
+
+Each mistake is made in a copy of the project, and gets a line. Exit code 1: the tests did not notice one.
+"""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+PASSED, FAILED = 0, 1  # pytest's exit codes; others tell that tests were not found, or could not be run
+LIMIT_S = 300
+
+
+class Mutation(NamedTuple):
+    """`name` says what is wrong once `old`, which stands exactly once in `file`, is `new`.
+
+    `tests` are names of test functions, perhaps with parameters, `test_name[2-sgd]`; their files are found.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = [
+    # -- resuming
+    Mutation("the monitor is in no checkpoint", "base/base_trainer.py",
+             'self.state["monitor"] = self.monitor', "pass",
+             "test_early_stopping_counts_on_after_a_resume "
+             "test_a_resumed_run_keeps_its_best_epoch_until_there_is_a_better_one"),
+    Mutation("a resumed run forgets its best value", "utils/training/monitor.py",
+             'float(state["best"])', "self.best",
+             "test_a_resumed_run_keeps_its_best_epoch_until_there_is_a_better_one"),
+    Mutation("a checkpoint is one behind in counting evaluations without improvement", "utils/training/monitor.py",
+             '"num_bad": self.num_bad}', '"num_bad": max(self.num_bad - 1, 0)}',
+             "test_early_stopping_counts_on_after_a_resume"),
+    Mutation("the totals of an unfinished epoch are in no checkpoint", "base/base_trainer.py",
+             '"totals": self.totals,', "",
+             "test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits[3-step-groups]"),
+    Mutation("averaged weights are in no checkpoint", "base/base_trainer.py",
+             'self.state["ema"] = self.ema', "pass",
+             "test_three_epochs_and_three_more_are_six_epochs_bit_for_bit[0-0]"),
+    Mutation("a resumed run begins its schedule anew", "utils/training/updater.py",
+             'self.schedule.load_state_dict(state["schedule"])', "pass",
+             "test_three_epochs_and_three_more_are_six_epochs_bit_for_bit[0-0]"),
+    Mutation("a resumed run begins its loss scale anew", "utils/training/updater.py",
+             'self.scaler.load_state_dict(state["scaler"])', "pass",
+             "test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits[3-step-fp16-torchmetrics]"),
+    Mutation("a resumed run begins its optimizer anew", "utils/training/updater.py",
+             'self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})', "pass",
+             "test_three_epochs_and_three_more_are_six_epochs_bit_for_bit[0-0]"),
+    Mutation("a resumed run begins the epoch under way anew", "utils/training/progress.py",
+             'self.epoch, self.batch, self.step = state["epoch"], state["batch"]',
+             'self.epoch, self.batch, self.step = state["epoch"], 0',
+             "test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits[3-step-groups]"),
+    Mutation("metrics.jsonl keeps the lines after the checkpoint that is resumed", "logger/metrics_file.py",
+             "os.truncate(self.path, size)", "pass",
+             "test_an_epoch_checkpoint_of_the_past_goes_on_without_duplicate_lines"),
+    Mutation("a learning rate that is changed at a resume is ignored", "base/run_setup.py",
+             '_KEPT_SECTIONS = ("name", "seed", "optimizer", "scheduler")', "_KEPT_SECTIONS = ()",
+             "test_a_learning_rate_cannot_be_changed_without_effect_at_resume"),
+    Mutation("what a checkpoint lacks keeps its first value", "utils/checkpoint/state.py",
+             "    if alone:", "    if False:",
+             "test_a_part_that_the_checkpoint_lacks_or_has_too_much_is_named"),
+    # -- randomness
+    Mutation("derived seeds are sums", "utils/random.py",
+             'return int.from_bytes(digest, "little") >> 1', "return seed + sum(counters)",
+             "test_neighbouring_seeds_do_not_share_their_epochs"),
+    Mutation("every epoch has the order of the first", "base/data/sampler.py",
+             'derive(self.seed, "epoch", self.epoch)', 'derive(self.seed, "epoch", 0)',
+             "test_the_order_is_a_function_of_seed_and_epoch"),
+    Mutation("the order of samples depends on the number of processes", "base/data/sampler.py",
+             'derive(self.seed, "epoch", self.epoch)',
+             'derive(self.seed, "epoch", self.epoch, self.rank_slice.world_size)',
+             "test_two_processes_share_the_batches_that_one_has"),
+    Mutation("all samples of an epoch draw the same numbers", "base/data/views.py",
+             'derive(self.seed, "sample", epoch, index)', 'derive(self.seed, "sample", epoch)',
+             "test_augmentation_follows_from_seed_epoch_and_sample_alone"),
+    Mutation("a sample draws the same numbers in every epoch", "base/data/views.py",
+             'derive(self.seed, "sample", epoch, index)', 'derive(self.seed, "sample", index)',
+             "test_augmentation_follows_from_seed_epoch_and_sample_alone"),
+    Mutation("samples are not seeded", "base/data/views.py",
+             'seed_cpu(derive(self.seed, "sample", epoch, index))', "pass",
+             "test_the_number_of_workers_changes_nothing"),
+    Mutation("dropout is the same on all processes", "base/base_trainer.py",
+             'derive(seed, "step", dist.rank())', 'derive(seed, "step")',
+             "test_dropout_differs_between_processes_and_from_step_to_step"),
+    Mutation("dropout is the same in every step", "utils/random.py",
+             "[scramble(self.seed, step)\n", "[self.seed\n",
+             "test_dropout_differs_from_step_to_step"),
+    Mutation("steps are not seeded", "utils/random.py",
+             "torch.default_generator.manual_seed(self._seeds[place])", "pass",
+             "test_the_number_of_workers_never_changes_a_result"),
+    # -- data
+    Mutation("samples for validation are trained on", "base/base_data_loader.py",
+             "order[num_val:])", "order)",
+             "test_a_split_by_ratio_or_count_is_disjoint_and_covers_everything"),
+    Mutation("an evaluation sees the transforms of training", "base/base_data_loader.py",
+             'self.transforms["train" if training else "eval"]', 'self.transforms["train"]',
+             "test_validation_never_sees_training_transforms_even_where_it_is_split_from_train[0]"),
+    Mutation("an evaluation sees the batch augmentations of training", "base/recovery.py",
+             "prepared = trainer.data.prepare(piece, trainer.device, trainer.channels_last)",
+             "prepared = trainer.data.prepare(piece, trainer.device, trainer.channels_last, count.chosen)",
+             "test_an_evaluation_is_the_mean_over_every_sample_by_a_network_in_eval_mode"),
+    Mutation("an evaluation leaves out its last short batch where training does", "base/base_data_loader.py",
+             "shuffle=self.shuffle and training, drop_last=self.drop_last and training",
+             "shuffle=self.shuffle and training, drop_last=self.drop_last",
+             "test_an_evaluation_is_the_mean_over_every_sample_by_a_network_in_eval_mode"),
+    Mutation("batch_size is that of each process", "base/base_data_loader.py",
+             "self.batch_size, self.eval_batch_size = batch_size,",
+             "self.batch_size, self.eval_batch_size = batch_size * dist.world_size(),",
+             "test_two_processes_share_the_batches_that_one_has"),
+    Mutation("a signal to the group ends loader workers", "base/base_data_loader.py",
+             ', "worker_init_fn": ignore_in_worker', "",
+             "test_a_signal_writes_a_checkpoint_and_the_resumed_run_ends_with_the_same_bits[15]"),
+    # -- steps
+    Mutation("gradients are not dropped after a step", "utils/training/updater.py",
+             "self._drop_gradients()", "pass",
+             "test_a_step_follows_the_gradient_over_all_samples_of_its_window[1-None-fp32-1e-05]"),
+    Mutation("a window is the mean of its batches, whatever their sizes", "base/base_trainer.py",
+             "Window(count / num_samples,", "Window(1 / len(window),",
+             "test_a_step_follows_the_gradient_over_all_samples_of_its_window[2-None-fp32-1e-05]"),
+    Mutation("gradients of a window are added up", "base/base_trainer.py",
+             "Window(count / num_samples,", "Window(1.0,",
+             "test_a_step_follows_the_gradient_over_all_samples_of_its_window[2-None-fp32-1e-05]"),
+    Mutation("the gradient is divided by the number of processes twice", "base/base_trainer.py",
+             "for count, _ in window]) / dist.world_size()", "for count, _ in window])",
+             "test_two_processes_follow_the_gradient_over_all_samples_of_a_window"),
+    Mutation("processes keep their gradients to themselves", "utils/distributed/strategy.py",
+             "with nullcontext() if final else self.ddp.no_sync():", "with self.ddp.no_sync():",
+             "test_two_processes_follow_the_gradient_over_all_samples_of_a_window"),
+    Mutation("a short window at the end of an epoch is left out", "utils/training/progress.py",
+             "while window := list(islice(batches, size)):",
+             "while len(window := list(islice(batches, size))) == size:",
+             "test_a_step_follows_the_gradient_over_all_samples_of_its_window[3-None-fp32-1e-05]"),
+    Mutation("every process counts an equal part of a batch", "base/base_trainer.py",
+             "Window(count / num_samples,", "Window(count.total / dist.world_size() / num_samples,",
+             "test_two_processes_follow_the_gradient_over_all_samples_of_a_window"),
+    Mutation("clip_norm clips nothing", "utils/training/updater.py",
+             "clip_grad_norm_(self.parameters, self.clip_norm)",
+             'clip_grad_norm_(self.parameters, float("inf"))',
+             "test_a_step_follows_the_gradient_over_all_samples_of_its_window[1-0.3-fp32-1e-05]"),
+    Mutation("gradients are clipped before fp16's scale is taken out", "utils/training/updater.py",
+             "self.scaler.unscale_(self.optimizer)", "pass",
+             "test_a_step_follows_the_gradient_over_all_samples_of_its_window[1-0.3-fp16-0.01]"),
+    Mutation("the gradient of each batch of a window is clipped", "utils/training/updater.py",
+             "self.gradients.backward(scaled, window.final, self.guard.skipped, self.inputs)",
+             "self.gradients.backward(scaled, window.final, self.guard.skipped, self.inputs); "
+             "torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or 1e9)",
+             "test_a_step_follows_the_gradient_over_all_samples_of_its_window[3-0.3-fp32-1e-05]"),
+    Mutation("a loss that is not finite is stepped on", "utils/training/non_finite_guard.py",
+             "elif not math.isfinite(number := value.item()):", "elif False:",
+             "test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights"),
+    Mutation("a step that is left out changes BatchNorm's statistics", "base/recovery.py",
+             "now.copy_(torch.where(skipped, before, now) if isinstance(skipped, torch.Tensor) else before)",
+             "pass",
+             "test_a_step_that_is_left_out_leaves_everything_as_it_was"),
+    Mutation("max_nan_steps counts one too many", "utils/training/non_finite_guard.py",
+             "elif self.num_in_a_row > self.tolerated:", "elif self.num_in_a_row > self.tolerated + 1:",
+             "test_steps_with_a_bad_loss_can_be_left_out_as_if_they_had_not_been"),
+    # -- evaluation, the best epoch, schedules
+    Mutation("an evaluation is in training mode", "base/base_trainer.py",
+             "broadcast_buffers(self)\n        self.set_mode(training=False)",
+             "broadcast_buffers(self)\n        self.set_mode(training=True)",
+             "test_an_evaluation_is_the_mean_over_every_sample_by_a_network_in_eval_mode"),
+    Mutation("averaged weights are not what is evaluated", "base/base_trainer.py",
+             "self.model = self.ema.model if self.ema else self.model", "pass",
+             "test_scoring_val_reproduces_the_numbers_of_training_exactly"),
+    Mutation("averages are over batches", "base/base_metric.py",
+             "value.detach().clone(), count, count, skipped)",
+             "value.detach().clone(), 1, 1, skipped)",
+             "test_an_evaluation_is_the_mean_over_every_sample_by_a_network_in_eval_mode"),
+    Mutation("the totals of one process are logged", "base/base_metric.py",
+             "gathered = dist.all_gather_object({name: _read_values(entries)",
+             "gathered = (lambda own: [own])({name: _read_values(entries)",
+             "test_two_processes_follow_the_gradient_over_all_samples_of_a_window"),
+    Mutation("early_stop waits for one more evaluation", "utils/training/monitor.py",
+             "self.num_bad >= self.patience", "self.num_bad > self.patience",
+             "test_early_stopping_counts_evaluations_without_improvement"),
+    Mutation("a NaN is the best value", "utils/training/monitor.py",
+             "improved = gain > self.min_delta", "improved = not gain <= self.min_delta",
+             "test_a_nan_never_improves_and_counts_as_a_look_in_vain"),
+    Mutation("best.pt is the last epoch", "base/base_trainer.py",
+             'names += ["best.pt"] * improved', 'names += ["best.pt"]',
+             "test_a_resumed_run_keeps_its_best_epoch_until_there_is_a_better_one"),
+    Mutation("ReduceLROnPlateau is not told the monitored value", "base/base_trainer.py",
+             "updater.schedule.epoch(monitored)", "updater.schedule.epoch(None)",
+             "test_a_plateau_of_the_monitored_value_lowers_the_learning_rate_of_the_next_epoch"),
+    # -- files
+    Mutation("no fsync of a checkpoint's file", "utils/checkpoint/archive.py",
+             "os.fsync(self._descriptor)", "pass",
+             "test_content_is_flushed_before_its_name_and_names_before_an_older_checkpoint_goes[links]"),
+    Mutation("no fsync of the folder of checkpoints", "utils/checkpoint/archive.py",
+             "os.fsync(descriptor)", "pass",
+             "test_content_is_flushed_before_its_name_and_names_before_an_older_checkpoint_goes[links]"),
+    Mutation("no fsync of a copy where there are no hard links", "utils/checkpoint/store.py",
+             "os.fsync(handle.fileno())", "pass",
+             "test_content_is_flushed_before_its_name_and_names_before_an_older_checkpoint_goes[copies]"),
+    Mutation("a name is given by writing over what had it", "utils/checkpoint/store.py",
+             "os.replace(link, file.parent / name)", "shutil.copyfile(link, file.parent / name)",
+             "test_content_is_flushed_before_its_name_and_names_before_an_older_checkpoint_goes[links]"),
+    Mutation("old epochs are removed before the new one is written", "utils/checkpoint/store.py",
+             "self._write(saving.content, names)",
+             '[old.unlink() for old in self.folder.glob("epoch_*.pt")]; self._write(saving.content, names)',
+             "test_content_is_flushed_before_its_name_and_names_before_an_older_checkpoint_goes[links]"),
+    Mutation("last.pt gets its name before best.pt", "base/base_trainer.py",
+             'self.save(*names, "last.pt")', 'self.save("last.pt", *names)',
+             "test_a_kill_between_the_two_names_of_the_best_epoch_changes_nothing"),
+    Mutation("previous.pt is not kept", "utils/checkpoint/store.py",
+             '_link_as(self.folder / "last.pt", "previous.pt")', "pass",
+             "test_a_run_folder_holds_what_the_contract_says"),
+    Mutation("a save in the background sees the weights change", "utils/checkpoint/store.py",
+             'copied = self._copies.copy({"rest": rest, "parts": parts})',
+             'copied = {"rest": rest, "parts": parts}',
+             "test_training_goes_on_while_a_save_is_written_and_the_next_save_waits"),
+    Mutation("a checkpoint may run code", "utils/checkpoint/archive.py",
+             'content = torch.load(file, map_location="cpu", weights_only=True)',
+             'content = torch.load(file, map_location="cpu", weights_only=False)',
+             "test_damaged_and_hostile_checkpoints_are_refused_and_run_no_code[zip]"),
+    Mutation("checksums are not looked at", "utils/checkpoint/archive.py",
+             "if damaged := archive.testzip():", "if damaged := None:",
+             "test_damaged_and_hostile_checkpoints_are_refused_and_run_no_code[flipped]"),
+    Mutation("what stands between the records of a file is under no checksum", "utils/checkpoint/archive.py",
+             "if archive.comment != seal or not end.endswith(seal[-_NUM_DIGITS:]):", "if False:",
+             "test_a_flip_of_any_byte_and_a_cut_anywhere_are_noticed"),
+    Mutation("weights that are not finite are loaded", "utils/checkpoint/loading.py",
+             'return f"damaged: the weights of {bad} are not finite"', "continue",
+             "test_weights_that_are_not_finite_are_neither_written_nor_read"),
+    Mutation("weights that are not finite are saved", "utils/checkpoint/store.py",
+             "if bad := _find_non_finite_anywhere(weights) if parts else find_non_finite(weights):", "if bad := None:",
+             "test_weights_that_are_not_finite_are_neither_written_nor_read"),
+    Mutation("a damaged checkpoint ends the look for one", "base/run_setup.py",
+             'log.warning("%s. Looking for an older one.", error)', "raise",
+             "test_a_damaged_checkpoint_is_named_and_the_newest_sound_one_is_used"),
+    # -- signals and exit codes
+    Mutation("SIGHUP is not heard", "utils/signals.py",
+             '"SIGTERM", "SIGHUP", "SIGUSR1")', '"SIGTERM", "SIGUSR1")',
+             "test_a_plain_run_saves_at_a_hangup_and_can_be_resumed"),
+    Mutation("a second Ctrl-C waits as the first does", "utils/training/stop_requests.py",
+             "if number == signal.SIGINT and self.signal_number is not None:", "if False:",
+             "test_a_second_ctrl_c_ends_a_plain_run_at_once_and_costs_no_file"),
+    Mutation("a signal that nohup ignores is heard", "utils/training/stop_requests.py",
+             "if signal.getsignal(number) not in (signal.SIG_IGN, None)]", "]",
+             "test_a_signal_that_was_ignored_at_the_start_stays_ignored"),
+    Mutation("a signal waits for the end of an evaluation", "base/base_trainer.py",
+             "stop_if_requested(self, poll_requests(self, ballot), budget=False)", "pass",
+             "test_a_signal_in_an_evaluation_ends_it_at_the_next_batch_and_it_is_made_up_for"),
+    Mutation("a run that a signal ended exits with 0", "utils/errors.py",
+             "return 128 + error.signal_number if error.signal_number else 0", "return 0",
+             "test_a_plain_run_saves_at_a_hangup_and_can_be_resumed"),
+    Mutation("a mistake in a config exits with 1", "utils/errors.py",
+             "return 2 if isinstance(error, ConfigError) else 1", "return 1",
+             "test_a_users_mistake_is_one_message_and_exit_code_2"),
+    # -- configs
+    Mutation("a section that nobody knows is ignored", "base/validate.py",
+             "[*unknown, *_faults(full),", "[*_faults(full),",
+             "test_a_mistake_in_a_file_is_told_with_line_key_and_mend"),
+    Mutation("an argument that nobody takes is ignored", "utils/config/signature.py",
+             "elif name not in free and not self.open:", "elif False:",
+             "test_a_mistake_in_a_file_is_told_with_line_key_and_mend"),
+    Mutation("of two things of one name the later is taken", "utils/config/registry.py",
+             "if name in self._twice:", "if False:",
+             "test_two_things_of_one_name_are_a_mistake_that_names_both_files"),
+]
+
+
+def copy_project(target: Path) -> None:
+    """The files of the project that git knows or would add, in a new folder."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (PROJECT / name).is_file():  # not one that was deleted and is known still
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, target / name)
+
+
+def mutate(mutation: Mutation, project: Path) -> None:
+    """Makes the mistake in a copy of the project, where the old text has to stand exactly once."""
+    file = project / mutation.file
+    text = file.read_text(encoding="utf-8")
+    count = text.count(mutation.old)
+    assert count == 1, f"{mutation.name}: {mutation.old!r} stands {count} times in {mutation.file}, not once"
+    file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+
+
+def node_ids(tests: str, project: Path) -> list[str]:
+    """The tests for pytest: `tests/core/test_x.py::test_name` for each name."""
+    files = {file: file.read_text(encoding="utf-8") for file in sorted(project.glob("tests/**/test_*.py"))}
+    ids = []
+    for name in tests.split():
+        definition = re.compile(rf"^def {name.partition('[')[0]}\(", re.MULTILINE)
+        found = [file for file, text in files.items() if definition.search(text)]
+        assert len(found) == 1, f"{len(found)} files, and not one, define {name}"
+        ids.append(f"{found[0].relative_to(project)}::{name}")
+    return ids
+
+
+def run_tests(tests: str, project: Path) -> tuple[int, str]:
+    """pytest's exit code, and what it printed."""
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", ""]  # those that are marked, too
+    command = [sys.executable, "-m", "pytest", *options, *node_ids(tests, project)]
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        try:
+            said, _ = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            said, _ = process.communicate()
+            said += f"\nstill running after {LIMIT_S} s"
+    return process.returncode, said
+
+
+def all_tests() -> str:
+    """Every test that a mutation names, once."""
+    return " ".join(dict.fromkeys(name for mutation in MUTATIONS for name in mutation.tests.split()))
+
+
+def main(arguments: list[str]) -> int:
+    words = [word for word in arguments if word != "-v"]
+    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.name for word in words)]
+    num_survived = 0
+    for mutation in chosen:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            copy_project(Path(folder))
+            mutate(mutation, Path(folder))
+            code, said = run_tests(mutation.tests, Path(folder))
+        outcome = {PASSED: "SURVIVED", FAILED: "noticed"}.get(code, f"exit code {code}")
+        num_survived += code != FAILED
+        print(f"{outcome:9} {time.monotonic() - started:5.1f} s  {mutation.name}", flush=True)
+        if code not in (PASSED, FAILED) or "-v" in arguments:
+            print(said)
+    return min(num_survived, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
