@@ -112,7 +112,7 @@ def train(args, config: dict, checkpoint, device) -> None:
 
 
 if __name__ == "__main__":
-    # Until all is imported: imports leave a million objects, which it would scan again and again.
+    # off until all is imported: imports leave a million objects, which it would scan again and again
     gc.disable()
     arguments = train_arguments()
     if is_launched():

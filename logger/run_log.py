@@ -116,7 +116,7 @@ class RunLog:
 
     def scalars(self, values: Mapping[str, float], epoch: int, step: int,
                 timings: Mapping[str, float] | None = None) -> None:
-        """Writes `values` to metrics.jsonl and writers. Only writers get `timings`: they vary between runs."""
+        """Writes `values` to metrics.jsonl and writers. Only writers get `timings`, which vary by run."""
         values = {name: float(value.detach() if isinstance(value, torch.Tensor) else value)
                   for name, value in values.items()}
         self.metrics_file.write(values, epoch, step)

@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--one-of-each", action="store_true", help="of a test with several parameters run the first alone")
+    parser.addoption("--one-of-each", action="store_true", help="run each test with its first parameters only")
 
 
 def pytest_collection_modifyitems(config, items: list) -> None:
@@ -82,9 +82,10 @@ def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 1
 
 
 def in_group(num_processes: int, jobs: list[list], folder: Path) -> None:
-    """Each of the jobs, which are arguments of train.py, in one group of processes, one after the other (tests/distributed/group.py)."""
+    """Runs jobs, which are arguments of train.py, in one group of processes (tests/distributed/group.py)."""
     (folder / f"jobs{num_processes}.json").write_text(json.dumps([[*map(str, job)] for job in jobs]))
-    program("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes, "tests/distributed/group.py",
+    program("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes,
+            "tests/distributed/group.py",
             folder / f"jobs{num_processes}.json", timeout=300)
 
 

@@ -1,6 +1,6 @@
-"""Where the modules and names of earlier versions are now: imports of forks that still use them work, with a warning.
+"""Where the modules and names of earlier versions are now. Imports that still use them work and warn once.
 
-All of 1.x keeps them. `utils/__init__.py` calls `install`; both `base` and `utils` are imported before what is in them.
+All of 1.x keeps them. `utils/__init__.py` calls `install`; a package is imported before its modules.
 """
 import importlib
 import importlib.abc
@@ -115,7 +115,8 @@ NAMES = {
 COMMANDS = {"utils.consolidate": "tools.consolidate", "utils.migrate": "tools.migrate",
             "utils.reference": "tools.config_docs", "utils.schema": "tools.schema"}
 # Modules that are packages of the same name now.
-PACKAGES = {"utils.checkpoint": ("utils.checkpoint.store", "utils.checkpoint.loading"), "utils.config": ("utils.config.loading",)}
+PACKAGES = {"utils.checkpoint": ("utils.checkpoint.store", "utils.checkpoint.loading"),
+            "utils.config": ("utils.config.loading",)}
 
 
 def install() -> None:
@@ -125,7 +126,7 @@ def install() -> None:
 
 
 def find(module: str, name: str):
-    """What the former `module` calls `name`. Raises AttributeError where there is no such thing."""
+    """The object that the former `module` held as `name`. Raises AttributeError if there was none."""
     for target in MODULES.get(module) or PACKAGES[module]:
         found = getattr(importlib.import_module(target), NAMES.get(module, {}).get(name, name), find)
         if found is not find:
@@ -154,7 +155,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.InspectLoader):
-    """Makes a module of the former name that gives what its successors hold."""
+    """Makes a module of the former name, with the attributes of its successors."""
 
     def create_module(self, spec) -> None:
         """The usual empty module."""

@@ -17,6 +17,7 @@ def measured(name, *args, cwd) -> dict:
     return json.loads((cwd / "out.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_step_is_measured_in_processes_of_their_own(tmp_path):
     document = measured("step_overhead", "--steps", 40, "--contestants", "bare,template", cwd=tmp_path)
     assert {"command", "date", "machine", "versions", "rounds", "medians", "ratios", "differences"} <= document.keys()
@@ -33,6 +34,7 @@ def test_the_time_to_the_first_answer_is_measured(tmp_path):
     assert 0 < document["medians"]["python"]["wall_s"] < document["medians"]["help"]["wall_s"]
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_save_is_measured_and_nothing_is_left_behind(tmp_path):
     sizes = ("--millions", 1, "--saves", 1, "--steps", 1)
     document = measured("saving", *sizes, "--contestants", "background,foreground", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, no circles, what may stand nowhere, and that links lead somewhere."""
+"""Who may import whom, no circles, what may stand nowhere, and that links lead somewhere."""
 import ast
 import functools
 import re
@@ -14,18 +14,20 @@ SHIPPED = ("digits", "mnist", "cifar10_resnet", "linear_regression", "digits_gan
 ENGINE = ("base", "logger", "utils", "tools")
 PLUG_INS = ("data_loader", "model", "trainer")
 PROGRAMS = ("train", "test", "new")
-# Which rooms a room may import from, besides itself. A file of utils/ that stands in no package is a room of its own.
+# Which rooms a room may import from, besides itself. A file of utils/ in no package is a room of its own.
 MAY_IMPORT = {
     "model": {"base", "utils"}, "data_loader": {"base", "utils"}, "trainer": {"base", "utils"},
-    "tools": {"base", "logger", "utils"}, "base": {"logger", "utils"}, "logger": {"utils"}, "utils": {"utils"},
+    "tools": {"base", "logger", "utils"}, "base": {"logger", "utils"},
+    "logger": {"utils"}, "utils": {"utils"},
     "base.data": {"utils"},
     "utils.config": {"utils.errors", "utils.moved"},
     "utils.distributed": {"utils.config", "utils.errors", "utils.signals"},
     "utils.checkpoint": {"utils.distributed", "utils.errors", "utils.moved"},
-    "utils.training": {"utils.checkpoint", "utils.config", "utils.distributed", "utils.errors", "utils.signals"},
+    "utils.training": {"utils.checkpoint", "utils.config", "utils.distributed", "utils.errors",
+                       "utils.signals"},
 }
-# Files that import modules whose names they do not know beforehand: the folders of plug-ins; installed libraries;
-# the tool of a flag; what the imports of older forks mean today.
+# Files that import modules by names they do not know beforehand: plug-ins, installed libraries, the tool of a
+# flag, the present modules for former names.
 BY_NAME = {"utils/config/registry.py", "base/registries.py", "train.py", "utils/moved.py"}
 FILES = sorted(file for room in (*ENGINE, *PLUG_INS) for file in (PROJECT / room).rglob("*.py"))
 
@@ -47,7 +49,7 @@ def is_importlib(node: ast.AST) -> bool:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The modules that a file imports, wherever it does, importlib included; of `from a import b` both a and a.b."""
+    """The modules that a file imports anywhere, importlib included; for `from a import b` both a and a.b."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -59,7 +61,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def imported_files(file: Path) -> set[Path]:
-    """The project's files that a file imports; of a package its __init__ too, unless the file lies in that package."""
+    """The project's files that a file imports, with the __init__ of packages that it does not lie in."""
     found = set()
     for name in imports(file):
         for end in range(1, len(name.split(".")) + 1):
@@ -114,7 +116,8 @@ def test_no_file_imports_itself_by_way_of_others():
 def test_no_room_imports_itself_by_way_of_others():
     graph: dict[str, set[str]] = {}
     for file in FILES:
-        graph.setdefault(room_of(file), set()).update({*map(room_of, imported_files(file))} - {room_of(file), "utils", "base"})
+        others = {*map(room_of, imported_files(file))} - {room_of(file), "utils", "base"}
+        graph.setdefault(room_of(file), set()).update(others)
     assert first_circle(graph) == []
 
 
@@ -125,7 +128,8 @@ def test_a_circle_is_found():
 
 def test_modules_are_imported_by_name_in_few_files_only():
     for file in [*FILES, *PROJECT.glob("*.py")]:
-        unknown = [call for call in ast.walk(parsed(file)) if is_importlib(call) and not isinstance(call.args[0], ast.Constant)]
+        calls = filter(is_importlib, ast.walk(parsed(file)))
+        unknown = [call for call in calls if not isinstance(call.args[0], ast.Constant)]
         assert not unknown or str(file.relative_to(PROJECT)) in BY_NAME, file
 
 
@@ -134,17 +138,19 @@ def test_every_file_public_class_and_function_says_what_it_is_for():
         if file.relative_to(PROJECT).parts[0] not in ENGINE:
             continue
         assert ast.get_docstring(parsed(file)), f"{file} has no docstring"
-        defined = [node for node in parsed(file).body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"]
-        assert [node.name for node in defined if not ast.get_docstring(node)] == [], file
+        defined = [node for node in parsed(file).body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+        public = [node for node in defined if not node.name.startswith("_")]
+        assert [node.name for node in public if not ast.get_docstring(node)] == [], file
 
 
 def test_torch_distributed_is_imported_in_one_folder_only():
-    importing = [file for file in FILES if any(name.startswith("torch.distributed") for name in imports(file))]
-    assert [file for file in importing if file.parent != PROJECT / "utils" / "distributed"] == []
+    others = [file for file in FILES if file.parent != PROJECT / "utils" / "distributed"]
+    assert [file for file in others if any(name.startswith("torch.distributed") for name in imports(file))] == []
 
 
 def test_nothing_unpickles_and_yaml_is_read_safely():
-    forbidden = re.compile(r"weights_only\s*=\s*False|add_safe_globals|pickle\.loads?\(|yaml\.(load|full_load|unsafe_load)\(")
+    forbidden = re.compile(r"weights_only\s*=\s*False|add_safe_globals|pickle\.loads?\("
+                           r"|yaml\.(load|full_load|unsafe_load)\(")
     for file in [*FILES, *PROJECT.glob("*.py")]:
         assert not forbidden.search(file.read_text()), file
 
@@ -162,7 +168,7 @@ def test_every_shipped_config_opens_with_what_it_trains_its_score_and_its_comman
         assert len(comments) >= 3 and f"python train.py -c configs/{file.name}" in comments[-1], file
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{file.name}" for file in sorted(PROJECT.glob("docs/*.md")))])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{file.name}" for file in PROJECT.glob("docs/*.md"))])
 def test_links_between_pages_lead_to_a_file_and_a_heading_in_it(page):
     needs("configs/digits.yaml", "docs/design.md", "benchmarks/README.md")  # some lead to examples
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (PROJECT / page).read_text()):
@@ -171,7 +177,8 @@ def test_links_between_pages_lead_to_a_file_and_a_heading_in_it(page):
         assert file.exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
+            anchors = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+            assert anchor in anchors, link
 
 
 def test_supported_python_versions_only_need_what_they_have():

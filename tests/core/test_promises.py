@@ -82,7 +82,7 @@ class LosesOne(Trainer):
 
 
 @MODELS.register
-class Normed(nn.Module):
+class BatchNormed(nn.Module):
     """With BatchNorm, the statistics of which change in every forward pass."""
 
     def __init__(self):
@@ -176,7 +176,7 @@ def test_an_evaluation_is_the_mean_over_every_sample_by_a_network_in_eval_mode(s
 
 
 def test_a_step_that_is_left_out_leaves_everything_as_it_was(small, tmp_path):
-    run = train("-c", small, "model=Normed", "trainer={type: LosesOne, args: {epochs: 1, on_nan: skip}}",
+    run = train("-c", small, "model=BatchNormed", "trainer={type: LosesOne, args: {epochs: 1, on_nan: skip}}",
                 out=tmp_path)
     states = [flatten_state({"model": state["model"], "optimizer": state["optimizer"]["optimizer"]["state"]})
               for state in LosesOne.latest.states]

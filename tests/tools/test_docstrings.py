@@ -81,7 +81,8 @@ def test_arguments_are_looked_for_in_the_constructor_and_in_what_a_class_inherit
     (MODELS.get("LeNet"), "dropout", "probability before the last layer."),
     (TRAINERS.get("Trainer"), "epochs", "how many to train in all."), (TRAINERS.get("GANTrainer"), "grid", "how many"),
     (TRAINERS.get("Trainer"), "schedulers", "the parts, as base/build.py makes them."),
-    (DataSplits, "shuffle", "of the train split."), (DataSplits, "drop_last", "of the train split."),
+    (DataSplits, "shuffle", "whether the train split is shuffled"),
+    (DataSplits, "drop_last", "whether the train split's last batch is left out"),
 ])
 def test_the_docstrings_of_the_project_and_of_the_libraries_are_read(target, name, said):
     assert argument_text(target, name).startswith(said)

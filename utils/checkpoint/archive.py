@@ -153,7 +153,7 @@ class _Output:
         while done < len(source):
             if self._num_waiting == _BLOCK:
                 self._write_out(_BLOCK - mmap.PAGESIZE)
-                self._block[: mmap.PAGESIZE] = self._block[-mmap.PAGESIZE :]  # `finish` changes the last bytes
+                self._block[: mmap.PAGESIZE] = self._block[-mmap.PAGESIZE :]  # `finish` changes the end
                 self._num_written, self._num_waiting = self.tell() - mmap.PAGESIZE, mmap.PAGESIZE
             count = min(_BLOCK - self._num_waiting, len(source) - done)
             self._block[self._num_waiting : self._num_waiting + count] = source[done : done + count]

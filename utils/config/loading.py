@@ -247,9 +247,9 @@ class _Files:
 
     def read(self, file: Path, attempts: Attempts, chain: tuple[Path, ...] = (),
              where: str = "") -> tuple[dict, dict]:
-        """Returns the config of `file`, merged over those it extends, and its places; an error is an attempt.
+        """Returns the config of `file`, merged over those it extends, and its places.
 
-        `chain`: the files that led here. `where`: the place of the `extends` that names this file.
+        `chain`: the files that led here; `where`: the `extends` for it. Without a config the attempt fails.
         """
         merged: tuple[dict, dict] = ({}, {})
         with attempts:

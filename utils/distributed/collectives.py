@@ -105,9 +105,9 @@ def all_reduce(tensor: torch.Tensor, operation: Literal["sum", "mean", "max", "m
 
 
 def all_gather(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Returns every process's `tensor` `[N_r, ...]`, by rank. Only N_r may differ between processes.
+    """Returns every process's `tensor` `[N_r, ...]`, by rank. Only N_r may differ; else ValueError on all.
 
-    0-dim tensors stay 0-dim. No gradient flows through. Raises ValueError on all if other sizes differ.
+    The other dimensions and the dtype must be equal. 0-dim tensors stay 0-dim. No gradient flows through.
     """
     if world_size() == 1:
         return [tensor.detach().clone()]
@@ -143,10 +143,7 @@ def broadcast_object(value: Any = None, source: int = 0) -> Any:
 
 
 def broadcast_(tensors: Sequence[torch.Tensor], source: int = 0) -> None:
-    """Copies the values of `tensors` on rank `source` to all processes, in place; one message for each dtype.
-
-    Sparse tensors stay unchanged.
-    """
+    """Copies dense `tensors` from rank `source` to all, in place; one message per dtype. Sparse ones stay."""
     if world_size() == 1:
         return
     kinds: dict[tuple, list[torch.Tensor]] = {}
