@@ -11,7 +11,7 @@ from conftest import assert_same_state
 from utils.checkpoint import archive, store as checkpoint
 from utils.checkpoint.archive import DamagedError, read_archive, write_archive
 from utils.checkpoint.loading import load_checkpoint
-from utils.checkpoint.state import StateCopier, find_non_finite
+from utils.checkpoint.state import StateCopier, bit_equal, find_non_finite
 from utils.checkpoint.store import CheckpointStore, SavePolicy
 from utils.errors import ConfigError, TrainingError
 
@@ -314,3 +314,12 @@ def test_a_state_of_another_shape_is_refused_and_the_one_before_is_used(store, c
     change(content["state"])
     torch.save(content, store.folder / "last.pt")
     assert open_checkpoint(store.folder.parent, ("last.pt",)).file.name == "previous.pt"
+
+
+def test_tensors_of_any_layout_are_compared_to_the_last_bit():
+    one_of_many = torch.ones(1, 9).T[:1]  # [1, 1], with strides of a larger tensor
+    assert bit_equal(one_of_many, torch.ones(1, 1)) and not bit_equal(one_of_many, torch.zeros(1, 1))
+    matrix = torch.tensor([[1.0, torch.nan], [-0.0, 2.0]])
+    assert bit_equal(matrix.T.contiguous().T, matrix) and not bit_equal(matrix, matrix.abs())
+    assert bit_equal(torch.tensor(3), torch.tensor(3)) and bit_equal(torch.zeros(0), torch.zeros(0))
+    assert not bit_equal(torch.zeros(2), torch.zeros(2, 1)) and not bit_equal(torch.zeros(1), torch.zeros(1).long())

@@ -208,8 +208,8 @@ def same_leaf(one, other) -> bool:
         return False
     if not isinstance(one, torch.Tensor):
         return one == other or one != one and other != other
-    return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(
-        one.contiguous().reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8))
+    bits = [tensor.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8) for tensor in (one, other)]
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(*bits)
 
 
 def different_leaves(one: dict, other: dict) -> list[str]:
