@@ -55,15 +55,13 @@ def add_key_hints(faults: list[Fault], config: Mapping) -> list[Fault]:
 def _with_hint(path: tuple, message: str, homes: dict[str, str]) -> str:
     key, dotted = str(path[-1]), ".".join(map(str, path))
     home = homes.get(_ARGUMENTS.get(key, key))
-    if said := _HINTS.get(dotted) or _HINTS.get(key):
-        mend = said
-    elif dotted in OTHER_NAMES:
-        mend = f"It is called '{OTHER_NAMES[dotted]}' here."
-    elif home and not (path[:-1] == tuple(home.split(".")[:-1]) and "Did you mean" in message):
-        mend = f"Write it as {home}."
-    else:
-        return message
-    return f"{message.partition('. ')[0]}. {mend}"
+    hint = _HINTS.get(dotted) or _HINTS.get(key)
+    if not hint and dotted in OTHER_NAMES:
+        hint = f"It is called '{OTHER_NAMES[dotted]}' here."
+    in_place = home and path[:-1] == tuple(home.split(".")[:-1]) and "Did you mean" in message
+    if not hint and home and not in_place:
+        hint = f"Write it as {home}."
+    return message if not hint else f"{message.partition('. ')[0]}. {hint}"
 
 
 def _homes(config: Mapping) -> dict[str, str]:

@@ -60,7 +60,7 @@ def report_non_finite(trainer, error: NonFinite) -> str:
         return f"{where}: {error}.\n{ADVICE}"
     findings = dist.all_gather_object((found, str(error)))
     culprit = next((number for number, (found, _) in enumerate(findings) if found), 0)
-    found, said = findings[culprit]
+    found, message = findings[culprit]
     found = found or "Run again, it was finite everywhere: the step is not the same every time"
     batch = dist.broadcast_object(_storable(window), culprit)
     known = len(findings) > 1 and not (in_parts and error.num_late)  # late errors are known to all alike
@@ -69,10 +69,10 @@ def report_non_finite(trainer, error: NonFinite) -> str:
     if dist.is_main():
         try:
             _write_report(trainer.run.store.config, state, folder, batch,
-                          {**position.state_dict(), "error": said, "found": found})
+                          {**position.state_dict(), "error": message, "found": found})
         except (OSError, TrainingError) as failure:
             kept = f"Nothing could be kept of it: {failure}"
-    return dist.broadcast_object(f"{where}: {said}{who}. {found}.{made}\n{kept}\n{ADVICE}")
+    return dist.broadcast_object(f"{where}: {message}{who}. {found}.{made}\n{kept}\n{ADVICE}")
 
 
 def _refetch_batches(trainer) -> list:

@@ -78,7 +78,7 @@ def _label_faults(trainer, config: Mapping, count: Count, outputs: torch.Tensor,
 
 
 def _class_faults(trainer, config: Mapping, num_outputs: int, lowest: int, highest: int) -> Iterator[Fault]:
-    few, said = highest >= num_outputs, f"the labels are {lowest} to {highest}"
+    few, labels = highest >= num_outputs, f"the labels are {lowest} to {highest}"
     found = list(_find_num_classes(config["model"], ("model",))) if few else []
     # only torchmetrics: what other metrics mean by num_classes is not known
     for number, name in enumerate(trainer.metrics.names):
@@ -86,11 +86,11 @@ def _class_faults(trainer, config: Mapping, num_outputs: int, lowest: int, highe
             found += _find_num_classes(config["metrics"][number], ("metrics", number))
     for path, number in found:
         if number <= highest:
-            mend = ("They have to begin at 0." if (lowest, highest) == (1, number)
-                    else f"Set it to {highest + 1}.")
-            yield path, f"{number} classes are 0 to {number - 1}, and {said}. {mend}"
+            fix = ("They have to begin at 0." if (lowest, highest) == (1, number)
+                   else f"Set it to {highest + 1}.")
+            yield path, f"{number} classes are 0 to {number - 1}, and {labels}. {fix}"
     if few and not any(path[0] == "model" and number <= highest for path, number in found):
-        yield ("model",), (f"it gives {num_outputs} outputs, one for each class, and {said}: {highest + 1} "
+        yield ("model",), (f"it gives {num_outputs} outputs, one for each class, and {labels}: {highest + 1} "
                            "are needed")
 
 

@@ -151,8 +151,8 @@ class Splitting:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's memory is too small, from any library."""
-    said = "out of memory" in str(error) or "can't allocate memory" in str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and said)
+    in_message = "out of memory" in str(error) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and in_message)
 
 
 def _pieces(count: int, batch: Any, num_pieces: int) -> Iterator[tuple[int, Any]]:

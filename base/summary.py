@@ -52,8 +52,9 @@ def describe_finished(trainer: BaseTrainer, run) -> str:
     """Why there is nothing to resume, and how to train longer."""
     patience = (trainer.monitor is not None and trainer.monitor.exhausted
                 and trainer.position.epoch < trainer.epochs)
-    mend = "trainer.args.early_stop=null" if patience else f"trainer.args.epochs={2 * trainer.epochs}"
-    return f"This run is finished: {describe_outcome(trainer)}. To train on: python train.py -r {run} {mend}"
+    override = "trainer.args.early_stop=null" if patience else f"trainer.args.epochs={2 * trainer.epochs}"
+    command = f"python train.py -r {run} {override}"
+    return f"This run is finished: {describe_outcome(trainer)}. To train on: {command}"
 
 
 def describe_outcome(trainer: BaseTrainer) -> str:

@@ -20,21 +20,21 @@ class BatchMixUp(BatchAugmentation):
     Takes batches (inputs `[B, ...]` of floats, targets, ...). Targets, class numbers `[B]` or soft
     `[B, num_classes]`, become soft: float32 `[B, num_classes]` with sum 1, for torch's CrossEntropyLoss.
 
-    Each sample draws its kept share, for inputs and targets. The previous sample is the one in this process's
+    Each sample draws its kept fraction, for inputs and targets. The previous sample is that in this process's
     part of the batch; for the first sample, it is the last one.
 
     Args:
         num_classes: number of classes.
-        alpha: the kept share follows Beta(alpha, alpha): uniform for 1, close to 0 or 1 for 0.2.
+        alpha: the kept fraction follows Beta(alpha, alpha): uniform for 1, close to 0 or 1 for 0.2.
     """
 
     def __init__(self, num_classes: PositiveInt, alpha: Alpha = 1.0):
-        self.num_classes, self.shares = num_classes, Constant(beta_quantiles(alpha))
+        self.num_classes, self.fractions = num_classes, Constant(beta_quantiles(alpha))
 
     def __call__(self, batch: Any, draws: Draws) -> Any:
         """Returns the mixed batch."""
         inputs, targets = _pair(batch, self)
-        kept = _shares(self.shares, draws)
+        kept = _draw_fractions(self.fractions, draws)
         mixed = torch.lerp(_before(inputs), inputs, per_sample(kept, inputs).to(inputs.dtype))
         return _with_pair(batch, mixed, _mixed_targets(targets, kept, self.num_classes))
 
@@ -48,17 +48,17 @@ class BatchCutMix(BatchAugmentation):
 
     Args:
         num_classes: number of classes.
-        alpha: the kept share follows Beta(alpha, alpha), before the rectangle is cut at the border.
+        alpha: the kept fraction follows Beta(alpha, alpha), before the rectangle is cut at the border.
     """
 
     def __init__(self, num_classes: PositiveInt, alpha: Alpha = 1.0):
-        self.num_classes, self.shares = num_classes, Constant(beta_quantiles(alpha))
+        self.num_classes, self.fractions = num_classes, Constant(beta_quantiles(alpha))
 
     def __call__(self, batch: Any, draws: Draws) -> Any:
         """Returns the mixed batch."""
         images, targets = _pair(batch, self)
         height, width = image_size(images)
-        half = (1 - _shares(self.shares, draws)).sqrt() / 2  # half a side, as a fraction of the image's side
+        half = (1 - _draw_fractions(self.fractions, draws)).sqrt() / 2  # half a side; 1 is the image's
         top, bottom = _around(draws.integers(height), half, height)
         left, right = _around(draws.integers(width), half, width)
         mixed = torch.lerp(images, _before(images), inside(top, bottom, left, right, images))
@@ -82,7 +82,7 @@ def beta_quantiles(alpha: Alpha, count: int = 2**16) -> np.ndarray:
     return np.concatenate([lower, 1 - lower[::-1]])
 
 
-def _shares(quantiles: Constant, draws: Draws) -> torch.Tensor:
+def _draw_fractions(quantiles: Constant, draws: Draws) -> torch.Tensor:
     """One random quantile per sample, `[B]`."""
     table = quantiles.on(draws.device)
     return table[draws.integers(len(table))]
@@ -99,7 +99,7 @@ def _before(values: torch.Tensor) -> torch.Tensor:
 
 
 def _mixed_targets(targets: torch.Tensor, kept: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """The share `kept` `[B]` of each target plus the rest of the previous one: float32 `[B, num_classes]`."""
+    """`kept` `[B]` of each target plus the rest of the previous one: float32 `[B, num_classes]`."""
     if targets.ndim == 1 and not targets.is_floating_point():
         soft = torch.zeros(len(targets), num_classes,
                            device=targets.device).scatter_(1, targets.long()[:, None], 1.0)

@@ -32,20 +32,20 @@ NUM_STEPS, LIMIT_S = 20, 0.7
 
 def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
     """Runs `--check` with a trainer that has its optimizers: logs the estimate, prints OK."""
-    rehearsed = preflight(trainer, config)
+    preflight_values = preflight(trainer, config)
     if checkpoint:
         trainer.resume(checkpoint.state)
     with errors_explained(trainer):
-        log.info("%s\n%s", describe_parts(trainer), check_experiment(trainer, config, rehearsed))
+        log.info("%s\n%s", describe_parts(trainer), check_experiment(trainer, config, preflight_values))
     print("OK")
 
 
-def check_experiment(trainer, config: dict, rehearsed: dict[str, float]) -> str:
-    """Checks a trainer after preflight, which returned `rehearsed`. The trainer cannot be used afterwards.
+def check_experiment(trainer, config: dict, preflight_values: dict[str, float]) -> str:
+    """Checks a trainer after preflight, with the values of that. The trainer cannot be used afterwards.
 
     Returns an estimate for a run. Logs a warning for what is odd. Raises one ConfigError for all mistakes.
     """
-    faults = [] if trainer.guard.tolerated else [*_non_finite(rehearsed)]
+    faults = [] if trainer.guard.tolerated else [*_non_finite(preflight_values)]
     step_s = eval_s = None
     with TemporaryDirectory() as folder, closing(trainer.data):
         trainer.run = SilentRun(Path(folder), bars=False)
@@ -85,8 +85,8 @@ def _faults_noted(faults: list[Fault], trainer):
         log.debug("a step failed", exc_info=True)
 
 
-def _non_finite(rehearsed: dict[str, float]) -> Iterator[Fault]:
-    for name, value in rehearsed.items():
+def _non_finite(preflight_values: dict[str, float]) -> Iterator[Fault]:
+    for name, value in preflight_values.items():
         if name.endswith("/loss") and not math.isfinite(value):
             yield ("loss",), (f"{name} is {value} on the first batch. Look at the inputs' scale and at what "
                               "the loss takes.")

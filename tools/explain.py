@@ -42,13 +42,14 @@ def explain_value(reading: Reading, path: KeyPath) -> Rows:
         return [section, ("value", "not set")]
     rows = [section, ("value", format_value(value)), ("from", origin(reading, path))]
     if not isinstance(value, dict):  # tables merge
-        said = [(value_at(layer.config, path), place_of(layer.places, path).source)
-                for layer in reversed(reading.layers)]
-        said = [(there, source) for there, source in said if there is not MISSING]
+        written = [(value_at(layer.config, path), place_of(layer.places, path).source)
+                   for layer in reversed(reading.layers)]
+        written = [(there, source) for there, source in written if there is not MISSING]
         gone = (*path[:-1], f"~{path[-1]}")
         deleted = [("deleted", layer.places[gone].source) for layer in reading.layers if gone in layer.places]
-        rows += deleted or [("written as", format_value(there)) for there, _ in said[:1] if there != value]
-        rows += [("instead of", f"{format_value(there)}, {source}") for there, source in said[not deleted:]]
+        rows += deleted or [("written as", format_value(there)) for there, _ in written[:1] if there != value]
+        rows += [("instead of", f"{format_value(there)}, {source}")
+                 for there, source in written[not deleted:]]
     if len(files := [_file(layer) for layer in reading.layers if layer.config]) > 1:
         rows.append(("read from", ", then ".join(files)))
     return rows

@@ -94,7 +94,7 @@ def _describe_groups(trainer) -> str:
 
 def record_losses(trainer, rates) -> tuple[str | None, list[float]]:
     """Trains a step per learning rate until the loss diverges. Returns the loss's name and values."""
-    shares = _proportions(trainer)
+    fractions = _proportions(trainer)
     for updater in trainer.updaters.values():
         updater.schedule = Schedule(updater.optimizer)  # without schedulers
     name, losses, smoothed = None, [], []
@@ -103,8 +103,8 @@ def record_losses(trainer, rates) -> tuple[str | None, list[float]]:
     trainer.on_train_start()
     with closing(ProgressBar("learning rate", len(rates), shown=trainer.run.bars)) as bar:
         for rate, window in zip(rates, steps(trainer), strict=False):
-            for group, share in shares:
-                group["lr"] = float(rate) * share
+            for group, fraction in fractions:
+                group["lr"] = float(rate) * fraction
             values = _step(trainer, window)
             name = name or ("loss" if "loss" in values else next(iter(values), None))
             if not math.isfinite(loss := values.get(name, math.nan)):
@@ -143,7 +143,7 @@ def steps(trainer) -> Iterator[list]:
 
 
 def _proportions(trainer) -> list[tuple[dict, float]]:
-    """Each parameter group with its share of the largest learning rate, from the config or a peak."""
+    """Each parameter group with its fraction of the largest learning rate, from the config or a peak."""
     groups = [group for updater in trainer.updaters.values() for group in updater.optimizer.param_groups]
     if lacking := [updater for updater in trainer.updaters.values()
                    if "lr" not in updater.optimizer.defaults]:

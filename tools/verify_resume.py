@@ -88,11 +88,12 @@ def _train(out: Path, name: str, arguments: list[str], killed: bool = False) -> 
     names = [] if "-r" in arguments else ["--run-name", name]
     done = subprocess.run([sys.executable, str(PROJECT / "train.py"), "-q", *arguments, *names],
                           capture_output=True, text=True)
-    said = done.stderr.strip()
+    stderr = done.stderr.strip()
     dead = (done.returncode == -signal.SIGKILL
-            or done.returncode == 1 and "was killed by SIGKILL" in said)  # this is from a launcher
+            or done.returncode == 1 and "was killed by SIGKILL" in stderr)  # this is from a launcher
     if not (dead if killed else done.returncode == 0):
-        raise ConfigError(said) if done.returncode == 2 else TrainingError(f"Training itself fails:\n{said}")
+        raise (ConfigError(stderr) if done.returncode == 2
+               else TrainingError(f"Training itself fails:\n{stderr}"))
     return next(out.glob(f"*/{name}"))
 
 

@@ -33,9 +33,9 @@ def argument_text(target, name: str, quote: str = "") -> str:
     """
     for owner in inspect.getmro(target) if isinstance(target, type) else [target]:
         for text in _docstrings(owner):
-            for names, said in _entries(text):
+            for names, entry_text in _entries(text):
                 if name in names:
-                    return _plain(said, quote)
+                    return _plain(entry_text, quote)
     return ""
 
 
@@ -57,8 +57,8 @@ def _entries(text: str) -> Iterator[tuple[list[str], str]]:
     for number, line in enumerate(lines):
         if header := _ARGUMENTS.match(line):
             for entry in _indented(lines[number + 1:], len(header[1])):
-                if said := _ENTRY.match(entry):
-                    yield re.findall(r"\w+", said["names"]), said["text"]
+                if found := _ENTRY.match(entry):
+                    yield re.findall(r"\w+", found["names"]), found["text"]
 
 
 def _indented(lines: list[str], outside: int) -> list[str]:

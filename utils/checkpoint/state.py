@@ -14,15 +14,15 @@ class StateCopier:
     """Copies a state to the CPU. Reuses its memory for the next copy: new memory would cost page faults."""
 
     def __init__(self):
-        self._kept: dict[tuple, torch.Tensor] = {}
+        self._buffers: dict[tuple, torch.Tensor] = {}
 
     def copy(self, state: dict) -> dict:
         """Returns a copy of `state`; the previous copy becomes invalid. Shared tensor memory stays shared."""
-        copier = _Copier(self._kept)
+        copier = _Copier(self._buffers)
         copied = copier.copy(state, ())
         if copier.waits:
             torch.cuda.synchronize()
-        self._kept = copier.used
+        self._buffers = copier.used
         return copied
 
 

@@ -101,8 +101,8 @@ def parse_json(text: str, source: str) -> Parsed:
     try:
         value = json.loads(text, object_pairs_hook=lambda pairs: _table(pairs, duplicates))
     except json.JSONDecodeError as error:
-        mend = _suggest_fix(_JSON_FIXES, f"{error.msg}\n{text[error.pos:]}")
-        raise ConfigError(f"{source}:{error.lineno}: this is not JSON: {error.msg}.{mend}\n"
+        fix = _suggest_fix(_JSON_FIXES, f"{error.msg}\n{text[error.pos:]}")
+        raise ConfigError(f"{source}:{error.lineno}: this is not JSON: {error.msg}.{fix}\n"
                           f"{_caret(text, error.lineno, error.colno)}") from error
     except RecursionError as error:
         raise ConfigError(f"{source}: nested too deeply") from error
@@ -124,8 +124,8 @@ def _table(pairs: list[tuple[str, Any]], duplicates: list[str]) -> dict:
     return dict(pairs)
 
 
-def _suggest_fix(mends: dict[str, str], text: str) -> str:
-    return next((f" {mend}" for start, mend in mends.items() if re.match(start, text)), "")
+def _suggest_fix(fixes: dict[str, str], text: str) -> str:
+    return next((f" {fix}" for start, fix in fixes.items() if re.match(start, text)), "")
 
 
 def _caret(text: str, line: int, column: int) -> str:
@@ -161,7 +161,7 @@ def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
     if begun and str(error.context).startswith("while scanning"):  # the mistake is where that text begins
         mark = begun
     problem = error.problem or error.context
-    mend = _suggest_fix({f".*({part})": mend for part, mend in _YAML_FIXES.items()}, problem)
+    fix = _suggest_fix({f".*({part})": fix for part, fix in _YAML_FIXES.items()}, problem)
     lines = text.split("\n")
     above = next((number for number in range(mark.line - 1, -1, -1) if lines[number].strip()), None)
     if problem.startswith("mapping values") and above is not None and not re.search(
@@ -169,10 +169,10 @@ def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
         return _at_place(source, text, above, 0, "this line has no key. "
                          "A key ends in a colon and a space: 'model: LeNet'.")
     if "${" in lines[mark.line]:
-        mend = " A reference within brackets stands in quotes: \"${seed}\"."
+        fix = " A reference within brackets stands in quotes: \"${seed}\"."
     if error.context and begun and begun.line != mark.line:
         problem += f" ({error.context}, from line {begun.line + 1} on)"
-    return _at_place(source, text, mark.line, mark.column, f"{problem}.{mend}")
+    return _at_place(source, text, mark.line, mark.column, f"{problem}.{fix}")
 
 
 def _at_place(source: str, text: str, line: int, column: int, message: str) -> str:

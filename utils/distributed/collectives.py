@@ -236,8 +236,8 @@ class Ballot:
             self._num_calls = -fewest
         affordable = int(num_made * self.PERIOD_S / max(now - self._sent, 1e-6))
         most = min(2 * self._num_calls, self.MOST_CALLS)  # the first calls may be fast: the GPU has not begun
-        asked = [0 if done else request for request, done in zip(requests, agreed, strict=True)]
-        self._vote = torch.tensor([*asked, -min(max(affordable, 1), most)])  # max of -n: the slowest decides
+        still_open = [0 if done else request for request, done in zip(requests, agreed, strict=True)]
+        self._vote = torch.tensor([*still_open, -min(max(affordable, 1), most)])  # of -n: the slowest decides
         self._arrives = torch_dist.all_reduce(self._vote, torch_dist.ReduceOp.MAX, async_op=True)
         self._num_left, self._sent = self._num_calls, now
         return tuple(agreed)

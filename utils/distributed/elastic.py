@@ -8,10 +8,10 @@ from dataclasses import fields
 
 
 def run_processes(program: Sequence[str], num_processes: int, max_restarts: int, run_id: str,
-                  hear: Callable[[Callable[[int], None]], None]) -> tuple[int | None, list[int]]:
+                  install_handlers: Callable[[Callable[[int], None]], None]) -> tuple[int | None, list[int]]:
     """Runs `python PROGRAM...` in `num_processes` processes with torchrun's elastic agent until they end.
 
-    `hear(end)` installs signal handlers, which call `end(number)` to end the processes with that signal.
+    `install_handlers(end)` makes signals call `end(number)`, which ends the processes with that signal.
     Returns the signal's number or None, and the exit codes of the processes that failed.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -26,13 +26,13 @@ def run_processes(program: Sequence[str], num_processes: int, max_restarts: int,
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=run_id, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=max_restarts,
-            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle="SIGQUIT",  # others: `hear`
+            logs_specs=DefaultLogsSpecs(log_dir=folder), signals_to_handle="SIGQUIT",
             **{"shutdown_timeout": 3600} if patient else {})  # saving a checkpoint may take long
 
         def end(number: int):
             raise SignalException(f"signal {number}", signal.Signals(number))
 
-        hear(end)
+        install_handlers(end)
         try:
             elastic_launch(config, sys.executable)(*program)
         except SignalException as ended:

@@ -86,9 +86,9 @@ def _store_of_start(whole, number: int, size: int):
 
 def is_peer_failure(error: BaseException) -> bool:
     """Whether an error means only that another process has died or does not answer."""
-    said = str(error) if type(error) is RuntimeError else ""
+    text = str(error) if type(error) is RuntimeError else ""
     return (isinstance(error, torch_dist.DistError)
-            or "/gloo/" in said or "Connection closed by peer" in said or "NCCL" in said)
+            or "/gloo/" in text or "Connection closed by peer" in text or "NCCL" in text)
 
 
 def _abort(error: BaseException) -> None:

@@ -33,11 +33,11 @@ def launch(program: Sequence[str], num_processes: int, max_restarts: int) -> int
 
 def _install_handlers(end: Callable[[int], None]) -> None:
     """Installs signal handlers: the first signal calls `end`, a SIGINT after it ends all at once."""
-    heard = []
+    received = []
 
     def handle(number, frame):
-        heard.append(number)
-        if len(heard) == 1:
+        received.append(number)
+        if len(received) == 1:
             end(number)
         elif number == signal.SIGINT:
             log.error("ended by SIGINT")

@@ -27,10 +27,10 @@ def poll_requests(trainer, agree: Callable = dist.agree) -> AgreedRequests:
                                  trainer.save_interval.time_is_up))
 
 
-def stop_if_requested(trainer, asked: AgreedRequests, budget: bool = True) -> None:
+def stop_if_requested(trainer, requests: AgreedRequests, budget: bool = True) -> None:
     """Saves a checkpoint and raises Interrupted after a signal, or when max_time is over."""
-    if why := trainer.stop_request.reason(trainer.position.step, asked.signal_number,
-                                          budget and asked.to_stop):
+    if why := trainer.stop_request.reason(trainer.position.step, requests.signal_number,
+                                          budget and requests.to_stop):
         trainer.run.store.join()
         dist.wait_for_main()
         if any(dist.agree(trainer.unsaved or trainer.run.store.num_failures > 0)):
@@ -59,9 +59,9 @@ class StopRequest:
         """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request."""
         self.started = time.monotonic()
         numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-        heard = [number for number in numbers
-                 if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup stays nohup
-        before = {number: signal.signal(number, self._handle) for number in heard}
+        handled = [number for number in numbers
+                   if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup stays nohup
+        before = {number: signal.signal(number, self._handle) for number in handled}
         try:
             yield self
         finally:
