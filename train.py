@@ -35,7 +35,7 @@ def main(args) -> None:
     with before_group(joins):
         given = read_config(args.config, args.overrides) if args.config else None
     if stage == "config":
-        print_answer(run_tool(args, given))
+        print_answer(call_tool(args, given))
         return raise_faults(given) if given else None
     # imported here, so that --help and syntax errors are answered without loading torch
     from base.run_setup import checkpoint_to_resume, resolve_config
@@ -49,7 +49,7 @@ def main(args) -> None:
     launches = args.distributed and not is_launched() and stage != "command"
     setup_logging(logging.ERROR if launches else log_level(args), expected_rank())
     if stage == "command" and not is_launched():
-        return run_tool(args)
+        return call_tool(args)
     with before_group(joins):
         num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
         # a process that only starts others needs no device
@@ -66,7 +66,7 @@ def main(args) -> None:
         train(args, config, checkpoint, device)
 
 
-def run_tool(args, *parts):
+def call_tool(args, *parts):
     """Calls the module in tools/ for the flag that was given (the table is in utils/cli.py)."""
     return importlib.import_module(args.tool.module).run_tool(args, *parts)
 
@@ -91,7 +91,7 @@ def train(args, config: dict, checkpoint, device) -> None:
         log.info(load_initial_weights(trainer.unwrapped_model, args.init_from))
     trainer.prepare_training()
     if stage == "trainer":
-        return run_tool(args, trainer, config, checkpoint)
+        return call_tool(args, trainer, config, checkpoint)
     preflight(trainer, config)
     if checkpoint:
         trainer.resume(checkpoint.state)
@@ -105,7 +105,7 @@ def train(args, config: dict, checkpoint, device) -> None:
     if checkpoint:
         log.info(describe_resumed(trainer))
     if stage == "run":
-        run_tool(args, trainer)
+        call_tool(args, trainer)
     started = time.monotonic()
     trainer.train(run)
     log.info(describe_end(trainer, time.monotonic() - started))

@@ -17,8 +17,11 @@ from base.data.views import BatchLoader, BatchView, SampleView, Transform, ident
 from utils.config.annotations import PositiveInt, at_least, below
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
+from utils.moved import former_names_of
 from utils.random import derive, permutation
 from utils.signals import ignore_in_worker
+
+__getattr__ = former_names_of(__name__)
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -55,7 +58,7 @@ class DataSplits:
         shuffle: whether the train split is shuffled, anew in every epoch.
         drop_last: whether the train split's last batch is left out if it is smaller than the others.
         num_workers: processes that load samples; 0 loads them in the main process.
-        pin_memory: whether batches are put where a GPU copies them from faster; build.py's default for CUDA.
+        pin_memory: whether batches are put where a GPU copies them from faster; null: with CUDA.
         timeout: seconds to wait for a worker's batch; 0 for no limit.
         prefetch_factor: batches that each worker loads ahead; by default torch's 2.
         persistent_workers: whether workers stay alive from epoch to epoch; by default they do.

@@ -10,7 +10,6 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.recovery import Splitting, errors_explained, evaluate_batch, make_step
 from logger.run_log import RunLog, SilentRun
-from utils import moved
 from utils.checkpoint.sharded import place_state
 from utils.checkpoint.state import load_parts
 from utils.checkpoint.store import SavePolicy
@@ -23,6 +22,7 @@ from utils.distributed.sharding import full_tensor
 from utils.distributed.strategy import parse_strategy
 from utils.distributed.sync_batchnorm import convert_sync_batchnorm
 from utils.errors import ConfigError
+from utils.moved import FormerTrainerNames
 from utils.random import StepSeeds, derive, seed_all
 from utils.training.compile_options import parse_compile_options
 from utils.training.ema import WeightAverage
@@ -41,7 +41,7 @@ from utils.training.timers import Timers
 from utils.training.updater import Updater, Window
 
 
-class BaseTrainer:
+class BaseTrainer(FormerTrainerNames):
     """Runs the epochs; a subclass defines what happens to one batch.
 
     An object that must survive a restart has `state_dict` and `load_state_dict` and is in `self.state`; that
@@ -256,12 +256,6 @@ class BaseTrainer:
                     self.finish_epoch()
                 run.store.finish()
             self.on_train_end()
-
-    @property
-    def bare_model(self) -> nn.Module:
-        """The former name of `unwrapped_model`."""
-        moved.warn("BaseTrainer.bare_model is now BaseTrainer.unwrapped_model")
-        return self.unwrapped_model
 
     @property
     def finished(self) -> bool:

@@ -15,8 +15,11 @@ from utils.config.loading import is_single
 from utils.config.signature import Signature
 from utils.distributed.sharding import is_sharded
 from utils.errors import Attempts, ConfigError
+from utils.moved import former_names_of
 from utils.random import derive, seed_all
 from utils.training.monitor import parse_monitor
+
+__getattr__ = former_names_of(__name__)
 
 FUSED_WHEN_SHARDED = ("Adam", "AdamW")  # optimizers whose fused step accepts the weights of strategy fsdp
 

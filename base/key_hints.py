@@ -6,7 +6,7 @@ from base.build import as_block
 from base.registries import MODELS, OPTIMIZERS, TRAINERS
 from utils.config.registry import Registry
 from utils.config.sections import SECTIONS
-from utils.config.signature import Signature, Unknown
+from utils.config.signature import Signature, UnknownKey
 from utils.errors import ConfigError, Fault
 
 # Names of sections in other programs, and the names here.
@@ -47,7 +47,7 @@ def add_key_hints(faults: list[Fault], config: Mapping) -> list[Fault]:
     """The faults, with hints for unknown keys; without "is missing" for a section that is only misnamed."""
     homes = _homes(config)
     misnamed = {(OTHER_NAMES[key],) for key in config if key in OTHER_NAMES}
-    return [(path, _with_hint(path, message, homes) if isinstance(message, Unknown) else message, *where)
+    return [(path, _with_hint(path, message, homes) if isinstance(message, UnknownKey) else message, *where)
             for path, message, *where in faults
             if not (path in misnamed and message.startswith("is missing"))]
 

@@ -39,13 +39,13 @@ def report_non_finite(trainer, error: NonFinite) -> str:
     where, folder = trainer.position, trainer.run.folder / FOLDER
     made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     try:
-        in_parts = any(map(is_sharded, trainer.unwrapped_model.parameters()))
-        state = None if in_parts else StateCopier().copy({name: part.state_dict()
-                                                          for name, part in trainer.state.items()})
+        sharded = any(map(is_sharded, trainer.unwrapped_model.parameters()))
+        state = None if sharded else StateCopier().copy({name: part.state_dict()
+                                                         for name, part in trainer.state.items()})
         window = error.window or _refetch_batches(trainer)
         window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last, count.chosen)
                   for count, piece in trainer.splitting.pieces(window)]
-        if in_parts:
+        if sharded:
             found = error.here and ("Of weights in parts (strategy fsdp) none are kept, and the step is not "
                                     "run again. To look closer, resume in one process: python train.py -r "
                                     f"{trainer.run.folder}")
@@ -63,7 +63,7 @@ def report_non_finite(trainer, error: NonFinite) -> str:
     found, message = findings[culprit]
     found = found or "Run again, it was finite everywhere: the step is not the same every time"
     batch = dist.broadcast_object(_storable(window), culprit)
-    known = len(findings) > 1 and not (in_parts and error.num_late)  # late errors are known to all alike
+    known = len(findings) > 1 and not (sharded and error.num_late)  # late errors are known to all alike
     who = f" (process {culprit} of {len(findings)})" if known else ""
     kept = f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
     if dist.is_main():

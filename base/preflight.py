@@ -52,7 +52,7 @@ def _preflight_split(trainer, split: str, config: Mapping) -> dict[str, float]:
     try:
         count, batch = trainer.data.first_batch(split)
         with _state_restored(trainer):
-            trainer.seed_for("rehearsal", 0)
+            trainer.seed_for("rehearsal", 0)  # the former name: with another, numbers would change
             if split == "train":
                 trainer.set_mode(training=True)
                 values = None

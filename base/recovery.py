@@ -11,7 +11,10 @@ from torch import nn
 from base.base_metric import as_values
 from base.nan_report import report_non_finite
 from utils.errors import ConfigError, TrainingError
+from utils.moved import former_names_of
 from utils.training.non_finite_guard import NonFinite
+
+__getattr__ = former_names_of(__name__)
 
 log = logging.getLogger(__name__)
 

@@ -61,8 +61,8 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
             return Checkpoint(file, content["config"], content["state"])
         except ConfigError as error:
             if path.is_file():
-                sound = newest_valid_checkpoint(file)
-                raise ConfigError(f"{error}{f'. Beside it {sound} is sound.' if sound else ''}") from error
+                other = newest_valid_checkpoint(file)
+                raise ConfigError(f"{error}{f'. Beside it {other} is sound.' if other else ''}") from error
             log.warning("%s. Looking for an older one.", error)
     raise ConfigError(f"{path}: holds no checkpoint that is sound")
 

@@ -3,7 +3,10 @@ from base.base_model import summarize
 from base.base_trainer import BaseTrainer
 from utils.device import describe_device
 from utils.distributed import collectives as dist
+from utils.moved import former_names_of
 from utils.training.timers import advice, describe_times
+
+__getattr__ = former_names_of(__name__)
 
 
 def describe_parts(trainer: BaseTrainer) -> str:

@@ -30,7 +30,7 @@ from utils.config.annotations import mismatch
 from utils.config.loading import format_faults
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
-from utils.config.signature import Signature, Unknown
+from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_name, suggest_value
 from utils.device import device_fault
 from utils.errors import ConfigError, Fault
@@ -45,8 +45,8 @@ def validate_config(config: Mapping, places: Mapping | None = None, num_processe
     was written, its key, and how to correct it.
     """
     full = with_defaults(config)
-    unknown = [((key,), Unknown(f"there is no such section.{suggest_name(key, SECTIONS)} Sections: "
-                                f"{', '.join(SECTIONS)}."))
+    unknown = [((key,), UnknownKey(f"there is no such section.{suggest_name(key, SECTIONS)} Sections: "
+                                   f"{', '.join(SECTIONS)}."))
                for key in config if key not in SECTIONS]
     found, faults = [*found], [*unknown, *_faults(full),
                                *(_process_faults(full, num_processes) if num_processes > 1 else ())]
@@ -163,8 +163,8 @@ def _transform_faults(transforms) -> Iterator[Fault]:
             yield from faults or _misplaced(blocks or [], key)
         else:
             known = f"There are: {', '.join(TRANSFORM_KEYS)}."
-            yield ("transforms", key), Unknown(f"there are no '{key}' "
-                                               f"transforms.{suggest_name(key, TRANSFORM_KEYS)} {known}")
+            yield ("transforms", key), UnknownKey(f"there are no '{key}' "
+                                                  f"transforms.{suggest_name(key, TRANSFORM_KEYS)} {known}")
 
 
 def _list_faults(registry: Registry, blocks, path: tuple, keys: tuple = ()) -> Iterator[Fault]:

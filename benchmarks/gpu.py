@@ -88,7 +88,7 @@ def template_syncs(args) -> dict:
             watch("default")  # what follows is a log point or the end of the epoch
 
     def train_step(self, batch):
-        if not self.rehearsing:
+        if not self.in_preflight:
             watch("error")
         return Trainer.train_step(self, batch)
 

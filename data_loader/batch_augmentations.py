@@ -89,7 +89,7 @@ class BatchRandomVerticalFlip(BatchAugmentation):
 
 @TRANSFORMS.register
 class BatchRandomAffine(BatchAugmentation):
-    """Rotates, shifts, scales and shears each image `[B, C, H, W]` about its centre. New pixels are zero.
+    """Rotates, shifts, scales and shears images `[B, C, H, W]` about their centres; new pixels are zero.
 
     The arguments mean the same as in torchvision's RandomAffine. Ranges are sampled uniformly.
 
@@ -157,10 +157,9 @@ def affine(images: torch.Tensor, angle: torch.Tensor, across: torch.Tensor, down
 
 @TRANSFORMS.register
 class BatchRandomErasing(BatchAugmentation):
-    """Overwrites a rectangle in each image `[B, C, H, W]` with probability `p`.
+    """Overwrites a rectangle in images `[B, C, H, W]` with probability `p`: Zhong 2020, arXiv 1708.04896.
 
-    Source: Zhong et al. 2020, arXiv 1708.04896. Like torchvision's RandomErasing, it tries ten rectangles; if
-    none of them fits, the image stays unchanged.
+    Like torchvision's RandomErasing, it tries ten rectangles; if none fits, the image stays unchanged.
 
     Args:
         p: the probability that an image is overwritten.

@@ -13,7 +13,7 @@ class NoisyLine(TensorDataset):
 
     Args:
         split: train, val or test; each has its own points.
-        slope, intercept: parameters of the line.
+        slope, intercept: of the line.
         num_samples: number of points in each split.
         noise: standard deviation of the normal noise on y.
     """

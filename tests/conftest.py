@@ -141,10 +141,10 @@ def copy_project(target: Path, *without: str) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def git_is_asked_once():
     """What is not committed is written down at every start, and costs three processes; here it stays the same."""
-    from utils import run_folder as run
+    from utils import run_folder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_uncommitted", functools.cache(run._uncommitted))
+        patch.setattr(run_folder, "_uncommitted", functools.cache(run_folder._uncommitted))
         yield
 
 

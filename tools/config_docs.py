@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from inspect import Parameter
 
 from tools.reference.docstrings import argument_text, summary
-from tools.reference.settable import KEPT_ON, own_things, project, settable_arguments
+from tools.reference.settable import KEPT_ON, config_sources, own_things, settable_arguments
 from utils.cli import KINDS as PLURALS
-from utils.config.annotations import describe_parameter
+from utils.config.annotations import describe_argument
 from utils.config.registry import Registry
 from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
@@ -92,7 +92,7 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
 
 
 def _arguments(target, parameters: Iterable[Parameter]) -> str:
-    rows = ((f"`{p.name}`", describe_parameter(p), _default(p), argument_text(target, p.name, quote="`"))
+    rows = ((f"`{p.name}`", describe_argument(p), _default(p), argument_text(target, p.name, quote="`"))
             for p in parameters)
     return _table(("argument", "takes", "default", "what it is"), rows)
 
@@ -113,4 +113,4 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple]) -> str:
 
 if __name__ == "__main__":
     with exit_codes():
-        sys.stdout.write(config_reference(*project()))
+        sys.stdout.write(config_reference(*config_sources()))

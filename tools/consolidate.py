@@ -16,7 +16,7 @@ log = logging.getLogger("consolidate")
 def consolidate(path: Path) -> Path:
     """Writes `<stem>_whole.pt` beside a checkpoint: `path`, or that to resume the run or experiment `path`.
 
-    Raises ConfigError if there is no sound checkpoint, or if it is a single file already.
+    Raises ConfigError if there is no valid checkpoint, or if it is a single file already.
     """
     # imported here, so that --help does not load torch
     from utils.checkpoint.archive import write_archive

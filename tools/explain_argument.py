@@ -11,7 +11,7 @@ from base.registries import KINDS
 from tools.print_config import Rows, value_at
 from tools.reference.docstrings import argument_text, summary
 from tools.reference.settable import KEPT_ON, LEFT_OPEN
-from utils.config.annotations import describe_parameter
+from utils.config.annotations import describe_argument
 from utils.config.sections import SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.config.suggestions import suggest_name
@@ -75,7 +75,7 @@ def _argument(target, signature: Signature, name: str, left_open: Iterable[str] 
         return [taken_by, ("but", "the program fills this in")]
     default = "none, it has to be given" if signature.is_required(name) else format_value(parameter.default)
     default = "filled in by the program, unless it is given" if name in left_open else default
-    return [taken_by, ("is", argument_text(target, name)), ("takes", describe_parameter(parameter)),
+    return [taken_by, ("is", argument_text(target, name)), ("takes", describe_argument(parameter)),
             ("default", default)]
 
 

@@ -24,7 +24,7 @@ from tools.reference.schema_types import (
     typed,
     value_schema,
 )
-from tools.reference.settable import library_things, own_things, project
+from tools.reference.settable import config_sources, library_things, own_things
 from utils.config.registry import Registry
 from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
@@ -120,4 +120,4 @@ def _whole(registries: Mapping[str, Registry]) -> dict:
 
 if __name__ == "__main__":
     with exit_codes():
-        sys.stdout.write(dump(config_schema(*project())))
+        sys.stdout.write(dump(config_schema(*config_sources())))

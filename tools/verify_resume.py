@@ -33,10 +33,10 @@ above."""
 
 def run_tool(args) -> None:
     """Runs `--verify-resume`. Exits with 0 if both runs are equal, else with 1."""
-    sys.exit(not verify_resume(*train_arguments(args), args.steps or 30))
+    sys.exit(not verify_resume(*command_lines(args), args.steps or 30))
 
 
-def train_arguments(args) -> tuple[list[str], list[str]]:
+def command_lines(args) -> tuple[list[str], list[str]]:
     """The arguments for train.py that describe the run to verify, and the ones that describe the machine."""
     start = ["--init-from", str(args.init_from)] if args.init_from else []
     machine = ["--device", args.device] if args.device else []

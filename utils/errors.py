@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.moved import former_names_of
+
+__getattr__ = former_names_of(__name__)
+
 PROJECT = Path(__file__).resolve().parent.parent
 log = logging.getLogger(__name__)
 
@@ -18,7 +22,7 @@ Fault = tuple[tuple, str] | tuple[tuple, str, str]
 class ConfigError(Exception):
     """A user's mistake in a config, a path or an argument. Exit code 2.
 
-    `faults` are the faults of config values, if there are any; `utils.config.located` adds their places.
+    `faults`: those of config values, if any; `utils.config.loading.located` adds their places.
     """
 
     def __init__(self, message: str, faults: Iterable[Fault] = ()):

@@ -1,12 +1,14 @@
 """Where the modules and names of earlier versions are now. Imports that still use them work and warn once.
 
-All of 1.x keeps them. `utils/__init__.py` calls `install`; a package is imported before its modules.
+All of 1.x keeps them. `utils/__init__.py` calls `install`; a package is imported before its modules. A module
+that was split is an object of its own: to replace something in it, for a test, use the present module.
 """
 import importlib
 import importlib.abc
 import importlib.machinery
 import sys
 import warnings
+from collections.abc import Callable
 from types import CodeType, ModuleType
 
 # Modules: the old name, and where what they held is now.
@@ -65,8 +67,17 @@ MODULES = {
     "utils.syntax": ("utils.config.syntax",),
     "utils.updater": ("utils.training.updater", "utils.training.schedule"),
 }
-# Names that changed too, by the old module.
+# Names that changed, by the module that had them.
 NAMES = {
+    "base.base_data_loader": {"FILLED_IN": "PROVIDED", "part_or_count": "fraction_or_count"},
+    "base.build": {"FUSED_IN_PARTS": "FUSED_WHEN_SHARDED", "build_per": "build_scheduler_factory",
+                   "dataset_switches": "open_split_arguments", "where_kept": "split_device_argument"},
+    "base.recovery": {"BeforeStep": "StepSnapshot", "careful_evaluation": "evaluate_batch",
+                      "careful_step": "make_step", "explained": "errors_explained"},
+    "base.summary": {"outcome": "describe_outcome", "table": "format_table"},
+    "utils.errors": {"describe": "describe_error"},
+    "utils.random": {"scrambled": "scramble"},
+    "utils.signals": {"StopRequest": "StopRequest"},
     "base.arrays": {"batches_of": "batch_fetcher", "kept_on": "move_arrays"},
     "base.blame": {"shapes_of": "describe_shapes", "to_blame": "locate_error"},
     "base.check": {"check_config": "validate_config"},
@@ -101,10 +112,12 @@ NAMES = {
     "utils.progress": {"Bar": "ProgressBar", "parse_interval": "parse_save_interval",
                        "seconds": "parse_duration", "windows": "accumulation_windows"},
     "utils.run": {"runs_of": "list_runs"},
-    "utils.settable": {"Settable": "ArgumentTable", "settable": "settable_arguments"},
+    "utils.settable": {"Settable": "ArgumentTable", "project": "config_sources",
+                       "settable": "settable_arguments"},
     "utils.shards": {"KEY": "SHARDS_KEY", "PartsSave": "ShardSave", "placed": "place_state",
                      "take_out": "split_sharded"},
-    "utils.signature": {"admitted": "describe_parameter", "in_words": "describe_annotation",
+    "utils.signature": {"Unknown": "UnknownKey", "admitted": "describe_argument",
+                        "in_words": "describe_annotation",
                         "items_of": "item_annotations", "nearest": "suggest_name", "say": "describe_value"},
     "utils.state": {"Copies": "StateCopier", "is_part": "is_sharded", "leaves": "flatten_state",
                     "local": "local_tensor", "non_finite": "find_non_finite", "same": "bit_equal",
@@ -114,9 +127,14 @@ NAMES = {
 # Commands `python -m NAME`; they print the new one and end with exit code 2.
 COMMANDS = {"utils.consolidate": "tools.consolidate", "utils.migrate": "tools.migrate",
             "utils.reference": "tools.config_docs", "utils.schema": "tools.schema"}
-# Modules that are packages of the same name now.
-PACKAGES = {"utils.checkpoint": ("utils.checkpoint.store", "utils.checkpoint.loading"),
-            "utils.config": ("utils.config.loading",)}
+# Modules that still exist, perhaps as packages, and where the names are that they have no more.
+EXISTING = {
+    "utils.checkpoint": ("utils.checkpoint.store", "utils.checkpoint.loading"),
+    "utils.config": ("utils.config.loading",),
+    "utils.signals": ("utils.training.stop_requests",),
+    **{name: (name,) for name in ("base.base_data_loader", "base.build", "base.recovery", "base.summary",
+                                  "utils.errors", "utils.random")},
+}
 
 
 def install() -> None:
@@ -127,21 +145,48 @@ def install() -> None:
 
 def find(module: str, name: str):
     """The object that the former `module` held as `name`. Raises AttributeError if there was none."""
-    for target in MODULES.get(module) or PACKAGES[module]:
-        found = getattr(importlib.import_module(target), NAMES.get(module, {}).get(name, name), find)
-        if found is not find:
-            return found
+    present = NAMES.get(module, {}).get(name, name)
+    for target in MODULES.get(module) or EXISTING[module]:
+        contents = vars(importlib.import_module(target))
+        if present in contents:
+            return contents[present]
     raise AttributeError(f"module '{module}' has no attribute '{name}'")
 
 
-def find_in_package(package: str, name: str):
-    """`find` for a module that became a package; warns when something is found."""
-    if name.startswith("__"):
-        raise AttributeError(f"module '{package}' has no attribute '{name}'")
-    found = find(package, name)
-    home = getattr(found, "__module__", PACKAGES[package][0])
-    warn(f"{package}.{name} is now {home}.{NAMES.get(package, {}).get(name, name)}", stacklevel=4)
-    return found
+def former_names_of(module: str) -> Callable:
+    """The `__getattr__` of a module in EXISTING: finds what it had under former names, and warns."""
+
+    def __getattr__(name: str):
+        if name.startswith("__"):
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        found = find(module, name)
+        home = getattr(found, "__module__", EXISTING[module][0])
+        warn(f"{module}.{name} is now {home}.{NAMES.get(module, {}).get(name, name)}")
+        return found
+
+    return __getattr__
+
+
+def _former(name: str, present: str) -> property:
+    """An attribute of trainers under its former name."""
+
+    def get(trainer):
+        warn(f"a trainer's attribute {name} is now {present}")
+        return getattr(trainer, present)
+
+    def put(trainer, value):
+        warn(f"a trainer's attribute {name} is now {present}")
+        setattr(trainer, present, value)
+
+    return property(get, put, doc=f"The former name of `{present}`.")
+
+
+class FormerTrainerNames:
+    """A trainer's attributes under their former names."""
+
+    bare_model = _former("bare_model", "unwrapped_model")
+    rehearsing = _former("rehearsing", "in_preflight")
+    laps = _former("laps", "timers")
 
 
 def warn(text: str, stacklevel: int = 3) -> None:
@@ -166,6 +211,9 @@ class _Loader(importlib.abc.InspectLoader):
         if len(MODULES[name]) == 1 and name not in NAMES:
             sys.modules[name] = importlib.import_module(MODULES[name][0])
         else:
+            successors = map(importlib.import_module, MODULES[name])
+            public = [key for successor in successors for key in vars(successor) if not key.startswith("_")]
+            module.__all__ = [*public, *NAMES.get(name, ())]  # for `from NAME import *`
             module.__getattr__ = lambda attribute: find(name, attribute)
 
     def get_code(self, name: str) -> CodeType | None:

@@ -9,6 +9,10 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
+from utils.moved import former_names_of
+
+__getattr__ = former_names_of(__name__)
+
 _64_BITS = 2**64 - 1
 
 

@@ -3,6 +3,10 @@ import gc
 import os
 import signal
 
+from utils.moved import former_names_of
+
+__getattr__ = former_names_of(__name__)
+
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 

@@ -1,4 +1,4 @@
-"""Samples by index: their order, their randomness, their transforms, and how they become a batch."""
+"""Views of a dataset that give the samples of a batch: their randomness, their transforms, the loader."""
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

@@ -285,7 +285,7 @@ def test_a_torchmetrics_class_goes_on_from_its_state_in_the_middle_of_an_epoch()
         metrics(LOGITS[:9], TARGETS[:9])
     assert find_unstorable(stopped.state_dict(), "state") is None
     resumed(LOGITS[:2], TARGETS[:2])
-    resumed.compute()  # of a rehearsal, say; it leaves no trace
+    resumed.compute()  # as in preflight; it leaves no trace
     resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
     assert resumed.compute() == stopped.compute()
     for metrics in (straight, resumed):

@@ -54,7 +54,7 @@ class Watched(Trainer):
         self.batches, self.masks = [], []
 
     def on_train_start(self):
-        self.batches, self.masks = [], []  # without those of the rehearsal
+        self.batches, self.masks = [], []  # without those of the preflight
         self.before = copy.deepcopy(self.model)
         Watched.latest = self
 
@@ -114,7 +114,7 @@ class EndedInEvaluation(Trainer):
         self.ended, self.ends, self.num_evaluated = ended, False, 0
 
     def on_train_start(self):
-        self.ends, self.num_evaluated = self.ended, 0  # the rehearsal has evaluated a batch
+        self.ends, self.num_evaluated = self.ended, 0  # the preflight has evaluated a batch
         EndedInEvaluation.latest = self
 
     def eval_step(self, batch):

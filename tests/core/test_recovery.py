@@ -26,7 +26,7 @@ class Sick(nn.Module):
         if self.training and len(images) > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
         self.num_calls += self.training
-        self.second.broken = self.training and self.num_calls - 1 in self.at  # the first call is the rehearsal
+        self.second.broken = self.training and self.num_calls - 1 in self.at  # the first call is the preflight
         return self.head(self.second(self.norm(self.first(images.flatten(1)))))
 
 

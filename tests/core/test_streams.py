@@ -140,8 +140,8 @@ def stopped_and_resumed(small, tmp_path, undisturbed):
 def test_a_run_stopped_within_an_epoch_reads_nothing_again_and_ends_with_the_same_bits(stopped_and_resumed, dataset, workers):
     straight, run, read = stopped_and_resumed(dataset, workers, ["trainer.args.stop_step=8"])
     assert_same_run(straight, run)
-    rehearsed, rest, third = range(6), range(12, 34), range(34)
-    assert read == [*rehearsed, *rest, *third]
+    preflight, rest, third = range(6), range(12, 34), range(34)
+    assert read == [*preflight, *rest, *third]
 
 
 @pytest.mark.parametrize("workers", [(0, 0), (1, 1)])
@@ -177,8 +177,8 @@ def test_epochs_that_are_cut_resume_to_the_same_bits(stopped_and_resumed, datase
     straight, run, read = stopped_and_resumed(dataset, workers, [f"trainer.args.stop_step={stop_step}"],
                                               f"data_loader.batches_per_epoch={limit}")
     assert_same_run(straight, run)
-    rehearsed, first = 6, stop_step % 6 * 6
-    assert read[rehearsed] == (first if dataset == "Tape" else order(stop_step // 6 * 2, 34)[first])
+    preflight, first = 6, stop_step % 6 * 6
+    assert read[preflight] == (first if dataset == "Tape" else order(stop_step // 6 * 2, 34)[first])
 
 
 def test_only_streams_that_tell_their_state_have_one_in_the_checkpoint(small, tmp_path):
@@ -256,7 +256,7 @@ def test_numbers_drawn_after_a_resume_are_those_of_a_run_that_never_stopped(num_
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_evaluation_and_rehearsal_begin_at_the_beginning_and_leave_no_trace(kind, num_workers):
+def test_evaluation_and_preflight_begin_at_the_beginning_and_leave_no_trace(kind, num_workers):
     data, untouched = (splits(kind(), val=kind("val"), num_workers=num_workers, batches_per_epoch=3) for _ in range(2))
     first = [data.first_batch("train")[1][1].tolist() for _ in range(2)]
     assert first[0] == first[1] == data.first_batch("train")[1][1].tolist()

@@ -242,7 +242,7 @@ def test_train_steps_on_device_are_given_whole_batches_and_may_return_a_bare_los
     assert "train/loss" in epochs(run)[0]
 
 
-def test_the_rehearsal_leaves_no_trace(small, tmp_path):
+def test_the_preflight_leaves_no_trace(small, tmp_path):
     """A model whose buffers and weights change in every forward pass starts from its first state all the same."""
     from base import MODELS
 

@@ -170,7 +170,7 @@ class Recorded(CheckedTrainer):
 
     def on_train_start(self):
         weights = {name: weight.tolist() for name, weight in self.unwrapped_model.state_dict().items()}
-        self.record = {"weights": weights, "points": [], "masks": []}  # without those of the rehearsal
+        self.record = {"weights": weights, "points": [], "masks": []}  # without those of the preflight
 
     def train_step(self, batch):
         if self.record:

@@ -5,10 +5,10 @@ from conftest import PROJECT, needs
 from tools import config_docs as reference
 from tools.config_docs import config_reference
 from tools.reference.docstrings import argument_text, summary
-from tools.reference.settable import own_things, project, settable_arguments
+from tools.reference.settable import config_sources, own_things, settable_arguments
 from utils.config.signature import Signature
 
-REGISTRIES, LOADER, LOADER_PARTS = project()
+REGISTRIES, LOADER, LOADER_PARTS = config_sources()
 # Whoever adds others may leave them without a text.
 SHIPPED = {
     "ArrayFiles", "Digits", "ImageFolder", "NoisyLine", "BatchCutMix", "BatchMixUp", "BatchRandomAffine", "BatchRandomCrop",
@@ -26,7 +26,7 @@ def test_the_page_is_up_to_date(monkeypatch):
     needs("docs/config.md")
     monkeypatch.setattr(reference, "own_things", shipped_things)  # a fork's own may wait for it
     written = (PROJECT / "docs" / "config.md").read_text()
-    assert written == config_reference(*project()), "run python -m tools.config_docs > docs/config.md"
+    assert written == config_reference(*config_sources()), "run python -m tools.config_docs > docs/config.md"
 
 
 @pytest.mark.parametrize("section", REGISTRIES)

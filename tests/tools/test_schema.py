@@ -15,7 +15,7 @@ from base.validate import validate_config
 from conftest import PROJECT, needs
 from tools.reference.schema_blocks import LIBRARY
 from tools.reference.schema_types import dump
-from tools.reference.settable import project
+from tools.reference.settable import config_sources
 from tools.schema import config_schema
 from utils.config.loading import load_config
 from utils.config.syntax import parse_yaml
@@ -30,7 +30,7 @@ PARTIAL = {"$schema": "schema.json", "extends": "digits.yaml"}
 @pytest.fixture(scope="module")
 def schema():
     """As `python -m tools.schema` writes it."""
-    return json.loads(dump(config_schema(*project())))
+    return json.loads(dump(config_schema(*config_sources())))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def own_part(schema: dict) -> dict:
 def test_the_schema_in_configs_is_up_to_date(monkeypatch):
     needs("configs/schema.json")
     monkeypatch.setattr(tools.schema, "own_things", shipped_things)  # a fork's own may wait for it
-    schema = json.loads(dump(config_schema(*project())))
+    schema = json.loads(dump(config_schema(*config_sources())))
     written = json.loads((PROJECT / "configs" / "schema.json").read_text())
     if written["$comment"] != schema["$comment"]:  # other libraries: only the project's part can be compared
         written, schema = own_part(written), own_part(schema)

@@ -13,7 +13,7 @@ LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps"
 KEPT_ON = "Where its arrays are kept: cpu, cuda, cuda:N or mps; by default in main memory, or in their file."
 
 
-def project() -> tuple[Mapping[str, Registry], type, tuple[str, ...]]:
+def config_sources() -> tuple[Mapping[str, Registry], type, tuple[str, ...]]:
     """(registries by section, class with the options of data_loader, options that the program fills in)."""
     return KINDS, DataSplits, PROVIDED
 
@@ -36,7 +36,7 @@ def own_things(section: str, registry: Registry) -> dict:
 
 
 def library_things(section: str, registry: Registry) -> dict:
-    """Those of the libraries, without names that the project or an earlier library uses."""
+    """The things that libraries offer, without names that the project or an earlier library uses."""
     things: dict = {}
     for library in registry.libraries:
         for name, thing in sorted(library.members().items()):

@@ -18,7 +18,7 @@ class AsyncShardSave:
     Args:
         tensors: on the CPU; they must not change during the save.
         begin: called by the main process; its result is passed to `write`.
-        write: `write(begun, rank, parts)`, called by each process, stores the shards of this process.
+        write: `write(begun, rank, shards)`, called by each process, stores the shards of this process.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], begin: Callable[[], str],
@@ -140,11 +140,11 @@ def _read_items(items, planner, index: Mapping[str, dict], read: Callable) -> No
         rank, number = places[item.storage_index.fqn, tuple(item.storage_index.offset)]
         wanted.setdefault(rank, []).append((number, item))
     for rank, some in wanted.items():
-        parts = read(rank)
+        shards = read(rank)
         for number, item in some:
             slices = [slice(o, o + n) for o, n in zip(item.storage_offsets, item.lengths, strict=True)]
             target = planner.resolve_tensor(item).detach()
-            planner.commit_tensor(item, target.copy_(parts[number][tuple(slices)]))
+            planner.commit_tensor(item, target.copy_(shards[number][tuple(slices)]))
 
 
 def _metadata(kinds, about: Mapping):

@@ -46,7 +46,7 @@ class CheckpointStore:
         self.folder, self.config = folder, config
         self.num_failures, self._failure = 0, ""  # failures in a row; the message of the last one
         self._resumed_from = resumed_from.name if resumed_from else None
-        self._last_is_sound = self._resumed_from == "last.pt" or (
+        self._last_is_valid = self._resumed_from == "last.pt" or (
             resumed_from is not None and is_valid_checkpoint(folder / "last.pt"))
         self._copies, self._owed, self._policy = StateCopier(), {}, SavePolicy()
         self._writer: threading.Thread | None = None
@@ -69,18 +69,18 @@ class CheckpointStore:
         if unstorable := find_unstorable(state, "state"):
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. "
                                 "Convert it in state_dict().")
-        rest, parts = split_sharded(state)
-        if bad := _find_non_finite_anywhere(weights) if parts else find_non_finite(weights):
+        rest, shards = split_sharded(state)
+        if bad := _find_non_finite_anywhere(weights) if shards else find_non_finite(weights):
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
                                 f"The last good one is in {self.folder}.")
         self.join()
         self.check()
         self._policy = policy
-        copied = self._copies.copy({"rest": rest, "parts": parts})
+        copied = self._copies.copy({"rest": rest, "shards": shards})
         content = {"format": FORMAT, "config": self.config,
                    "state": {**copied["rest"], FINITE_WEIGHTS: list(weights)}}
         saving = _PendingSave(
-            content, ShardSave(copied["parts"], self.folder, state["progress"]["step"]) if parts else None)
+            content, ShardSave(copied["shards"], self.folder, state["progress"]["step"]) if shards else None)
         self._writer = threading.Thread(target=self._write_all, args=(saving, names),
                                         name="checkpoint writer")
         self._writer.start()
@@ -136,11 +136,11 @@ class CheckpointStore:
         written = self.folder / f".{names[0]}.{os.getpid()}.tmp"
         try:
             write_archive(content, written)
-            if "last.pt" in names and self._last_is_sound and (self.folder / "last.pt").exists():
+            if "last.pt" in names and self._last_is_valid and (self.folder / "last.pt").exists():
                 _link_as(self.folder / "last.pt", "previous.pt")
             for name in names:
                 _link_as(written, name)
-            self._last_is_sound = self._last_is_sound or "last.pt" in names
+            self._last_is_valid = self._last_is_valid or "last.pt" in names
         finally:
             written.unlink(missing_ok=True)
         sync_folder(self.folder)
@@ -162,14 +162,14 @@ class CheckpointStore:
 class _PendingSave:
     """The content to write, and its sharded tensors, if any, which all processes write together."""
 
-    def __init__(self, content: dict, parts: ShardSave | None):
-        self.content, self._parts = content, parts
+    def __init__(self, content: dict, shards: ShardSave | None):
+        self.content, self._shards = content, shards
 
     def complete(self) -> None:
         """Waits until the shards are on disk. Raises OSError on all processes alike."""
-        if self._parts:
-            self.content["state"][SHARDS_KEY] = self._parts.complete()
-            self._parts = None
+        if self._shards:
+            self.content["state"][SHARDS_KEY] = self._shards.complete()
+            self._shards = None
 
 
 class ShardStore(CheckpointStore):

@@ -4,9 +4,6 @@ loading        files, `extends`, overrides      syntax       YAML and JSON with 
 interpolation  `${seed}`, `${env:NAME}`         sections     the keys of a config and their defaults
 registry       names to classes                 signature    the constructor is the schema, by annotations.py
 """
-from utils.moved import find_in_package
+from utils.moved import former_names_of
 
-
-def __getattr__(name: str):
-    """Finds names that the module of this name had in earlier versions."""
-    return find_in_package(__name__, name)
+__getattr__ = former_names_of(__name__)

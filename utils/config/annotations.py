@@ -151,7 +151,7 @@ def ranges(annotation) -> dict[str, float]:
     return {key: bound for check in checks for key, bound in getattr(check, "range", {}).items()}
 
 
-def describe_parameter(parameter: Parameter) -> str:
+def describe_argument(parameter: Parameter) -> str:
     """`a whole number or null, at least 1`: the values that the annotation of an argument allows."""
     words = {"minimum": "at least", "exclusiveMinimum": "above",
              "maximum": "at most", "exclusiveMaximum": "below"}

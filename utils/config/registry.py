@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from utils.config.signature import Signature, Unknown
+from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_name
 from utils.errors import PROJECT, ConfigError, Fault, describe_error, is_ours
 
@@ -149,8 +149,8 @@ class Registry:
         """The faults of keys that the block must not have."""
         return [((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}"
                  if key in parameters else
-                 Unknown(f"there is no key '{key}' for {self.one}.{suggest_name(key, allowed)} "
-                         f"Keys: {', '.join(allowed)}."))
+                 UnknownKey(f"there is no key '{key}' for {self.one}.{suggest_name(key, allowed)} "
+                            f"Keys: {', '.join(allowed)}."))
                 for key in beside]
 
     def signature(self, target, provided: Iterable[str] = ()) -> Signature:

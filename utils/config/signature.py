@@ -9,7 +9,7 @@ from utils.config.annotations import annotation_of, is_tensor, mismatch
 from utils.config.suggestions import suggest_name
 
 
-class Unknown(str):
+class UnknownKey(str):
     """The message for an unknown key. A caller that knows where the key belongs may replace it."""
 
 
@@ -47,8 +47,8 @@ class Signature:
             if name in self.provided:
                 found.append((name, f"'{name}' is filled in by the program. Leave it out."))
             elif name not in free and not self.open:
-                found.append((name, Unknown(f"{self.name} has no argument '{name}'."
-                                            f"{suggest_name(name, free)} {self}")))
+                found.append((name, UnknownKey(f"{self.name} has no argument '{name}'."
+                                               f"{suggest_name(name, free)} {self}")))
             elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
                 found.append((name, wrong))
         if missing := [name for name in self.required() if name not in (*args, *beside)]:

@@ -25,23 +25,23 @@ class Gradients:
 
     shared = False
 
-    def backward(self, loss: torch.Tensor, final: bool, skipped: bool | torch.Tensor,
+    def backward(self, loss: torch.Tensor, final: bool, non_finite: bool | torch.Tensor,
                  inputs: Sequence | None) -> None:
         """Adds the gradient of `loss`; with `final`, the last of a step, averages the accumulated gradient.
 
-        `inputs`: the only leaves that get a gradient. `skipped`: this process's loss is not finite.
+        `inputs`: the only leaves that get a gradient. `non_finite`: this process's loss is not finite.
         """
         loss.backward(inputs=inputs)
 
     def any_skipped(self) -> torch.Tensor | None:
-        """After a final backward: above 0 if any process passed `skipped`; None if this process is alone."""
+        """After a final backward: above 0 if any loss was `non_finite`; None if this process is alone."""
 
 
 class _LossCarrier(nn.Module):
     """Returns the loss unchanged. It holds the parameters of the loss, so that DDP averages their gradients.
 
     So the model itself stays unwrapped, and trainers may call it, or parts of it, as they like. `flag` is
-    averaged with them: its gradient is the value of `skipped`, and needs no message of its own.
+    averaged with them: its gradient is the value of `non_finite`, and needs no message of its own.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
@@ -49,8 +49,8 @@ class _LossCarrier(nn.Module):
         self.carried = nn.ParameterList(parameters)
         self.flag = nn.Parameter(torch.zeros((), device=self.carried[0].device))
 
-    def forward(self, loss: torch.Tensor, skipped: bool | torch.Tensor) -> torch.Tensor:
-        return loss + self.flag * skipped
+    def forward(self, loss: torch.Tensor, non_finite: bool | torch.Tensor) -> torch.Tensor:
+        return loss + self.flag * non_finite
 
 
 UNUSED = ("this step leaves some parameters unused, others do not: processes have to be told. "
@@ -76,19 +76,19 @@ class AveragedGradients(Gradients):
         self.ddp = DistributedDataParallel(_LossCarrier(carried), find_unused_parameters=self.find_unused,
                                            init_sync=init_sync, **self.options)
 
-    def backward(self, loss, final, skipped, inputs) -> None:
+    def backward(self, loss, final, non_finite, inputs) -> None:
         if (trained := [parameter.requires_grad for parameter in self.parameters]) != self.trained:
             self._connect(trained, init_sync=False)  # weights are equal, and this step's graph refers to them
-        self._backward(loss, final, skipped, inputs)
+        self._backward(loss, final, non_finite, inputs)
         if final and not self.find_unused and any(
                 parameter.grad is None for parameter in self.ddp.module.carried):
             raise ConfigError(UNUSED)  # before a step with gradients that were not averaged
 
-    def _backward(self, loss, final, skipped, inputs) -> None:
+    def _backward(self, loss, final, non_finite, inputs) -> None:
         flag = self.ddp.module.flag
         try:
             with nullcontext() if final else self.ddp.no_sync():
-                self.ddp(loss, skipped).backward(inputs=[*inputs, flag] if inputs else None)
+                self.ddp(loss, non_finite).backward(inputs=[*inputs, flag] if inputs else None)
         except RuntimeError as error:
             if "find_unused_parameters" not in str(error):
                 raise
@@ -139,9 +139,9 @@ class ShardedGradients(Gradients):
     shared = True
 
     def __init__(self, roots: Sequence[nn.Module], others: Sequence[nn.Parameter]):
-        self.roots, self.others, self._skipped = roots, others, torch.zeros(())
+        self.roots, self.others, self._non_finite = roots, others, torch.zeros(())
 
-    def backward(self, loss, final, skipped, inputs) -> None:
+    def backward(self, loss, final, non_finite, inputs) -> None:
         for root in self.roots:  # waiting gradients would mix with those of another optimizer's loss
             root.set_requires_gradient_sync(final or bool(self.others))
         aside = [parameter.grad for parameter in self.others]
@@ -150,14 +150,14 @@ class ShardedGradients(Gradients):
         loss.backward()
         for parameter, gradient in zip(self.others, aside, strict=True):
             parameter.grad = gradient
-        self._skipped = torch.as_tensor(skipped, dtype=torch.float32, device=loss.device)
+        self._non_finite = torch.as_tensor(non_finite, dtype=torch.float32, device=loss.device)
 
     def any_skipped(self) -> torch.Tensor:
-        return dist.all_reduce(self._skipped, "max")
+        return dist.all_reduce(self._non_finite, "max")
 
 
 class FullyShardedDataParallel:
-    """Every process holds a shard of weights, gradients and optimizer state (torch's FSDP2, `shard_modules`).
+    """Every process holds a shard of weights, gradients and optimizer state (torch's FSDP2, `fully_shard`).
 
     A unit is a submodule whose weights are gathered for its call and freed after it. Weights outside all
     units are gathered with the model. Assumes that trainers call the model (with several optimizers, each
@@ -165,12 +165,12 @@ class FullyShardedDataParallel:
 
     Args:
         wrap: names of module classes that become units, such as the blocks of a transformer.
-        min_num_params: any submodule of this size is a unit; default 5 million if `wrap` is empty.
+        min_num_params: a submodule of at least this many parameters is a unit; 5 million if `wrap` is empty.
         mixed_precision: the dtype of computation, "bf16" or "fp16"; weights, gradients and outputs stay fp32.
             BatchNorm may not support it; the trainer's `precision` leaves BatchNorm in fp32.
         cpu_offload: whether weights, gradients and optimizer state are in CPU memory; CUDA only.
-        reshard_after_forward: frees units between forward and backward: less memory, more messages.
-        activation_checkpointing: recomputes a unit's activations in backward instead of storing them.
+        reshard_after_forward: whether to free units between forward and backward: less memory, more messages.
+        activation_checkpointing: whether to recompute a unit's activations in backward, not store them.
     """
 
     shards = True

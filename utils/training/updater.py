@@ -79,7 +79,7 @@ class Updater:
             raise ConfigError.at("loss", "it does not depend on any weight that is trained: "
                                          "somewhere on the way it was cut off, by detach(), item(), argmax() "
                                          "or no_grad(), say.")
-        self.gradients.backward(loss, final=True, skipped=False, inputs=self.inputs)
+        self.gradients.backward(loss, final=True, non_finite=False, inputs=self.inputs)
         self.gradients.any_skipped()
 
     def _step(self, measured: bool) -> None:
@@ -144,7 +144,7 @@ class Updater:
 
 
 def _initialize_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Sets momentum to 0, as it would be; fused SGD leaves it uninitialised if a first step is masked."""
+    """Sets momentum to 0, which changes no number: fused SGD leaves it unset if a first step is masked."""
     for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
         if group.get("fused") and group["momentum"] and not group["dampening"]:
             for parameter in group["params"]:
