@@ -43,6 +43,8 @@ def process_group(joins: bool, device: torch.device, timeout_s: float | None = N
         Shared.store = store = _store_of_start(whole, number, size)
         torch_dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=timeout,
                                       device_id=device if device.type == "cuda" else None)
+        if sys.version_info < (3, 12) and hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_let_backend_threads_finish)
         try:
             yield
         except Interrupted:  # all processes are at the same step, with everything saved
@@ -55,6 +57,15 @@ def process_group(joins: bool, device: torch.device, timeout_s: float | None = N
     except BaseException as error:
         _abort(error)
     torch_dist.destroy_process_group()
+
+
+def _let_backend_threads_finish() -> None:
+    """Waits, before loader workers are forked, until gloo's threads have released the last message's tensors.
+
+    To release them they enter the interpreter and take a lock of CPython. Up to Python 3.11 a child that is
+    forked in that moment waits for this lock for ever: PyOS_AfterFork_Child replaces it too late.
+    """
+    time.sleep(0.02)
 
 
 def _store_of_start(whole, number: int, size: int):
