@@ -34,7 +34,8 @@ EXAMPLES = (
     "data_loader/line.py", "trainer/gan_trainer.py",
 )
 # These belong to this copy, not to the template. The folder `saved` is copied empty.
-_LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", "*.pyc", ".pytest_cache", ".venv", "venv")
+_LEFT_BEHIND = shutil.ignore_patterns(
+    ".git", "__pycache__", "*.pyc", ".pytest_cache", ".hypothesis", ".venv", "venv")
 
 
 def main() -> None:

@@ -128,7 +128,7 @@ def needs(*files: str) -> None:
 
 def copy_project(target: Path, *without: str) -> None:
     """A copy of the project's own files in `target`, but for the files and folders named in `without`."""
-    caches = shutil.ignore_patterns(".git", "__pycache__", "*.pyc", ".*_cache", ".venv", "venv")
+    caches = shutil.ignore_patterns(".git", "__pycache__", "*.pyc", ".*_cache", ".hypothesis", ".venv", "venv")
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         inside = Path(folder).relative_to(PROJECT)
