@@ -7,6 +7,8 @@ from torch import nn, optim
 from torchvision import datasets, models
 from torchvision.transforms import v2
 
+from conftest import needs
+
 from base import MODELS, TRAINERS
 from base.base_data_loader import DataSplits
 from tools.reference.docstrings import argument_text, summary
@@ -78,11 +80,16 @@ def test_arguments_are_looked_for_in_the_constructor_and_in_what_a_class_inherit
     (v2.Normalize, "inplace", "Bool to make this operation in-place."),
     (models.resnet18, "weights", "The pretrained weights to use. See ResNet18_Weights below"),
     (torchmetrics.classification.MulticlassF1Score, "average", "Defines the reduction that is applied over labels."),
-    (MODELS.get("LeNet"), "dropout", "probability before the last layer."),
-    (TRAINERS.get("Trainer"), "epochs", "how many to train in all."), (TRAINERS.get("GANTrainer"), "grid", "how many"),
+    (TRAINERS.get("Trainer"), "epochs", "how many to train in all."),
     (TRAINERS.get("Trainer"), "schedulers", "the parts, as base/build.py makes them."),
     (DataSplits, "shuffle", "whether the train split is shuffled"),
     (DataSplits, "drop_last", "whether the train split's last batch is left out"),
 ])
 def test_the_docstrings_of_the_project_and_of_the_libraries_are_read(target, name, said):
     assert argument_text(target, name).startswith(said)
+
+
+def test_the_docstrings_of_examples_are_read():
+    needs("model/lenet.py", "trainer/gan_trainer.py")
+    assert argument_text(MODELS.get("LeNet"), "dropout") == "probability before the last layer."
+    assert argument_text(TRAINERS.get("GANTrainer"), "grid").startswith("how many")

@@ -7,6 +7,7 @@ import math
 import warnings
 
 import pytest
+from conftest import needs
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from train import main
@@ -160,6 +161,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_schedule_that_takes_apart_the_state_it_takes_up_is_no_mistake(folder):
+    needs("data_loader/line.py", "model/linear_regression.py")
     cyclic = {"type": "CyclicLR", "args": {"base_lr": 0.01, "max_lr": 0.1}, "per": "step"}
     assert check(dump_yaml({**LINE, "scheduler": cyclic}), folder) == "OK"
 
