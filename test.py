@@ -20,6 +20,7 @@ def main(args) -> None:
     from base.run_setup import load_evaluated_weights, open_checkpoint, resolve_config
     from base.summary import format_table
     from logger.console import setup_logging
+    from logger.run_log import SilentRun
     from utils.config.loading import located
     from utils.device import pick_device
     from utils.heap import keep_heap
@@ -31,11 +32,11 @@ def main(args) -> None:
     with before_group(joins=False):
         checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
     gc.enable()
-    config, places = resolve_config(None, checkpoint, args.overrides)
+    config, places, _ = resolve_config(None, checkpoint, args.overrides)
     with located(places):
         trainer = build_trainer(config, pick_device(args.device))
         load_evaluated_weights(trainer, checkpoint)
-        trainer.run.bars = not args.quiet
+        trainer.use_run(SilentRun(bars=not args.quiet))
         if trainer.data.dataset(args.split) is None:
             raise ConfigError(f"--split {args.split}: the dataset has no such split")
         values = trainer.evaluate(args.split)

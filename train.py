@@ -55,15 +55,15 @@ def main(args) -> None:
         # a process that only starts others needs no device
         device = None if launches else pick_device(args.device, local_rank())
         checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name,
-                                          tidy=stage != "trainer")
-        config, places = resolve_config(given, checkpoint, args.overrides, num_processes)
+                                          tidy=stage in (None, "run"))
+        resolved = resolve_config(given, checkpoint, args.overrides, num_processes)
     gc.enable()
     if not args.release_heap:
         keep_heap()
     if launches:
         sys.exit(launch(sys.argv, num_processes, args.max_restarts or 0))
-    with process_group(args.distributed, device, args.timeout), located(places):
-        train(args, config, checkpoint, device)
+    with process_group(args.distributed, device, args.timeout), located(resolved.places):
+        train(args, resolved, checkpoint, device)
 
 
 def call_tool(args, *parts):
@@ -71,43 +71,31 @@ def call_tool(args, *parts):
     return importlib.import_module(args.tool.module).run_tool(args, *parts)
 
 
-def train(args, config: dict, checkpoint, device) -> None:
+def train(args, resolved, checkpoint, device) -> None:
     """The work of each process."""
-    from base.build import build_trainer
-    from base.preflight import preflight
-    from base.run_setup import broadcast_checkpoint, load_initial_weights, open_run
+    from base.run_setup import open_run, set_up_training
     from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
     from logger.console import log_to_file
     from utils.distributed.collectives import rank
-    from utils.distributed.group import num_restarts
     from utils.run_folder import run_of
 
-    stage = args.tool and args.tool.stage
-    checkpoint = broadcast_checkpoint(checkpoint, args.out, config["name"])
-    trainer = build_trainer(config, device, splits=("train", "val"))
-    trainer.stop_request.at_step = args.steps
-    trainer.stop_request.crash_at_step = None if num_restarts() else args.crash_at_step  # once is enough
-    if args.init_from:
-        log.info(load_initial_weights(trainer.unwrapped_model, args.init_from))
-    trainer.prepare_training()
-    if stage == "trainer":
-        return call_tool(args, trainer, config, checkpoint)
-    preflight(trainer, config)
-    if checkpoint:
-        trainer.resume(checkpoint.state)
-        if trainer.finished:
-            log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
-            return
+    stage, config = args.tool and args.tool.stage, resolved.config
+    setup = set_up_training(config, checkpoint, device, args.out, args.init_from, check=stage != "memory")
+    if stage in ("memory", "trainer"):
+        return call_tool(args, setup, config)
+    trainer, checkpoint = setup.trainer, setup.checkpoint
+    if checkpoint and trainer.finished:
+        log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
+        return
 
-    run = open_run(config, checkpoint, device, args.out, args.run_name, bars=not args.quiet)
+    run = open_run(resolved, checkpoint, device, args.out, args.run_name, bars=not args.quiet)
     log_to_file(run.folder / "run.log", rank())
     log.info(describe_parts(trainer))
     if checkpoint:
         log.info(describe_resumed(trainer))
-    if stage == "run":
-        call_tool(args, trainer)
+    profiler = call_tool(args, trainer, run) if stage == "run" else None
     started = time.monotonic()
-    trainer.train(run)
+    trainer.train(run, args.steps, profiler)
     log.info(describe_end(trainer, time.monotonic() - started))
 
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from base.data.arrays import batch_fetcher
 from base.data.batch_transforms import BatchPreparation
-from base.data.sampler import Count, PositionSampler, RankSlice
-from base.data.streams import Stream, StreamCollate, StreamPlace, copy_state, is_stateful
+from base.data.sampler import Batch, PositionSampler, RankSlice
+from base.data.streams import Stream, StreamCollate, StreamPlace, copy_state, is_stateful, track_place
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
 from utils.config.annotations import PositiveInt, at_least, below
 from utils.distributed import collectives as dist
@@ -25,6 +25,7 @@ __getattr__ = former_names_of(__name__)
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
+DEFAULT_BATCH_SIZE = 32
 PROVIDED = ("build_dataset", "transforms", "seed")  # arguments of DataSplits that the program passes
 
 
@@ -67,11 +68,11 @@ class DataSplits:
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None],
                  transforms: Mapping[str, list[Transform]] = (), seed: int = 0, *,
-                 batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
+                 batch_size: PositiveInt = DEFAULT_BATCH_SIZE, eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False,
-                 num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = False,
+                 num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
@@ -160,8 +161,8 @@ class DataSplits:
         return min(num_batches, limit) if limit else num_batches
 
     def batches(self, split: str, epoch: int = 0, start: int = 0,
-                training: bool | None = None) -> Iterator[tuple[int, Any]]:
-        """This process's part of a split's batches from `start` on: (number of samples, batch), on the CPU.
+                training: bool | None = None) -> Iterator[Batch]:
+        """This process's part of a split's batches from `start` on, on the CPU.
 
         With `training` (the default for the train split) samples are shuffled and augmented for this `epoch`.
         Otherwise each comes once, in order, through the `eval` transforms, the same in every epoch. A train
@@ -175,16 +176,23 @@ class DataSplits:
         if key not in self._loaders:
             self._loaders[key] = self._build_loader(split, training)
         loader = self._loaders[key]
-        position = loader.dataset if isinstance(loader.dataset, Stream) else loader.batch_sampler
-        position.epoch, position.start = epoch if training else 0, start
-        if isinstance(position, Stream):
-            position.place = (self.place if key == ("train", True) and is_stateful(position.dataset)
-                              else StreamPlace())
-            _report_rereading(position)
-        batches = self._iterators[key] = iter(loader)
-        batches = (_track_place(batches, position.place) if isinstance(position, Stream)
-                   else position.counted(batches))
+        epoch = epoch if training else 0
+        if isinstance(stream := loader.dataset, Stream):
+            continues = key == ("train", True) and is_stateful(stream.dataset)
+            stream.enter(epoch, start, self.place if continues else StreamPlace())
+            _report_rereading(stream)
+            loaded = self._iterators[key] = iter(loader)
+            batches = track_place(loaded, stream.place)
+        else:
+            loader.batch_sampler.enter(epoch, start)
+            loaded = self._iterators[key] = iter(loader)
+            batches = loader.batch_sampler.batches(loaded)
         return itertools.islice(batches, limit - start) if limit else batches
+
+    def resize_batches(self, batch_size: int, eval_batch_size: int) -> None:
+        """Changes the sizes of batches from the next call of `batches` or `first_batch` on."""
+        self.close()
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
 
     def to_checkpoint(self) -> dict[str, StreamPlace]:
         """The data's part of a checkpoint: `place` for a train stream with a `state_dict`, else nothing."""
@@ -206,24 +214,26 @@ class DataSplits:
         return max((self.batch_size if whole else num_samples % self.batch_size)
                    // self.rank_slice.world_size, 1)
 
-    def first_batch(self, split: str, at_most: int | None = None) -> tuple[int, Any]:
+    def first_batch(self, split: str, at_most: int | None = None) -> Batch:
         """This process's part of a split's first batch, at most `at_most` samples, loaded in this process."""
-        dataset, training = self.dataset(split), split == "train"
+        training, view = split == "train", self._view(split, split == "train")
         self.num_batches(split)  # raises ConfigError for a split without batches
-        view = self._view(split, training)
-        if isinstance(dataset, IterableDataset):
-            samples, count, _ = next(iter(view), ([], 0, None))
-            if not samples:
+        if isinstance(view, Stream):
+            read = next(iter(view), None)
+            if read is None:
                 what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
                 raise ConfigError.at("dataset", f"the {split} split holds no {what}")
-            samples, count = ((samples[:at_most], count.piece(slice(0, at_most))) if at_most
-                              else (samples, count))
+            chosen, size, total = read.chosen, read.num_samples, read.num_total
+            samples = read.data[:at_most]
         else:
             sampler = self._sampler(split, training)
-            count = Count(sampler.count(0), sampler.count(0).total, sampler.chosen(0))
-            count = count.piece(slice(0, at_most)) if at_most else count
-            samples = view.__getitems__(count.chosen)
-        return count, self._collate(view)(samples)
+            known, chosen = sampler.batch(0, None), sampler.chosen(0)
+            size, total = known.num_samples, known.num_total
+            samples = view.__getitems__(chosen._replace(indices=chosen.indices[:at_most]))
+        if at_most:
+            size = total = min(size, at_most)
+        chosen = chosen._replace(indices=chosen.indices[:at_most])
+        return Batch(self._collate(view)(samples), size, total, chosen)
 
     def _batch_size(self, training: bool) -> int:
         return self.batch_size if training else self.eval_batch_size
@@ -278,14 +288,6 @@ class DataSplits:
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
         return (identity_collate if isinstance(view, BatchView)
                 else getattr(view.dataset, "collate_fn", default_collate))
-
-
-def _track_place(batches: Iterator, place: StreamPlace) -> Iterator[tuple[Count, Any]]:
-    """The batches of a Stream without their places; `place` is set to the one after the last batch taken."""
-    for counted, after in batches:
-        place.load_state_dict(after.state_dict())
-        yield counted
-    place.load_state_dict({"epoch": place.epoch, "state": None, "over": True})
 
 
 def _report_rereading(stream: Stream) -> None:

@@ -131,10 +131,8 @@ class Metrics:
     samples (F1, AUROC).
 
     With several processes, torchmetrics objects synchronise themselves in `compute`; any other object gets
-    the outputs and targets of all processes. Set `padding` for a batch that does not count.
+    the outputs and targets of all processes.
     """
-
-    padding = False
 
     def __init__(self, metrics: Mapping[str, Callable] = (), device: torch.device | None = None):
         metrics = dict(metrics)
@@ -142,7 +140,7 @@ class Metrics:
         objects = {name: metric for name, metric in metrics.items() if hasattr(metric, "compute")}
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
-        self._updated, self.device = False, device
+        self._updated, self._padding, self.device = False, False, device
         for name, metric in self.objects.items():
             if isinstance(metric, torch.nn.Module):
                 if dist.world_size() > 1 and not _is_torchmetric(metric) and (
@@ -152,6 +150,10 @@ class Metrics:
                                          "members. Name each of them by itself.")
                 metric.to(device)
                 metric.persistent(True)  # their counts are part of the state of an unfinished epoch
+
+    def begin_batch(self, num_samples: int) -> None:
+        """Call before a batch. One of no samples does not count; it is there because other processes have some."""
+        self._padding = num_samples == 0
 
     def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
         """The functions' values on this batch. Objects are updated; `compute` returns their values."""
@@ -163,7 +165,7 @@ class Metrics:
     def _update_objects(self, outputs: Any, targets: Any) -> None:
         for metric in self.objects.values():
             if _is_torchmetric(metric):
-                if not self.padding:
+                if not self._padding:
                     metric.update(outputs, targets)
             else:
                 for theirs in self._gather_batches(outputs, targets):
@@ -202,7 +204,7 @@ class Metrics:
     def _gather_batches(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
         if dist.world_size() == 1:
             return [(outputs, targets)]
-        gathered = dist.all_gather_object(None if self.padding
+        gathered = dist.all_gather_object(None if self._padding
                                           else to_device((outputs, targets), torch.device("cpu")))
         return [to_device(theirs, self.device) for theirs in gathered if theirs is not None]
 

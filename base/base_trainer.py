@@ -1,33 +1,36 @@
-"""The training loop: epochs, evaluation, logs, checkpoints, resume, early stopping."""
-from collections.abc import Callable, Mapping
+"""The training loop: epochs, the step, evaluation, logs, checkpoints, resume, early stopping."""
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
-from base.recovery import Splitting, errors_explained, evaluate_batch, make_step
+from base.data.sampler import Batch
+from base.nan_report import report_non_finite
+from base.recovery import StepSnapshot, describe_out_of_memory, is_out_of_memory
+from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint.sharded import place_state
 from utils.checkpoint.state import load_parts
 from utils.checkpoint.store import SavePolicy
-from utils.config.annotations import CountInt, PositiveFloat, PositiveInt, at_least, below
+from utils.config.signature import FieldsOf
 from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.collectives import Ballot
-from utils.distributed.model_sync import average_gradients, broadcast_buffers, shard_model
+from utils.distributed.model_sync import broadcast_buffers, shard_model
 from utils.distributed.sharding import full_tensor
 from utils.distributed.strategy import parse_strategy
 from utils.distributed.sync_batchnorm import convert_sync_batchnorm
-from utils.errors import ConfigError
+from utils.errors import ConfigError, Interrupted, TrainingError
 from utils.moved import FormerTrainerNames
-from utils.random import StepSeeds, derive, seed_all
+from utils.random import derive, seed_all, seed_step
 from utils.training.compile_options import parse_compile_options
 from utils.training.ema import WeightAverage
-from utils.training.monitor import Monitor, parse_monitor
-from utils.training.non_finite_guard import NonFiniteGuard
+from utils.training.monitor import Monitor
+from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
 from utils.training.progress import (
     Position,
     ProgressBar,
@@ -36,7 +39,7 @@ from utils.training.progress import (
     parse_save_interval,
 )
 from utils.training.schedule import Schedule
-from utils.training.stop_requests import StopRequest, poll_requests, stop_if_requested
+from utils.training.stop_requests import StopRequest, StopRequests
 from utils.training.timers import Timers
 from utils.training.updater import Updater, Window
 
@@ -51,95 +54,56 @@ class BaseTrainer(FormerTrainerNames):
     Args:
         model, data, optimizers, schedulers, loss, metrics, seed, device: the parts, as `base/build.py` makes
             them.
-        epochs: how many to train in all.
-        monitor: the value that decides the best epoch: "min val/loss", "max val/accuracy", or null for none.
-        early_stop: evaluations without improvement of the monitor after which training ends.
-        min_delta: by how much the monitored value has to be better to count as an improvement.
-        eval_every: epochs between evaluations on val.
-        checkpoint_every: how often `last.pt` is written, `{"epochs": 1, "steps": 500, "minutes": 10}` or some
-            of these; also when training ends or the monitor improves. By default after every epoch.
-        save_every: epochs between `epoch_NNNN.pt` files, kept besides `last.pt` and `best.pt`.
-        keep_last: how many `epoch_NNNN.pt` files to keep; by default all.
-        async_save: whether to write checkpoints in the background; training only waits for a copy of the
-            state.
-        max_failed_saves: how many saves in a row may fail, for example on a full disk, before the run ends.
-        log_every: steps between log points.
-        log_images_every: epochs between grids of input images; 0 for none.
-        log_weights_every: epochs between histograms of the weights; 0 for none.
-        precision: fp32, bf16 or fp16 (with loss scaling); the weights themselves stay fp32.
-        accumulate: batches per optimizer step; their gradients are averaged over samples.
-        clip_norm: the largest norm of the gradient.
-        ema: decay of a moving average of the weights; evaluation uses the average.
-        compile: whether to run the model through torch.compile: true, its mode ("reduce-overhead" uses CUDA
-            graphs), or a block `{mode: ..., dynamic: ..., fullgraph: ...}`.
-        channels_last: whether images and convolutions use the memory format channels_last.
-        matmul_precision: precision inside float32 matrix products: "high" allows TF32 where available,
-            "medium" bfloat16, "highest" neither; by default it is not changed.
-        max_time: time limit for this start, in seconds or as "h:mm:ss"; training then saves and ends.
-        on_nan: what to do if a loss is not finite: "stop", or "skip" the step.
-        max_nan_steps: how many steps in a row "skip" may leave out.
-        on_oom: what to do if memory is too small for a batch: "stop", or "split" it from then on.
-        strategy: how processes share the model: "ddp", "fsdp", or a block; see utils/distributed/strategy.py.
-        sync_batchnorm: whether BatchNorm uses the whole batch of all processes, not only this process's part.
+        options: the fields of TrainerOptions, as they stand in `trainer.args`.
     """
 
     def __init__(self, *, model: nn.Module, data: DataSplits, optimizers: Mapping[str, Callable],
                  schedulers: Mapping[str, list], loss: Callable | None = None,
                  metrics: Mapping[str, Callable] = (), seed: int = 0,
                  device: torch.device = torch.device("cpu"),
-                 epochs: PositiveInt = 10, monitor: Annotated[str, parse_monitor] | None = "min val/loss",
-                 early_stop: PositiveInt | None = None, min_delta: Annotated[float, at_least(0)] = 0.0,
-                 eval_every: PositiveInt = 1,
-                 checkpoint_every: Annotated[dict, parse_save_interval] | None = None,
-                 save_every: PositiveInt | None = None, keep_last: PositiveInt | None = None,
-                 async_save: bool = True, max_failed_saves: PositiveInt = 3, log_every: PositiveInt = 50,
-                 log_images_every: CountInt | None = 10, log_weights_every: CountInt | None = 10,
-                 precision: Literal["fp32", "bf16", "fp16"] = "fp32", accumulate: PositiveInt = 1,
-                 clip_norm: PositiveFloat | None = None,
-                 ema: Annotated[float, at_least(0), below(1)] | None = None,
-                 compile: Annotated[bool | str | dict, parse_compile_options] = False,
-                 channels_last: bool = False,
-                 matmul_precision: Literal["highest", "high", "medium"] | None = None,
-                 max_time: Annotated[str, parse_duration] | PositiveFloat | None = None,
-                 on_nan: Literal["stop", "skip"] = "stop", max_nan_steps: PositiveInt = 10,
-                 on_oom: Literal["stop", "split"] = "stop",
-                 strategy: Annotated[str | dict, parse_strategy] = "ddp", sync_batchnorm: bool = False):
-        model = convert_sync_batchnorm(model) if sync_batchnorm and dist.world_size() > 1 else model
+                 **options: Annotated[Any, FieldsOf(TrainerOptions)]):
+        self._world_size = dist.world_size()
+        self._read_options(TrainerOptions(**options))
+        model = convert_sync_batchnorm(model) if self.options.sync_batchnorm and self._world_size > 1 else model
         self.unwrapped_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
-        self.epochs, self.eval_every, self.save_every, self.log_every = (
-            epochs, eval_every, save_every, log_every)
-        self.log_images_every, self.log_weights_every = log_images_every, log_weights_every
-        self.precision, self.accumulate, self.clip_norm = precision, accumulate, clip_norm
-        self.compile, self.channels_last = parse_compile_options(compile), channels_last
-        if matmul_precision:
-            torch.set_float32_matmul_precision(matmul_precision)
-        self.position, self.totals = Position(), Totals()
+        self.position, self.totals, self.timers = Position(data.batch_size), Totals(), Timers()
         self.metrics, self.eval_metrics = Metrics(metrics, device), Metrics(metrics, device)
-        self.monitor = Monitor(monitor, early_stop, min_delta) if monitor else None
-        self.save_interval = parse_save_interval(checkpoint_every or {"epochs": 1})
-        self.save_policy = SavePolicy(async_save, max_failed_saves, keep_last)
-        self.guard = NonFiniteGuard(max_nan_steps if on_nan == "skip" else 0)
-        self.splitting = Splitting(enabled=on_oom == "split")
-        self.strategy = parse_strategy(strategy)
-        self.ema_decay = ema
-        self.ema: WeightAverage | None = None
         self.updaters: dict[str, Updater] = {}
+        self.ema: WeightAverage | None = None
         self.run: RunLog | SilentRun = SilentRun()  # until `train` gets one
-        self.stop_request, self.in_preflight = StopRequest(parse_duration(max_time)), False
-        self.window, self.shown_input, self.unsaved, self.timers = Window(), None, False, Timers()
-        # which parts draw random numbers may then differ between processes: all are seeded for every step
-        several = dist.world_size() > 1
-        self.step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=several)
+        self._batches: Sequence[Batch] = ()  # of the current step
+        self.window = Window()  # where the current batch stands among them
+        self.shown_input: Any = None  # the epoch's first batch, as the network gets it
+        self._num_seen = 0  # samples since the last log point
+        self.unsaved, self._profiler = False, None
+        self.in_preflight, self._alone = False, False
+        self._step_seed = derive(seed, "step", dist.rank())
         self.model = self.prepare_model(model)
         self.state = {"model": model, "progress": self.position, "totals": self.totals,
-                      "train_metrics": self.metrics, "step_seeds": self.step_seeds}
-        if self.monitor:
-            self.state["monitor"] = self.monitor
-        if isinstance(loss, nn.Module) and loss.state_dict():
-            self.state["loss"] = loss
-        self.state |= {"splitting": self.splitting} if self.splitting.enabled else {}
+                      "train_metrics": self.metrics}
+        self.state |= {"monitor": self.monitor} if self.monitor else {}
+        self.state |= {"loss": loss} if isinstance(loss, nn.Module) and loss.state_dict() else {}
         self.state |= {"guard": self.guard} if self.guard.tolerated else {}
+
+    def _read_options(self, options: TrainerOptions) -> None:
+        self.options = options
+        self.epochs, self.eval_every, self.save_every = options.epochs, options.eval_every, options.save_every
+        self.log_every, self.log_images_every, self.log_weights_every = (
+            options.log_every, options.log_images_every, options.log_weights_every)
+        self.precision, self.accumulate, self.clip_norm, self.ema_decay = (
+            options.precision, options.accumulate, options.clip_norm, options.ema)
+        self.channels_last, self.strategy = options.channels_last, parse_strategy(options.strategy)
+        self.compile = parse_compile_options(options.compile)
+        self.monitor = (Monitor(options.monitor, options.early_stop, options.min_delta) if options.monitor
+                        else None)
+        self.save_interval = parse_save_interval(options.checkpoint_every or {"epochs": 1})
+        self.save_policy = SavePolicy(options.async_save, options.max_failed_saves, options.keep_last)
+        self.guard = NonFiniteGuard(options.max_nan_steps if options.on_nan == "skip" else 0,
+                                    shared=self._world_size > 1)
+        self.stop_request = StopRequest(parse_duration(options.max_time))
+        if options.matmul_precision:
+            torch.set_float32_matmul_precision(options.matmul_precision)
 
     # -- what a subclass defines -----------------------------------------------------------------------------
 
@@ -188,7 +152,7 @@ class BaseTrainer(FormerTrainerNames):
             raise ConfigError.at("optimizer",
                                  f"this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
         if self.in_preflight:  # no optimizer step, so that nothing has to be undone
-            self.updaters[name].preflight(loss)
+            self.updaters[name].preflight(loss, self._alone)
         else:
             self.updaters[name].update(loss, self.window)
 
@@ -199,15 +163,18 @@ class BaseTrainer(FormerTrainerNames):
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def build_updater(self, name: str) -> Updater:
-        own = self.loss.parameters() if name == "optimizer" and isinstance(self.loss, nn.Module) else ()
-        # a loss may have parameters to train, too
-        optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(own))
+        """The Updater of the optimizer called `name` in the config."""
+        has_own = name == "optimizer" and isinstance(self.loss, nn.Module)  # a loss may have parameters, too
+        own = dict(self.loss.named_parameters(prefix="loss")) if has_own else {}
+        optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(own.values()))
         num_batches = self.data.num_batches("train")
         steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
         scaler = torch.amp.GradScaler(self.device.type,
                                       enabled=self.precision == "fp16" or self.strategy.in_fp16)
-        return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1)
+        return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1,
+                       guard=self.guard, share=self.strategy.gradients if self._world_size > 1 else None,
+                       names={**dict(self.unwrapped_model.named_parameters()), **own})
 
     def stepped(self, model: nn.Module, name: str) -> nn.Module:
         """The part of `model` that the optimizer called `name` steps: all, or the submodule of that name."""
@@ -222,40 +189,44 @@ class BaseTrainer(FormerTrainerNames):
     def prepare_training(self) -> None:
         """Builds the optimizers and all else that only training needs. Call once, after initial weights."""
         if self.ema_decay is not None:
-            with errors_explained(self):  # a second model may not fit into memory
+            with self.errors_explained():  # a second model may not fit into memory
                 self.ema = WeightAverage(self.unwrapped_model, self.ema_decay)
-        shard_model(self)
+        if self.strategy.shards:
+            shard_model(self)
         self.updaters = self.build_updaters()
-        for updater in self.updaters.values():
-            updater.guard = self.guard
-        self.state |= {"optimizer" if name == "optimizer" else f"optimizer_{name}": u
-                       for name, u in self.updaters.items()}
+        for name, updater in self.updaters.items():
+            updater.join(self.guard, self.strategy.gradients if self._world_size > 1 else None)
+            self.state["optimizer" if name == "optimizer" else f"optimizer_{name}"] = updater
         self.state |= self.data.to_checkpoint()
         if self.ema:
             self.state["ema"] = self.ema
-        if self.strategy.shards:  # fsdp always shares gradients, even in the preflight
-            average_gradients(self)
 
-    def train(self, run: RunLog) -> None:
-        """Trains from the current state to the last epoch and saves checkpoints into `run`.
+    def train(self, run: RunLog, last_step: int | None = None, profiler: Any = None) -> None:
+        """Trains from the current state to the last epoch, or to `last_step`; saves checkpoints into `run`.
 
-        Raises Interrupted after a signal, TrainingError if it cannot continue; the checkpoint stays valid.
+        `profiler`: a context for the steps of each epoch; its `step()` is called after each of them. Raises
+        Interrupted after a signal, TrainingError if training cannot continue; the checkpoint stays valid.
         """
-        self.run = run
+        self.use_run(run)
         self.state |= run.to_checkpoint()
-        with self.stop_request.listening(), run:
+        self._profiler = profiler
+        with self.stop_request.listening(last_step), run:
             # a folder that cannot be written to shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
-            stop_if_requested(self, poll_requests(self), budget=False)
+            self.stop_if_requested(self.poll_requests(dist.agree), limits=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
             self.timers.start()
-            with closing(self.data), errors_explained(self):
+            with closing(self.data), self.errors_explained():
                 while not self.finished:
                     self.train_epoch()
                     self.finish_epoch()
                 run.store.finish()
             self.on_train_end()
+
+    def use_run(self, run: RunLog | SilentRun) -> None:
+        """Logs and saves go into `run` from here on."""
+        self.run = run
 
     @property
     def finished(self) -> bool:
@@ -267,52 +238,64 @@ class BaseTrainer(FormerTrainerNames):
         position, num_batches = self.position, self.data.num_batches("train")
         self.set_mode(training=True)
         self.run.start_epoch()
-        self.shown_input = None  # later the epoch's first batch, as the network gets it
+        self.shown_input, self._num_seen = None, 0
         bar = ProgressBar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch,
                           self.bar_note, self.run.bars)
-        with closing(bar), Ballot() as ballot:
-            for window in accumulation_windows(self.data.batches("train", position.epoch, position.batch),
-                                               self.accumulate):
+        with closing(bar), Ballot() as ballot, self._profiler or nullcontext():
+            for batches in accumulation_windows(self.data.batches("train", position.epoch, position.batch),
+                                                self.accumulate):
                 self.timers.record("data wait")
-                self.train_window(window)
-                position.advance(len(window))
-                self.unsaved = True
+                self.optimizer_step(batches)
                 self.on_step_end()
-                bar.update(len(window))
+                if self._profiler:
+                    self._profiler.step()
+                bar.update(len(batches))
                 self.timers.record("compute")
-                if position.step % self.log_every == 0 and position.batch != num_batches:
+                within_epoch = position.batch != num_batches
+                if within_epoch and position.step % self.log_every == 0:
                     self.log_step()
-                requests = poll_requests(self, ballot)
-                if position.batch != num_batches and self.save_interval.due(position.step, requests.to_save):
+                requests = self.poll_requests(ballot)
+                if within_epoch and self.save_interval.due(position.step, requests.to_save):
                     self.save("last.pt")
-                stop_if_requested(self, requests)
+                self.stop_if_requested(requests)
 
-    def train_window(self, window: list[tuple[int, Any]]) -> None:
-        """Makes one optimizer step, and updates the totals and the averaged weights."""
-        broadcast_buffers(self)
-        values, skipped = make_step(self, window)
-        for named, count in values:
-            self.totals.add(named, count, skipped)
-        self.run.num_seen += sum([count.total for count, _ in window])
+    def optimizer_step(self, batches: Sequence[Batch]) -> None:
+        """One optimizer step on the batches of an accumulation window.
+
+        The gradient is the mean over the samples of all batches and processes: each batch's loss counts by
+        its part of the samples, times the number of processes, over which gradients are averaged.
+        """
+        position, self._batches = self.position, batches
+        num_samples = sum([batch.num_total for batch in batches])
+        if self._world_size > 1:
+            broadcast_buffers([self.model, self.loss])
+        before = StepSnapshot(self) if self.guard.tolerated else None
+        self.seed_step()
+        values = []
+        for number, batch in enumerate(batches, 1):
+            self.window = Window(weight=batch.num_samples / (num_samples / self._world_size),
+                                 final=number == len(batches),
+                                 measured=(position.step + 1) % self.log_every == 0)
+            inputs = self.device_batch(batch)
+            if self.shown_input is None:
+                self.shown_input = inputs
+            values.append(as_values(self.train_step(inputs)))  # calls `update`: backward, and the step
+        skipped = self.guard.end_step()  # True, or on an accelerator a mask, where a value was not finite
+        if skipped is not False:
+            before.restore(skipped)
+        for named, batch in zip(values, batches, strict=True):
+            self.totals.add(named, batch.num_samples, skipped)
         if self.ema and skipped is not True:
             self.ema.update()
+        self._num_seen += num_samples
+        position.advance(len(batches))
+        self.unsaved = True
 
-    def run_window(self, window: list[tuple[int, Any]]) -> list[tuple[Mapping[str, Any], int]]:
-        """Forward, backward, update; a batch's weight is its fraction of samples. Returns (values, samples).
-
-        Gradients become the mean over processes, hence the factor: a process's weight is its fraction, too.
-        """
-        num_samples = sum([count.total for count, _ in window]) / dist.world_size()
-        measured = (self.position.step + 1) % self.log_every == 0
-        values = []
-        for number, (count, batch) in enumerate(window, 1):
-            self.window = Window(count / num_samples, number == len(window), measured)
-            batch = self.data.prepare(batch, self.device, self.channels_last, count.chosen)
-            if self.shown_input is None:
-                self.shown_input = batch
-            self.metrics.padding = count == 0
-            values.append((as_values(self.train_step(batch)), count))
-        return values
+    def device_batch(self, batch: Batch, training: bool = True) -> Any:
+        """A loaded batch as the model gets it: on the device, after batch transforms."""
+        self.metrics.begin_batch(batch.num_samples)
+        return self.data.prepare(batch.data, self.device, self.channels_last,
+                                 batch.chosen if training else None)
 
     def finish_epoch(self) -> None:
         """Evaluates, updates the monitor and the schedules, logs, saves."""
@@ -339,28 +322,32 @@ class BaseTrainer(FormerTrainerNames):
         self.on_epoch_end()
         self.timers.record("other")
         names = [f"epoch_{epoch:04d}.pt"] if self.save_every and epoch % self.save_every == 0 else []
-        names += ["best.pt"] * improved
-        requests = poll_requests(self)
+        names += ["best.pt"] if improved else []
+        requests = self.poll_requests(dist.agree)
         if names or self.finished or self.save_interval.due(self.position.step, requests.to_save, epoch):
             self.save(*names, "last.pt")  # after all else: a run killed before it repeats this epoch's end
         if not self.finished:
-            stop_if_requested(self, requests)
+            self.stop_if_requested(requests)
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Averages over a split's samples, as `{"val/loss": 0.1, ...}`. Training state does not change."""
         totals = Totals()
         bar = ProgressBar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
         with closing(bar), self.evaluating(), Ballot() as ballot:
-            for number, (count, batch) in enumerate(self.data.batches(split, training=False)):
+            for number, batch in enumerate(self.data.batches(split, training=False)):
                 self.timers.record("data wait")
-                for values, num_samples in evaluate_batch(self, number, (count, batch)):
-                    totals.add(values, num_samples)
+                totals.add(self.eval_values(number, batch), batch.num_samples)
                 self.timers.record("evaluation")
                 bar.update(1)
-                stop_if_requested(self, poll_requests(self, ballot), budget=False)
+                self.stop_if_requested(self.poll_requests(ballot), limits=False)
             values = totals.means() | self.metrics.compute()
         self.timers.record("evaluation")
         return {f"{split}/{name}": value for name, value in values.items()}
+
+    def eval_values(self, number: int, batch: Batch) -> Mapping[str, Any]:
+        """The values of `eval_step` on batch `number`. Call it while `evaluating()`."""
+        self.seed_for("eval", number)
+        return as_values(self.eval_step(self.device_batch(batch, training=False)))
 
     @contextmanager
     def evaluating(self):
@@ -369,7 +356,8 @@ class BaseTrainer(FormerTrainerNames):
         self.model = self.ema.model if self.ema else self.model
         self.metrics = self.eval_metrics
         self.metrics.reset()
-        broadcast_buffers(self)
+        if self._world_size > 1:
+            broadcast_buffers([self.model, self.loss])
         self.set_mode(training=False)
         try:
             with torch.no_grad():
@@ -378,11 +366,52 @@ class BaseTrainer(FormerTrainerNames):
             self.model, self.metrics = before
             self.set_mode(training=True)
 
+    @contextmanager
+    def without_steps(self, alone: bool = False):
+        """Inside, in training mode, `update` only runs backward. `alone`: the gradients of this process only."""
+        self.set_mode(training=True)
+        self.in_preflight, self._alone = True, alone
+        try:
+            yield
+        finally:
+            self.in_preflight, self._alone = False, False
+
     def set_mode(self, training: bool) -> None:
         """Sets training or evaluation mode for the model, and for a loss that is a module."""
         self.model.train(training)
         if isinstance(self.loss, nn.Module):
             self.loss.train(training)
+
+    # -- what ends training early ----------------------------------------------------------------------------
+
+    @contextmanager
+    def errors_explained(self):
+        """Turns a non-finite loss or a lack of memory inside into a TrainingError that says what helps."""
+        try:
+            yield
+        except NonFinite as error:
+            raise TrainingError(report_non_finite(self, error, self._batches)) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(f"{self.position}: {describe_out_of_memory(self)}") from error
+
+    def poll_requests(self, agree: Callable) -> StopRequests:
+        """What any process asks for: to end (a signal, `max_time`), to save. `agree`: how processes vote."""
+        own = self.stop_request.poll(self.save_interval.time_is_up)
+        return StopRequests(*agree(*own)) if self._world_size > 1 else own
+
+    def stop_if_requested(self, requests: StopRequests, limits: bool = True) -> None:
+        """After a signal, the last step of this start, or, with `limits`, `max_time`: saves, raises Interrupted."""
+        if (why := self.stop_request.reason(requests, self.position.step, limits)) is None:
+            return
+        self.run.store.join()
+        dist.wait_for_main()
+        if any(dist.agree(self.unsaved or self.run.store.num_failures > 0)):
+            self.save("last.pt")
+        self.run.store.finish()
+        raise Interrupted(f"{why}: saved at {self.position}. To go on: python train.py -r {self.run.folder}",
+                          self.stop_request.signal_number)
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -390,8 +419,8 @@ class BaseTrainer(FormerTrainerNames):
         """Writes the state as checkpoints of these names. Raises NonFinite if an earlier step was masked."""
         self.guard.check()
         self.timers.record("compute")
-        self.position.finished = self.finished
         state = {name: part.state_dict() for name, part in self.state.items()}
+        state["progress"]["finished"] = self.finished
         weights = {name: weight for name, weight in self.unwrapped_model.named_parameters()
                    if weight.requires_grad}
         if isinstance(self.loss, nn.Module):
@@ -405,15 +434,19 @@ class BaseTrainer(FormerTrainerNames):
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Loads a checkpoint's state. Raises ConfigError if it does not fit what the config builds."""
-        # these parts depend on the config, the data and the run
-        optional = {"monitor", "splitting", "guard", "stream", "metrics_file", "step_seeds"}
+        # these parts depend on the config, the data and the run; the last two are of 1.0.0
+        optional = {"monitor", "guard", "stream", "metrics_file", "splitting", "step_seeds"}
         load_parts(self.state, place_state(state, self.state), optional)
+
+    def seed_step(self) -> None:
+        """Makes all randomness of the next step a function of the run's seed, the step and the rank."""
+        seed_step(self._step_seed, self.position.step, self.device, first_alone=self._world_size == 1)
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all further randomness a function of the run's seed, `purpose`, `number` and the rank."""
         seed_all(derive(self.seed, purpose, number, dist.rank()), self.device)
 
-    # -- the log, the clock, signals, and non-finite numbers -------------------------------------------------
+    # -- the log ---------------------------------------------------------------------------------------------
 
     def log_step(self) -> None:
         """A log point: reads the totals from the device, once, and logs them; earlier failures are raised."""
@@ -424,7 +457,8 @@ class BaseTrainer(FormerTrainerNames):
                  if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
         self.timers.record("compute")
-        self.run.step(values, self.position.epoch + 1, self.position.step)
+        self.run.step(values, self.position.epoch + 1, self.position.step, self._num_seen)
+        self._num_seen = 0
         self.timers.record("logging")
 
     def log_pictures(self, epoch: int) -> None:

@@ -151,10 +151,10 @@ def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence
     return OPTIMIZERS.build({"type": block["type"], "args": args}, where, params=groups)
 
 
-def build_scheduler_factory(block, trainer) -> tuple:
+def build_scheduler_factory(block, trainer_block) -> tuple:
     """`(build, per)` of a scheduler block, for utils.training.schedule.Schedule."""
     block = as_block(block)
-    return partial(build_scheduler, block, as_block(trainer).get("args") or {}), block.get("per", "epoch")
+    return partial(build_scheduler, block, as_block(trainer_block).get("args") or {}), block.get("per", "epoch")
 
 
 def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):

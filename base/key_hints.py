@@ -34,6 +34,8 @@ _HINTS = {
     **dict.fromkeys(("verbosity", "verbose"), _LOG),
     "callbacks": "Early stopping and checkpoints are trainer.args (early_stop, save_every, ...); else "
                  "override a trainer's on_step_end or on_epoch_end.",
+    "trainer.args.on_oom": "Batches are not split any more: where memory does not suffice, halve "
+                           "data_loader.batch_size and double trainer.args.accumulate; a run may go on so.",
     "tensorboard": "That is a writer: writers: [TensorBoard].",
     "resume": "A run is resumed on the command line: -r saved/NAME.",
     "pretrained": "torchvision's models take the name of their weights: args: {weights: DEFAULT}.",

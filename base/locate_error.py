@@ -1,17 +1,29 @@
 """Which part of an experiment caused an error, and what it was given."""
 import functools
 import traceback
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from base.base_metric import Totals
+from base.base_data_loader import DataSplits
+from base.base_metric import Metrics, Totals
 from base.preflight_loss import OVER_CLASSES
 
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
 
-def locate_error(trainer, error: Exception) -> tuple[str | None, str]:
+class Parts(Protocol):
+    """What `locate_error` needs of a trainer: what a config has built."""
+
+    data: DataSplits
+    metrics: Metrics
+    eval_metrics: Metrics
+    unwrapped_model: torch.nn.Module
+    ema: Any
+    loss: Any
+
+
+def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
     """The config key of the part that raised an error, from its traceback, and the shapes of its inputs."""
     suspects = _config_keys(trainer)
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -29,13 +41,13 @@ def locate_error(trainer, error: Exception) -> tuple[str | None, str]:
     return None, ""
 
 
-def _loss_expects_other_targets(trainer, key: str, given: list[torch.Tensor]) -> bool:
+def _loss_expects_other_targets(trainer: Parts, key: str, given: list[torch.Tensor]) -> bool:
     """Whether a loss that is not over classes was given outputs `[B, K]` and class numbers `[B]`."""
     other = key == "loss" and not isinstance(trainer.loss, OVER_CLASSES) and len(given) == 2
     return other and given[0].ndim == 2 and given[1].ndim == 1 and not given[1].is_floating_point()
 
 
-def _config_keys(trainer) -> dict[int, str]:
+def _config_keys(trainer: Parts) -> dict[int, str]:
     """Config keys by the identity of what they built: an object, or the code of a function."""
     transforms = {f"transforms.{key}.{i}": transform for key, chain in trainer.data.transforms.items()
                   for i, transform in enumerate(chain)}

@@ -2,22 +2,24 @@
 import json
 import logging
 import math
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 
+from base.base_data_loader import DataSplits
 from base.base_metric import as_values
+from base.data.sampler import Batch
 from base.data.streams import is_stateful
 from utils.checkpoint.archive import write_archive
 from utils.checkpoint.state import StateCopier, find_non_finite, find_unstorable, iter_tensors
 from utils.checkpoint.store import CheckpointStore, SavePolicy
 from utils.distributed import collectives as dist
 from utils.distributed.sharding import is_sharded
-from utils.distributed.strategy import Gradients
 from utils.errors import TrainingError
 from utils.training.non_finite_guard import NonFinite
-from utils.training.progress import accumulation_windows
+from utils.training.progress import Position, accumulation_windows
 
 log = logging.getLogger(__name__)
 FOLDER = "nan_report"
@@ -26,35 +28,40 @@ ADVICE = ("The step was not made, and the last checkpoint is sound. Usual causes
           "zero, NaN in the data. trainer.args.on_nan=skip leaves such steps out.")
 
 
-def report_non_finite(trainer, error: NonFinite) -> str:
+class FailedTraining(Protocol):
+    """What `report_non_finite` needs of a trainer."""
+
+    data: DataSplits
+    position: Position
+    accumulate: int
+    state: Mapping[str, Any]
+    unwrapped_model: torch.nn.Module
+    loss: Any
+    updaters: Mapping[str, Any]
+    run: Any
+
+    def train_step(self, batch: Any) -> Mapping[str, Any]: ...
+    def device_batch(self, batch: Batch) -> Any: ...
+    def seed_step(self) -> None: ...
+    def without_steps(self, alone: bool) -> AbstractContextManager: ...
+
+
+def report_non_finite(trainer: FailedTraining, error: NonFinite, batches: Sequence[Batch]) -> str:
     """Goes back to the failed step, runs it again, checks every module's output, and keeps the findings.
+
+    `batches`: those of the step that was made last.
 
     `nan_report/` gets `batch.pt`, `report.json` and `checkpoint.pt`: the weights and the position before the
     step, and the buffers that the forward pass left. Resume it to see the step fail. There is no
     `checkpoint.pt` if the weights were not finite before the step. Sharded weights (strategy fsdp) are not
     kept, and the step is not run again. Returns the report as text.
     """
-    position = trainer.position
-    position.step_back(error.num_late, trainer.accumulate)
-    where, folder = trainer.position, trainer.run.folder / FOLDER
-    made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
+    trainer.position.step_back(error.num_late, trainer.accumulate)
+    where, sharded = trainer.position, any(map(is_sharded, trainer.unwrapped_model.parameters()))
     try:
-        sharded = any(map(is_sharded, trainer.unwrapped_model.parameters()))
-        state = None if sharded else StateCopier().copy({name: part.state_dict()
-                                                         for name, part in trainer.state.items()})
-        window = error.window or _refetch_batches(trainer)
-        window = [trainer.data.prepare(piece, trainer.device, trainer.channels_last, count.chosen)
-                  for count, piece in trainer.splitting.pieces(window)]
-        if sharded:
-            found = error.here and ("Of weights in parts (strategy fsdp) none are kept, and the step is not "
-                                    "run again. To look closer, resume in one process: python train.py -r "
-                                    f"{trainer.run.folder}")
-        elif bad := find_non_finite(dict(trainer.unwrapped_model.named_parameters())):
-            state, found = None, (f"The weights of {bad} are not finite: a step before made them so, with a "
-                                  "gradient that was not, which is looked at at log points and wherever "
-                                  "clip_norm is set")
-        else:
-            found = _find_origin(trainer, window)
+        batches = _refetch_batches(trainer) if error.num_late else batches
+        prepared = [trainer.device_batch(batch) for batch in batches]
+        state, found = _look_into(trainer, prepared, sharded, error)
     except Exception as failure:  # a failure here must not hide the original error
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
@@ -62,25 +69,47 @@ def report_non_finite(trainer, error: NonFinite) -> str:
     culprit = next((number for number, (found, _) in enumerate(findings) if found), 0)
     found, message = findings[culprit]
     found = found or "Run again, it was finite everywhere: the step is not the same every time"
-    batch = dist.broadcast_object(_storable(window), culprit)
-    known = len(findings) > 1 and not (sharded and error.num_late)  # late errors are known to all alike
+    kept = _keep(trainer, state, dist.broadcast_object(_storable(prepared), culprit),
+                 {**where.state_dict(), "error": message, "found": found})
+    # late errors are known to all alike
+    known = len(findings) > 1 and not (sharded and error.num_late)
     who = f" (process {culprit} of {len(findings)})" if known else ""
-    kept = f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
-    if dist.is_main():
-        try:
-            _write_report(trainer.run.store.config, state, folder, batch,
-                          {**position.state_dict(), "error": message, "found": found})
-        except (OSError, TrainingError) as failure:
-            kept = f"Nothing could be kept of it: {failure}"
+    made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     return dist.broadcast_object(f"{where}: {message}{who}. {found}.{made}\n{kept}\n{ADVICE}")
 
 
-def _refetch_batches(trainer) -> list:
+def _refetch_batches(trainer: FailedTraining) -> list[Batch]:
     position = trainer.position
     if is_stateful(trainer.data.dataset("train")):
         raise RuntimeError("the stream has gone on; with trainer.args.log_every=1 it is looked at in time")
     return next(accumulation_windows(trainer.data.batches("train", position.epoch, position.batch),
                                      trainer.accumulate))
+
+
+def _look_into(trainer: FailedTraining, prepared: list, sharded: bool,
+               error: NonFinite) -> tuple[dict | None, str | None]:
+    """The state to keep, and what this process finds out about the step on the `prepared` batches."""
+    if sharded:
+        return None, error.here and ("Of weights in parts (strategy fsdp) none are kept, and the step is not "
+                                     "run again. To look closer, resume in one process: python train.py -r "
+                                     f"{trainer.run.folder}")
+    if bad := find_non_finite(dict(trainer.unwrapped_model.named_parameters())):
+        return None, (f"The weights of {bad} are not finite: a step before made them so, with a gradient that "
+                      "was not, which is looked at at log points and wherever clip_norm is set")
+    state = StateCopier().copy({name: part.state_dict() for name, part in trainer.state.items()})
+    return state, _find_origin(trainer, prepared)
+
+
+def _keep(trainer: FailedTraining, state: dict | None, batch: dict, report: dict) -> str:
+    """Writes what was found into the run's folder. Returns a sentence on it."""
+    folder = trainer.run.folder / FOLDER
+    if dist.is_main():
+        try:
+            store = trainer.run.store
+            _write_report(CheckpointStore(folder, store.config, defaults=store.defaults), state, batch, report)
+        except (OSError, TrainingError) as failure:
+            return f"Nothing could be kept of it: {failure}"
+    return f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
 
 
 def _storable(window: list) -> dict:
@@ -90,45 +119,37 @@ def _storable(window: list) -> dict:
                               if find_unstorable(content, "batch") else content)
 
 
-def _write_report(config: dict, state: dict | None, folder: Path, batch: dict, report: dict) -> None:
-    store = CheckpointStore(folder, config)
+def _write_report(store: CheckpointStore, state: dict | None, batch: dict, report: dict) -> None:
     if state:
         store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
-    write_archive(batch, folder / "batch.pt")
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_archive(batch, store.folder / "batch.pt")
+    (store.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _find_origin(trainer, window: list) -> str | None:
+def _find_origin(trainer: FailedTraining, prepared: list) -> str | None:
     """A sentence on where the first non-finite value arose; None if all are finite. All processes call it."""
-    trainer.set_mode(training=True)
-    trainer.step_seeds.begin(trainer.position.step)
-    trainer.in_preflight = True  # no optimizer step
-    for updater in trainer.updaters.values():
-        updater.gradients = Gradients()  # this process's own gradients, not the mean over processes
     modules = {"the model": trainer.unwrapped_model, **dict(trainer.unwrapped_model.named_modules())}
     if isinstance(trainer.loss, torch.nn.Module):
         modules |= {f"loss {name}".strip(): module for name, module in trainer.loss.named_modules()}
     modules.pop("", None)
-    found: list[str] = []
-    for number, batch in enumerate(window):
-        if any(not _is_finite(tensor) for tensor in iter_tensors(batch)):
-            found.append(f"The batch itself holds values that are not finite (number {number} of the step, "
-                         "after batch transforms)")
-    with _outputs_watched(modules, found), torch.compiler.set_stance("force_eager"):
-        for batch in window:
+    found = [f"The batch itself holds values that are not finite (number {number} of the step, after batch "
+             "transforms)" for number, batch in enumerate(prepared)
+             if not all(map(_is_finite, iter_tensors(batch)))]
+    with (trainer.without_steps(alone=True), _outputs_watched(modules, found),
+          torch.compiler.set_stance("force_eager")):
+        trainer.seed_step()
+        for batch in prepared:
             values = as_values(trainer.train_step(batch))
-            if bad := next((name for name, value in values.items()
-                            if not _is_finite(torch.as_tensor(value))), None):
+            bad = [name for name, value in values.items() if not _is_finite(torch.as_tensor(value))]
+            if bad:
                 found.append("Every module's output is finite; it begins in the loss function, or after it: "
-                             f"'{bad}' is not finite")
-    if found:
-        return found[0]
+                             f"'{bad[0]}' is not finite")
     bad = [name for name, p in trainer.unwrapped_model.named_parameters()
            if p.grad is not None and not _is_finite(p.grad)]
     if bad:
-        return (f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward "
-                "reached it first)")
-    return None
+        found.append(f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward "
+                     "reached it first)")
+    return found[0] if found else None
 
 
 @contextmanager

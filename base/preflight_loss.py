@@ -2,16 +2,17 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from base.base_data_loader import DataSplits
+from base.base_data_loader import DEFAULT_BATCH_SIZE, DataSplits
+from base.base_metric import Metrics
 from base.data.arrays import as_arrays
-from base.data.sampler import Count
+from base.data.sampler import Batch
 from utils.errors import ConfigError, Fault
 
 OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
@@ -22,15 +23,23 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
     """Raises ConfigError if the config's batch size is larger than the train split."""
     size, num_samples = config["data_loader"].get("batch_size"), data.num_samples("train")
-    if size and num_samples is not None and size > num_samples:
+    if size not in (None, DEFAULT_BATCH_SIZE) and num_samples is not None and size > num_samples:
         raise ConfigError.at("data_loader.batch_size",
                              f"{size} is more than the {num_samples} samples there are to train on. Set it "
                              f"to {num_samples} at most.")
 
 
+class LossInputs(Protocol):
+    """What the checks of a loss's inputs need of a trainer."""
+
+    data: DataSplits
+    loss: Any
+    metrics: Metrics
+
+
 @contextmanager
-def loss_inputs_watched(trainer, config: Mapping, count: Count):
-    """Checks the inputs of a torch loss while, inside, one batch of `count` samples is trained on.
+def loss_inputs_watched(trainer: LossInputs, config: Mapping, batch: Batch):
+    """Checks the inputs of a torch loss while, inside, `batch` is trained on.
 
     Raises ConfigError for a loss over classes, given the dataset's labels unchanged, if there are too few
     outputs for all labels, also those of later batches. Raises it for a loss over numbers if outputs and
@@ -44,7 +53,7 @@ def loss_inputs_watched(trainer, config: Mapping, count: Count):
         if len(given) != 2 or not all(isinstance(value, torch.Tensor) for value in given):
             return
         faults = (_broadcast_faults(*given) if type(loss) in OVER_NUMBERS
-                  else _label_faults(trainer, config, count, *given))
+                  else _label_faults(trainer, config, batch, *given))
         if faults := list(faults):
             raise ConfigError.of(faults)
 
@@ -66,18 +75,18 @@ def _broadcast_faults(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[
                           "unsqueeze one of them.")
 
 
-def _label_faults(trainer, config: Mapping, count: Count, outputs: torch.Tensor,
+def _label_faults(trainer: LossInputs, config: Mapping, batch: Batch, outputs: torch.Tensor,
                   targets: torch.Tensor) -> Iterator[Fault]:
-    labels = _labels(trainer.data.dataset("train")) if count.chosen else None
+    labels = _labels(trainer.data.dataset("train"))
     if labels is None or outputs.ndim != 2 or targets.ndim != 1:
         return
-    chosen = torch.as_tensor(labels[count.chosen.indices]).cpu()
+    chosen = torch.as_tensor(labels[batch.chosen.indices]).cpu()
     if chosen.shape == targets.shape and torch.equal(targets.cpu(), chosen.to(targets.dtype)):
         yield from _class_faults(trainer, config, outputs.shape[1],
                                  *_label_range(trainer.data, trainer.loss.ignore_index))
 
 
-def _class_faults(trainer, config: Mapping, num_outputs: int, lowest: int, highest: int) -> Iterator[Fault]:
+def _class_faults(trainer: LossInputs, config: Mapping, num_outputs: int, lowest: int, highest: int) -> Iterator[Fault]:
     few, labels = highest >= num_outputs, f"the labels are {lowest} to {highest}"
     found = list(_find_num_classes(config["model"], ("model",))) if few else []
     # only torchmetrics: what other metrics mean by num_classes is not known

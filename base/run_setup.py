@@ -2,20 +2,24 @@
 import errno
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from base.base_trainer import BaseTrainer
-from base.build import as_block
+from base.build import as_block, build_trainer
+from base.complete_config import CompleteConfig, complete_config
+from base.preflight import preflight
 from base.registries import WRITERS
 from base.validate import validate_config
 from logger.run_log import RunLog, SilentRun
+from utils.checkpoint import format_1
 from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
-from utils.config.loading import Reading, differences, flatten, located, override_config
+from utils.config.loading import Reading, differences, flatten, located, override_config, value_at
 from utils.config.syntax import dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
@@ -37,16 +41,25 @@ log = logging.getLogger(__name__)
 # Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
 _KEPT_SECTIONS = ("name", "seed", "optimizer", "scheduler")
 # Keys that decide which samples the batches of an epoch hold.
-_WITHIN_EPOCH = ("data_loader.batch_size", "data_loader.shuffle", "data_loader.drop_last",
-                 "trainer.args.accumulate")
+_BATCH_SIZE, _ACCUMULATE = "data_loader.batch_size", "trainer.args.accumulate"
+_WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _ACCUMULATE)
 
 
 class Checkpoint(NamedTuple):
-    """A loaded checkpoint: its file, config and state."""
+    """A loaded checkpoint: its file, complete config, state, and the keys of the config that nobody wrote."""
 
     file: Path
     config: dict
     state: dict
+    defaults: list[str]
+
+
+class RunConfig(NamedTuple):
+    """The complete config of a run, where its keys were written, and the keys that nobody wrote."""
+
+    config: dict
+    places: dict
+    defaults: list[str]
 
 
 def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> Checkpoint:
@@ -58,7 +71,10 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
     for file in find_checkpoints(path, prefer):
         try:
             content = load_checkpoint(file, whole)
-            return Checkpoint(file, content["config"], content["state"])
+            config, defaults = content["config"], content["defaults"]
+            if defaults is None:  # version 1.0.0
+                config, defaults = complete_config(config, engine=format_1.DEFAULTS)
+            return Checkpoint(file, config, content["state"], defaults)
         except ConfigError as error:
             if path.is_file():
                 other = newest_valid_checkpoint(file)
@@ -124,28 +140,35 @@ def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str) ->
 
 
 def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrides: list[str],
-                   num_processes: int = 1) -> tuple[dict, dict]:
-    """The checked config, and where its keys were written: `given`, else the checkpoint's with `overrides`.
+                   num_processes: int = 1) -> RunConfig:
+    """The checked and completed config: `given`, else the checkpoint's with `overrides`.
 
-    `given` wins over the checkpoint's config, and differences are logged. Raises ConfigError for all faults,
-    and for changes that cannot have an effect on a resumed run.
+    `given` wins over the checkpoint's config, and differences are logged; a key that neither has written keeps
+    the value that the run has. Raises ConfigError for all faults, and for changes that cannot have an effect
+    on a resumed run.
     """
     reading = given or override_config(checkpoint.config, str(checkpoint.file), overrides)
     config = validate_config(reading.config, reading.places, num_processes, reading.faults)
     if checkpoint is None:
-        return config, reading.places
+        config, defaults = complete_config(config)
+        return RunConfig(config, reading.places, defaults)
+    config, defaults = complete_config(config, CompleteConfig(checkpoint.config, checkpoint.defaults))
+    if not given:
+        written = flatten(reading.layers[-1].config)
+        defaults += [key for key in checkpoint.defaults if key not in written]
     with located(reading.places):
         _refuse_changes_without_effect(checkpoint, config)
-    return config, reading.places
+    return RunConfig(config, reading.places, defaults)
 
 
 def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:
     """Logs the changes to a resumed run; raises ConfigError for changes without effect."""
-    begun, faults = checkpoint.state["progress"]["batch"] > 0, []
-    for key, (old, new) in differences(checkpoint.config, config).items():
+    changes, faults = differences(checkpoint.config, config), []
+    begun = checkpoint.state["progress"]["batch"] > 0 and not _keeps_steps(changes, checkpoint.config, config)
+    for key, (old, new) in changes.items():
         if begun and key in _WITHIN_EPOCH:
-            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume "
-                   "without this change, or from a checkpoint at the end of an epoch.")
+            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume without "
+                   f"this change, or from a checkpoint at the end of an epoch.{_hint(key, checkpoint.config)}")
         elif key == "data_loader.validation_split":
             why = (f"a run under way keeps its split ({old!r}); with another it would train on samples that "
                    "it validates on.")
@@ -161,16 +184,75 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
         raise ConfigError.of(faults)
 
 
-def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path,
+def _keeps_steps(changes: Iterable[str], old: dict, new: dict) -> bool:
+    """Whether every step of the epoch still has the samples that it had: other batches of equal steps."""
+    if not {*_WITHIN_EPOCH} & {*changes} <= {_BATCH_SIZE, _ACCUMULATE}:
+        return False
+    if new["data_loader"]["drop_last"] or new["data_loader"]["batches_per_epoch"]:
+        return False  # another number of samples would be left out
+    return _step_size(old) == _step_size(new)
+
+
+def _step_size(config: dict) -> int:
+    """Samples in an optimizer step."""
+    return value_at(config, _BATCH_SIZE) * value_at(config, _ACCUMULATE)
+
+
+def _hint(key: str, config: dict) -> str:
+    if key not in (_BATCH_SIZE, _ACCUMULATE):
+        return ""
+    options = config["data_loader"]
+    if options["drop_last"] or options["batches_per_epoch"]:
+        return (" (With drop_last or batches_per_epoch other batches would leave other samples out; else "
+                "batch_size and accumulate of the same product could change.)")
+    return f" What may change is {_BATCH_SIZE} and {_ACCUMULATE} of the same product, {_step_size(config)}."
+
+
+class TrainingSetup(NamedTuple):
+    """A trainer that is ready to train, the checkpoint at which it stands, if any, and what a first batch gave.
+
+    `first_values`: `{"train/loss": 2.3, ...}`; empty without a preflight.
+    """
+
+    trainer: BaseTrainer
+    checkpoint: Checkpoint | None
+    first_values: dict[str, float]
+
+
+def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path,
+                    init_from: Path | None = None, check: bool = True) -> TrainingSetup:
+    """Builds what a config describes, up to the state of the checkpoint or of the weights `init_from`.
+
+    The optimizers are built when the model has its initial weights; the preflight comes before the state of
+    the checkpoint, which it would change. Without `check` there is neither: the caller does both. Raises
+    ConfigError for what cannot be built and for a step that fails. All processes call it.
+    """
+    checkpoint = broadcast_checkpoint(checkpoint, out, config["name"])
+    trainer = build_trainer(config, device, splits=("train", "val"))
+    if init_from:
+        log.info(load_initial_weights(trainer.unwrapped_model, init_from))
+    trainer.prepare_training()
+    if not check:
+        return TrainingSetup(trainer, checkpoint, {})
+    with trainer.errors_explained():
+        first_values = preflight(trainer, config)
+    if checkpoint:
+        trainer.resume(checkpoint.state)
+    return TrainingSetup(trainer, checkpoint, first_values)
+
+
+def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.device, out: Path,
              run_name: str | None, bars: bool) -> RunLog | SilentRun:
     """The run's folder, new or reopened, with config, environment and writers; only rank 0 writes there.
 
     Metrics and curves are cut off at the checkpoint's position.
     """
+    config, _, defaults = resolved
     restarted = num_restarts() > 0
     if not dist.is_main():
         folder = dist.broadcast_object()
-        return SilentRun(folder, bars=False, store=ShardStore(folder / CHECKPOINTS, config))
+        store = ShardStore(folder / CHECKPOINTS, config, defaults=defaults)
+        return SilentRun(folder, bars=False, store=store)
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None and restarted:
         folder = run_of_launch(out / config["name"], launch_id())
@@ -179,7 +261,7 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
         start = environment(str(device))
         folder = folder or new_run(out, config["name"], run_name)
         record_environment(folder, start)
-        run = _open_run(folder, config, checkpoint, bars)
+        run = _open_run(folder, resolved, checkpoint, bars)
         dist.broadcast_object(folder)
         return run
     except OSError as error:
@@ -187,12 +269,14 @@ def open_run(config: dict, checkpoint: Checkpoint | None, device: torch.device, 
         raise kind(f"{folder or out}: cannot be written: {error.strerror or error}") from error
 
 
-def _open_run(folder: Path, config: dict, checkpoint: Checkpoint | None, bars: bool) -> RunLog:
+def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, bars: bool) -> RunLog:
+    config, _, defaults = resolved
     start_step = checkpoint.state["progress"]["step"] if checkpoint and run_of(checkpoint.file) else None
     writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
                for number, block in enumerate(config["writers"])]
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
-    run = RunLog(folder, CheckpointStore(folder / CHECKPOINTS, config, resumed_from), writers, bars)
+    store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from, defaults)
+    run = RunLog(folder, store, writers, bars)
     # a full disk must not cost a resumed run its config
     unfinished = folder / "config.yaml.tmp"
     unfinished.write_text(dump_yaml(config), encoding="utf-8")
@@ -228,7 +312,15 @@ def load_initial_weights(model: torch.nn.Module, path: Path) -> str:
     return "\n".join([f"Weights from {checkpoint.file}:", *lines])
 
 
-def load_evaluated_weights(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
+class ScoredTrainer(Protocol):
+    """What `load_evaluated_weights` needs of a trainer."""
+
+    unwrapped_model: torch.nn.Module
+    loss: Any
+    state: Mapping[str, Any]
+
+
+def load_evaluated_weights(trainer: ScoredTrainer, checkpoint: Checkpoint) -> None:
     """Loads the weights that the run's evaluations used, including those of the loss."""
     load_part("model", trainer.unwrapped_model, evaluated_weights(checkpoint.state), str(checkpoint.file))
     if "loss" in trainer.state and "loss" in checkpoint.state:

@@ -1,15 +1,43 @@
 """The texts that a run prints at its beginning and its end."""
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from base.base_data_loader import DataSplits
 from base.base_model import summarize
-from base.base_trainer import BaseTrainer
 from utils.device import describe_device
 from utils.distributed import collectives as dist
 from utils.moved import former_names_of
-from utils.training.timers import advice, describe_times
+from utils.training.monitor import Monitor
+from utils.training.progress import Position
+from utils.training.timers import Timers, advice, describe_times
 
 __getattr__ = former_names_of(__name__)
 
 
-def describe_parts(trainer: BaseTrainer) -> str:
+class Described(Protocol):
+    """What these texts need of a trainer."""
+
+    data: DataSplits
+    position: Position
+    monitor: Monitor | None
+    epochs: int
+    accumulate: int
+    precision: str
+    ema_decay: float | None
+    compile: dict | None
+    strategy: Any
+    device: torch.device
+    unwrapped_model: torch.nn.Module
+    updaters: Mapping[str, Any]
+    timers: Timers
+    run: Any
+
+    def learning_rates(self) -> dict[str, float]: ...
+
+
+def describe_parts(trainer: Described) -> str:
     """Layers, parameters, device, sizes of the splits."""
     data = trainer.data
     sizes = {split: data.num_samples(split) for split in ("train", "val") if data.dataset(split) is not None}
@@ -18,17 +46,18 @@ def describe_parts(trainer: BaseTrainer) -> str:
     num_batches = data.num_batches("train")
     epoch = (f"{num_batches:,} batches of {data.batch_size} an epoch" if num_batches
              else f"batches of {data.batch_size}")
-    options = [trainer.precision]
-    options += [f"{trainer.accumulate} batches a step"] * (trainer.accumulate > 1)
-    options += ([f"ema {trainer.ema_decay}"] * (trainer.ema_decay is not None)
-                + ["compiled"] * (trainer.compile is not None))
-    options += [f"{dist.world_size()} processes ({trainer.strategy})"] * (dist.world_size() > 1)
+    num_processes = dist.world_size()
+    options = {trainer.precision: True, f"{trainer.accumulate} batches a step": trainer.accumulate > 1,
+               f"ema {trainer.ema_decay}": trainer.ema_decay is not None,
+               "compiled": trainer.compile is not None,
+               f"{num_processes} processes ({trainer.strategy})": num_processes > 1}
+    options = [text for text, applies in options.items() if applies]
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
     return "\n".join([summarize(trainer.unwrapped_model), f"data: {splits} samples; {epoch}",
                       f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
 
 
-def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
+def describe_end(trainer: Described, elapsed_s: float) -> str:
     """The result, the run's folder, and the commands to continue from there."""
     run, seconds_of = trainer.run.folder, trainer.timers.total_s
     hint = advice(seconds_of)
@@ -41,7 +70,7 @@ def describe_end(trainer: BaseTrainer, elapsed_s: float) -> str:
         f"  go on   python train.py -r {run} trainer.args.epochs={2 * trainer.epochs}"])
 
 
-def describe_resumed(trainer: BaseTrainer) -> str:
+def describe_resumed(trainer: Described) -> str:
     """`Resumed at epoch 4 of 9, batch 9 of 422, step 1,275, lr/optimizer 0.1, best val/loss 2 at epoch 2`."""
     at, num_batches, monitor = trainer.position, trainer.data.num_batches("train"), trainer.monitor
     rates = "".join(f", {name} {rate:.3g}" for name, rate in trainer.learning_rates().items())
@@ -51,7 +80,7 @@ def describe_resumed(trainer: BaseTrainer) -> str:
             f"{at.step:,}{rates}{patience}{f', best {monitor}' if monitor and monitor.best_epoch else ''}")
 
 
-def describe_finished(trainer: BaseTrainer, run) -> str:
+def describe_finished(trainer: Described, run) -> str:
     """Why there is nothing to resume, and how to train longer."""
     patience = (trainer.monitor is not None and trainer.monitor.exhausted
                 and trainer.position.epoch < trainer.epochs)
@@ -60,7 +89,7 @@ def describe_finished(trainer: BaseTrainer, run) -> str:
     return f"This run is finished: {describe_outcome(trainer)}. To train on: {command}"
 
 
-def describe_outcome(trainer: BaseTrainer) -> str:
+def describe_outcome(trainer: Described) -> str:
     """`10 of 10 epochs; best val/accuracy 0.9876 at epoch 8`."""
     monitor, epoch = trainer.monitor, trainer.position.epoch
     text = f"{epoch} of {trainer.epochs} epochs"

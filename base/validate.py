@@ -1,4 +1,5 @@
 """Finds all faults of a config before anything is built or any data is read."""
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
@@ -26,6 +27,7 @@ from base.registries import (
     TRANSFORMS,
     WRITERS,
 )
+from base.trainer_options import TrainerOptions
 from utils.config.annotations import mismatch
 from utils.config.loading import format_faults
 from utils.config.registry import Registry
@@ -36,6 +38,8 @@ from utils.device import device_fault
 from utils.errors import ConfigError, Fault
 from utils.run_folder import folder_name_fault
 
+log = logging.getLogger(__name__)
+
 
 def validate_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1,
                     found: Iterable[Fault] = ()) -> dict:
@@ -44,7 +48,7 @@ def validate_config(config: Mapping, places: Mapping | None = None, num_processe
     Raises one ConfigError that lists all faults, including those `found` before. Each has the place where it
     was written, its key, and how to correct it.
     """
-    full = with_defaults(config)
+    full = _without_former_keys(with_defaults(config))
     unknown = [((key,), UnknownKey(f"there is no such section.{suggest_name(key, SECTIONS)} Sections: "
                                    f"{', '.join(SECTIONS)}."))
                for key in config if key not in SECTIONS]
@@ -56,6 +60,16 @@ def validate_config(config: Mapping, places: Mapping | None = None, num_processe
     if faults:
         raise ConfigError(format_faults(add_key_hints(faults, {**config, **full}), places or {}))
     return full
+
+
+def _without_former_keys(config: dict) -> dict:
+    """The config without keys of earlier versions whose value says how it is now in any case."""
+    args = _args(config["trainer"])
+    if args.get("on_oom") != "stop":
+        return config
+    log.warning("trainer.args.on_oom is gone: without memory for a batch a run always stops. Leave it out.")
+    kept = {key: value for key, value in args.items() if key != "on_oom"}
+    return {**config, "trainer": {**config["trainer"], "args": kept}}
 
 
 def _faults(config: Mapping) -> Iterator[Fault]:
@@ -92,9 +106,6 @@ def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
                                               "processes. The nearest that can: "
                                               f"{' and '.join(map(str, near))}.")
     args = _args(config["trainer"])
-    if args.get("on_oom") == "split":
-        yield ("trainer", "args", "on_oom"), ("split is for one process: the others would not know. Set "
-                                              "on_oom: stop.")
     strategy = args.get("strategy")
     if (strategy.get("type") if isinstance(strategy, dict) else strategy) == "fsdp":
         yield from _sharding_faults(args, config["optimizer"])
@@ -278,9 +289,9 @@ def _trainer_faults(block, config: Mapping) -> Iterator[Fault]:
 
 
 def _recovery_faults(args: Mapping, optimizer) -> Iterator[Fault]:
-    if "max_nan_steps" in args and args.get("on_nan") != "skip":
+    if args.get("max_nan_steps", TrainerOptions.max_nan_steps) != TrainerOptions.max_nan_steps and (
+            args.get("on_nan") != "skip"):
         yield ("trainer", "args", "max_nan_steps"), "has no effect without on_nan: skip."
-    for key, choice in {"on_oom": "split", "on_nan": "skip"}.items():
-        if args.get(key) == choice and len(optimizer_blocks(optimizer or {})) > 1:
-            yield ("trainer", "args", key), (f"{choice} needs a single optimizer: where the second one's "
-                                             "step goes wrong, the first one's is made already.")
+    if args.get("on_nan") == "skip" and len(optimizer_blocks(optimizer or {})) > 1:
+        yield ("trainer", "args", "on_nan"), ("skip needs a single optimizer: where the second one's step goes "
+                                              "wrong, the first one's is made already.")

@@ -36,10 +36,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def timed(*command: str, code: int = 0) -> dict[str, float]:
+def timed(*command: str, code: int = 0, **environment: str) -> dict[str, float]:
     """Wall and CPU seconds of `python COMMAND`, which must end with `code`; what it starts itself counts, too."""
     started, before = time.perf_counter(), os.times()
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=PROJECT)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=PROJECT,
+                          env={**os.environ, **environment})
     wall_s, after = time.perf_counter() - started, os.times()
     if done.returncode != code:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}, not {code}\n{done.stderr[-4000:]}")
@@ -47,16 +48,17 @@ def timed(*command: str, code: int = 0) -> dict[str, float]:
     return {"wall_s": wall_s, "cpu_s": cpu_s}
 
 
-def digits(*options: str, code: int = 0) -> dict[str, float]:
+def digits(*options: str, code: int = 0, **environment: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        return timed("train.py", "-c", "configs/digits.yaml", "--device", "cpu", "--out", folder, *options, code=code)
+        return timed("train.py", "-c", "configs/digits.yaml", "--device", "cpu", "--out", folder, *options, code=code,
+                     **environment)
 
 
 COMPARISON = Comparison(
     "startup", __doc__,
     {"python": lambda args: timed("-c", "pass"), "help": lambda args: timed("train.py", "--help"),
      "import_torch": lambda args: timed("-c", "import torch"), "bare": lambda args: timed("-c", BARE, code=-9),
-     "template": lambda args: digits("--crash-at-step", "1", code=-9), "template_run": lambda args: digits("--steps", "1")},
+     "template": lambda args: digits(code=-9, CRASH_AT_STEP="1"), "template_run": lambda args: digits("--steps", "1")},
     {"wall_s": "wall [s]", "cpu_s": "CPU [s]"},
     ratios=[("wall_s", "template", "bare"), ("cpu_s", "template", "bare")],
     differences=[("wall_s", "template", "bare"), ("wall_s", "template", "import_torch")])

@@ -31,8 +31,6 @@ class SilentRun:
     """Replaces a RunLog if nothing is to be kept: in preflight and tools, in evaluation outside of training,
     and in all processes except the main one."""
 
-    num_seen = 0
-
     def __init__(self, folder: Path | None = None, bars: bool = True, store: CheckpointStore | None = None):
         self.folder, self.bars, self.store = folder, bars, store or SilentStore()
 
@@ -86,14 +84,13 @@ class RunLog:
         return {"metrics_file": self.metrics_file}
 
     def start_epoch(self) -> None:
-        """Starts the clocks for `step` and `epoch`. From then on the trainer counts samples in `num_seen`."""
+        """Starts the clocks for `step` and `epoch`."""
         self._epoch_started = self._last_step = time.monotonic()
-        self.num_seen = 0
 
-    def step(self, values: Mapping[str, float], epoch: int, step: int) -> None:
-        """Logs a point within an epoch, with the samples per second since the previous point."""
+    def step(self, values: Mapping[str, float], epoch: int, step: int, num_samples: int) -> None:
+        """Logs a point within an epoch; `num_samples` were trained on since the previous point."""
         before, self._last_step = self._last_step, time.monotonic()
-        speed, self.num_seen = self.num_seen / max(self._last_step - before, 1e-9), 0
+        speed = num_samples / max(self._last_step - before, 1e-9)
         self.scalars(values, epoch, step, {"speed/samples_per_s": speed})
 
     def epoch(self, values: Mapping[str, float], epoch: int, epochs: int, step: int, improved: bool,

@@ -3,20 +3,23 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
+import torch
+
+from base.base_data_loader import DataSplits
 from base.build import as_block
-from base.locate_error import locate_error
-from base.preflight import preflight
-from base.recovery import errors_explained, evaluate_batch
+from base.data.sampler import Batch
+from base.locate_error import Parts, locate_error
 from base.registries import WRITERS
 from base.summary import describe_parts
 from logger.run_log import SilentRun
-from tools.find_lr import steps
+from tools.find_lr import Placed, steps
 from tools.overlap import find_overlap
 from tools.verify_resume import describe_difference
 from utils.checkpoint.loading import load_checkpoint
@@ -24,41 +27,87 @@ from utils.checkpoint.state import flatten_state
 from utils.checkpoint.store import CheckpointStore, SavePolicy
 from utils.device import peak_memory, synchronize
 from utils.errors import ConfigError, Fault, TrainingError, describe_error
-from utils.training.non_finite_guard import NonFinite
+from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
+from utils.training.progress import Position
 
 log = logging.getLogger(__name__)
 NUM_STEPS, LIMIT_S = 20, 0.7
 
 
-def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
-    """Runs `--check` with a trainer that has its optimizers: logs the estimate, prints OK."""
-    preflight_values = preflight(trainer, config)
-    if checkpoint:
-        trainer.resume(checkpoint.state)
-    with errors_explained(trainer):
-        log.info("%s\n%s", describe_parts(trainer), check_experiment(trainer, config, preflight_values))
+class Stepping(Placed, Protocol):
+    """What is needed to make steps: data, position, accumulate of `Placed`, and these."""
+
+    device: torch.device
+    guard: NonFiniteGuard
+    epochs: int
+
+    def optimizer_step(self, batches: list) -> None: ...
+    def on_step_end(self) -> None: ...
+    def on_train_start(self) -> None: ...
+    def set_mode(self, training: bool) -> None: ...
+    def seed_for(self, purpose: str, number: int) -> None: ...
+
+
+class Restorable(Stepping, Protocol):
+    """What is needed to save, load and restore a state after more steps."""
+
+    state: Mapping[str, Any]
+    unwrapped_model: torch.nn.Module
+
+    def resume(self, state: Mapping) -> None: ...
+
+
+class Evaluating(Protocol):
+    """What is needed to evaluate batches."""
+
+    data: DataSplits
+    device: torch.device
+
+    def evaluating(self) -> AbstractContextManager: ...
+    def eval_values(self, number: int, batch: Batch) -> Mapping[str, Any]: ...
+
+
+class Plan(Protocol):
+    """What an estimate needs."""
+
+    data: DataSplits
+    device: torch.device
+    epochs: int
+    accumulate: int
+    eval_every: int
+    save_every: int | None
+    save_policy: SavePolicy
+    monitor: Any
+
+
+def run_tool(args, setup, config: dict) -> None:
+    """Runs `--check`: logs the estimate, prints OK."""
+    with setup.trainer.errors_explained():
+        log.info("%s\n%s", describe_parts(setup.trainer), check_experiment(setup, config))
     print("OK")
 
 
-def check_experiment(trainer, config: dict, preflight_values: dict[str, float]) -> str:
-    """Checks a trainer after preflight, with the values of that. The trainer cannot be used afterwards.
+def check_experiment(setup, config: dict) -> str:
+    """Checks what a TrainingSetup holds. Its trainer cannot be used afterwards.
 
     Returns an estimate for a run. Logs a warning for what is odd. Raises one ConfigError for all mistakes.
     """
-    faults = [] if trainer.guard.tolerated else [*_non_finite(preflight_values)]
+    trainer = setup.trainer
+    faults = [] if trainer.guard.tolerated else [*_non_finite(setup.first_values)]
     step_s = eval_s = None
     with TemporaryDirectory() as folder, closing(trainer.data):
-        trainer.run = SilentRun(Path(folder), bars=False)
+        trainer.use_run(SilentRun(Path(folder), bars=False))
         for number, block in enumerate(config["writers"]):
-            with _faults_noted(faults, trainer):
+            with _faults_noted(faults, trainer, trainer.position):
                 WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder),
                               start_step=None).close()
-        with _faults_noted(faults, trainer):
-            faults += _overlap_faults(trainer)
-        with _faults_noted(faults, trainer):
-            with _gradients_seen(trainer) as seen:
+        with _faults_noted(faults, trainer, trainer.position):
+            faults += _overlap_faults(trainer.data)
+        with _faults_noted(faults, trainer, trainer.position):
+            with _gradients_seen(trainer.unwrapped_model) as seen:
                 step_s, all_made = _time_steps(trainer)
-            faults += _untrained(trainer, seen, all_made) if step_s else []
+            if step_s:
+                faults += _untrained(trainer.unwrapped_model, seen, trainer.position.step, all_made)
             eval_s = _time_evaluation(trainer)
             faults += _state_faults(trainer, config, Path(folder))
         size = sum(file.stat().st_size for file in Path(folder).glob("last.pt"))
@@ -68,7 +117,7 @@ def check_experiment(trainer, config: dict, preflight_values: dict[str, float]) 
 
 
 @contextmanager
-def _faults_noted(faults: list[Fault], trainer):
+def _faults_noted(faults: list[Fault], trainer: Parts, position: Position):
     """Records an error in the block as a fault of the part that caused it."""
     try:
         yield
@@ -76,7 +125,7 @@ def _faults_noted(faults: list[Fault], trainer):
         faults += error.faults or [((), str(error))]
     except NonFinite as error:
         advice = "A lower learning rate, or trainer.args.clip_norm, may help."
-        faults.append((("loss",), f"{error} at step {trainer.position.step + 1}. {advice}"))
+        faults.append((("loss",), f"{error} at step {position.step + 1}. {advice}"))
     except Exception as error:
         key, given = locate_error(trainer, error)
         given = f" Given to {key}: {given}." if given else ""
@@ -93,11 +142,11 @@ def _non_finite(preflight_values: dict[str, float]) -> Iterator[Fault]:
 
 
 @contextmanager
-def _gradients_seen(trainer):
+def _gradients_seen(model: torch.nn.Module):
     """Yields a set, to which each parameter that gets a gradient in the block adds its name."""
     seen: set[str] = set()
     watches = [parameter.register_hook(lambda gradient, name=name: seen.add(name))
-               for name, parameter in trainer.unwrapped_model.named_parameters() if parameter.requires_grad]
+               for name, parameter in model.named_parameters() if parameter.requires_grad]
     try:
         yield seen
     finally:
@@ -105,16 +154,15 @@ def _gradients_seen(trainer):
             watch.remove()
 
 
-def _untrained(trainer, seen: set[str], all_made: bool) -> Iterator[Fault]:
+def _untrained(model: torch.nn.Module, seen: set[str], num_steps: int, all_made: bool) -> Iterator[Fault]:
     """A fault for parameters without a gradient. Because of them, processes also wait for each other.
 
     If there was no time for all steps, a later step might use them. Then it only logs a warning.
     """
-    trained = [name for name, parameter in trainer.unwrapped_model.named_parameters()
-               if parameter.requires_grad]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if names := [name for name in trained if name not in seen]:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        message = (f"{len(names)} trainable parameters got no gradient in {trainer.position.step} steps: "
+        message = (f"{len(names)} trainable parameters got no gradient in {num_steps} steps: "
                    f"{shown}")
         if not all_made:
             log.warning("model: %s", message)
@@ -123,8 +171,8 @@ def _untrained(trainer, seen: set[str], all_made: bool) -> Iterator[Fault]:
                                "optimizer.groups=[{match: NAME, frozen: true}].")
 
 
-def _overlap_faults(trainer) -> Iterator[Fault]:
-    overlap = find_overlap(trainer.data)
+def _overlap_faults(data: DataSplits) -> Iterator[Fault]:
+    overlap = find_overlap(data)
     if overlap is None or not overlap.shared:
         return
     message = (f"{overlap.shared:,} of {overlap.num_val:,} validation samples are training samples, too (of "
@@ -136,7 +184,7 @@ def _overlap_faults(trainer) -> Iterator[Fault]:
         log.warning("dataset: %s", message)
 
 
-def _time_steps(trainer) -> tuple[float | None, bool]:
+def _time_steps(trainer: Stepping) -> tuple[float | None, bool]:
     """The median time of a step, including the wait for data, and whether there was time for all steps.
 
     The time is None if no step is left. Raises NonFinite.
@@ -149,8 +197,8 @@ def _time_steps(trainer) -> tuple[float | None, bool]:
     num_batches = trainer.data.num_batches("train")
     num_left = num_batches and trainer.epochs * -(-num_batches // trainer.accumulate) - trainer.position.step
     num_steps = max(min(num_left or NUM_STEPS, NUM_STEPS) - 1, 1)  # _state_faults makes one more
-    for window in itertools.islice(_steps_left(trainer), num_steps):
-        _make_step(trainer, window)
+    for batches in itertools.islice(_steps_left(trainer), num_steps):
+        _make_step(trainer, batches)
         synchronize(trainer.device)
         times.append(time.perf_counter() - last)
         last = time.perf_counter()
@@ -160,18 +208,17 @@ def _time_steps(trainer) -> tuple[float | None, bool]:
     return (median(times[1:] or times) if times else None), len(times) == num_steps
 
 
-def _make_step(trainer, window: list) -> None:
-    trainer.train_window(window)
-    trainer.position.advance(len(window))
+def _make_step(trainer: Stepping, batches: list) -> None:
+    trainer.optimizer_step(batches)
     trainer.on_step_end()
 
 
-def _steps_left(trainer) -> Iterator[list]:
+def _steps_left(trainer: Stepping) -> Iterator[list]:
     """The batches of each step, up to the end of the run, where schedules end."""
-    return itertools.takewhile(lambda window: trainer.position.epoch < trainer.epochs, steps(trainer))
+    return itertools.takewhile(lambda batches: trainer.position.epoch < trainer.epochs, steps(trainer))
 
 
-def _time_evaluation(trainer) -> float | None:
+def _time_evaluation(trainer: Evaluating) -> float | None:
     """The median time of an evaluation batch; None without validation."""
     if trainer.data.dataset("val") is None:
         return None
@@ -180,7 +227,7 @@ def _time_evaluation(trainer) -> float | None:
         for number, batch in enumerate(
                 itertools.islice(trainer.data.batches("val", training=False), NUM_STEPS)):
             started = time.perf_counter()
-            evaluate_batch(trainer, number, batch)
+            trainer.eval_values(number, batch)
             synchronize(trainer.device)
             times.append(time.perf_counter() - started)
             if time.perf_counter() - begun > LIMIT_S / 2:
@@ -188,7 +235,7 @@ def _time_evaluation(trainer) -> float | None:
     return median(times[1:] or times)
 
 
-def _state_faults(trainer, config: dict, folder: Path) -> list[Fault]:
+def _state_faults(trainer: Restorable, config: dict, folder: Path) -> list[Fault]:
     """Saves, loads and restores the state. It must be the same after each of these, to the last bit."""
     try:
         state = {name: part.state_dict() for name, part in trainer.state.items()}
@@ -198,8 +245,8 @@ def _state_faults(trainer, config: dict, folder: Path) -> list[Fault]:
         loaded = load_checkpoint(folder / "last.pt")["state"]
         found = flatten_state(loaded)  # before resume: CyclicLR removes entries from a state that it loads
         different = describe_difference(flatten_state(state), found, "the state", ("as it was", "loaded"))
-        for window in itertools.islice(_steps_left(trainer), 1):  # resume must start from another state
-            _make_step(trainer, window)
+        for batches in itertools.islice(_steps_left(trainer), 1):  # resume must start from another state
+            _make_step(trainer, batches)
         trainer.resume(loaded)
         again = {name: part.state_dict() for name, part in trainer.state.items()}
         different = different or describe_difference(found, flatten_state(again), "the state",
@@ -211,7 +258,7 @@ def _state_faults(trainer, config: dict, folder: Path) -> list[Fault]:
     return [(("trainer",), f"saved and taken up again, {different}")] if different else []
 
 
-def _estimate(trainer, step_s: float | None, eval_s: float | None, size: int) -> str:
+def _estimate(trainer: Plan, step_s: float | None, eval_s: float | None, size: int) -> str:
     """Time, memory and disk space of a run, one per line."""
     data, store = trainer.data, trainer.save_policy
     num_batches = data.num_batches("train")

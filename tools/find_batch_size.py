@@ -2,37 +2,60 @@
 import gc
 import logging
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import torch
 
-from base.recovery import describe_out_of_memory, errors_explained, evaluate_batch, is_out_of_memory
+from base.base_data_loader import DataSplits
+from base.base_metric import Metrics, Totals
+from base.data.sampler import Batch
+from base.recovery import describe_out_of_memory, is_out_of_memory
 from logger.run_log import SilentRun
 from utils.errors import ConfigError, TrainingError, describe_error
-from utils.training.non_finite_guard import NonFinite
-from utils.training.schedule import Schedule
+from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
 
 log = logging.getLogger(__name__)
 
 
-def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
-    """Runs `--find-batch-size` with a trainer that has its optimizers. Prints overrides, even with `-q`."""
-    require_cuda(trainer.device)
-    print(find_batch_size(trainer))
+class TriedTraining(Protocol):
+    """What this tool needs of a trainer."""
+
+    data: DataSplits
+    device: torch.device
+    precision: str
+    accumulate: int
+    run: Any
+    guard: NonFiniteGuard
+    totals: Totals
+    metrics: Metrics
+    updaters: Mapping[str, Any]
+
+    def optimizer_step(self, batches: list) -> None: ...
+    def eval_values(self, number: int, batch: Batch) -> Mapping[str, Any]: ...
+    def evaluating(self) -> AbstractContextManager: ...
+    def set_mode(self, training: bool) -> None: ...
+    def use_run(self, run: SilentRun) -> None: ...
+    def errors_explained(self) -> AbstractContextManager: ...
+
+
+def run_tool(args, setup, config: dict) -> None:
+    """Runs `--find-batch-size`. Prints overrides, even with `-q`."""
+    require_cuda(setup.trainer.device)
+    print(find_batch_size(setup.trainer))
 
 
 def require_cuda(device: torch.device) -> None:
     """Raises ConfigError if `device` is not a CUDA device: the memory limits of others are unknown."""
     if device.type != "cuda":
         raise ConfigError(f"--find-batch-size: measures the memory of a CUDA device, and this run is on "
-                          f"{device}. Elsewhere choose data_loader.batch_size by hand, or set "
-                          "trainer.args.on_oom=split.")
+                          f"{device}. Elsewhere choose data_loader.batch_size by hand.")
 
 
-def find_batch_size(trainer) -> str:
+def find_batch_size(trainer: TriedTraining) -> str:
     """Tries sizes with a trainer that is ready to train. It cannot train afterwards. Logs a line for each.
 
     Returns the overrides that keep the effective batch size with batches that fit. Leaves no file behind.
@@ -43,11 +66,11 @@ def find_batch_size(trainer) -> str:
     trial = Trial(trainer)
     log.info("Trying steps of training and of evaluation in %s, from %d samples on:", trainer.precision,
              data.batch_size)
-    with TemporaryDirectory() as folder, closing(data), errors_explained(trainer):
-        trainer.run = SilentRun(Path(folder), bars=False)  # for the output of the trainer's own methods
+    with TemporaryDirectory() as folder, closing(data), trainer.errors_explained():
+        trainer.use_run(SilentRun(Path(folder), bars=False))  # for the output of the trainer's own methods
         largest = largest_that_fits(trial, data.batch_size, most)
     if not largest:
-        data.batch_size = 1
+        data.resize_batches(1, 1)
         raise TrainingError(describe_out_of_memory(trainer))
     roomy = max(largest * 9 // 10, 1)
     size, accumulate = split_batch_size(effective, roomy)
@@ -99,12 +122,11 @@ class Trial:
     batch must be split: the second one has gradients. The learning rate is 0, so the weights do not change.
     """
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: TriedTraining):
         self._trainer, self._effective = trainer, trainer.data.batch_size * trainer.accumulate
         self._eval_follows = trainer.data.eval_batch_size == trainer.data.batch_size
-        trainer.splitting.enabled = False  # the batch must fit as a whole
         for updater in trainer.updaters.values():
-            updater.schedule = Schedule(updater.optimizer)  # without schedulers
+            updater.hold_lr()
             for group in updater.optimizer.param_groups:
                 group["lr"] = 0.0
         self._first_states = [{parameter: dict(state) for parameter, state in updater.optimizer.state.items()}
@@ -112,8 +134,7 @@ class Trial:
 
     def __call__(self, size: int) -> bool:
         device, data = self._trainer.device, self._trainer.data
-        data.batch_size = size
-        data.eval_batch_size = size if self._eval_follows else data.eval_batch_size
+        data.resize_batches(size, size if self._eval_follows else data.eval_batch_size)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         try:
@@ -136,26 +157,23 @@ class Trial:
         batch = data.first_batch("train")
         trainer.set_mode(training=True)
         for _ in range(2):
-            trainer.train_window([batch] * (1 if size >= self._effective else 2))
+            trainer.optimizer_step([batch] * (1 if size >= self._effective else 2))
         if data.dataset("val") is not None:
             held_out = data.first_batch("val")
             with trainer.evaluating():
-                evaluate_batch(trainer, 0, held_out)
-        return batch[0] >= size  # a stream may give fewer samples
+                trainer.eval_values(0, held_out)
+        return batch.num_samples >= size  # a stream may give fewer samples
 
     def _free_memory(self) -> None:
         """Frees everything that complete or failed steps leave in memory."""
         trainer = self._trainer
         trainer.totals.reset()
         trainer.metrics.reset()
-        trainer.guard.skipped, trainer.shown_input = False, None
-        trainer.unwrapped_model.zero_grad(set_to_none=True)
+        trainer.guard.abandon_step()
         for updater, first in zip(trainer.updaters.values(), self._first_states, strict=True):
-            updater.optimizer.zero_grad(set_to_none=True)
+            updater.abandon_step()
             updater.optimizer.state.clear()
             updater.optimizer.state.update({parameter: dict(state) for parameter, state in first.items()})
-            updater.scaler = torch.amp.GradScaler(trainer.device.type, enabled=updater.scaler.is_enabled())
-            updater.stepping = False
         if torch.cuda.is_available():
             gc.collect()  # frames of an error may hold each other, and tensors, in a cycle
             torch.cuda.empty_cache()

@@ -5,21 +5,20 @@ The range test of L. N. Smith, Cyclical Learning Rates for Training Neural Netwo
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from base.base_data_loader import DataSplits
+from base.base_metric import Totals
 from base.build import as_block, optimizer_blocks, optimizer_path, scheduler_blocks
-from base.preflight import preflight
-from base.recovery import errors_explained
 from logger.run_log import SilentRun
 from utils.errors import ConfigError, TrainingError
 from utils.training.non_finite_guard import NonFinite
-from utils.training.progress import ProgressBar, accumulation_windows
-from utils.training.schedule import Schedule
+from utils.training.progress import Position, ProgressBar, accumulation_windows
 
 log = logging.getLogger(__name__)
 LOWEST, HIGHEST, NUM_STEPS = 1e-7, 10.0, 100
@@ -38,18 +37,40 @@ class Suggestion(NamedTuple):
     lowest_at: float
 
 
-def run_tool(args, trainer, config: dict, checkpoint=None) -> None:
-    """Runs `--find-lr` with a trainer that has its optimizers. Prints the overrides, even with `-q`.
+class Placed(Protocol):
+    """What is needed to know a trainer's next batches."""
+
+    data: DataSplits
+    position: Position
+    accumulate: int
+
+
+class TestedTraining(Placed, Protocol):
+    """What this test needs of a trainer."""
+
+    totals: Totals
+    updaters: Mapping[str, Any]
+    run: Any
+
+    def optimizer_step(self, batches: list) -> None: ...
+    def on_step_end(self) -> None: ...
+    def on_train_start(self) -> None: ...
+    def set_mode(self, training: bool) -> None: ...
+    def seed_for(self, purpose: str, number: int) -> None: ...
+    def use_run(self, run: SilentRun) -> None: ...
+    def errors_explained(self) -> AbstractContextManager: ...
+
+
+def run_tool(args, setup, config: dict) -> None:
+    """Runs `--find-lr`. Prints the overrides, even with `-q`.
 
     Intended for `$(python train.py -q --find-lr -c CONFIG)`.
     """
-    preflight(trainer, config)
-    if checkpoint:
-        trainer.resume(checkpoint.state)
-    print(find_lr(trainer, config, checkpoint and checkpoint.file, bars=not args.quiet))
+    resumed_from = setup.checkpoint and setup.checkpoint.file
+    print(find_lr(setup.trainer, config, resumed_from, bars=not args.quiet))
 
 
-def find_lr(trainer, config: dict, resumed_from: Path | None = None, bars: bool = True) -> str:
+def find_lr(trainer: TestedTraining, config: dict, resumed_from: Path | None = None, bars: bool = True) -> str:
     """Runs the test with a trainer that is ready to train. It cannot train afterwards. Logs the curve.
 
     Returns the overrides for the suggested rate. Leaves no file behind. Raises TrainingError if the loss
@@ -58,8 +79,8 @@ def find_lr(trainer, config: dict, resumed_from: Path | None = None, bars: bool 
     rates = np.geomspace(LOWEST, HIGHEST, NUM_STEPS)
     log.info("Learning rates from %g to %g in %d steps on training batches.%s", LOWEST, HIGHEST, NUM_STEPS,
              _describe_groups(trainer))
-    with TemporaryDirectory() as folder, closing(trainer.data), errors_explained(trainer):
-        trainer.run = SilentRun(Path(folder), bars)  # for the output of the trainer's own methods
+    with TemporaryDirectory() as folder, closing(trainer.data), trainer.errors_explained():
+        trainer.use_run(SilentRun(Path(folder), bars))  # for the output of the trainer's own methods
         name, losses = record_losses(trainer, rates)
     if len(losses) <= 2 * _BESIDE:
         raise TrainingError(f"--find-lr: {name or 'the loss'} is not finite, or not there, after "
@@ -80,7 +101,7 @@ def find_lr(trainer, config: dict, resumed_from: Path | None = None, bars: bool 
     return " ".join(f"{key}={rate:.3g}" for key, rate in rates.items())
 
 
-def _describe_groups(trainer) -> str:
+def _describe_groups(trainer: TestedTraining) -> str:
     """A text about several learning rates; '' if there is only one."""
     num_groups = sum(len(updater.optimizer.param_groups) for updater in trainer.updaters.values())
     if len(trainer.updaters) > 1:
@@ -92,20 +113,20 @@ def _describe_groups(trainer) -> str:
 
 # -- training ----------------------------------------------------------------------------------------------
 
-def record_losses(trainer, rates) -> tuple[str | None, list[float]]:
+def record_losses(trainer: TestedTraining, rates) -> tuple[str | None, list[float]]:
     """Trains a step per learning rate until the loss diverges. Returns the loss's name and values."""
     fractions = _proportions(trainer)
     for updater in trainer.updaters.values():
-        updater.schedule = Schedule(updater.optimizer)  # without schedulers
+        updater.hold_lr()
     name, losses, smoothed = None, [], []
     trainer.set_mode(training=True)
     trainer.seed_for("start", trainer.position.step)
     trainer.on_train_start()
     with closing(ProgressBar("learning rate", len(rates), shown=trainer.run.bars)) as bar:
-        for rate, window in zip(rates, steps(trainer), strict=False):
+        for rate, batches in zip(rates, steps(trainer), strict=False):
             for group, fraction in fractions:
                 group["lr"] = float(rate) * fraction
-            values = _step(trainer, window)
+            values = _step(trainer, batches)
             name = name or ("loss" if "loss" in values else next(iter(values), None))
             if not math.isfinite(loss := values.get(name, math.nan)):
                 break
@@ -118,19 +139,18 @@ def record_losses(trainer, rates) -> tuple[str | None, list[float]]:
     return name, losses
 
 
-def _step(trainer, window) -> Mapping[str, float]:
+def _step(trainer: TestedTraining, batches: list) -> Mapping[str, float]:
     """Makes an optimizer step. Returns the means of its values, or nothing if the loss was not finite."""
     trainer.totals.reset()
     try:
-        trainer.train_window(window)
+        trainer.optimizer_step(batches)
     except NonFinite:
         return {}
-    trainer.position.advance(len(window))
     trainer.on_step_end()
     return trainer.totals.means()
 
 
-def steps(trainer) -> Iterator[list]:
+def steps(trainer: Placed) -> Iterator[list]:
     """The batches of each step, from the trainer's position on, epoch after epoch."""
     position = trainer.position
     while True:
@@ -142,7 +162,7 @@ def steps(trainer) -> Iterator[list]:
         position.next_epoch()
 
 
-def _proportions(trainer) -> list[tuple[dict, float]]:
+def _proportions(trainer: TestedTraining) -> list[tuple[dict, float]]:
     """Each parameter group with its fraction of the largest learning rate, from the config or a peak."""
     groups = [group for updater in trainer.updaters.values() for group in updater.optimizer.param_groups]
     if lacking := [updater for updater in trainer.updaters.values()
@@ -215,7 +235,7 @@ def plot(rates, losses, suggestion: Suggestion | None) -> str:
     return "\n".join([*lines, 10 * " " + "+" + _WIDTH * "-", 11 * " " + labels.rstrip()])
 
 
-def scaled_rates(trainer, config: dict, value: float) -> dict[str, float]:
+def scaled_rates(trainer: TestedTraining, config: dict, value: float) -> dict[str, float]:
     """The learning rates of a config by key, scaled in proportion so that the largest is `value`."""
     rates = {}
     chains = scheduler_blocks(config.get("scheduler"), config["optimizer"])

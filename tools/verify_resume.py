@@ -1,6 +1,7 @@
 """`train.py --verify-resume`: proves that a killed and resumed run ends bit-equal to an unbroken run."""
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from utils.checkpoint.loading import load_checkpoint
 from utils.checkpoint.state import bit_equal, flatten_state
 from utils.errors import PROJECT, ConfigError, TrainingError
 from utils.run_folder import CHECKPOINTS
+from utils.training.stop_requests import CRASH_AT_STEP
 
 log = logging.getLogger(__name__)
 CAUSES = """Usual causes:
@@ -67,7 +69,7 @@ def verify_resume(arguments: list[str], machine: list[str], num_steps: int) -> b
         log.info("2. the same, with a checkpoint every %d steps, killed by SIGKILL after step %d", every,
                  crash)
         saving = f"trainer.args.checkpoint_every={{steps: {every}}}"
-        twin = _train(out, "twin", [*new, saving, "--crash-at-step", str(crash)], killed=True)
+        twin = _train(out, "twin", [*new, saving], crash_at_step=crash)
         at = load_checkpoint(twin / CHECKPOINTS / "last.pt")["state"]["progress"]
         log.info("3. resumed from step %d: epoch %d, batch %d", at["step"], at["epoch"] + 1, at["batch"])
         _train(out, "twin", ["-r", str(twin), *machine, *limit])
@@ -83,15 +85,16 @@ def verify_resume(arguments: list[str], machine: list[str], num_steps: int) -> b
         return False
 
 
-def _train(out: Path, name: str, arguments: list[str], killed: bool = False) -> Path:
-    """Runs train.py in its own process. Returns the folder of the run called `name`."""
+def _train(out: Path, name: str, arguments: list[str], crash_at_step: int = 0) -> Path:
+    """Runs train.py in its own process, which may kill itself. Returns the folder of the run called `name`."""
     names = [] if "-r" in arguments else ["--run-name", name]
+    crash = {CRASH_AT_STEP: str(crash_at_step)} if crash_at_step else {}
     done = subprocess.run([sys.executable, str(PROJECT / "train.py"), "-q", *arguments, *names],
-                          capture_output=True, text=True)
+                          capture_output=True, text=True, env={**os.environ, **crash})
     stderr = done.stderr.strip()
     dead = (done.returncode == -signal.SIGKILL
             or done.returncode == 1 and "was killed by SIGKILL" in stderr)  # this is from a launcher
-    if not (dead if killed else done.returncode == 0):
+    if not (dead if crash else done.returncode == 0):
         raise (ConfigError(stderr) if done.returncode == 2
                else TrainingError(f"Training itself fails:\n{stderr}"))
     return next(out.glob(f"*/{name}"))

@@ -26,9 +26,10 @@ class Tool(NamedTuple):
     `stage` says when and with which arguments it is called:
       config   instead of a run: `run_tool(args, reading)` returns the text to print; better without torch
       command  instead of a run: `run_tool(args)` starts train.py itself
-      trainer  instead of a run: `run_tool(args, trainer, config, checkpoint)`, after the optimizers are built
-      run      with a run: `run_tool(args, trainer)`, just before training
-    `value`: the keyword arguments of argparse for the flag's value.
+      memory   instead of a run: `run_tool(args, setup, config)`, after the optimizers are built
+      trainer  instead of a run: `run_tool(args, setup, config)`, after the preflight and the resume
+      run      with a run: `run_tool(args, trainer, run)` returns what `trainer.train` takes as its profiler
+    `setup`: a TrainingSetup. `value`: the keyword arguments of argparse for the flag's value.
     """
 
     flag: str
@@ -67,7 +68,7 @@ TOOLS = (
          "takes --steps N steps (30); with --distributed all of its processes are killed"),
     Tool("--find-lr", "tools.find_lr", "trainer",
          "no run: train some steps while the learning rate rises, draw the loss, suggest a learning rate"),
-    Tool("--find-batch-size", "tools.find_batch_size", "trainer",
+    Tool("--find-batch-size", "tools.find_batch_size", "memory",
          "no run: find the largest batch that fits in the GPU's memory"),
     Tool("--profile", "tools.profile", "run",
          "record so many steps of the first epoch (10), after some to warm up, as a trace in "
@@ -99,9 +100,6 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run-name", metavar="NAME", help="the run's folder; by default the time it starts")
     parser.add_argument("--steps", type=_positive, metavar="N",
                         help="save and end after the run's optimizer step N")
-    parser.add_argument("--crash-at-step", type=_positive, metavar="N",
-                        help="a rehearsed crash: the process, or each of several, kills itself (SIGKILL) "
-                             "after the run's optimizer step N; not again after a restart")
     present = [tool for tool in TOOLS if tool.file.exists()]
     # argparse fails for a group without options
     exclusive = parser.add_mutually_exclusive_group() if present else parser
@@ -135,7 +133,7 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     automatic, stage = str(args.resume) == "auto", args.tool and args.tool.stage
     files = [text for text in args.overrides if text.endswith((".yaml", ".yml", ".json")) and "=" not in text]
-    about_a_run = args.steps or args.crash_at_step or args.out or args.run_name
+    about_a_run = args.steps or args.out or args.run_name
     for refused, why in [
         (args.tool and not args.tool.file.exists(),
          f"{args.tool and args.tool.flag}: this project has no "
@@ -161,11 +159,11 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
          "--nproc, --max-restarts and --timeout go with --distributed"),
         (args.verify_resume and args.max_restarts,
          "--verify-resume resumes what it has killed itself: leave --max-restarts out"),
-        (args.verify_resume and (args.resume or args.run_name or args.crash_at_step or not args.config),
+        (args.verify_resume and (args.resume or args.run_name or not args.config),
          "--verify-resume takes a config, -c CONFIG, and makes runs of its own"),
-        (stage == "trainer" and (args.distributed or automatic or about_a_run),
+        (stage in ("memory", "trainer") and (args.distributed or automatic or about_a_run),
          "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, --steps, "
-         "--crash-at-step, --out, --run-name and -r auto do not go with them"),
+         "--out, --run-name and -r auto do not go with them"),
     ]:
         if refused:
             parser.error(why)

@@ -63,56 +63,16 @@ def _seed_accelerator(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-class StepSeeds:
-    """Sets every generator to a state that is a function of `(seed, step)` before a training step.
+def seed_step(seed: int, step: int, device: torch.device, first_alone: bool = False) -> None:
+    """Sets every generator to a state that is a function of `(seed, step)`, before a training step.
 
-    Seeding Python's and NumPy's generators takes longer than a small layer. While no step has drawn from them
-    (`drawn`, part of a run's state), they are seeded only every `EVERY` steps. In between each step draws a
-    number or two, which show whether other code has drawn.
+    `first_alone`: this is the only process. Then Python's and NumPy's generators give step 0 the numbers that
+    version 1.0.0 gave it, which seeded these two otherwise until a step drew from them.
     """
-
-    EVERY = 32
-
-    def __init__(self, seed: int, device: torch.device, drawn: bool = False):
-        self.seed, self.device, self.drawn = seed, device, drawn
-        self.on_accelerator = device.type != "cpu"
-        self._block = -1  # the current block of steps, then their seeds, and the numbers they should draw
-        self._seeds: list[int] = []
-        self._ahead: list[tuple[float, float]] = []
-
-    def state_dict(self) -> dict:
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.drawn = self.drawn or state["drawn"]
-
-    def begin(self, step: int) -> None:
-        """Call before a step."""
-        block, place = divmod(step, self.EVERY)
-        if block != self._block:
-            self._look_ahead(block)
-        if self.drawn:
-            seed_all(self._seeds[place], self.device)
-            return
-        torch.default_generator.manual_seed(self._seeds[place])
-        if self.on_accelerator:
-            _seed_accelerator(self._seeds[place], self.device)
-        if _draw_plain() != self._ahead[2 * place]:
-            _seed_plain(scramble(self.seed, -1 - block))
-            for _ in range(2 * place + 1):
-                _draw_plain()
-
-    def end(self, step: int) -> None:
-        """Call after a step."""
-        if not self.drawn:
-            self.drawn = _draw_plain() != self._ahead[2 * (step % self.EVERY) + 1]
-
-    def _look_ahead(self, block: int) -> None:
-        self._block = block
-        self._seeds = [scramble(self.seed, step)
-                       for step in range(block * self.EVERY, (block + 1) * self.EVERY)]
-        _seed_plain(scramble(self.seed, -1 - block))
-        self._ahead = [_draw_plain() for _ in range(2 * self.EVERY)]
+    seed_all(scramble(seed, step), device)
+    if step == 0 and first_alone:
+        _seed_plain(scramble(seed, -1))
+        _draw_plain()
 
 
 def _seed_plain(seed: int) -> None:

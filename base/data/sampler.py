@@ -1,5 +1,6 @@
 """Which samples make up each batch: their order, a function of (seed, epoch), and each process's part."""
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,30 +28,30 @@ class Chosen(NamedTuple):
     indices: np.ndarray
 
 
-class Count(int):
-    """The number of a batch's samples for this process; `total` is the number for all processes together.
+@dataclass(slots=True)
+class Batch:
+    """A loaded batch, and what is known of it.
 
-    `chosen` are the samples that this process has: its own, or one that does not count.
+    Args:
+        data: what the dataset's collate function made, not yet on the model's device.
+        num_samples: how many samples of this process count; 0 if it has one only because another process has
+            more.
+        num_total: how many samples of all processes count.
+        chosen: the samples that this process has; None if no transform asks for them.
     """
 
-    # pickle passes the number first, and the attributes later
-    def __new__(cls, own: int, total: int | None = None, chosen: Chosen | None = None):
-        count = super().__new__(cls, own)
-        count.total, count.chosen = total, chosen
-        return count
-
-    def piece(self, piece: slice) -> "Count":
-        """The count of a piece of the batch."""
-        size = piece.stop - piece.start
-        return Count(size, size, self.chosen and Chosen(self.chosen.epoch, self.chosen.indices[piece]))
+    data: Any
+    num_samples: int
+    num_total: int
+    chosen: Chosen | None = None
 
 
 class PositionSampler(Sampler[Chosen]):
-    """This process's part of every batch; set `epoch` and `start` before iterating.
+    """This process's part of every batch of the epoch that it has entered.
 
     The order is a function of `(seed, epoch)` only. Starting at batch `start` skips indices, not data. If a
     batch has fewer samples than there are processes, a process without one gets its first sample, which does
-    not count (see `count`). `with_chosen`: whether counts carry the chosen samples.
+    not count. `with_chosen`: whether batches carry the chosen samples.
     """
 
     def __init__(self, indices: torch.Tensor, batch_size: int, seed: int, *, shuffle: bool, drop_last: bool,
@@ -61,7 +62,10 @@ class PositionSampler(Sampler[Chosen]):
         self.with_chosen = with_chosen
         self.epoch = self.start = 0
         self._order: tuple[int, np.ndarray] | None = None  # of the current epoch
-        self._counts: dict[int, Count] = {}  # by the size of the batch
+
+    def enter(self, epoch: int, start: int = 0) -> None:
+        """From here on iterates over this epoch, from batch `start` on."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         return -(-self.num_used // self.batch_size)
@@ -82,17 +86,14 @@ class PositionSampler(Sampler[Chosen]):
             indices = indices[own] if own.stop > own.start else indices[:1]
         return Chosen(self.epoch, indices)
 
-    def count(self, number: int) -> Count:
-        """The sample counts of batch `number`."""
+    def batch(self, number: int, data: Any) -> Batch:
+        """The loaded `data` of batch `number`."""
         total = min(self.batch_size, self.num_used - number * self.batch_size)
-        if total not in self._counts:
-            own = self.rank_slice.of(total)
-            self._counts[total] = Count(own.stop - own.start, total)
-        count = self._counts[total]
-        return Count(count, total, self.chosen(number)) if self.with_chosen else count
+        own = self.rank_slice.of(total)
+        return Batch(data, own.stop - own.start, total, self.chosen(number) if self.with_chosen else None)
 
-    def counted(self, batches: Iterable[Any]) -> Iterator[tuple[Count, Any]]:
-        """`batches`, from number `start` on, each with its count."""
-        counts = map(self.count, range(self.start, len(self)))
-        # `batches` comes first in zip, so that a loader notices its end
-        return ((count, batch) for batch, count in zip(batches, counts))
+    def batches(self, loaded: Iterable[Any]) -> Iterator[Batch]:
+        """The `loaded` data of batch `start` and those after it."""
+        # `loaded` comes first in zip, so that a loader notices its end
+        return (self.batch(number, data)
+                for data, number in zip(loaded, range(self.start, len(self)), strict=False))

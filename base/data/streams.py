@@ -1,13 +1,13 @@
 """Datasets that are read from front to back: their position, and each process's part of them."""
 import copy
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
-from base.data.sampler import Chosen, Count, RankSlice
+from base.data.sampler import Batch, Chosen, RankSlice
 from base.data.views import Transform, apply_transforms
 from utils.random import derive, seed_cpu
 
@@ -33,14 +33,23 @@ class StreamPlace:
         self.epoch, self.state, self.over = state["epoch"], state["state"], state["over"]
 
 
+class ReadBatch(NamedTuple):
+    """A batch as a Stream reads it: a Batch without its type, as the loader's `pin_memory` sees tuples only."""
+
+    data: Any  # a list of samples, then what the collate function makes of it
+    num_samples: int
+    num_total: int
+    chosen: Chosen
+    after: StreamPlace  # the place after the batch
+
+
 class Stream(IterableDataset):
-    """This process's part of an IterableDataset's batches: (transformed samples, count, place after them).
+    """This process's part of an IterableDataset's batches of transformed samples.
 
     Every process reads the whole stream, and transforms its own part. `(epoch, index)` seeds the randomness
-    of a sample; `set_epoch`, if the dataset has it, gets the epoch in which the pass began. Set `epoch`,
-    `start` and `place` before iterating. A dataset with `state_dict` and `load_state_dict` continues at
-    `place`, or begins at `first_state`. Any other is read from its beginning, and the batches before `start`
-    are skipped.
+    of a sample; `set_epoch`, if the dataset has it, gets the epoch in which the pass began. A dataset with
+    `state_dict` and `load_state_dict` continues at `place`, or begins at `first_state`. Any other is read from
+    its beginning, and the batches before `start` are skipped.
     """
 
     def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
@@ -50,7 +59,11 @@ class Stream(IterableDataset):
         self.epoch = self.start = 0
         self.place = StreamPlace()
 
-    def __iter__(self) -> Iterator[tuple[list, Count, StreamPlace]]:
+    def enter(self, epoch: int, start: int, place: StreamPlace) -> None:
+        """From here on iterates over this epoch, from batch `start` on; a stateful dataset from `place` on."""
+        self.epoch, self.start, self.place = epoch, start, place
+
+    def __iter__(self) -> Iterator[ReadBatch]:
         if self.start and self.place.over:
             return
         anew, goes_on = StreamPlace(self.epoch, self.first_state), self.place.state is not None
@@ -65,7 +78,7 @@ class Stream(IterableDataset):
             yield first
             yield from batches
 
-    def _read(self, place: StreamPlace, first_index: int) -> Iterator[tuple[list, Count, StreamPlace]]:
+    def _read(self, place: StreamPlace, first_index: int) -> Iterator[ReadBatch]:
         epoch, samples, batch, others, total = place.epoch, self._open(place), [], [], 0
         for index in itertools.count(first_index):
             seed_cpu(derive(self.seed, "sample", self.epoch, index))
@@ -81,17 +94,18 @@ class Stream(IterableDataset):
                 others = [sample]
             total += 1
             if total == self.batch_size:
-                yield *self._part(batch, others, total, index), StreamPlace(epoch, copy_state(self.dataset))
+                after = StreamPlace(epoch, copy_state(self.dataset))
+                yield self._own_part(batch, others, total, index, after)
                 batch, others, total = [], [], 0
         if total and not self.drop_last:
-            yield *self._part(batch, others, total, index - 1), StreamPlace(epoch, over=True)
+            yield self._own_part(batch, others, total, index - 1, StreamPlace(epoch, over=True))
 
-    def _part(self, batch: list, others: list, total: int, last: int) -> tuple[list, Count]:
+    def _own_part(self, batch: list, others: list, total: int, last: int, after: StreamPlace) -> ReadBatch:
         """This process's samples; if none, another's, which does not count. `last`: the batch's last one."""
         first = last - total + 1 + (self.own.start if batch else 0)
         chosen = Chosen(self.epoch, np.arange(first, first + max(len(batch), 1)))
-        return (batch or [apply_transforms(sample, self.transforms) for sample in others],
-                Count(len(batch), total, chosen))
+        samples = batch or [apply_transforms(sample, self.transforms) for sample in others]
+        return ReadBatch(samples, len(batch), total, chosen, after)
 
     def _open(self, place: StreamPlace) -> Iterator[Any]:
         if hasattr(self.dataset, "set_epoch"):
@@ -113,11 +127,18 @@ def copy_state(dataset: Dataset | None) -> Any:
 
 
 class StreamCollate:
-    """Collates the samples from a Stream to `(count, batch)`, and passes the place on."""
+    """Collates the samples in what a Stream reads."""
 
     def __init__(self, collate: Callable[[list], Any]):
         self.collate = collate
 
-    def __call__(self, read: tuple[list, Count, StreamPlace]) -> tuple[tuple[Count, Any], StreamPlace]:
-        samples, count, place = read
-        return (count, self.collate(samples)), place
+    def __call__(self, read: ReadBatch) -> ReadBatch:
+        return read._replace(data=self.collate(read.data))
+
+
+def track_place(batches: Iterable[ReadBatch], place: StreamPlace) -> Iterator[Batch]:
+    """The batches of a Stream; `place` is set to the one after the last batch taken."""
+    for *known, after in batches:
+        place.load_state_dict(after.state_dict())
+        yield Batch(*known)
+    place.load_state_dict({"epoch": place.epoch, "state": None, "over": True})

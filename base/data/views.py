@@ -1,5 +1,4 @@
 """Views of a dataset that give the samples of a batch: their randomness, their transforms, the loader."""
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -69,7 +68,6 @@ class BatchView(Dataset):
         arrays = as_arrays(fetch.__self__) if hasattr(fetch, "__self__") else None
         self.draws = arrays is None
         self.resident = arrays is not None and arrays.resident  # worker processes must not access these
-        self.row_bytes = [] if arrays is None else arrays.row_bytes
 
     def __getitems__(self, chosen: Chosen) -> Any:
         if self.draws:
@@ -81,38 +79,16 @@ class BatchView(Dataset):
 class BatchLoader:
     """Replaces a DataLoader for whole batches without workers: there is nothing to collate.
 
-    Small batches of arrays are gathered several at a time and returned as views, if each view is aligned as
-    well as a tensor of its own. Otherwise kernels may compute other bits.
-
     `pin_memory`: whether batches go into page-locked memory, from where a GPU copies while it computes.
     """
-
-    AT_ONCE_BYTES, MOST_AT_ONCE, ALIGNED_BYTES = 2**20, 64, 64
 
     def __init__(self, dataset: BatchView, batch_sampler: PositionSampler, pin_memory: bool):
         self.dataset, self.batch_sampler, self.pin_memory = dataset, batch_sampler, pin_memory
 
     def __iter__(self) -> Iterator[Any]:
-        all_chosen, at_once = iter(self.batch_sampler), 1
-        while chosen := list(itertools.islice(all_chosen, at_once)):
-            yield from self._gather_several(chosen) if len(chosen) > 1 else [self._fetch(chosen[0])]
-            at_once = self._at_once(len(chosen[0].indices))
-
-    def _at_once(self, num_samples: int) -> int:
-        """How many batches of `num_samples` samples to gather together."""
-        sizes = [num_bytes * num_samples for num_bytes in self.dataset.row_bytes]
-        if self.dataset.draws or any(size % self.ALIGNED_BYTES for size in sizes):
-            return 1
-        return min(max(self.AT_ONCE_BYTES // max(sum(sizes), 1), 1), self.MOST_AT_ONCE)
-
-    def _gather_several(self, chosen: list[Chosen]) -> Iterator[tuple]:
-        arrays = self._fetch(Chosen(chosen[0].epoch, np.concatenate([each.indices for each in chosen])))
-        sizes = [len(each.indices) for each in chosen]
-        return zip(*(array.split(sizes) for array in arrays), strict=True)
-
-    def _fetch(self, chosen: Chosen) -> Any:
-        batch = self.dataset.__getitems__(chosen)
-        return _pin_memory(batch) if self.pin_memory else batch
+        for chosen in self.batch_sampler:
+            batch = self.dataset.__getitems__(chosen)
+            yield _pin_memory(batch) if self.pin_memory else batch
 
 
 def identity_collate(batch: Any) -> Any:

@@ -64,8 +64,9 @@ def read(data: DataSplits, split: str = "train", epoch: int = 0, start: int = 0)
 
 
 def assert_same_batches(one: list, other: list) -> None:
-    assert [int(count) for count, _ in one] == [int(count) for count, _ in other]
-    for (_, (inputs, targets)), (_, (other_inputs, other_targets)) in zip(one, other, strict=True):
+    assert [(batch.num_samples, batch.num_total) for batch in one] == [(batch.num_samples, batch.num_total) for batch in other]
+    for batch, other_batch in zip(one, other, strict=True):
+        (inputs, targets), (other_inputs, other_targets) = batch.data, other_batch.data
         assert torch.equal(inputs, other_inputs) and inputs.dtype == other_inputs.dtype and inputs.is_contiguous()
         assert torch.equal(targets, other_targets) and targets.dtype == other_targets.dtype
 
@@ -103,16 +104,16 @@ def test_what_fetches_transforms_or_collates_in_a_way_of_its_own_is_left_alone()
             images, labels = super().__getitems__(indices)
             return images + torch.rand(len(labels), 1, 1, 1), labels
 
-    assert read(splits(Shifted(IMAGES, LABELS)))[0][1][1].min() >= 100
+    assert read(splits(Shifted(IMAGES, LABELS)))[0].data[1].min() >= 100
     noisy = splits(Noisy(IMAGES, LABELS))
-    assert torch.equal(read(noisy, start=1)[0][1][0], read(noisy)[1][1][0])
+    assert torch.equal(read(noisy, start=1)[0].data[0], read(noisy)[1].data[0])
     assert as_arrays(Inverted(IMAGES, LABELS)) is None and as_arrays(Collated(IMAGES, LABELS)) is None
     mnist = torchvision_dataset(MNIST, data=IMAGES[:, 0], targets=LABELS)
     mnist.transform = lambda image: image
     assert as_arrays(mnist) is None
-    assert read(splits(Collated(IMAGES, LABELS)))[0][1][1] == "labels"
+    assert read(splits(Collated(IMAGES, LABELS)))[0].data[1] == "labels"
     with_transforms = splits(TensorDataset(IMAGES, LABELS), transforms={"train": [lambda image: image + 1]})
-    assert torch.equal(read(with_transforms)[0][1][0], read(splits(TensorDataset(IMAGES, LABELS)))[0][1][0] + 1)
+    assert torch.equal(read(with_transforms)[0].data[0], read(splits(TensorDataset(IMAGES, LABELS)))[0].data[0] + 1)
 
 
 def test_a_datasets_own_batches_are_taken_as_they_are_and_its_lists_are_samples():
@@ -131,10 +132,10 @@ def test_a_datasets_own_batches_are_taken_as_they_are_and_its_lists_are_samples(
             return [{"number": -1} for _ in indices]
 
     batches = read(splits(Own()))
-    assert sorted(torch.cat([batch["numbers"] for _, batch in batches]).tolist()) == splits(Own()).indices("train").tolist()
+    assert sorted(torch.cat([batch.data["numbers"] for batch in batches]).tolist()) == splits(Own()).indices("train").tolist()
     again = read(splits(Own()), start=1)  # what it draws is a function of position
-    assert [batch["noise"].tolist() for _, batch in again] == [batch["noise"].tolist() for _, batch in batches[1:]]
-    assert read(splits(Samples()))[0][1]["number"].min() >= 0
+    assert [batch.data["noise"].tolist() for batch in again] == [batch.data["noise"].tolist() for batch in batches[1:]]
+    assert read(splits(Samples()))[0].data["number"].min() >= 0
 
 
 class DrawsLate(Dataset):
@@ -154,7 +155,7 @@ class DrawsLate(Dataset):
 def test_a_sample_draws_the_same_whoever_shares_its_batch(draw):
     def drawn(**options) -> dict[int, float]:
         batches = read(splits(DrawsLate(draw), validation_split=0, **options), epoch=2)
-        return {number: value for _, batch in batches for value, number in zip(*map(torch.Tensor.tolist, batch), strict=True)}
+        return {number: value for batch in batches for value, number in zip(*map(torch.Tensor.tolist, batch.data), strict=True)}
 
     expected = drawn(batch_size=1)
     assert len({value for value in expected.values()}) == 3  # 0, and two that are not
@@ -170,7 +171,7 @@ def test_a_sample_that_covers_its_tracks_draws_numbers_of_its_own_too(draw):
             with torch.random.fork_rng(devices=[]):
                 return torch.rand(()), index
 
-    values = [read(splits(Covert(None), validation_split=0, batch_size=size))[0][1][0] for size in (4, 8)]
+    values = [read(splits(Covert(None), validation_split=0, batch_size=size))[0].data[0] for size in (4, 8)]
     assert len(set(values[1].tolist())) == 8 and torch.equal(values[0], values[1][:4])
 
 
@@ -264,19 +265,20 @@ class BatchOnes(BatchAugmentation):
 
 def test_evaluation_never_sees_an_augmentation():
     data = splits(ArrayDataset(IMAGES, LABELS), transforms={"batch": [BatchOnes()]})
-    (count, batch), *_ = data.batches("train")
-    assert (data.prepare(batch, CPU, False, count.chosen)[0] == 1).all()
-    assert torch.equal(data.prepare(batch, CPU)[0], batch[0].float().div_(255))
+    batch, *_ = data.batches("train")
+    assert (data.prepare(batch.data, CPU, False, batch.chosen)[0] == 1).all()
+    assert torch.equal(data.prepare(batch.data, CPU)[0], batch.data[0].float().div_(255))
 
 
-def test_the_pieces_of_a_batch_draw_what_the_whole_does():
+def test_a_part_of_a_batch_draws_what_the_whole_does():
     augmentation = TRANSFORMS.build({"type": "BatchRandomErasing", "args": {"p": 1.0}}, "transforms")
     data = splits(ArrayDataset(IMAGES, LABELS), transforms={"batch": [augmentation]})
-    (count, (images, labels)), *_ = data.batches("train")
-    whole, _ = data.prepare((images, labels), CPU, False, count.chosen)
+    batch, *_ = data.batches("train")
+    whole, _ = data.prepare(batch.data, CPU, False, batch.chosen)
     for part in (slice(0, 2), slice(2, 6)):
-        piece, _ = data.prepare((images[part], labels[part]), CPU, False, count.piece(part).chosen)
-        assert torch.equal(piece, whole[part])
+        chosen = batch.chosen._replace(indices=batch.chosen.indices[part])
+        prepared, _ = data.prepare([values[part] for values in batch.data], CPU, False, chosen)
+        assert torch.equal(prepared, whole[part])
 
 
 @pytest.mark.parametrize("transforms, said", [

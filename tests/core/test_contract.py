@@ -37,7 +37,14 @@ from trainer.trainer import Trainer
 
 CONTRACT = json.loads((PROJECT / "tests" / "core" / "contract.json").read_text())
 # What is broken on purpose: the item, and the sentence of CHANGELOG.md that tells users what to do.
-CHANGED: dict[str, str] = {}
+_CRASH = "`--crash-at-step` is gone"
+_OOM = "`trainer.args.on_oom` is gone"
+CHANGED: dict[str, str] = {
+    "train.py --crash-at-step": _CRASH,
+    "train.py -c configs/linear_regression.yaml -r auto --run-name night --crash-at-step 1": _CRASH,
+    "trainer.args.on_oom": _OOM,
+    "trainer.args.on_oom = split": _OOM,
+}
 CONFIG = """
 name: contract
 dataset: Digits

@@ -8,7 +8,7 @@ from base import TRAINERS, ArrayDataset
 from base.base_data_loader import DataSplits
 from conftest import assert_same_run, epochs, train
 from trainer.trainer import Trainer
-from utils.random import StepSeeds
+from utils.random import seed_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda:0")
@@ -63,15 +63,17 @@ def test_batches_copied_ahead_are_those_of_the_cpu(dataset):
     ahead = DataSplits(lambda split: dataset(inputs, targets), seed=1, batch_size=20, validation_split=0, pin_memory=True)
     plain = DataSplits(lambda split: TensorDataset(inputs, targets), seed=1, batch_size=20, validation_split=0)
     busy = torch.rand(2000, 2000, device=CUDA)
-    for (_, batch), (_, expected) in zip(ahead.batches("train"), plain.batches("train"), strict=True):
-        busy, batch = busy @ busy / busy.norm(), ahead.prepare(batch, CUDA)
+    for loaded, expected in zip(ahead.batches("train"), plain.batches("train"), strict=True):
+        busy, batch = busy @ busy / busy.norm(), ahead.prepare(loaded.data, CUDA)
         assert all(value.device == CUDA for value in batch)
-        assert all(torch.equal(value.cpu(), other) for value, other in zip(batch, expected, strict=True))
+        assert all(torch.equal(value.cpu(), other) for value, other in zip(batch, expected.data, strict=True))
 
 
-def test_the_generator_of_the_device_follows_the_step():
+@pytest.mark.parametrize("first_alone", [False, True])
+def test_the_generator_of_the_device_follows_the_step(first_alone):
     def drawn(step):
-        StepSeeds(5, CUDA).begin(step)
+        seed_step(5, step, CUDA, first_alone)
         return torch.rand(4, device=CUDA).tolist()
 
-    assert drawn(3) == drawn(3) != drawn(4) and np.isfinite(drawn(3)).all()
+    for step in (0, 3):
+        assert drawn(step) == drawn(step) != drawn(step + 1) and np.isfinite(drawn(step)).all()

@@ -95,7 +95,14 @@ def splits(train, seed: int = 0, transforms: dict | None = None, val=None, test=
 
 def labels(data: DataSplits, split: str = "train", epoch: int = 0, start: int = 0) -> list[list[int]]:
     """The labels in each batch."""
-    return [batch[1].tolist() for _, batch in data.batches(split, epoch, start)]
+    return [batch.data[1].tolist() for batch in data.batches(split, epoch, start)]
+
+
+def sizes(data: DataSplits, split: str = "train") -> list[int]:
+    """How many samples each batch is said to have, by this process, which is alone."""
+    batches = list(data.batches(split))
+    assert all(batch.num_total == batch.num_samples for batch in batches)
+    return [batch.num_samples for batch in batches]
 
 
 def flat(batches: list[list]) -> list:
@@ -103,7 +110,7 @@ def flat(batches: list[list]) -> list:
 
 
 def inputs_of(data: DataSplits, split: str = "train", epoch: int = 0, start: int = 0) -> list[torch.Tensor]:
-    return [batch[0].clone() for _, batch in data.batches(split, epoch, start)]
+    return [batch.data[0].clone() for batch in data.batches(split, epoch, start)]
 
 
 def same(one: list, other: list) -> bool:
@@ -224,8 +231,8 @@ def test_the_numbers_of_samples_and_batches_are_those_that_come():
     for options, counts in [({}, [4, 4, 2]), ({"drop_last": True}, [4, 4]), ({"batches_per_epoch": 2}, [4, 4]),
                             ({"batches_per_epoch": 9}, [4, 4, 2])]:
         data = splits(Numbers(10), val=Numbers(6), batch_size=4, eval_batch_size=5, **options)
-        assert [count for count, _ in data.batches("train")] == counts and data.num_batches("train") == len(counts)
-        assert [count for count, _ in data.batches("val")] == [5, 1] and data.num_batches("val") == 2  # never cut or dropped
+        assert sizes(data) == counts and data.num_batches("train") == len(counts)
+        assert sizes(data, "val") == [5, 1] and data.num_batches("val") == 2  # never cut or dropped
 
 
 def test_an_epoch_that_is_cut_goes_elsewhere_in_the_next():
@@ -252,8 +259,8 @@ def test_augmentation_follows_from_seed_epoch_and_sample_alone():
     def drawn(epoch=0, **options):
         """What was added to each sample."""
         data = splits(Numbers(12), **{"seed": 1, "batch_size": 4, "transforms": {"train": [jitter]}, **options})
-        return {int(label): (value - label).item() for _, (inputs, numbers) in data.batches("train", epoch)
-                for value, label in zip(inputs[:, 0], numbers, strict=True)}
+        return {int(label): (value - label).item() for batch in data.batches("train", epoch)
+                for value, label in zip(batch.data[0][:, 0], batch.data[1], strict=True)}
 
     once = drawn()
     assert len(set(once.values())) == 12  # every sample its own
@@ -284,7 +291,7 @@ def test_validation_never_sees_training_transforms_even_where_it_is_split_from_t
     for data in (splits(Numbers(10), transforms=transforms, validation_split=4, num_workers=num_workers),
                  splits(Numbers(10), transforms=transforms, val=Numbers(4), num_workers=num_workers),
                  splits(Stream(), transforms=transforms, val=Stream(), num_workers=num_workers)):
-        (inputs, numbers), = (batch for _, batch in data.batches("val"))
+        (inputs, numbers), = (batch.data for batch in data.batches("val"))
         assert torch.equal(inputs[:, 0], numbers + 100.0)
         with pytest.raises(AssertionError, match="another split"):
             list(data.batches("train"))
@@ -293,7 +300,7 @@ def test_validation_never_sees_training_transforms_even_where_it_is_split_from_t
 
 def test_training_never_sees_evaluation_transforms():
     data = splits(Numbers(4), transforms={"train": [lambda inputs: inputs * 2], "eval": [forbidden]}, validation_split=1)
-    (inputs, numbers), = (batch for _, batch in data.batches("train"))
+    (inputs, numbers), = (batch.data for batch in data.batches("train"))
     assert torch.equal(inputs[:, 0], numbers * 2.0)
 
 
@@ -329,7 +336,7 @@ def test_a_random_stream_is_the_same_for_any_number_of_workers_and_another_in_ev
 @pytest.mark.parametrize("drop_last, counts", [(False, [4, 4, 2]), (True, [4, 4])])
 def test_a_finite_stream_gives_every_sample_once_whatever_the_workers(num_workers, drop_last, counts):
     data = splits(StreamWithLength(), val=Stream(), batch_size=4, drop_last=drop_last, num_workers=num_workers)
-    assert [count for count, _ in data.batches("train")] == counts and data.num_batches("train") == len(counts)
+    assert sizes(data) == counts and data.num_batches("train") == len(counts)
     assert flat(labels(data)) == list(range(sum(counts)))
     assert flat(labels(data, "val")) == list(range(10)) and data.num_batches("val") is None
 
@@ -373,10 +380,11 @@ class RaggedStream(IterableDataset):
 @pytest.mark.parametrize("dataset", [Ragged(4), RaggedStream()], ids=["dataset", "stream"])
 def test_the_dataset_collates_its_own_samples_where_it_knows_how(dataset, num_workers):
     data = splits(dataset, batch_size=4, shuffle=False, num_workers=num_workers)
-    (count, (inputs, numbers)), = data.batches("train")
-    assert count == 4 and inputs.shape == (4, 4) and numbers.tolist() == [0, 1, 2, 3]
+    batch, = data.batches("train")
+    inputs, numbers = batch.data
+    assert batch.num_samples == 4 and inputs.shape == (4, 4) and numbers.tolist() == [0, 1, 2, 3]
     assert inputs.sum(1).tolist() == [1, 2, 3, 4]
-    assert torch.equal(data.first_batch("train")[1][0], inputs)
+    assert torch.equal(data.first_batch("train").data[0], inputs)
 
 
 class Table(Numbers):
@@ -390,9 +398,9 @@ def test_samples_may_be_dicts_which_transforms_and_the_device_get_whole():
     transforms = {"train": [lambda sample: {**sample, "x": sample["x"] + 1}],
                   "batch": [lambda batch: {**batch, "x": batch["x"] * 10}]}
     data = splits(Table(3), transforms=transforms, shuffle=False)
-    (count, batch), = data.batches("train")
-    assert count == 3 and batch["x"][:, 0].tolist() == [1, 2, 3]
-    batch = data.prepare(batch, CPU)
+    loaded, = data.batches("train")
+    assert loaded.num_samples == 3 and loaded.data["x"][:, 0].tolist() == [1, 2, 3]
+    batch = data.prepare(loaded.data, CPU)
     assert batch["x"][:, 0].tolist() == [10, 20, 30] and batch["inner"]["y"].tolist() == [0, 1, 2]
     assert batch["name"] == ["number 0", "number 1", "number 2"]
 
@@ -407,8 +415,8 @@ class Named(Numbers):
 
 def test_samples_may_be_named_tuples():
     data = splits(Named(3), transforms={"train": [lambda image: image + 1]}, shuffle=False)
-    (_, batch), = data.batches("train")
-    batch = data.prepare(batch, CPU)
+    loaded, = data.batches("train")
+    batch = data.prepare(loaded.data, CPU)
     assert batch.label.tolist() == [0, 1, 2] and batch.image[:, 0, 0, 0].mul(255).round().tolist() == [1, 2, 3]
 
 
@@ -436,7 +444,7 @@ def test_images_of_pil_become_uint8_tensors_with_channels_first():
     pictures = {"grey": image.fromarray(pixels[..., 0]), "colour": image.fromarray(pixels)}
     for name, shape in {"grey": (1, 1, 2, 4), "colour": (1, 3, 2, 4)}.items():
         dataset = type("Pictures", (Numbers,), {"__getitem__": lambda self, index, name=name: (pictures[name], index)})(1)
-        (_, (images, _)), = splits(dataset).batches("train")
+        (images, _), = (batch.data for batch in splits(dataset).batches("train"))
         assert images.dtype == torch.uint8 and images.shape == shape
         assert images[0, 0].tolist() == pixels[..., 0].tolist()
 
@@ -444,8 +452,10 @@ def test_images_of_pil_become_uint8_tensors_with_channels_first():
 def test_the_first_batch_is_the_first_that_comes():
     for dataset in (Numbers(10), StreamWithLength()):
         data = splits(dataset, transforms={"train": [jitter]}, batch_size=4)
-        count, (_, numbers) = data.first_batch("train")
-        assert count == 4 and numbers.tolist() == labels(data)[0]
+        first, batch = data.first_batch("train"), next(data.batches("train"))
+        assert (first.num_samples, first.num_total) == (batch.num_samples, batch.num_total) == (4, 4)
+        assert all(torch.equal(one, other) for one, other in zip(first.data, batch.data, strict=True))
+        assert first.data[1].tolist() == labels(data)[0] == first.chosen.indices.tolist()
 
 
 @pytest.mark.parametrize("options", [{"num_workers": 1, "multiprocessing_context": "threads"}])

@@ -189,9 +189,9 @@ def test_scoring_the_train_split_takes_every_sample_once_without_augmentation(sm
     model = MLP([64, 16, 10])
     model.load_state_dict(load(run, "best.pt")["state"]["model"])
     right = total = 0
-    for count, batch in data.batches("train", training=False):
-        images, labels = data.prepare(batch, torch.device("cpu"))
-        right, total = right + (model.eval()(images).argmax(1) == labels).sum().item(), total + count
+    for batch in data.batches("train", training=False):
+        images, labels = data.prepare(batch.data, torch.device("cpu"))
+        right, total = right + (model.eval()(images).argmax(1) == labels).sum().item(), total + batch.num_samples
     assert total == 1397 and scored["train/accuracy"] == pytest.approx(right / total)
 
 

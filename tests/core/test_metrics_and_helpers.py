@@ -2,7 +2,10 @@
 import copy
 import logging
 import math
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from torch import nn
 from base import METRICS
 from base.base_metric import Metrics, Totals, as_values
 from base.build import build_callable
+from conftest import PROJECT
 from utils.checkpoint.state import find_unstorable
 from utils.errors import ConfigError
 from utils.random import derive, permutation, seed_cpu
@@ -410,3 +414,29 @@ def test_a_position_goes_on_from_its_state():
     position.advance(3)
     resumed.load_state_dict(position.state_dict())
     assert (resumed.epoch, resumed.batch, resumed.step) == (1, 3, 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of a process")
+def test_a_writer_that_computes_starts_no_second_team_of_threads():
+    """OpenMP would start one for a large tensor, and it would slow down every later step."""
+    code = """
+import os, sys, threading, torch
+sys.path.insert(0, sys.argv[1])
+from logger.feeder import Feeder
+from logger.writer import Writer
+class Computes(Writer):
+    def histograms(self, tensors, step):
+        self.result = tensors["weight"].float().exp()
+        done.set()
+done = threading.Event()
+torch.set_num_threads(4)
+torch.ones(4_000_000).exp()  # the main thread's team
+before = len(os.listdir("/proc/self/task"))
+feeder = Feeder([Computes(None)])
+feeder.send("histograms", {"weight": torch.ones(4_000_000, dtype=torch.bfloat16)}, 0)
+assert done.wait(60)
+print(len(os.listdir("/proc/self/task")) - before, torch.get_num_threads())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code, PROJECT], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["1", "4"], done.stdout + done.stderr  # the writers' thread alone

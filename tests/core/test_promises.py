@@ -51,15 +51,15 @@ class Watched(Trainer):
 
     def __init__(self, **rest):
         super().__init__(**rest)
-        self.batches, self.masks = [], []
+        self.inputs, self.masks = [], []
 
     def on_train_start(self):
-        self.batches, self.masks = [], []  # without those of the preflight
+        self.inputs, self.masks = [], []  # without those of the preflight
         self.before = copy.deepcopy(self.model)
         Watched.latest = self
 
     def train_step(self, batch):
-        self.batches.append(batch)
+        self.inputs.append(batch)
         self.masks.append(nn.functional.dropout(torch.ones(64)).tolist())
         return super().train_step(batch)
 
@@ -151,7 +151,7 @@ def test_a_step_follows_the_gradient_over_all_samples_of_its_window(
                 "trainer={type: Watched, args: {epochs: 1}}", f"trainer.args.accumulate={accumulate}",
                 f"trainer.args.clip_norm={clip_norm or 'null'}", f"trainer.args.precision={precision}",
                 out=tmp_path)
-    before, batches = Watched.latest.before, Watched.latest.batches
+    before, batches = Watched.latest.before, Watched.latest.inputs
     assert [len(targets) for _, targets in batches] == [7, 7, 7, 3]
     plain, windows = copy.deepcopy(before), [batches[at:at + accumulate] for at in range(0, 4, accumulate)]
     norms = plain_training(plain, windows, 0.5, clip_norm)
@@ -165,7 +165,7 @@ def test_a_step_follows_the_gradient_over_all_samples_of_its_window(
 def test_an_evaluation_is_the_mean_over_every_sample_by_a_network_in_eval_mode(small, tmp_path):
     run = train("-c", small, *FEW, "data_loader.drop_last=true", "model.args.dropout=0.5",
                 "transforms={batch: [Blank]}", "trainer={type: Watched, args: {epochs: 2}}", out=tmp_path)
-    assert all(images.count_nonzero() == 0 for images, _ in Watched.latest.batches)  # of training alone
+    assert all(images.count_nonzero() == 0 for images, _ in Watched.latest.inputs)  # of training alone
     inputs, targets = Few("val").tensors
     with torch.no_grad():
         outputs = Watched.latest.model.eval()(inputs)

@@ -1,5 +1,6 @@
 """Runs that go wrong, end in between, are retried, or are asked to prove themselves."""
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.utils.data import Dataset
 
 from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS
 from conftest import assert_same_run, assert_same_state, epochs, load, metrics, program, train
+from model.mlp import MLP
 from trainer.trainer import Trainer
 from utils.checkpoint.loading import load_checkpoint
 from utils.errors import ConfigError, Interrupted, TrainingError
@@ -15,16 +17,14 @@ from utils.errors import ConfigError, Interrupted, TrainingError
 
 @MODELS.register
 class Sick(nn.Module):
-    """Gives NaN in its second layer at chosen training steps; runs out of memory above a number of samples."""
+    """Gives NaN in its second layer at chosen training steps."""
 
-    def __init__(self, at: list, limit: int = 10**9):
+    def __init__(self, at: list):
         super().__init__()
         self.first, self.norm, self.second = nn.Linear(64, 16), nn.BatchNorm1d(16), Breaks()
-        self.head, self.at, self.limit, self.num_calls = nn.Linear(16, 10), at, limit, 0
+        self.head, self.at, self.num_calls = nn.Linear(16, 10), at, 0
 
     def forward(self, images):
-        if self.training and len(images) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
         self.num_calls += self.training
         self.second.broken = self.training and self.num_calls - 1 in self.at  # the first call is the preflight
         return self.head(self.second(self.norm(self.first(images.flatten(1)))))
@@ -173,14 +173,12 @@ class Counting:
         return self.count
 
 
-def test_lost_and_split_steps_leave_no_trace_in_buffers_and_metrics(small, tmp_path):
+def test_lost_steps_leave_no_trace_in_buffers_and_metrics(small, tmp_path):
     LOSSES.register(Rebinding), METRICS.register(Counting)
     options = ["loss=Rebinding", "metrics=[Counting]"]
     lost = train("-c", small, sick(at=[2, 7]), *options, "trainer.args.on_nan=skip", out=tmp_path / "lost")
     assert torch.isfinite(load(lost)["state"]["loss"]["center"]).all()
     assert [line["train/Counting"] for line in epochs(lost)] == [120, 120]
-    split = train("-c", small, sick(at=[], limit=9), *options, "trainer.args.on_oom=split", out=tmp_path / "split")
-    assert [line["train/Counting"] for line in epochs(split)] == [150, 150]
 
 
 @TRAINERS.register
@@ -235,21 +233,6 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_never_saved(small, tmp_pa
         assert all(torch.isfinite(tensor).all() for tensor in [*state["model"].values(), *state["loss"].values()]), file
 
 
-def test_evaluation_is_split_too_and_counts_every_sample_once(small, tmp_path):
-    @MODELS.register
-    class Cramped(Sick):
-        def forward(self, images):
-            if len(images) > self.limit:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().forward(images)
-
-    METRICS.register(Counting)
-    run = train("-c", small, "model={type: Cramped, args: {at: [], limit: 20}}", "data_loader.eval_batch_size=40",
-                "metrics=[Counting]", "trainer.args.on_oom=split", out=tmp_path)
-    assert [line["val/Counting"] for line in epochs(run)] == [40, 40]
-    assert [line["train/Counting"] for line in epochs(run)] == [150, 150]
-
-
 @TRAINERS.register
 class Counter(Trainer):
     """Counts the samples it trains on, in a part of the state of its own."""
@@ -273,11 +256,9 @@ class Seen:
         self.num_samples = state["num_samples"]
 
 
-@pytest.mark.parametrize("model, option, expected", [
-    (dict(at=[], limit=9), "on_oom: split", 300), (dict(at=[2, 7]), "on_nan: skip", 240)])
-def test_a_part_of_the_trainers_own_is_put_back_with_the_step(small, tmp_path, model, option, expected):
-    run = train("-c", small, sick(**model), f"trainer={{type: Counter, args: {{epochs: 2, {option}}}}}", out=tmp_path)
-    assert load(run)["state"]["seen"] == {"num_samples": expected}
+def test_a_part_of_the_trainers_own_is_put_back_with_the_step(small, tmp_path):
+    run = train("-c", small, sick(at=[2, 7]), "trainer={type: Counter, args: {epochs: 2, on_nan: skip}}", out=tmp_path)
+    assert load(run)["state"]["seen"] == {"num_samples": 240}
 
 
 def test_nan_in_the_data_is_told(small, tmp_path):
@@ -301,52 +282,84 @@ def test_totals_leave_out_what_a_device_says_is_lost():
     assert totals.means() == {"loss": 2.0} and totals.counts == {"loss": 4}
 
 
-def test_without_memory_the_run_ends_with_numbers_that_help(small, tmp_path):
+@MODELS.register
+class Short(MLP):
+    """An MLP that runs out of memory above a number of samples: in evaluation, or in training from a call on."""
+
+    def __init__(self, limit: int, training: bool = True, first: int = 0):
+        super().__init__([64, 16, 10])
+        self.limit, self.in_training, self.first, self.num_calls = limit, training, first, 0
+
+    def forward(self, images):
+        self.num_calls += self.training
+        if len(images) > self.limit and self.training == self.in_training and self.num_calls > self.first:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("batch_size, limit, half", [
+    (30, 16, "data_loader.batch_size=15 trainer.args.accumulate=4"),
+    (9, 8, "data_loader.batch_size=3 trainer.args.accumulate=6"), (1, 0, None)])
+def test_without_memory_the_run_ends_with_numbers_that_help(small, tmp_path, batch_size, limit, half):
+    """`half`: batches into which those there are can be divided."""
+    options = [f"model={{type: Short, args: {{limit: {limit}}}}}", f"data_loader.batch_size={batch_size}"]
     with pytest.raises(TrainingError) as error:
-        train("-c", small, sick(at=[], limit=16), out=tmp_path)
-    for text in ("batches of 30 samples", "data_loader.batch_size=15 trainer.args.accumulate=2", "on_oom=split", "bf16"):
+        train("-c", small, *options, "trainer.args.accumulate=2", out=tmp_path)
+    tried = f"out of memory with batches of {batch_size} samples, {2 * batch_size} to a step, in fp32"
+    for text in (f"epoch 1, batch 0, step 0: {tried}", half or "What helps:", "trainer.args.precision=bf16",
+                 f"data_loader.eval_batch_size={max(batch_size // 2, 1)}", "torch.utils.checkpoint"):
         assert text in str(error.value)
+    assert ("accumulate" in str(error.value)) == (half is not None) and "on_oom" not in str(error.value)
+    with pytest.raises(TrainingError) as error:
+        train("-c", small, *options, "trainer.args.precision=bf16", out=tmp_path)
+    assert "in bf16" in str(error.value) and "precision" not in str(error.value)
 
 
-def test_batches_are_split_until_they_fit_with_the_same_samples_in_the_same_order(small, tmp_path):
-    options = ["metrics=[accuracy]", "trainer.args.log_every=1"]
-    fits = "model={type: MLP, args: {sizes: [64, 16, 10], dropout: 0.0}}"
-    whole = train("-c", small, fits, *options, out=tmp_path / "whole")
+def test_without_memory_in_evaluation_the_setting_that_is_told_helps(small, tmp_path):
+    short = "model={type: Short, args: {limit: 20, training: false}}"
+    options = ["-c", small, short, "data_loader.eval_batch_size=40", "metrics=[Counting]"]
+    METRICS.register(Counting)
+    with pytest.raises(TrainingError, match="data_loader.eval_batch_size=20  .if it happened in evaluation"):
+        train(*options, out=tmp_path / "ends")
+    run = train(*options, "data_loader.eval_batch_size=20", out=tmp_path / "helped")
+    assert [line["val/Counting"] for line in epochs(run)] == [40, 40]
 
-    @MODELS.register
-    class Greedy(type(MODELS.build({"type": "MLP", "args": {"sizes": [64, 16, 10]}}, "model"))):
-        """An MLP that needs the memory of a large machine for more than 9 samples."""
 
-        def forward(self, images):
-            if self.training and len(images) > 9:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
-            return super().forward(images)
+def ended_without_memory(small: Path, out: Path, *options, at: int) -> tuple[Path, str]:
+    """A run that saves every step and has no memory for the batch number `at`; and what it says."""
+    short = f"model={{type: Short, args: {{limit: 16, first: {at + 1}}}}}"  # one call more is the preflight
+    with pytest.raises(TrainingError) as error:
+        train("-c", small, *options, short, "trainer.args.checkpoint_every={steps: 1}", out=out)
+    return next(out.glob("*/*")), str(error.value)
 
-    greedy = [fits.replace("MLP", "Greedy"), *options, "trainer.args.on_oom=split"]
-    split = train("-c", small, *greedy, out=tmp_path / "split")
-    assert load(split)["state"]["splitting"] == {"num_parts": 4}
-    assert "taken in 4 pieces" in (split / "run.log").read_text()
-    for one, other in zip(metrics(whole), metrics(split), strict=True):
+
+def commands_in(said: str) -> list[list[str]]:
+    """The arguments of train.py in each command that a message tells."""
+    return [line.split("train.py ")[1].split() for line in said.splitlines() if "train.py " in line]
+
+
+def test_a_run_without_memory_goes_on_by_the_command_that_it_tells_with_the_same_samples_in_each_step(small, tmp_path):
+    """It ends within the second epoch; the numbers of all steps and epochs are those of a run with the memory."""
+    options = ["data_loader.batches_per_epoch=null", "trainer.args.log_every=1"]
+    whole = train("-c", small, *options, "model={type: Short, args: {limit: 30}}", out=tmp_path / "whole")
+    run, said = ended_without_memory(small, tmp_path / "short", *options, at=49)
+    assert load(run)["state"]["progress"] == {"epoch": 1, "batch": 2, "samples": 60, "step": 49, "finished": False}
+    command, = commands_in(said)
+    assert command == ["-r", str(run), "data_loader.batch_size=15", "trainer.args.accumulate=2"]
+    train(*command, out=tmp_path / "short")
+    assert load(run)["state"]["progress"]["step"] == load(whole)["state"]["progress"]["step"] == 94
+    for one, other in zip(metrics(whole), metrics(run), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
-    with pytest.raises(Interrupted):
-        train("-c", small, *greedy, "--steps", 3, out=tmp_path / "resumed")
-    run = next((tmp_path / "resumed").glob("*/*"))
-    train("-r", run, out=tmp_path / "resumed")
-    assert_same_run(split, run)
 
 
-def test_splitting_knows_tensors_tables_and_lists_of_samples():
-    from base.data.sampler import Count
-    from base.recovery import Splitting
-    splitting = Splitting()
-    splitting.num_pieces = 2
-    batch = {"image": torch.arange(6).view(3, 2), "name": ["a", "b", "c"], "scale": 2.0, "pair": (torch.arange(3), None)}
-    (one, first), (two, second) = splitting.pieces([(Count(3), batch)])
-    assert (one, two) == (1, 2) and first["name"] == ["a"] and second["name"] == ["b", "c"]
-    assert torch.equal(torch.cat([first["image"], second["image"]]), batch["image"]) and second["scale"] == 2.0
-    assert second["pair"][0].tolist() == [1, 2]
-    with pytest.raises(ConfigError, match="cannot be split"):
-        splitting.pieces([(Count(3), torch.zeros(4))])
+@pytest.mark.parametrize("limit", ["data_loader.batches_per_epoch=5", "data_loader={batches_per_epoch: null, drop_last: true}"])
+def test_a_run_without_memory_is_told_no_command_that_is_refused(small, tmp_path, limit):
+    """Where epochs leave samples out, other batches would leave out others."""
+    run, said = ended_without_memory(small, tmp_path, limit, at=2)
+    assert commands_in(said) or "within an epoch" not in said
+    for command in commands_in(said):
+        train(*command, out=tmp_path)
+        assert load(run)["state"]["progress"]["finished"]
 
 
 @pytest.mark.parametrize("options, message", [
@@ -354,8 +367,7 @@ def test_splitting_knows_tensors_tables_and_lists_of_samples():
     (["trainer.args.checkpoint_every={hours: 1}"], "'hours' is no interval"),
     (["trainer.args.checkpoint_every={steps: 0}"], "steps: 0 is no whole number above 0"),
     (["trainer.args.checkpoint_every={}"], "is empty"),
-    (["trainer.args.on_oom=splitt"], "one of"),
-    (["optimizer={first: Adam, second: Adam}", "trainer.args.on_oom=split"], "needs a single optimizer"),
+    (["trainer.args.on_nan=skipp"], "one of"),
     (["optimizer={first: Adam, second: Adam}", "trainer.args.on_nan=skip"], "needs a single optimizer"),
     (["trainer.args.max_failed_saves=0"], "too small"),
 ])

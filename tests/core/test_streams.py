@@ -104,7 +104,7 @@ def splits(train_set, val=None, **options) -> DataSplits:
 
 def labels(data: DataSplits, split: str = "train", epoch: int = 0, start: int = 0, **options) -> list[list[int]]:
     """The labels in each batch."""
-    return [batch[1].tolist() for _, batch in data.batches(split, epoch, start, **options)]
+    return [batch.data[1].tolist() for batch in data.batches(split, epoch, start, **options)]
 
 
 def command(small, dataset, *options) -> list:
@@ -242,7 +242,7 @@ def test_the_place_is_that_of_the_last_batch_taken_not_of_the_last_fetched(kind)
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_numbers_drawn_after_a_resume_are_those_of_a_run_that_never_stopped(num_workers):
     def inputs(batches):
-        return [batch[0] for _, batch in batches]
+        return [batch.data[0] for batch in batches]
 
     data, resumed = (splits(Tape(), num_workers=num_workers) for _ in range(2))
     straight = inputs(data.batches("train", epoch=1))
@@ -258,8 +258,8 @@ def test_numbers_drawn_after_a_resume_are_those_of_a_run_that_never_stopped(num_
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_and_preflight_begin_at_the_beginning_and_leave_no_trace(kind, num_workers):
     data, untouched = (splits(kind(), val=kind("val"), num_workers=num_workers, batches_per_epoch=3) for _ in range(2))
-    first = [data.first_batch("train")[1][1].tolist() for _ in range(2)]
-    assert first[0] == first[1] == data.first_batch("train")[1][1].tolist()
+    first = [data.first_batch("train").data[1].tolist() for _ in range(2)]
+    assert first[0] == first[1] == data.first_batch("train").data[1].tolist()
     evaluated, trained = [], []
     for epoch in range(4):
         trained.append(labels(data, epoch=epoch))

@@ -194,9 +194,9 @@ def run(arguments: list[str]) -> None:
     args = train_arguments(arguments)
     given = read_config(args.config, args.overrides) if args.config else None
     checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name)
-    config, _ = resolve_config(given, checkpoint, args.overrides, dist.world_size())
+    resolved = resolve_config(given, checkpoint, args.overrides, dist.world_size())
     try:
-        train(args, config, checkpoint, torch.device("cpu"))
+        train(args, resolved, checkpoint, torch.device("cpu"))
     except Interrupted:  # --steps
         pass
     except (TrainingError, ConfigError) as error:

@@ -5,9 +5,8 @@ import re
 
 import pytest
 
-from base import BaseTrainer
 from base.base_data_loader import DataSplits
-from base.registries import TRAINER_PARTS
+from base.trainer_options import TrainerOptions
 from conftest import PROJECT, program
 from utils.config.loading import load_config
 from utils.config.sections import SECTIONS
@@ -101,7 +100,7 @@ def test_the_config_with_every_setting_has_every_setting_at_its_default():
     assert config.keys() == SECTIONS.keys()
     assert config["optimizer"].keys() == {"type", "args", *SECTIONS["optimizer"].keys}
     assert config["data_loader"].keys() == defaults(DataSplits).keys() - {"build_dataset", "transforms", "seed"}
-    settings = {name: value for name, value in defaults(BaseTrainer).items() if name not in TRAINER_PARTS}
+    settings = defaults(TrainerOptions)
     assert settings.pop("max_nan_steps")  # goes with on_nan: skip alone, and stands in a comment
     assert config["trainer"] == {"type": "Trainer", "args": settings}
 

@@ -195,7 +195,7 @@ def test_a_trial_makes_real_steps_and_takes_a_want_of_memory_for_an_answer(small
 
 
 @pytest.mark.parametrize("options", [[], ["optimizer={type: Adagrad}"], ["trainer.args.precision=fp16"],
-                                     ["trainer.args={on_oom: split, on_nan: skip, ema: 0.9}"],
+                                     ["trainer.args={on_nan: skip, ema: 0.9}"],
                                      ["scheduler={type: OneCycleLR, args: {max_lr: 0.5}, per: step}"]])
 def test_the_largest_batch_is_found_and_named_with_what_keeps_the_effective_batch(small, caplog, options):
     caplog.set_level("INFO")
@@ -227,7 +227,7 @@ def test_without_cuda_no_batch_size_is_found(tmp_path):
 
 @pytest.mark.parametrize("find", ["--find-lr", "--find-batch-size"])
 @pytest.mark.parametrize("options", [
-    ["--distributed"], ["--verify-resume"], ["--profile", "3"], ["--steps", "3"], ["--crash-at-step", "3"], ["--out", "x"],
+    ["--distributed"], ["--verify-resume"], ["--profile", "3"], ["--steps", "3"], ["--out", "x"],
     ["--run-name", "x"], ["-r", "auto"], ["--find-lr", "--find-batch-size"]], ids=" ".join)
 def test_options_that_would_have_no_effect_beside_a_test_are_refused(find, options, capsys):
     from utils.cli import train_arguments

@@ -3,6 +3,8 @@ import inspect
 import re
 from collections.abc import Iterator
 
+from utils.config.signature import Signature
+
 _ARGUMENTS = re.compile(r"(\s*)(Args|Arguments|Parameters|Keyword args|Keyword arguments):\s*$",
                         re.IGNORECASE)
 _TYPE = r"\((?:[^()]|\([^()]*\))*\)"  # in parentheses, which may contain others
@@ -29,9 +31,10 @@ def argument_text(target, name: str, quote: str = "") -> str:
     """The text about the argument `name` of a class or a function, as one line; '' if there is none.
 
     Searches `Args:` and similar sections in the docstrings of the class and its constructor, then of the base
-    classes. For `quote` see `summary`.
+    classes, then of the class that has the argument. For `quote` see `summary`.
     """
-    for owner in inspect.getmro(target) if isinstance(target, type) else [target]:
+    owners = inspect.getmro(target) if isinstance(target, type) else (target,)
+    for owner in (*owners, *filter(None, [Signature(target).owners.get(name)])):
         for text in _docstrings(owner):
             for names, entry_text in _entries(text):
                 if name in names:

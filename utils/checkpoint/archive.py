@@ -13,6 +13,7 @@ from collections import OrderedDict
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -21,10 +22,6 @@ try:
     import fcntl
 except ImportError:  # Windows has no direct writes of this kind
     fcntl = None
-try:
-    from isal.isal_zlib import crc32  # same result as zlib's, seven times as fast
-except ImportError:  # no wheel for this machine
-    from zlib import crc32
 
 _ALIGNMENT = 64  # bytes, as in torch.save, so that tensors can be memory-mapped
 _BLOCK = 1 << 22  # bytes

@@ -4,19 +4,24 @@ from pathlib import Path
 import torch
 
 from utils.checkpoint.archive import DamagedError, read_archive
+from utils.checkpoint.format_1 import upgrade
 from utils.checkpoint.sharded import SHARDS_KEY, Shards
 from utils.checkpoint.state import find_non_finite, iter_tensors
 from utils.distributed.environment import expected_rank
 from utils.errors import ConfigError
-FORMAT = 1
+
+FORMAT, VERSION = 2, "1.1.0"  # setup.cfg has the version, too
+_KEYS = {1: dict.fromkeys(("format", "config", "state")).keys(),
+         2: dict.fromkeys(("format", "version", "config", "defaults", "state")).keys()}
 # In a file's state: the names of weights that were finite, in "model" and, as loss.NAME, in "loss".
 FINITE_WEIGHTS = "finite_weights"
 
 
 def load_checkpoint(file: Path, whole: bool = True) -> dict:
-    """Returns the content of a checkpoint, on the CPU: `{"format", "config", "state"}`.
+    """Returns the content of a checkpoint, on the CPU: `{"format", "version", "config", "defaults", "state"}`.
 
-    Puts sharded tensors together. With `whole=False` the main process only verifies them, and the state holds
+    "config" is complete; "defaults" are the keys in it that nobody wrote, None for format 1, whose config holds
+    only what was written. Puts sharded tensors together. With `whole=False` the main process only verifies them, and the state holds
     the `Shards` to load them from; see `place_state`. Raises ConfigError if the file is not a complete, valid
     checkpoint of this format with finite weights; see `read_archive`.
     """
@@ -39,19 +44,30 @@ def _read(file: Path) -> tuple[dict, list[str]]:
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
     except DamagedError as error:
         raise ConfigError(f"{file}: {error}") from error
-    if not isinstance(content, dict) or content.keys() != {"format", "config", "state"}:
+    if not isinstance(content, dict) or not {"format", "config", "state"} <= content.keys():
         raise ConfigError(f"{file}: not a checkpoint of this project: "
                           "'format', 'config' and 'state' are needed")
-    if type(content["format"]) is not int or content["format"] != FORMAT:
+    if type(content["format"]) is int and content["format"] > FORMAT:
+        raise ConfigError(f"{file}: written by a newer version ({content.get('version')}), in checkpoint format "
+                          f"{content['format']}. This is version {VERSION}, which reads formats 1 to {FORMAT}: "
+                          "bring the project up to date.")
+    if type(content["format"]) is not int or content["format"] not in _KEYS:
         raise ConfigError(f"{file}: written in checkpoint format {content['format']}; "
-                          f"this version reads {FORMAT}")
+                          f"this version reads 1 to {FORMAT}")
     config, state = content["config"], content["state"]
     if not isinstance(config, dict) or not isinstance(state, dict) or any(True for _ in iter_tensors(config)):
         raise ConfigError(f"{file}: not a checkpoint of this project: config and state are needed, as tables")
+    if content.keys() != _KEYS[content["format"]] or not _are_texts(content.get("defaults", [])):
+        raise ConfigError(f"{file}: not a checkpoint of this project: a checkpoint of format "
+                          f"{content['format']} holds {', '.join(_KEYS[content['format']])}")
     verified = state.get(FINITE_WEIGHTS, [])
     if fault := _state_fault(state):
         raise ConfigError(f"{file}: {fault}")
-    return content, verified
+    return (upgrade(content) if content["format"] == 1 else content), verified
+
+
+def _are_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _shards(file: Path, state: dict, verified: list[str]) -> Shards:
@@ -78,11 +94,11 @@ def _state_fault(state: dict) -> str | None:
     model, progress = state.get("model"), state.get("progress")
     if not isinstance(model, dict) or not isinstance(progress, dict):
         return "not a checkpoint of this project: its state is incomplete"
-    if not all(type(progress.get(name)) is int and progress[name] >= 0
-               for name in ("epoch", "batch", "step")):
+    if not all(type(progress.get(name, 0 if name == "samples" else None)) is int and progress.get(name, 0) >= 0
+               for name in ("epoch", "batch", "samples", "step")):
         return "not a checkpoint of this project: its progress is not epoch, batch and step"
     verified, average = state.pop(FINITE_WEIGHTS, []), state.get("ema")
-    if not isinstance(verified, list) or not all(isinstance(name, str) for name in verified):
+    if not _are_texts(verified):
         return "not a checkpoint of this project: the names of its weights are no list of text"
     loss = ({f"loss.{name}": value for name, value in state["loss"].items()}
             if isinstance(state.get("loss"), dict) else {})

@@ -180,6 +180,13 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
             for k, v in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
+def value_at(config: Any, key: str) -> Any:
+    """The value of `optimizer.args.lr` or `metrics.0.args.k` in a config. Raises KeyError or IndexError."""
+    for part in key.split("."):
+        config = config[int(part) if isinstance(config, list) else part]
+    return config
+
+
 def differences(old: dict, new: dict) -> dict[str, tuple[Any, Any]]:
     """`{"trainer.args.epochs": (10, 20)}`: leaves that differ between two configs (None if missing)."""
     old_leaves, new_leaves = flatten(old), flatten(new)

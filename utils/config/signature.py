@@ -4,9 +4,17 @@ import typing
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from pathlib import Path
+from typing import Any
 
 from utils.config.annotations import annotation_of, is_tensor, mismatch
 from utils.config.suggestions import suggest_name
+
+
+class FieldsOf:
+    """Says that `**options` takes the fields of a dataclass: `**options: Annotated[Any, FieldsOf(Options)]`."""
+
+    def __init__(self, options: type):
+        self.options = options
 
 
 class UnknownKey(str):
@@ -17,12 +25,14 @@ class Signature:
     """The named parameters of `target`, with inherited ones if a constructor forwards `**kwargs`.
 
     `provided`: the parameters that the program fills in: names, or a number of leading positional ones.
-    `open`: further names may be accepted. `name`: the name of `target` in messages.
+    `open`: further names may be accepted. `owners`: the class or function that has a parameter, by its name.
+    `name`: the name of `target` in messages.
     """
 
     def __init__(self, target, provided: Iterable[str] | int = (), name: str | None = None):
         self.name = name or getattr(target, "__name__", str(target))
-        self.parameters, self.open = _parameters(target)
+        self.owners: dict[str, Any] = {}
+        self.parameters, self.open = _parameters(target, self.owners)
         self._own = set(_inspect(target).parameters) if _inspect(target) else set()
         if isinstance(provided, int):
             provided = list(self.parameters)[:provided]
@@ -49,7 +59,8 @@ class Signature:
             elif name not in free and not self.open:
                 found.append((name, UnknownKey(f"{self.name} has no argument '{name}'."
                                                f"{suggest_name(name, free)} {self}")))
-            elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
+            elif name in free and not _is_default(value, free[name]) and (
+                    wrong := mismatch(value, annotation_of(free[name]))):
                 found.append((name, wrong))
         if missing := [name for name in self.required() if name not in (*args, *beside)]:
             found.append(("", f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
@@ -87,23 +98,35 @@ def _convert(value, parameter: Parameter | None):
     return value
 
 
-def _parameters(target) -> tuple[dict[str, Parameter], bool]:
-    """(named parameters, whether others are accepted); follows `**kwargs` to the next constructor in line."""
+def _is_default(value, parameter: Parameter) -> bool:
+    """Whether a value is the default, which is never wrong: `width: int = None`."""
+    return type(value) is type(parameter.default) and value == parameter.default
+
+
+def _parameters(target, owners: dict[str, Any]) -> tuple[dict[str, Parameter], bool]:
+    """(named parameters, whether others are accepted); follows `**kwargs` to the next constructor in line.
+
+    Adds to `owners` where each parameter comes from.
+    """
     signature = _inspect(target)
     if signature is None:
         return {}, True
-    owners = [cls for cls in getattr(target, "__mro__", ())
-              if "__init__" in vars(cls) or "__new__" in vars(cls)]
-    if owners and (owners[0] is object or owners[0].__module__ == "torch.nn.modules.module"):
+    line = [cls for cls in getattr(target, "__mro__", ())
+            if "__init__" in vars(cls) or "__new__" in vars(cls)]
+    if line and (line[0] is object or line[0].__module__ == "torch.nn.modules.module"):
         return {}, False  # object and nn.Module take no arguments, although their signatures do
     parameters = {n: p for n, p in signature.parameters.items()
                   if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    if all(p.kind is not p.VAR_KEYWORD for p in signature.parameters.values()):
+    for name in parameters:
+        owners.setdefault(name, line[0] if line else target)
+    rest = next((p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    if rest is None:
         return parameters, False
-    next_in_line = owners[1] if owners else signature.return_annotation
+    fields = [mark.options for mark in typing.get_args(rest.annotation) if isinstance(mark, FieldsOf)]
+    next_in_line = fields[0] if fields else line[1] if line else signature.return_annotation
     if not isinstance(next_in_line, type) or next_in_line is Parameter.empty:
         return parameters, True
-    inherited, is_open = _parameters(next_in_line)
+    inherited, is_open = _parameters(next_in_line, owners)
     return {**inherited, **parameters}, is_open or not inherited
 
 

@@ -1,14 +1,29 @@
-"""What several processes share of a model: its weights or their shards, its gradients, its buffers."""
+"""What several processes share of a model: the shards of its weights, and its buffers."""
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
 from torch import nn
 
 from utils.distributed import collectives as dist
 
 
-def shard_model(trainer) -> None:
-    """Shards the weights, if the strategy does so. Modules of different optimizers are sharded separately."""
+class ShardedTraining(Protocol):
+    """What `shard_model` needs of a trainer."""
+
+    strategy: Any
+    unwrapped_model: nn.Module
+    loss: Any
+    ema: Any
+    device: torch.device
+    optimizers: Mapping
+
+    def stepped(self, model: nn.Module, name: str) -> nn.Module: ...
+
+
+def shard_model(trainer: ShardedTraining) -> None:
+    """Shards the weights. Modules of different optimizers are sharded separately."""
     strategy, model, loss = trainer.strategy, trainer.unwrapped_model, trainer.loss
-    if not strategy.shards:
-        return
     strategy.validate(model, trainer.device)
     for name in trainer.optimizers if dist.world_size() > 1 else ():
         strategy.shard(trainer.stepped(model, name), trainer.device)
@@ -18,17 +33,10 @@ def shard_model(trainer) -> None:
             strategy.shard(loss, trainer.device, computes=False)
 
 
-def average_gradients(trainer) -> None:
-    """Averages gradients over processes. If they hold full models, call it after a first backward pass."""
-    for updater in trainer.updaters.values() if dist.world_size() > 1 else ():
-        trained = [parameter for parameter in updater.parameters if parameter.requires_grad]
-        unused, = dist.agree(any(parameter.grad is None for parameter in trained))
-        updater.gradients = trainer.strategy.gradients(updater.parameters, bool(unused))
-        trainer.guard.shared = True
+def broadcast_buffers(modules: Sequence[Any]) -> None:
+    """Copies the main process's buffers, such as BatchNorm's statistics, to all: a checkpoint holds them.
 
-
-def broadcast_buffers(trainer) -> None:
-    """Copies the main process's buffers, such as BatchNorm's statistics, to all: a checkpoint holds them."""
-    if dist.world_size() > 1:
-        modules = [trainer.model, trainer.loss] if isinstance(trainer.loss, nn.Module) else [trainer.model]
-        dist.broadcast_([buffer for module in modules for buffer in module.buffers()])
+    `modules` may hold other things, such as a loss that is a function.
+    """
+    modules = [module for module in modules if isinstance(module, nn.Module)]
+    dist.broadcast_([buffer for module in modules for buffer in module.buffers()])

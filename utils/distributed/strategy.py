@@ -17,13 +17,14 @@ from utils.distributed.sharding import shard_modules
 from utils.errors import ConfigError
 
 
-class Gradients:
-    """The gradients that backward leaves in one optimizer's parameters, for a single process.
+class SharedGradients:
+    """The gradients of one optimizer's parameters, averaged over processes.
 
-    `shared`: whether they are averaged over processes. Then all processes have to run every backward pass.
+    All processes run every backward pass, also one whose loss is not finite.
     """
 
-    shared = False
+    def connect(self) -> None:
+        """Begins to average. Call it on all processes after a backward pass of each alone (the preflight's)."""
 
     def backward(self, loss: torch.Tensor, final: bool, non_finite: bool | torch.Tensor,
                  inputs: Sequence | None) -> None:
@@ -31,10 +32,11 @@ class Gradients:
 
         `inputs`: the only leaves that get a gradient. `non_finite`: this process's loss is not finite.
         """
-        loss.backward(inputs=inputs)
+        raise NotImplementedError
 
-    def any_skipped(self) -> torch.Tensor | None:
-        """After a final backward: above 0 if any loss was `non_finite`; None if this process is alone."""
+    def any_skipped(self) -> torch.Tensor:
+        """After a final backward: above 0 if any process's loss was `non_finite`."""
+        raise NotImplementedError
 
 
 class _LossCarrier(nn.Module):
@@ -57,17 +59,23 @@ UNUSED = ("this step leaves some parameters unused, others do not: processes hav
           "Set trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}")
 
 
-class AveragedGradients(Gradients):
+class AveragedGradients(SharedGradients):
     """Gradients averaged by DistributedDataParallel in buckets during backward; not in inner micro-batches.
 
-    Parameters may be frozen or unfrozen during training.
+    Parameters may be frozen or unfrozen during training. `find_unused_parameters`: None if the backward pass
+    before `connect` shows whether steps leave parameters unused.
     """
 
-    shared = True
-
-    def __init__(self, parameters: Sequence[nn.Parameter], find_unused_parameters: bool, **options):
+    def __init__(self, parameters: Sequence[nn.Parameter], find_unused_parameters: bool | None, **options):
         self.parameters, self.find_unused, self.options = list(parameters), find_unused_parameters, options
-        self._connect([parameter.requires_grad for parameter in self.parameters], init_sync=True)
+        self.ddp: DistributedDataParallel | None = None
+
+    def connect(self) -> None:
+        trained = [parameter.requires_grad for parameter in self.parameters]
+        unused, = dist.agree(any(parameter.requires_grad and parameter.grad is None
+                                 for parameter in self.parameters))
+        self.find_unused = bool(unused) if self.find_unused is None else self.find_unused
+        self._connect(trained, init_sync=True)
 
     def _connect(self, trained: list[bool], init_sync: bool) -> None:
         self.trained, self.ddp = trained, None  # frees the previous one first
@@ -77,6 +85,8 @@ class AveragedGradients(Gradients):
                                            init_sync=init_sync, **self.options)
 
     def backward(self, loss, final, non_finite, inputs) -> None:
+        if self.ddp is None:
+            return loss.backward(inputs=inputs)
         if (trained := [parameter.requires_grad for parameter in self.parameters]) != self.trained:
             self._connect(trained, init_sync=False)  # weights are equal, and this step's graph refers to them
         self._backward(loss, final, non_finite, inputs)
@@ -94,7 +104,9 @@ class AveragedGradients(Gradients):
                 raise
             raise ConfigError(UNUSED) from error
 
-    def any_skipped(self) -> torch.Tensor:
+    def any_skipped(self) -> torch.Tensor | None:
+        if self.ddp is None:
+            return None
         flag = self.ddp.module.flag
         found, flag.grad = flag.grad.clone(), None
         return found
@@ -122,21 +134,18 @@ class DataParallel:
     def __str__(self):
         return "ddp"
 
-    def gradients(self, parameters: Sequence[nn.Parameter], unused: bool) -> Gradients:
-        """Averages the gradients of an optimizer's `parameters`; `unused`: a step left some without one."""
-        find = unused if self.find_unused_parameters is None else self.find_unused_parameters
-        return AveragedGradients(parameters, find_unused_parameters=find, **self.options)
+    def gradients(self, parameters: Sequence[nn.Parameter]) -> SharedGradients:
+        """The shared gradients of an optimizer's `parameters`."""
+        return AveragedGradients(parameters, self.find_unused_parameters, **self.options)
 
 
-class ShardedGradients(Gradients):
+class ShardedGradients(SharedGradients):
     """Gradients of FSDP2, averaged and sharded when backward leaves a module; not in inner micro-batches.
 
     Args:
         roots: the sharded modules whose parameters the optimizer steps.
         others: parameters of other optimizers. Backward may reach them, but must leave no gradients there.
     """
-
-    shared = True
 
     def __init__(self, roots: Sequence[nn.Module], others: Sequence[nn.Parameter]):
         self.roots, self.others, self._non_finite = roots, others, torch.zeros(())
@@ -223,8 +232,8 @@ class FullyShardedDataParallel:
         if not averaged:
             self._roots.append(root)
 
-    def gradients(self, parameters: Sequence[nn.Parameter], unused: bool) -> Gradients:
-        """Averages the gradients of an optimizer's `parameters`."""
+    def gradients(self, parameters: Sequence[nn.Parameter]) -> SharedGradients:
+        """The shared gradients of an optimizer's `parameters`."""
         mine = {id(parameter) for parameter in parameters}
         own = [root for root in self._roots if any(id(parameter) in mine for parameter in root.parameters())]
         others = [parameter for root in self._roots

@@ -10,13 +10,13 @@ log = logging.getLogger(__name__)
 class NonFinite(Exception):
     """A loss or a gradient is NaN or infinite. The weights are still those from before the step.
 
-    `num_late`: steps from the skipped one to now, that one included; 0 while it still runs, and then `window`
-    holds its batches. `here`: whether this process saw the value itself, as far as it knows.
+    `num_late`: steps from the skipped one to now, that one included; 0 while it still runs. `here`: whether
+    this process saw the value itself, as far as it knows.
     """
 
     def __init__(self, message: str, num_late: int = 0, here: bool = True):
         super().__init__(message)
-        self.num_late, self.window, self.here = num_late, None, here
+        self.num_late, self.here = num_late, here
 
 
 class NonFiniteGuard:
@@ -25,16 +25,14 @@ class NonFiniteGuard:
     On the CPU the host sees a bad value at once. On an accelerator the host does not wait: steps are masked
     on the device (`mask`), as with found_inf of GradScaler, and `check` reports them at the next log point.
 
-    With several processes one loss may be bad, and all processes must skip the step. So `inspect` only
-    records the value, and `settle` acts when all processes know.
-
     Args:
         tolerated: how many steps in a row may be skipped before NonFinite is raised.
+        shared: whether several processes decide together. One loss may be bad, and all processes must skip the
+            step. So `inspect` only records the value, and `settle` acts when all processes know.
     """
 
-    def __init__(self, tolerated: int = 0):
-        self.tolerated = tolerated
-        self.shared = False  # whether several processes decide together
+    def __init__(self, tolerated: int = 0, shared: bool = False):
+        self.tolerated, self.shared = tolerated, shared
         self.seen: str | None = None  # the bad value that this process saw in the current step
         self.skipped: bool | torch.Tensor = False  # the current step is skipped; on an accelerator 0-dim bool
         self.over: bool | torch.Tensor = False  # more skipped in a row than tolerated: all steps are skipped
@@ -85,6 +83,10 @@ class NonFiniteGuard:
         elif self.num_in_a_row > self.tolerated:
             raise NonFinite(f"the loss was not finite in {self.num_in_a_row} steps in a row")
         return skipped if self.tolerated else False
+
+    def abandon_step(self) -> None:
+        """Forgets what was seen in a step that is not completed."""
+        self.skipped, self.seen = False, None
 
     def state_dict(self) -> dict:
         return {"num_in_a_row": int(self.num_in_a_row)}

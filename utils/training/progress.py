@@ -8,11 +8,15 @@ from tqdm import tqdm
 
 
 class Position:
-    """Completed epochs, consumed batches of the current epoch, optimizer steps; whether training is done."""
+    """Completed epochs, consumed batches of the current epoch, optimizer steps.
 
-    def __init__(self):
+    A checkpoint also holds the place in the epoch in nominal samples, so that a run can go on with another
+    `batch_size`.
+    """
+
+    def __init__(self, batch_size: int = 1):
         self.epoch = self.batch = self.step = 0
-        self.finished = False
+        self._batch_size = batch_size
 
     def advance(self, num_batches: int) -> None:
         """Records one optimizer step over `num_batches` batches."""
@@ -32,11 +36,14 @@ class Position:
         return f"epoch {self.epoch + 1}, batch {self.batch:,}, step {self.step:,}"
 
     def state_dict(self) -> dict:
-        return dict(vars(self))
+        return {"epoch": self.epoch, "batch": self.batch, "samples": self.batch * self._batch_size,
+                "step": self.step}
 
     def load_state_dict(self, state: dict) -> None:
+        """Loads a state, which may be of a run with another batch size that divides the steps equally."""
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
-        self.finished = state.get("finished", False)
+        if "samples" in state:
+            self.batch = -(-state["samples"] // self._batch_size)  # the last batch of an epoch may be short
 
 
 class SaveInterval:

@@ -1,5 +1,6 @@
 """The learning-rate schedulers of one optimizer: step, resume, and recompute for another run length."""
 import copy
+import warnings
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -18,6 +19,9 @@ class Schedule:
     """
 
     def __init__(self, optimizer, factories=(), num_epochs: int = 1, steps_per_epoch: int | None = None):
+        # the order of our steps is correct, but torch also warns after a resume, and if fp16 skips its first
+        warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before",
+                                category=UserWarning)
         self.optimizer = optimizer
         self.num_epochs, self.steps_per_epoch = num_epochs, steps_per_epoch
         length = {"epoch": num_epochs, "step": steps_per_epoch and num_epochs * steps_per_epoch}

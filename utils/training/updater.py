@@ -1,19 +1,14 @@
 """From a loss to new weights. Only this file orders scale, backward, unscale, clip, step, schedule, zero."""
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 
 from utils.distributed.sharding import full_tensor
-from utils.distributed.strategy import Gradients
+from utils.distributed.strategy import SharedGradients
 from utils.errors import ConfigError
 from utils.training.non_finite_guard import NonFiniteGuard
 from utils.training.schedule import Schedule
-
-# The order below is correct, but torch also warns after a resume, and when fp16 skips its first step.
-warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before",
-                        category=UserWarning)
 
 
 class Window(NamedTuple):
@@ -38,39 +33,59 @@ class Updater:
         clip_norm: the largest global gradient norm, None for no clipping.
         exclusive: backward fills only this optimizer's gradients. For trainers with several optimizers, where
             one loss must leave no gradients in the parameters of another optimizer.
+        guard: keeps values that are not finite out of the weights; all updaters of a trainer have the same.
+        share: makes the SharedGradients of some parameters; None if this process is alone.
+        names: the parameters by their names, by which a checkpoint holds the optimizer's state.
+
+    A trainer that makes an Updater itself may leave out `guard` and `share`: it gets them by `join`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: "Schedule", scaler: torch.amp.GradScaler,
-                 clip_norm: float | None = None, exclusive: bool = False):
+                 clip_norm: float | None = None, exclusive: bool = False, *,
+                 guard: NonFiniteGuard | None = None, share: Callable | None = None,
+                 names: Mapping[str, torch.nn.Parameter] | None = None):
         self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
-        self.guard = NonFiniteGuard()  # a trainer replaces it by one that all its updaters share
-        self.gradients = Gradients()  # with several processes a trainer replaces it: averaged gradients
-        self.stepping = False  # still true after an error: the step is incomplete
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.inputs = self.parameters if exclusive else None
+        self.guard = guard or NonFiniteGuard()
+        self.gradients: SharedGradients | None = share(self.parameters) if share else None
+        name_of = {id(parameter): name for name, parameter in (names or {}).items()}
+        self.names = [name_of.get(id(parameter)) for parameter in self.parameters]
         self._kernels = [{k: group[k] for k in ("fused", "foreach") if k in group}
                          for group in optimizer.param_groups]
         self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
         _initialize_momentum(optimizer)
 
+    def join(self, guard: NonFiniteGuard, share: Callable | None) -> None:
+        """Takes the guard and the sharing of gradients from the trainer, unless it was built with them."""
+        self.guard = guard
+        if share and self.gradients is None:
+            self.gradients = share(self.parameters)
+
     def update(self, loss: torch.Tensor, window: Window) -> None:
         """Adds the gradients of `loss`. The window's last call makes the step, unless the guard skips it."""
         self.guard.inspect(loss)
-        if self.guard.skipped is not True or self.gradients.shared:
+        if self.guard.skipped is not True or self.gradients:  # processes run every backward pass together
             scaled = self.scaler.scale(loss if window.weight == 1 else loss * window.weight)
             if self.scaler.is_enabled() and (mask := self.guard.mask) is not None:
                 scaled = torch.where(mask, torch.nan, scaled)  # the scaler skips a step with NaN gradients
-            self.gradients.backward(scaled, window.final, self.guard.skipped, self.inputs)
+            if self.gradients:
+                self.gradients.backward(scaled, window.final, self.guard.skipped, self.inputs)
+            else:
+                scaled.backward(inputs=self.inputs)
         if window.final:
-            if (any_skipped := self.gradients.any_skipped()) is not None:
-                self.guard.settle(any_skipped)
+            if self.gradients:
+                self.guard.settle(self.gradients.any_skipped())
             if self.guard.skipped is not True:
-                self._step(window.measured)
+                self.step(window.measured)
             self.schedule.step()
             self._drop_gradients()
 
-    def preflight(self, loss: torch.Tensor) -> None:
-        """Runs backward only, as in `update`. Raises ConfigError for a loss that backward cannot use."""
+    def preflight(self, loss: torch.Tensor, alone: bool = False) -> None:
+        """Runs backward only, with `alone` for this process's own gradients, as one process would.
+
+        Raises ConfigError for a loss that backward cannot use.
+        """
         if isinstance(loss, torch.Tensor) and loss.numel() != 1:
             raise ConfigError.at("loss", f"it gives numbers of shape {list(loss.shape)}; "
                                          "training minimises one. A loss of torch takes reduction: mean; "
@@ -79,29 +94,25 @@ class Updater:
             raise ConfigError.at("loss", "it does not depend on any weight that is trained: "
                                          "somewhere on the way it was cut off, by detach(), item(), argmax() "
                                          "or no_grad(), say.")
-        self.gradients.backward(loss, final=True, non_finite=False, inputs=self.inputs)
-        self.gradients.any_skipped()
+        if alone or not self.gradients:
+            loss.backward(inputs=self.inputs)
+        else:
+            self.gradients.backward(loss, final=True, non_finite=False, inputs=self.inputs)
+            self.gradients.any_skipped()
 
-    def _step(self, measured: bool) -> None:
-        self.stepping = True
+    def step(self, measured: bool) -> None:
+        """Steps the optimizer with the gradients that are there. `measured`: whether their norm is wanted."""
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
             self.grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         elif measured or self.guard.tolerated:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            dense = [gradient.coalesce().values() if gradient.is_sparse else gradient
-                     for gradient in gradients]
-            self.grad_norm = full_tensor(torch.nn.utils.get_total_norm(dense))
+            self.grad_norm = self._measure_norm()
         if self.scaler.is_enabled():  # it skips steps with infinite gradients itself, to find its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        else:
-            self._guarded_step(known_norm=measured or bool(self.clip_norm or self.guard.tolerated))
-        self.stepping = False
-
-    def _guarded_step(self, known_norm: bool) -> None:
-        if known_norm:
+            return
+        if measured or self.clip_norm or self.guard.tolerated:
             self.guard.inspect(self.grad_norm, "gradient norm", everywhere=True)
         if (mask := self.guard.mask) is not None:
             if getattr(self.optimizer, "_step_supports_amp_scaling", False):
@@ -109,7 +120,14 @@ class Updater:
             elif mask:  # this optimizer cannot be masked: the host waits for the device in every step
                 return
         if self.guard.skipped is not True:
-            self.optimizer.step(*self._closure())
+            # LBFGS needs a closure. With `max_iter: 1` it calls it once, and the gradients are already there
+            closure = [lambda: 0.0] if isinstance(self.optimizer, torch.optim.LBFGS) else []
+            self.optimizer.step(*closure)
+
+    def _measure_norm(self) -> torch.Tensor:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        return full_tensor(torch.nn.utils.get_total_norm([
+            gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]))
 
     def _drop_gradients(self) -> None:
         """Like `zero_grad`, without torch's profiler range, which takes longer than a small layer."""
@@ -120,27 +138,50 @@ class Updater:
             for parameter in group["params"]:
                 parameter.grad = None
 
-    def _closure(self) -> list[Callable]:
-        """LBFGS needs a closure. With `max_iter: 1` it calls it once, and the gradients are already there."""
-        return [lambda: 0.0] if isinstance(self.optimizer, torch.optim.LBFGS) else []
-
     @property
     def lr(self) -> float:
         """The learning rate of the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def hold_lr(self) -> None:
+        """From here on schedulers do nothing: the learning rates are those in the optimizer's groups."""
+        self.schedule = Schedule(self.optimizer)
+
+    def abandon_step(self) -> None:
+        """Forgets a step that was not completed: its gradients, and what the loss scaler knows of it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=self.scaler.is_enabled())
+
     def state_dict(self) -> dict:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict()}
+                "scaler": self.scaler.state_dict(), "names": list(self.names)}
 
     def load_state_dict(self, state: dict) -> None:
+        """Loads a state; each parameter's by its name, in whatever order the parameters were."""
+        saved = state["optimizer"]
+        if None not in self.names and None not in state.get("names", [None]):
+            saved = _in_order(saved, state["names"], self.names, self.optimizer.param_groups)
         # the choice of kernels depends on this machine, not on the one that wrote the state
-        groups = [{**group, **own}
-                  for group, own in zip(state["optimizer"]["param_groups"], self._kernels, strict=True)]
-        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        groups = [{**group, **own} for group, own in zip(saved["param_groups"], self._kernels, strict=True)]
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _in_order(saved: dict, saved_names: list[str], names: list[str], groups: list[dict]) -> dict:
+    """The `saved` state of an optimizer with its parameters in the order of `names`, divided as in `groups`.
+
+    Raises ValueError if these are other parameters. Both lists of names go through the groups in order.
+    """
+    if changed := set(saved_names) ^ set(names):
+        raise ValueError(f"the optimizer steps other parameters: {', '.join(sorted(changed))}")
+    number_of = {name: number for number, name in enumerate(names)}
+    state = {number_of[saved_names[number]]: values for number, values in saved["state"].items()}
+    numbers = iter(range(len(names)))
+    divided = [{**old, "params": [next(numbers) for _ in group["params"]]}
+               for old, group in zip(saved["param_groups"], groups, strict=True)]
+    return {"state": state, "param_groups": divided}
 
 
 def _initialize_momentum(optimizer: torch.optim.Optimizer) -> None:

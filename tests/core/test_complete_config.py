@@ -1,0 +1,286 @@
+"""A default never changes under a run that exists; checkpoints of other formats; other batches of equal steps."""
+import configparser
+import copy
+import dataclasses
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from base import DATASETS, MODELS, TRAINERS, ArrayDataset
+from base.base_data_loader import PROVIDED, DataSplits
+from base.complete_config import complete_config
+from base.trainer_options import TrainerOptions
+from base.validate import validate_config
+from conftest import PROJECT, assert_same_state, load, score, train
+from trainer.trainer import Trainer
+from utils.checkpoint import format_1
+from utils.checkpoint.archive import read_archive, write_archive
+from utils.checkpoint.loading import VERSION, load_checkpoint
+from utils.config.loading import load_config, value_at
+from utils.errors import ConfigError, Interrupted
+
+
+def define_model(width: int, bias: int = None) -> type:
+    """The plug-in Grown with a default `width`. The default of `bias` is not of its type, as in much code."""
+
+    @MODELS.register
+    class Grown(nn.Sequential):
+        def __init__(self, width: int = width, bias: int = bias, scale: tuple = (1.0, 2.0), kinds=("a", "b")):
+            assert scale == (1.0, 2.0) and kinds == ("a", "b")
+            super().__init__(nn.Flatten(), nn.Linear(64, width, bias=bias is None), nn.Linear(width, 10))
+
+    return Grown
+
+
+def stopped(*args, out, steps: int):
+    """The folder of a run that ends after a number of steps."""
+    with pytest.raises(Interrupted):
+        train(*args, "--steps", steps, out=out)
+    return next(out.glob("*/*"))
+
+
+def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_path):
+    define_model(width=12)
+    run = train("-c", small, "model=Grown", "writers=[TensorBoard]", "trainer.args.epochs=1", out=tmp_path)
+    config, _ = load_config(run / "config.yaml")
+    assert config == load(run)["config"]
+    assert config["model"] == {"type": "Grown", "args": {"width": 12, "bias": None, "scale": [1.0, 2.0]}}
+    assert config["trainer"]["args"] == {**dataclasses.asdict(TrainerOptions()), "epochs": 1, "log_every": 2}
+    options = {name: p.default for name, p in inspect.signature(DataSplits).parameters.items() if name not in PROVIDED}
+    assert config["data_loader"] == {**options, "batch_size": 30, "validation_split": 40, "batches_per_epoch": 5}
+    assert config["optimizer"] == {"type": "Adam", "args": {"lr": 0.01}, "decay_bias_and_norm": True}  # Adam is torch's
+    assert config["writers"] == ["TensorBoard"] and config["loss"] == "CrossEntropyLoss"
+    defaults = load(run)["defaults"]
+    assert {"model.args.width", "trainer.args.ema", "data_loader.shuffle"} <= {*defaults}
+    assert not {"trainer.args.epochs", "model.type", "optimizer.args.lr", "data_loader.batch_size"} & {*defaults}
+    again = train("-c", run / "config.yaml", out=tmp_path / "again")  # and it is a config like others
+    assert_same_state(load(run)["state"], load(again)["state"])
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+def test_a_default_of_a_plug_in_that_changes_leaves_a_run_as_it_is(small, tmp_path, with_config):
+    define_model(width=12)
+    options = ["-c", small, "model=Grown"]
+    straight = train(*options, out=tmp_path / "straight")
+    run = stopped(*options, out=tmp_path / "stopped", steps=3)
+    define_model(width=20)
+    train("-r", run, *(options if with_config else []), out=tmp_path / "stopped")
+    assert_same_state(load(straight)["state"], load(run)["state"])
+    assert score("-r", run) and load(run)["config"]["model"]["args"]["width"] == 12
+    assert len(load(train(*options, out=tmp_path / "new"))["state"]["model"]["1.weight"]) == 20
+
+
+def test_a_default_of_the_engine_that_changes_leaves_a_run_as_it_is(small, tmp_path, monkeypatch):
+    run = stopped("-c", small, out=tmp_path, steps=3)
+    changed = inspect.signature(TrainerOptions)
+    parameters = [p.replace(default=0.5) if name == "clip_norm" else p for name, p in changed.parameters.items()]
+    monkeypatch.setattr(TrainerOptions, "__signature__", changed.replace(parameters=parameters), raising=False)
+    train("-r", run, out=tmp_path)
+    assert load(run)["config"]["trainer"]["args"]["clip_norm"] is None
+    assert load(train("-c", small, out=tmp_path / "new"))["config"]["trainer"]["args"]["clip_norm"] == 0.5
+
+
+def test_a_key_that_is_taken_out_of_the_config_of_a_run_gets_the_default_of_today(small, tmp_path):
+    text = small.read_text()
+    small.write_text(text.replace("log_every: 2", "log_every: 2, clip_norm: 3.0"))
+    run = stopped("-c", small, out=tmp_path, steps=3)
+    small.write_text(text)
+    train("-r", run, "-c", small, out=tmp_path)
+    assert load(run)["config"]["trainer"]["args"]["clip_norm"] is None
+
+
+@TRAINERS.register
+class Longer(Trainer):
+    """Has another default for an option of every trainer."""
+
+    def __init__(self, *, log_every: int = 3, **kwargs):
+        super().__init__(log_every=log_every, **kwargs)
+
+
+def as_format_1(file, **changes) -> None:
+    """Turns a checkpoint into one that version 1.0.0 could have written: without defaults, names and samples."""
+    content = read_archive(file)
+    config = copy.deepcopy(content["config"])
+    for name in content["defaults"]:
+        *above, key = name.split(".")
+        value_at(config, ".".join(above)).pop(key)
+    state = {**content["state"], "step_seeds": {"drawn": False}, **changes}
+    del state["progress"]["samples"], state["optimizer"]["names"]
+    write_archive({"format": 1, "config": config, "state": state}, file)
+
+
+def test_the_table_of_1_0_0_has_every_option_of_the_engine():
+    """An option that is added gets an entry: what 1.0.0 did where there was no such option."""
+    assert format_1.TRAINER.keys() == {field.name for field in dataclasses.fields(TrainerOptions)}
+    assert format_1.DATA_LOADER.keys() == inspect.signature(DataSplits).parameters.keys() - {*PROVIDED}
+
+
+def test_a_checkpoint_of_format_1_is_completed_from_the_defaults_of_1_0_0(small, tmp_path, monkeypatch):
+    options = ["-c", small, "trainer.type=Longer", "data_loader.batches_per_epoch=6"]
+    straight = train(*options, out=tmp_path / "straight")
+    run = stopped(*options, out=tmp_path / "old", steps=4)
+    as_format_1(run / "checkpoints" / "last.pt")
+    monkeypatch.setitem(format_1.DEFAULTS, "clip_norm", 1e9)  # a clip that never clips: the table shows, no number does
+    monkeypatch.setitem(format_1.DEFAULTS, "log_every", 1)  # Longer has a default of its own
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["state"]["progress"]["samples"] == 120
+    train("-r", run, out=tmp_path / "old")
+    assert load(run)["format"] == 2 and load(run)["version"] == VERSION
+    args = load(run)["config"]["trainer"]["args"]
+    assert args["clip_norm"] == 1e9 and args["log_every"] == 3
+    assert_same_state(load(straight)["state"], load(run)["state"])
+
+
+def test_a_run_of_1_0_0_that_split_its_batches_goes_on_with_a_warning(small, tmp_path, capsys):
+    run = stopped("-c", small, out=tmp_path, steps=3)
+    as_format_1(run / "checkpoints" / "last.pt", splitting={"num_parts": 4})
+    content = read_archive(run / "checkpoints" / "last.pt")
+    content["config"]["trainer"]["args"]["on_oom"] = "split"
+    write_archive(content, run / "checkpoints" / "last.pt")
+    train("-r", run, out=tmp_path)
+    said = capsys.readouterr().err
+    assert "in 4 pieces" in said and "data_loader.batch_size=7 trainer.args.accumulate=4" in said
+    assert load(run)["state"]["progress"]["finished"] and "on_oom" not in load(run)["config"]["trainer"]["args"]
+
+
+def test_on_oom_of_earlier_versions_is_answered_with_a_sentence(small, tmp_path, capsys):
+    run = train("-c", small, "trainer.args.on_oom=stop", "trainer.args.epochs=1", out=tmp_path)
+    assert "trainer.args.on_oom is gone" in capsys.readouterr().err
+    assert "on_oom" not in load(run)["config"]["trainer"]["args"]
+    with pytest.raises(ConfigError, match="on_oom: .*halve data_loader.batch_size and double trainer.args.accumulate"):
+        train("-c", small, "trainer.args.on_oom=split", out=tmp_path)
+
+
+def test_a_newer_format_is_refused_with_what_wrote_it(small, tmp_path):
+    run = stopped("-c", small, out=tmp_path, steps=3)
+    content = read_archive(run / "checkpoints" / "last.pt")
+    write_archive({**content, "format": 3, "version": "7.0.0", "more": 1}, tmp_path / "new.pt")
+    with pytest.raises(ConfigError, match=r"newer version \(7.0.0\), in checkpoint format 3. This is version 1.*1 to 2"):
+        train("-r", tmp_path / "new.pt", out=tmp_path)
+
+
+def test_the_version_in_checkpoints_is_that_of_the_project():
+    setup = configparser.ConfigParser()
+    setup.read(PROJECT / "setup.cfg")
+    assert setup["template"]["version"] == VERSION
+
+
+def test_a_config_is_complete_after_one_pass_and_keeps_what_it_cannot_build(small):
+    define_model(width=12)
+    config = validate_config(load_config(small, ["model=Grown"])[0])
+    once = complete_config(config)
+    assert complete_config(once.config).config == once.config and complete_config(once.config).defaults == []
+    assert validate_config(once.config) == once.config  # no default is a mistake
+    odd = {"model": {"type": "NoSuch", "args": {}}, "trainer": 5, "transforms": [], "data_loader": 3, "metrics": None}
+    assert {key: complete_config(odd).config[key] for key in odd} == odd
+
+
+def test_an_optimizers_state_is_loaded_by_the_names_of_its_parameters():
+    from utils.training.schedule import Schedule
+    from utils.training.updater import Updater
+
+    def updater(*names: str) -> tuple:
+        model = nn.ParameterDict({name: nn.Parameter(torch.full((2,), float(len(name)))) for name in names})
+        optimizer = torch.optim.Adam([{"params": [model[name]], "lr": 0.1} for name in names])
+        return model, Updater(optimizer, Schedule(optimizer), torch.amp.GradScaler("cpu", enabled=False),
+                              names=dict(model.named_parameters()))
+
+    model, one = updater("a", "bb", "ccc")
+    sum(float(len(name)) * weight.sum() for name, weight in model.items()).backward()
+    one.optimizer.step()
+    other_model, other = updater("ccc", "a", "bb")
+    other.load_state_dict(one.state_dict())
+    for name, weight in other_model.items():
+        assert torch.equal(other.optimizer.state[weight]["exp_avg"], one.optimizer.state[model[name]]["exp_avg"])
+    with pytest.raises(ValueError, match="other parameters: bb, dddd"):
+        updater("a", "dddd", "ccc")[1].load_state_dict(one.state_dict())
+
+
+# -- other batches of equal steps ------------------------------------------------------------------------------------
+
+@DATASETS.register
+class Numbered(ArrayDataset):
+    """Samples that are their own numbers, 45 of them: 12 steps of 4 in an epoch, the last of one sample."""
+
+    def __init__(self, split: str):
+        numbers = torch.arange(45 if split == "train" else 8)
+        super().__init__(numbers[:, None].float(), numbers.float()[:, None])
+
+
+@TRAINERS.register
+class Seen(Trainer):
+    """Remembers which samples each step had."""
+
+    steps: list = []
+
+    def train_step(self, batch):
+        if not self.in_preflight:
+            Seen.now += batch[1].flatten().long().tolist()
+        return super().train_step(batch)
+
+    def on_step_end(self):
+        Seen.steps.append((self.position.step, sorted(Seen.now)))
+        Seen.now = []
+
+    now: list = []
+
+
+NUMBERED = """
+name: numbered
+dataset: Numbered
+data_loader: {batch_size: 4}
+model: {type: Linear, args: {in_features: 1, out_features: 1}}
+loss: MSELoss
+optimizer: {type: SGD, args: {lr: 0.0}}
+trainer: {type: Seen, args: {epochs: 2}}
+writers: []
+"""
+
+
+def samples_of_steps(*args, out, ends: bool = True) -> dict[int, list[int]]:
+    Seen.steps, Seen.now = [], []
+    if ends:
+        train(*args, out=out)
+    else:
+        with pytest.raises(Interrupted):
+            train(*args, out=out)
+    return dict(Seen.steps)
+
+
+@pytest.mark.parametrize("steps", [5, 12, 17])
+@pytest.mark.parametrize("size, accumulate", [(2, 2), (1, 4)])
+def test_a_run_goes_on_with_other_batches_of_equal_steps(tmp_path, steps, size, accumulate):
+    file = tmp_path / "numbered.yaml"
+    file.write_text(NUMBERED)
+    straight = samples_of_steps("-c", file, out=tmp_path / "straight")
+    assert len(straight) == 24 and sorted(sum([straight[step] for step in range(1, 13)], [])) == [*range(45)]
+    first = samples_of_steps("-c", file, "--steps", steps, out=tmp_path / "run", ends=False)
+    run = next((tmp_path / "run").glob("*/*"))
+    rest = samples_of_steps("-r", run, f"data_loader.batch_size={size}", f"trainer.args.accumulate={accumulate}",
+                            "--steps", 20, out=tmp_path / "run", ends=False)
+    last = samples_of_steps("-r", run, "data_loader.batch_size=4", "trainer.args.accumulate=1", out=tmp_path / "run")
+    assert first | rest | last == straight
+    assert load(run)["state"]["progress"] == {"epoch": 2, "batch": 0, "samples": 0, "step": 24, "finished": True}
+
+
+@pytest.mark.parametrize("options, message", [
+    (["data_loader.batch_size=2"], "of the same product, 4"),
+    (["data_loader.batch_size=2", "trainer.args.accumulate=3"], "of the same product, 4"),
+    (["data_loader.batch_size=2", "trainer.args.accumulate=2", "data_loader.shuffle=false"], "was begun with"),
+])
+def test_steps_of_other_samples_are_refused_within_an_epoch(tmp_path, options, message):
+    file = tmp_path / "numbered.yaml"
+    file.write_text(NUMBERED)
+    run = stopped("-c", file, out=tmp_path, steps=3)
+    with pytest.raises(ConfigError, match=message):
+        train("-r", run, *options, out=tmp_path)
+
+
+@pytest.mark.parametrize("option", ["data_loader.drop_last=true", "data_loader.batches_per_epoch=5"])
+def test_batches_that_would_leave_other_samples_out_are_refused_within_an_epoch(tmp_path, option):
+    file = tmp_path / "numbered.yaml"
+    file.write_text(NUMBERED)
+    run = stopped("-c", file, option, out=tmp_path, steps=3)
+    with pytest.raises(ConfigError, match="With drop_last or batches_per_epoch other batches would leave other"):
+        train("-r", run, "data_loader.batch_size=2", "trainer.args.accumulate=2", out=tmp_path)
