@@ -20,7 +20,7 @@ from utils.config.syntax import dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.distributed.group import num_restarts
-from utils.errors import ConfigError, TrainingError
+from utils.errors import ConfigError, Fault, TrainingError
 from utils.run_folder import (
     CHECKPOINTS,
     environment,
@@ -156,7 +156,7 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
             log.info("%s is now %s; the checkpoint was made with %s", key, format_value(new),
                      format_value(old))
             continue
-        faults.append((tuple(key.split(".")), why))
+        faults.append(Fault(tuple(key.split(".")), why))
     if faults:
         raise ConfigError.of(faults)
 

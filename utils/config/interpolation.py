@@ -7,7 +7,7 @@ from typing import Any
 from utils.config.sections import with_defaults
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import KeyPath, read_number
-from utils.errors import Fault
+from utils.errors import Fault, UnresolvedReference
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
 
@@ -39,7 +39,7 @@ class _References:
         try:
             return self._followed(value, path, (".".join(path),))
         except _Unresolved as error:
-            self.faults.append((path, str(error)))
+            self.faults.append(UnresolvedReference(path, str(error)))
             return value
 
     def _followed(self, value: Any, path: KeyPath, chain: tuple[str, ...]) -> Any:

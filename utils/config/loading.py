@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from utils.config.interpolation import resolve
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, parse_json, parse_yaml
-from utils.errors import Attempts, ConfigError, Fault
+from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
@@ -110,7 +110,7 @@ def _parse_override(override: str) -> Layer:
                           "Overrides look like optimizer.args.lr=0.01")
     nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
     if faults:
-        raise ConfigError(format_faults([((*path, *inner), *rest) for inner, *rest in faults], {}))
+        raise ConfigError(format_faults([fault.below(path) for fault in faults], {}))
     for part in reversed(path):
         nested = {part: nested}
     places = {path + inner: place for inner, place in inner_places.items()}
@@ -200,15 +200,15 @@ def place_of(places: dict, path: tuple) -> Place:
 def format_faults(faults: Iterable[Fault], places: Mapping) -> str:
     """Formats a line for each fault: its place, the key, what is wrong."""
     rows = []
-    for path, message, *source in faults:
-        place = place_of(places, path)
+    for fault in faults:
+        place, message = place_of(places, fault.path), fault.message
         if place.text and place.text.lower() in ("off", "no", "on", "yes"):
             truth = str(place.text.lower() in ("on", "yes")).lower()
             message += (f" (YAML reads {place.text} as {truth}. For nothing write null; "
                         f"for text quote it: '{place.text}'.)")
-        elif place.text == "" and "is null" in message:
+        elif place.text == "" and isinstance(fault, WrongValue):
             message += " (Nothing stands after the colon.)"
-        rows.append((source[0] if source else place.source, ".".join(map(str, path)), message))
+        rows.append((fault.place or place.source, fault.key, message))
     width = max(len(source) for source, _, _ in rows)
     return "\n".join(f"{source:<{width}}  {f'{key}: ' if key else ''}{message}"
                      for source, key, message in rows)
@@ -232,9 +232,9 @@ def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
                 for fault in _take_undeleted(item, (*path, str(number)))]
     if not isinstance(value, dict):
         return []
-    left = [((*path, key), _NOT_DELETED) for key in value if key.startswith("~")]
-    for (*_, key), _ in left:
-        del value[key]
+    left = [Fault((*path, key), _NOT_DELETED) for key in value if key.startswith("~")]
+    for fault in left:
+        del value[fault.path[-1]]
     return left + [fault for key, item in value.items() for fault in _take_undeleted(item, (*path, key))]
 
 

@@ -2,15 +2,30 @@
 import inspect
 import typing
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
 
 from utils.config.annotations import annotation_of, is_tensor, mismatch
 from utils.config.suggestions import suggest_name
+from utils.errors import Fault, WrongValue
 
 
-class UnknownKey(str):
-    """The message for an unknown key. A caller that knows where the key belongs may replace it."""
+@dataclass(frozen=True)
+class UnknownKey(Fault):
+    """A key that is not known at its place. `what`: the first sentence of the message.
+
+    `suggested`: whether the message names a key that is spelt nearly the same.
+    """
+
+    what: str = ""
+    suggested: bool = False
+
+    @classmethod
+    def of(cls, path: tuple, what: str, known: Iterable[str], listing: str) -> "UnknownKey":
+        """The fault with the nearest of the `known` keys, and with a `listing` of them."""
+        nearest = suggest_name(path[-1], known)
+        return cls(path, f"{what}{nearest} {listing}", what=what, suggested=bool(nearest))
 
 
 class Signature:
@@ -37,22 +52,22 @@ class Signature:
         """The parameters that a config may set."""
         return {name: p for name, p in self.parameters.items() if name not in self.provided}
 
-    def faults(self, args: Mapping, beside: Iterable[str] = ()) -> list[tuple[str, str]]:
-        """Returns what is wrong with `args`, as (argument, message); a missing argument has the name ''.
+    def faults(self, args: Mapping, beside: Iterable[str] = ()) -> list[Fault]:
+        """Returns what is wrong with `args`; the path of a missing argument is empty.
 
         Arguments that were written `beside` them have been reported already and are not missing.
         """
         free, found = self.free(), []
         for name, value in args.items():
             if name in self.provided:
-                found.append((name, f"'{name}' is filled in by the program. Leave it out."))
+                found.append(Fault((name,), f"'{name}' is filled in by the program. Leave it out."))
             elif name not in free and not self.open:
-                found.append((name, UnknownKey(f"{self.name} has no argument '{name}'."
-                                               f"{suggest_name(name, free)} {self}")))
+                found.append(UnknownKey.of((name,), f"{self.name} has no argument '{name}'.", free,
+                                           str(self)))
             elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
-                found.append((name, wrong))
+                found.append(WrongValue((name,), wrong))
         if missing := [name for name in self.required() if name not in (*args, *beside)]:
-            found.append(("", f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
+            found.append(Fault((), f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
         return found
 
     def required(self) -> list[str]:

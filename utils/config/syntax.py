@@ -111,7 +111,7 @@ def parse_json(text: str, source: str) -> Parsed:
     except ConfigError as error:
         if "nested too deeply" in str(error):
             raise
-        places, faults = {(): Place(source)}, [((key,), _TWICE, source) for key in duplicates]
+        places, faults = {(): Place(source)}, [Fault((key,), _TWICE, source) for key in duplicates]
     return Parsed(value, places, faults)
 
 
@@ -211,7 +211,7 @@ class _Construction:
             if not isinstance(key, str):
                 raise ConfigError(f"{self.where(node)}: a key is a word, not a list or a table")
             if key in values and written.count(key) > 1:
-                self.faults.append(((*path, key), _TWICE, self.where(key_node)))
+                self.faults.append(Fault((*path, key), _TWICE, self.where(key_node)))
             values[key] = self.of(value_node, (*path, key), key_node)
         return values
 

@@ -265,6 +265,6 @@ def parse_strategy(block: str | dict):
                          f"There are: {', '.join(STRATEGIES)}")
     if not isinstance(args, dict):
         raise ValueError(f"args: a table of arguments is needed; this is {args!r}")
-    for _, fault in Signature(STRATEGIES[name]).faults(args):
-        raise ValueError(fault)
+    for fault in Signature(STRATEGIES[name]).faults(args):
+        raise ValueError(fault.message)
     return STRATEGIES[name](**args)
