@@ -12,6 +12,7 @@ from base.base_metric import as_values
 from base.nan_report import report_non_finite
 from utils.errors import ConfigError, TrainingError
 from utils.moved import former_names_of
+from utils.torch_messages import is_out_of_memory
 from utils.training.non_finite_guard import NonFinite
 
 __getattr__ = former_names_of(__name__)
@@ -150,12 +151,6 @@ class Splitting:
 
     def load_state_dict(self, state: dict) -> None:
         self.num_pieces = max(int(state["num_parts"]), 1)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is too small, from any library."""
-    in_message = "out of memory" in str(error) or "can't allocate memory" in str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and in_message)
 
 
 def _pieces(count: int, batch: Any, num_pieces: int) -> Iterator[tuple[int, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_name
 from utils.errors import PROJECT, ConfigError, Fault, WrongValue, describe_error, is_ours
+from utils.torch_messages import argument_named_by
 
 log = logging.getLogger(__name__)
 FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may register all kinds
@@ -171,21 +172,13 @@ class Registry:
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError.at(f"{where}{_named_by(error, args)}",
+            argument = argument_named_by(error, args)
+            raise ConfigError.at(f"{where}.args.{argument}" if argument else where,
                                  f"{block['type']} could not be built: {describe_error(error)}") from error
         if self.expects and not isinstance(thing, self.expects):
             raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; {self.one} is a "
                                         f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
-
-
-def _named_by(error: Exception, args: dict) -> str:
-    """`.args.lr` if the error's text names only that argument or ends with its value; '' if unclear."""
-    text = str(error)
-    named = [name for name, value in args.items()
-             if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text) or text.endswith(f" {value}")
-             or isinstance(value, str) and len(value) > 2 and value in text]
-    return f".args.{named[0]}" if len(named) == 1 else ""
 
 
 @functools.cache

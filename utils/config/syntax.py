@@ -26,6 +26,10 @@ class Parsed(NamedTuple):
     faults: list[Fault]
 
 
+class _TooDeepError(ConfigError):
+    """Lists or tables are nested too deeply."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the numbers of YAML 1.2: `1e-3` is a float, `010` and `1:30` are text, so are dates."""
 
@@ -105,12 +109,12 @@ def parse_json(text: str, source: str) -> Parsed:
         raise ConfigError(f"{source}:{error.lineno}: this is not JSON: {error.msg}.{fix}\n"
                           f"{_caret(text, error.lineno, error.colno)}") from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply") from error
+        raise _TooDeepError(f"{source}: nested too deeply") from error
     try:
         _, places, faults = parse_yaml(text.replace("\t", " "), source)  # JSON is YAML, except tabs
-    except ConfigError as error:
-        if "nested too deeply" in str(error):
-            raise
+    except _TooDeepError:
+        raise
+    except ConfigError:
         places, faults = {(): Place(source)}, [Fault((key,), _TWICE, source) for key in duplicates]
     return Parsed(value, places, faults)
 
@@ -150,7 +154,7 @@ def parse_yaml(text: str, source: str) -> Parsed:
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_broken_yaml(error, text, source)) from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply") from error
+        raise _TooDeepError(f"{source}: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from error
     return Parsed(value, places, faults)
@@ -197,7 +201,7 @@ class _Construction:
         if isinstance(node, yaml.ScalarNode):
             return self.loader.construct_object(node)
         if len(path) > 50:
-            raise ConfigError(f"{where}: nested too deeply")
+            raise _TooDeepError(f"{where}: nested too deeply")
         if isinstance(node, yaml.SequenceNode):
             return [self.of(item, (*path, str(i))) for i, item in enumerate(node.value)]
         return self.table(node, path)

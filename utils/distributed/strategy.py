@@ -15,6 +15,7 @@ from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.sharding import shard_modules
 from utils.errors import ConfigError
+from utils.torch_messages import is_unused_parameters
 
 
 class Gradients:
@@ -90,7 +91,7 @@ class AveragedGradients(Gradients):
             with nullcontext() if final else self.ddp.no_sync():
                 self.ddp(loss, non_finite).backward(inputs=[*inputs, flag] if inputs else None)
         except RuntimeError as error:
-            if "find_unused_parameters" not in str(error):
+            if not is_unused_parameters(error):
                 raise
             raise ConfigError(UNUSED) from error
 
