@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.config.sections import with_defaults
 from utils.config.suggestions import suggest_name
-from utils.config.syntax import KeyPath, read_number
+from utils.config.syntax import KeyPath, items_of, read_number
 from utils.errors import Fault, UnresolvedReference
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
@@ -99,5 +99,5 @@ def _of_environment(text: str) -> Any:
 
 def _keys(value: Any, prefix: str = "") -> list[str]:
     """The dotted paths of all keys in a config."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [name for key, item in items for name in (f"{prefix}{key}", *_keys(item, f"{prefix}{key}."))]
+    return [name for key, item in items_of(value)
+            for name in (f"{prefix}{key}", *_keys(item, f"{prefix}{key}."))]

@@ -86,20 +86,24 @@ class Signature:
 def _convert(value, parameter: Parameter | None):
     annotation = parameter.annotation if parameter else None
     wanted = [typing.get_origin(part) or part for part in (annotation, *typing.get_args(annotation))]
-    if isinstance(value, str) and any(getattr(part, "__name__", "") == "dtype" for part in wanted):
+    if isinstance(value, str):
+        return _convert_text(value, wanted)
+    if isinstance(value, list) and any(map(is_tensor, wanted)):
         import torch  # a plug-in with such an argument has loaded it already
 
-        return getattr(torch, value, value)
-    if isinstance(value, str) and Path in wanted and str not in wanted:
-        return Path(value)
-    if isinstance(value, list) and any(map(is_tensor, wanted)):
-        import torch
-
-        return torch.tensor(  # weights are floats, also [1, 5]
-            value, dtype=torch.float32 if parameter.name.endswith("weight") else None)
+        is_weight = parameter.name.endswith("weight")  # weights are floats, also [1, 5]
+        return torch.tensor(value, dtype=torch.float32 if is_weight else None)
     if isinstance(value, list) and list not in wanted:
         return next((part(value) for part in wanted if part in (tuple, set)), value)
     return value
+
+
+def _convert_text(value: str, wanted: list):
+    if any(getattr(part, "__name__", "") == "dtype" for part in wanted):
+        import torch
+
+        return getattr(torch, value, value)
+    return Path(value) if Path in wanted and str not in wanted else value
 
 
 def _parameters(target) -> tuple[dict[str, Parameter], bool]:
@@ -107,19 +111,22 @@ def _parameters(target) -> tuple[dict[str, Parameter], bool]:
     signature = _inspect(target)
     if signature is None:
         return {}, True
-    owners = [cls for cls in getattr(target, "__mro__", ())
-              if "__init__" in vars(cls) or "__new__" in vars(cls)]
+    owners = _constructing_classes(target)
     if owners and (owners[0] is object or owners[0].__module__ == "torch.nn.modules.module"):
         return {}, False  # object and nn.Module take no arguments, although their signatures do
-    parameters = {n: p for n, p in signature.parameters.items()
+    parameters = {name: p for name, p in signature.parameters.items()
                   if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    if all(p.kind is not p.VAR_KEYWORD for p in signature.parameters.values()):
-        return parameters, False
+    is_open = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     next_in_line = owners[1] if owners else signature.return_annotation
-    if not isinstance(next_in_line, type) or next_in_line is Parameter.empty:
-        return parameters, True
+    if not is_open or not isinstance(next_in_line, type):
+        return parameters, is_open
     inherited, is_open = _parameters(next_in_line)
     return {**inherited, **parameters}, is_open or not inherited
+
+
+def _constructing_classes(target) -> list[type]:
+    """The class `target` and its bases, in order, as far as they have a constructor of their own."""
+    return [cls for cls in getattr(target, "__mro__", ()) if {"__init__", "__new__"} & vars(cls).keys()]
 
 
 def _inspect(target) -> inspect.Signature | None:

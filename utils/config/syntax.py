@@ -1,6 +1,7 @@
 """Parses YAML and JSON into plain values with the line of each; writes values as YAML."""
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import yaml
@@ -59,12 +60,11 @@ _Dumper.add_representer(str,
 # Patterns in messages of the YAML parser, and the usual fix. The first match counts.
 _YAML_FIXES = {
     r"'\\t'": "YAML is indented by spaces, not tabs.",
-    r"mapping values are not allowed":
-        "Text with ': ' in it stands in quotes; "
-        "a line that is indented further than the one above belongs to it.",
+    r"mapping values are not allowed": "Text with ': ' in it stands in quotes; a line that is indented "
+                                       "further than the one above belongs to it.",
     r"could not find expected ':'": "A key ends in a colon and a space: 'model: LeNet'.",
-    r"cannot start any token|undefined alias|expected alphabetic":
-        "Text that begins with such a sign stands in quotes.",
+    r"cannot start any token|undefined alias|expected alphabetic": "Text that begins with such a sign stands "
+                                                                   "in quotes.",
     r"unexpected end of stream": "A quote was opened and not closed.",
     r"expected ',' or|expected the node|expected <block end>":
         "A comma, a bracket or a quote is missing or one too many, "
@@ -83,6 +83,13 @@ _JSON_FIXES = {
     r"Expecting property": "A key stands in double quotes.",
     r"Expecting": "A comma, a colon or a quote is missing.",
 }
+
+
+def items_of(value: Any) -> Iterable[tuple[Any, Any]]:
+    """(key, item) for each item of a table, (index, item) for each of a list, nothing for a plain value."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
 
 
 def read_number(text: str) -> Any:
@@ -161,22 +168,27 @@ def parse_yaml(text: str, source: str) -> Parsed:
 
 
 def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
-    mark, begun = error.problem_mark or error.context_mark, error.context_mark
-    if begun and str(error.context).startswith("while scanning"):  # the mistake is where that text begins
-        mark = begun
-    problem = error.problem or error.context
+    begun, problem, context = error.context_mark, error.problem or error.context, str(error.context)
+    is_scanning = begun and context.startswith("while scanning")  # the mistake is where that text begins
+    mark = begun if is_scanning else error.problem_mark or begun
+    above = _line_without_key(text, mark.line) if problem.startswith("mapping values") else None
+    if above is not None:
+        return _at_place(source, text, above, 0,
+                         "this line has no key. A key ends in a colon and a space: 'model: LeNet'.")
     fix = _suggest_fix({f".*({part})": fix for part, fix in _YAML_FIXES.items()}, problem)
-    lines = text.split("\n")
-    above = next((number for number in range(mark.line - 1, -1, -1) if lines[number].strip()), None)
-    if problem.startswith("mapping values") and above is not None and not re.search(
-            r":(\s|$)|#", lines[above]):
-        return _at_place(source, text, above, 0, "this line has no key. "
-                         "A key ends in a colon and a space: 'model: LeNet'.")
-    if "${" in lines[mark.line]:
+    if "${" in text.split("\n")[mark.line]:
         fix = " A reference within brackets stands in quotes: \"${seed}\"."
     if error.context and begun and begun.line != mark.line:
-        problem += f" ({error.context}, from line {begun.line + 1} on)"
+        problem += f" ({context}, from line {begun.line + 1} on)"
     return _at_place(source, text, mark.line, mark.column, f"{problem}.{fix}")
+
+
+def _line_without_key(text: str, end: int) -> int | None:
+    """The number of the last line before `end` that is not empty, if no key stands in it."""
+    for number, line in reversed([*enumerate(text.split("\n")[:end])]):
+        if line.strip():
+            return None if re.search(r":(\s|$)|#", line) else number
+    return None
 
 
 def _at_place(source: str, text: str, line: int, column: int, message: str) -> str:
