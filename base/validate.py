@@ -4,28 +4,12 @@ from contextlib import suppress
 
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
-    FUSED_WHEN_SHARDED,
-    as_block,
-    log_name,
-    open_split_arguments,
-    optimizer_blocks,
-    optimizer_path,
-    scheduler_blocks,
-    split_device_argument,
-)
+    FUSED_WHEN_SHARDED, as_block, log_name, open_split_arguments, optimizer_blocks, optimizer_path,
+    scheduler_blocks, split_device_argument)
 from base.data.augmentation import BatchAugmentation
 from base.key_hints import add_key_hints
 from base.registries import (
-    DATASETS,
-    LOSSES,
-    METRICS,
-    MODELS,
-    OPTIMIZERS,
-    SCHEDULERS,
-    TRAINERS,
-    TRANSFORMS,
-    WRITERS,
-)
+    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from utils.config.annotations import mismatch
 from utils.config.loading import format_faults
 from utils.config.registry import Registry
@@ -61,8 +45,9 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     for key in REQUIRED:
         if config[key] is None:
             yield Fault((key,), "is missing." + (" Runs are kept in saved/<name>/." if key == "name" else ""))
-    if config["name"] is not None:
-        yield from _name_faults(config["name"])
+    if config["name"] is not None and (wrong := mismatch(config["name"], str)
+                                       or folder_name_fault(config["name"])):
+        yield WrongValue(("name",), wrong)
     yield from _mismatches(config["seed"], int, ("seed",))
     if config["dataset"] is not None:
         yield from _dataset_faults(config["dataset"], config["transforms"])
@@ -84,11 +69,6 @@ def _mismatches(value, annotation, path: tuple) -> Iterator[Fault]:
         yield WrongValue(path, wrong)
 
 
-def _name_faults(name) -> Iterator[Fault]:
-    if wrong := mismatch(name, str) or folder_name_fault(name):
-        yield WrongValue(("name",), wrong)
-
-
 def _trainer_fault(argument: str, message: str) -> Fault:
     return Fault(("trainer", "args", argument), message)
 
@@ -99,11 +79,10 @@ def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
         return
     size = config["data_loader"].get("batch_size", 32) if isinstance(config["data_loader"], dict) else None
     if isinstance(size, int) and size > 0 and size % num_processes:
-        near = [n for n in (size // num_processes * num_processes, -(-size // num_processes) * num_processes)
-                if n]
-        yield Fault(("data_loader", "batch_size"),
-                    f"{size} samples cannot be divided among {num_processes} processes. The nearest that "
-                    f"can: {' and '.join(map(str, near))}.")
+        less = size // num_processes * num_processes
+        near = f"{less} and {less + num_processes}" if less else num_processes
+        yield Fault(("data_loader", "batch_size"), f"{size} samples cannot be divided among {num_processes} "
+                                                   f"processes. The nearest that can: {near}.")
     args = _args(config["trainer"])
     if args.get("on_oom") == "split":
         yield _trainer_fault("on_oom",

@@ -157,9 +157,7 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                          "again, from the newest checkpoint, when one has died (0)")
     several.add_argument("--timeout", type=_seconds, metavar="T",
                          help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
-    _add_common(parser)
-    args = parser.parse_intermixed_args(argv)
-    args.overrides = [*args.flags, *args.overrides]
+    args = _parse(parser, argv)
     args.tool = next((tool for tool in TOOLS if getattr(args, tool.name) not in (None, False)), None)
     _refuse_what_has_no_effect(parser, args)
     args.out = args.out or Path("saved")
@@ -212,10 +210,7 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help=f"{_TARGET}; best.pt unless said otherwise")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test",
                         help="what to evaluate (test)")
-    _add_common(parser)
-    args = parser.parse_intermixed_args(argv)
-    args.overrides = [*args.flags, *args.overrides]
-    return args
+    return _parse(parser, argv)
 
 
 def _count(text: str) -> int:
@@ -232,18 +227,20 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Adds the options of both programs and parses the arguments."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:N or mps (the best there is)")
-    parser.add_argument("--release-heap", action="store_true",
-                        help="give the memory of each step back to the system, "
-                             "as malloc does by itself: slower on the CPU")
+    parser.add_argument("--release-heap", action="store_true", help="give the memory of each step back to "
+                        "the system, as malloc does by itself: slower on the CPU")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
     for flag, key in SHORT_FLAGS.items():
         parser.add_argument(flag, dest="flags", action="append", default=[], metavar="VALUE",
-                            type=f"{key}={{}}".format,
-                            help=f"short for {key}=VALUE")
+                            type=f"{key}={{}}".format, help=f"short for {key}=VALUE")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=_OVERRIDES)
+    args = parser.parse_intermixed_args(argv)
+    args.overrides = [*args.flags, *args.overrides]
+    return args
 
 
 def log_level(args: argparse.Namespace) -> int:

@@ -39,38 +39,33 @@ class _Copier:
             return copy.copy(value)
         tensor = value.detach()
         if is_sharded(tensor):
-            return self._copy_part(tensor, path)
-        if tensor.layout != torch.strided:
+            local = tensor.to_local()
+            where = local.data_ptr() if local.numel() else path, tensor.placements
+        elif tensor.layout == torch.strided:
+            tensor = tensor.as_subclass(torch.Tensor)
+            where = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.stride(),
+                     tensor.is_conj(), tensor.is_neg())
+        else:
             return tensor.cpu().clone()
-        where = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.stride()
-        key = where, tensor.dtype, tensor.shape, tensor.is_conj(), tensor.is_neg()
+        key = where, tensor.dtype, tensor.shape
         if key not in self._same:
-            self._same[key] = self._copy_tensor(tensor.as_subclass(torch.Tensor), path)
-        return self._same[key]
-
-    def _copy_part(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
-        mine = tensor.to_local()
-        key = mine.data_ptr() if mine.numel() else path, tensor.dtype, tensor.shape, tensor.placements
-        if key not in self._same:
-            buffer = self.kept.get(path)
-            if buffer is None or (buffer.shape, buffer.dtype, local_tensor(buffer).shape) != (
-                    tensor.shape, tensor.dtype, mine.shape):
-                buffer = torch.empty_like(tensor, device="cpu", requires_grad=False)
-            self.waits |= mine.is_cuda
-            self.used[path] = self._same[key] = buffer
-            buffer.to_local().copy_(mine, non_blocking=mine.is_cuda)
+            self._same[key] = self._copy_tensor(tensor, path)
         return self._same[key]
 
     def _copy_tensor(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
-        buffer = self.kept.get(path)
-        if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
+        local, buffer = local_tensor(tensor), self.kept.get(path)
+        if buffer is None or (buffer.shape, buffer.dtype, local_tensor(buffer).shape) != (
+                tensor.shape, tensor.dtype, local.shape):
             buffer = _new_buffer(tensor)
-        self.waits |= tensor.is_cuda
+        self.waits |= local.is_cuda
         self.used[path] = buffer
-        return buffer.copy_(tensor, non_blocking=tensor.is_cuda)
+        local_tensor(buffer).copy_(local, non_blocking=local.is_cuda)
+        return buffer
 
 
 def _new_buffer(tensor: torch.Tensor) -> torch.Tensor:
+    if is_sharded(tensor):
+        return torch.empty_like(tensor, device="cpu", requires_grad=False)
     try:
         return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
     except RuntimeError:  # no more memory can be pinned

@@ -1,7 +1,7 @@
 """The values that an annotation allows, as text and as a check; constraints such as `PositiveInt`."""
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter
 from numbers import Number
 from pathlib import Path
@@ -13,35 +13,31 @@ _DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false"
 
 
 def at_least(least: int | float, above: bool = False):
-    """A constraint: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded.
-
-    Its attribute `range` is the bound in the format of JSON Schema, for tools that describe signatures.
-    """
-
-    def check(value):
-        if not value >= least or (above and value == least):  # a NaN is not, either
-            raise ValueError(f"{value} is too small; it must be {'above' if above else 'at least'} {least}")
-
-    check.range = {"exclusiveMinimum" if above else "minimum": least}
-    return check
+    """A constraint: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded."""
+    if above:
+        fault, bounds = f"too small; it must be above {least}", {"exclusiveMinimum": least}
+        return _check(lambda value: value > least, fault, bounds)
+    return _check(lambda value: value >= least, f"too small; it must be at least {least}", {"minimum": least})
 
 
 def below(bound: int | float):
     """A constraint for an annotation: the value must be smaller than `bound`."""
+    return _check(lambda value: value < bound, f"too large; it must be below {bound}",
+                  {"exclusiveMaximum": bound})
+
+
+def _check(accepts: Callable[[float], bool], fault: str, bounds: Mapping[str, float]):
+    """A constraint. Its attribute `range` holds the bounds as in JSON Schema, for tools that show them."""
 
     def check(value):
-        if not value < bound:
-            raise ValueError(f"{value} is too large; it must be below {bound}")
+        if not accepts(value):
+            raise ValueError(f"{value} is {fault}")
 
-    check.range = {"exclusiveMaximum": bound}
+    check.range = bounds
     return check
 
 
-def _countable(value):
-    if value >= 2**63:  # the limit of an int64, too large to be worth a mention in descriptions
-        raise ValueError(f"{value} is too large")
-
-
+_countable = _check(lambda value: value < 2**63, "too large", {})  # int64; not worth a mention to users
 PositiveInt = Annotated[int, at_least(1), _countable]
 CountInt = Annotated[int, at_least(0), _countable]
 PositiveFloat = Annotated[float, at_least(0, above=True)]
@@ -74,12 +70,13 @@ def mismatch(value, annotation) -> str | None:
 def describe_annotation(annotation) -> str | None:
     """`a whole number or null`: the values that an annotation allows; None if a config cannot hold them."""
     simple = simple_types(annotation)
-    return simple and " or ".join(_DESCRIPTIONS[kind] if isinstance(kind, type) else _one_of(kind)
-                                  for kind in simple)
+    return simple and " or ".join(map(_describe_kind, simple))
 
 
-def _one_of(choices: tuple) -> str:
-    return "one of " * (len(choices) > 1) + ", ".join(map(repr, choices))
+def _describe_kind(kind: type | tuple) -> str:
+    if isinstance(kind, type):
+        return _DESCRIPTIONS[kind]
+    return ("one of " if len(kind) > 1 else "") + ", ".join(map(repr, kind))
 
 
 def _items_mismatch(value: list, annotation) -> str | None:
