@@ -114,7 +114,7 @@ def _args(block) -> Mapping:
 
 def _dataset_faults(block, transforms) -> Iterator[Fault]:
     kept = None
-    if "device" in _args(block):
+    if "device" in _args(block) and isinstance(block.get("type"), str):
         with suppress(ConfigError):  # unknown type; reported below
             block, kept = split_device_argument(block)
     if kept is not None and (wrong := device_fault(kept)):
