@@ -152,7 +152,7 @@ class Metrics:
                 metric.persistent(True)  # their counts are part of the state of an unfinished epoch
 
     def begin_batch(self, num_samples: int) -> None:
-        """Call before a batch. One of no samples does not count; it is there because other processes have some."""
+        """Call before a batch. One of no samples does not count: other processes have the batch's samples."""
         self._padding = num_samples == 0
 
     def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:

@@ -45,44 +45,54 @@ def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (),
     """
     rules = list(rules)
     freeze(model, [rule["match"] for rule in rules if rule.get("frozen")])
-    groups: dict[tuple, dict] = {}
+    groups: dict[tuple[int, bool], list] = {}  # by the number of the rule, -1 without one
     used: set[int] = set()
     for name, parameter in model.named_parameters():
-        number = next((i for i, rule in enumerate(rules) if fnmatch.fnmatchcase(name, rule["match"])), None)
+        number = _first_match(name, rules)
         used.add(number)
-        if not parameter.requires_grad:
-            continue
-        options = {} if number is None else {k: v for k, v in rules[number].items()
-                                             if k not in ("match", "frozen")}
-        exempt = not decay_bias_and_norm and parameter.ndim < 2
-        if exempt:
-            options = {"weight_decay": 0.0, **options}
-        groups.setdefault((number is not None, number or 0, exempt),
-                          {"params": [], **options})["params"].append(parameter)
+        if parameter.requires_grad:
+            exempt = not decay_bias_and_norm and parameter.ndim < 2
+            groups.setdefault((number, exempt), []).append(parameter)
     if unused := [rule["match"] for i, rule in enumerate(rules) if i not in used]:
         raise ConfigError.at("optimizer.groups",
                              f"'{unused[0]}' matches no parameter that an earlier rule left over. "
                              f"There are: {_some_names(model)}")
     if not groups:
         raise ConfigError.at("optimizer", "the model has no parameters to train")
-    return [groups[key] for key in sorted(groups)]
+    return [{"params": groups[number, exempt], **_options(rules[number] if number >= 0 else {}, exempt)}
+            for number, exempt in sorted(groups)]
+
+
+def _first_match(name: str, rules: list[Mapping]) -> int:
+    """The number of the first rule that a parameter's name matches; -1 if none does."""
+    return next((i for i, rule in enumerate(rules) if fnmatch.fnmatchcase(name, rule["match"])), -1)
+
+
+def _options(rule: Mapping, exempt: bool) -> dict:
+    """The options of a group; those that are `exempt` have no weight decay, unless the rule sets one."""
+    options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
+    return {"weight_decay": 0.0, **options} if exempt else options
 
 
 def summarize(model: nn.Module) -> str:
     """A table of the model's layers (two levels deep) and their parameters."""
-    total = sum(p.numel() for p in model.parameters())
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = _num_parameters(model)
+    frozen = total - _num_parameters(model, trained_only=True)
     rows = []
     for name, module in model.named_modules():
         if name and name.count(".") < 2:
-            size = sum(p.numel() for p in module.parameters())
-            rows.append((f"  {'  ' * name.count('.')}{name}", class_name(module),
-                         f"{size:,}" if size else "-"))
+            size = _num_parameters(module)
+            label = f"  {'  ' * name.count('.')}{name}"
+            rows.append((label, class_name(module), f"{size:,}" if size else "-"))
     rows = rows if len(rows) <= 24 else [row for row in rows if "." not in row[0]]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
-    frozen = f", {total - trainable:,} of them frozen" if trainable < total else ""
-    return "\n".join([f"{class_name(model)}: {total:,} parameters{frozen}", *lines])
+    of_them = f", {frozen:,} of them frozen" if frozen else ""
+    return "\n".join([f"{class_name(model)}: {total:,} parameters{of_them}", *lines])
+
+
+def _num_parameters(module: nn.Module, trained_only: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)
 
 
 def class_name(module: nn.Module) -> str:

@@ -10,7 +10,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite
-from base.recovery import StepSnapshot, describe_out_of_memory, is_out_of_memory
+from base.recovery import StepSnapshot, describe_out_of_memory
 from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint.sharded import place_state
@@ -27,6 +27,7 @@ from utils.distributed.sync_batchnorm import convert_sync_batchnorm
 from utils.errors import ConfigError, Interrupted, TrainingError
 from utils.moved import FormerTrainerNames
 from utils.random import derive, seed_all, seed_step
+from utils.torch_messages import is_out_of_memory
 from utils.training.compile_options import parse_compile_options
 from utils.training.ema import WeightAverage
 from utils.training.monitor import Monitor
@@ -64,7 +65,8 @@ class BaseTrainer(FormerTrainerNames):
                  **options: Annotated[Any, FieldsOf(TrainerOptions)]):
         self._world_size = dist.world_size()
         self._read_options(TrainerOptions(**options))
-        model = convert_sync_batchnorm(model) if self.options.sync_batchnorm and self._world_size > 1 else model
+        if self.options.sync_batchnorm and self._world_size > 1:
+            model = convert_sync_batchnorm(model)
         self.unwrapped_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
         self.position, self.totals, self.timers = Position(data.batch_size), Totals(), Timers()
@@ -368,7 +370,7 @@ class BaseTrainer(FormerTrainerNames):
 
     @contextmanager
     def without_steps(self, alone: bool = False):
-        """Inside, in training mode, `update` only runs backward. `alone`: the gradients of this process only."""
+        """Inside, in training mode, `update` only runs backward; `alone`: without the other processes."""
         self.set_mode(training=True)
         self.in_preflight, self._alone = True, alone
         try:
@@ -402,7 +404,7 @@ class BaseTrainer(FormerTrainerNames):
         return StopRequests(*agree(*own)) if self._world_size > 1 else own
 
     def stop_if_requested(self, requests: StopRequests, limits: bool = True) -> None:
-        """After a signal, the last step of this start, or, with `limits`, `max_time`: saves, raises Interrupted."""
+        """Saves and raises Interrupted after a signal, the last step of this start, or (`limits`) max_time."""
         if (why := self.stop_request.reason(requests, self.position.step, limits)) is None:
             return
         self.run.store.join()

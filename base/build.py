@@ -154,7 +154,8 @@ def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence
 def build_scheduler_factory(block, trainer_block) -> tuple:
     """`(build, per)` of a scheduler block, for utils.training.schedule.Schedule."""
     block = as_block(block)
-    return partial(build_scheduler, block, as_block(trainer_block).get("args") or {}), block.get("per", "epoch")
+    trainer_args = as_block(trainer_block).get("args") or {}
+    return partial(build_scheduler, block, trainer_args), block.get("per", "epoch")
 
 
 def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
@@ -162,22 +163,29 @@ def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
     block = as_block(block)
     args = dict(block.get("args") or {})
     parameters = SCHEDULERS.signature(SCHEDULERS.get(block["type"])).parameters.keys()
-    for name in ("T_max", "total_steps"):
-        if name in parameters and name not in args and "steps_per_epoch" not in args:
-            if length is None:
-                raise ConfigError.at("scheduler",
-                                     f"{block['type']} needs '{name}', or data_loader.batches_per_epoch: "
-                                     "nobody knows how long an epoch of this dataset is")
-            args[name] = length
+    left_open = set() if "steps_per_epoch" in args else ({"T_max", "total_steps"} & parameters) - args.keys()
+    for name in left_open:
+        if length is None:
+            raise ConfigError.at("scheduler",
+                                 f"{block['type']} needs '{name}', or data_loader.batches_per_epoch: "
+                                 "nobody knows how long an epoch of this dataset is")
+        args[name] = length
     if block["type"] == "ReduceLROnPlateau" and "mode" not in args and trainer_args.get("monitor"):
         args["mode"] = parse_monitor(trainer_args["monitor"])[0]
     if "schedulers" in parameters and isinstance(args.get("schedulers"), list):
-        bounds = [0, *(args.get("milestones") or [])]  # of SequentialLR; each length is that of its phase
-        lengths = [length and (bounds[i + 1] if i + 1 < len(bounds) else length) - bounds[i]
-                   if i < len(bounds) else length for i in range(len(args["schedulers"]))]
+        lengths = _phase_lengths(args.get("milestones") or [], length, len(args["schedulers"]))
         args["schedulers"] = [build_scheduler(inner, trainer_args, optimizer, stretch)
                               for inner, stretch in zip(args["schedulers"], lengths, strict=True)]
     return SCHEDULERS.build({"type": block["type"], "args": args}, "scheduler", optimizer=optimizer)
+
+
+def _phase_lengths(milestones: list, length: int | None, num_phases: int) -> list[int | None]:
+    """The lengths of the phases of SequentialLR; None if the length of the run is unknown."""
+    if not length:
+        return [length] * num_phases
+    starts, ends = [0, *milestones], [*milestones, length]
+    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+    return (lengths + [length] * num_phases)[:num_phases]
 
 
 def as_block(block) -> dict:

@@ -23,7 +23,8 @@ from utils.config.registry import Registry
 from utils.config.signature import Signature
 from utils.errors import ConfigError, is_ours
 
-# Arguments that mean something else when they are written: the program fills them in, or chooses by the machine.
+# Arguments that mean something else when they are written: the program fills them in, or chooses them for the
+# machine.
 _LEFT_OPEN = {"split", "train", "T_max", "total_steps", "mode", "fused", "foreach", "differentiable"}
 # Keys of blocks besides `type` and `args`, with their defaults, by section.
 _BLOCK_KEYS = {"optimizer": {"decay_bias_and_norm": True}, "scheduler": {"per": "epoch"}}
@@ -39,7 +40,7 @@ class CompleteConfig(NamedTuple):
 
 def complete_config(config: Mapping, earlier: CompleteConfig | None = None,
                     engine: Mapping[str, Any] | None = None) -> CompleteConfig:
-    """Adds the defaults of the engine's own keys and of the project's own plug-ins, where they are plain values.
+    """Adds the defaults of the engine's own keys and of the project's plug-ins, where they are plain values.
 
     The arguments of libraries stay as written.
 
@@ -52,7 +53,8 @@ def complete_config(config: Mapping, earlier: CompleteConfig | None = None,
     full = dict(config)
     if isinstance(options := config.get("data_loader") or {}, dict):
         full["data_loader"] = work.table(options, ("data_loader",), Signature(DataSplits, PROVIDED))
-    for section, registry in {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}.items():
+    single = {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}
+    for section, registry in single.items():
         full[section] = work.block(registry, config.get(section), (section,))
     if isinstance(transforms := config.get("transforms"), dict):
         full["transforms"] = {key: work.blocks(TRANSFORMS, blocks, ("transforms", key))
@@ -62,8 +64,10 @@ def complete_config(config: Mapping, earlier: CompleteConfig | None = None,
     for section, registry in {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}.items():
         given = config.get(section)
         named = isinstance(given, dict) and not is_single(given)
-        full[section] = ({name: work.blocks(registry, block, (section, name)) for name, block in given.items()}
-                         if named else work.blocks(registry, given, (section,)))
+        blocks = given if named else {section: given}
+        blocks = {name: work.blocks(registry, block, (section, name) if named else (section,))
+                  for name, block in blocks.items()}
+        full[section] = blocks if named else blocks[section]
     return CompleteConfig(full, work.found)
 
 
@@ -116,7 +120,6 @@ class _Completion:
         table[key] = copy.deepcopy(default)
         self.found.append(name)
 
-
     def _earlier_type(self, path: tuple) -> str | None:
         try:
             return as_block(value_at(self.earlier.config, _dotted(path))).get("type")
@@ -135,7 +138,7 @@ def _is_own(owner: Any) -> bool:
 
 
 def _gives(written: Any, default: Any, name: str, signature: Signature) -> bool:
-    """Whether a config that holds `written` gives the argument its default: not for all tuples, for example."""
+    """Whether a config that holds `written` gives the argument its default: not for every tuple, say."""
     if not _is_plain(written):
         return False
     read = signature.convert({name: written})[name]
@@ -144,7 +147,7 @@ def _gives(written: Any, default: Any, name: str, signature: Signature) -> bool:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return type(value) is dict and all(type(key) is str and _is_plain(item) for key, item in value.items())
+        return type(value) is dict and all(type(key) is str and _is_plain(value[key]) for key in value)
     if isinstance(value, list):
         return type(value) is list and all(map(_is_plain, value))
     return type(value) in (bool, int, float, type(None)) or (type(value) is str and "${" not in value)

@@ -1,5 +1,6 @@
 """Hints for unknown config keys: the right place of a misplaced key, or the name that this program uses."""
 from collections.abc import Mapping
+from dataclasses import replace
 
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import as_block
@@ -48,22 +49,22 @@ _ARGUMENTS = {"max_epochs": "epochs", "num_epochs": "epochs", "patience": "early
 def add_key_hints(faults: list[Fault], config: Mapping) -> list[Fault]:
     """The faults, with hints for unknown keys; without "is missing" for a section that is only misnamed."""
     homes = _homes(config)
-    misnamed = {(OTHER_NAMES[key],) for key in config if key in OTHER_NAMES}
-    return [(path, _with_hint(path, message, homes) if isinstance(message, UnknownKey) else message, *where)
-            for path, message, *where in faults
-            if not (path in misnamed and message.startswith("is missing"))]
+    misnamed = {(OTHER_NAMES[key],) for key in config
+                if key in OTHER_NAMES and config.get(OTHER_NAMES[key]) is None}
+    return [_with_hint(fault, homes) if isinstance(fault, UnknownKey) else fault
+            for fault in faults if fault.path not in misnamed]
 
 
-def _with_hint(path: tuple, message: str, homes: dict[str, str]) -> str:
-    key, dotted = str(path[-1]), ".".join(map(str, path))
+def _with_hint(fault: UnknownKey, homes: dict[str, str]) -> UnknownKey:
+    *above, key = map(str, fault.path)
     home = homes.get(_ARGUMENTS.get(key, key))
-    hint = _HINTS.get(dotted) or _HINTS.get(key)
-    if not hint and dotted in OTHER_NAMES:
-        hint = f"It is called '{OTHER_NAMES[dotted]}' here."
-    in_place = home and path[:-1] == tuple(home.split(".")[:-1]) and "Did you mean" in message
-    if not hint and home and not in_place:
+    hint = _HINTS.get(fault.key) or _HINTS.get(key)
+    if not hint and fault.key in OTHER_NAMES:
+        hint = f"It is called '{OTHER_NAMES[fault.key]}' here."
+    misspelt = home and above == home.split(".")[:-1] and fault.suggested
+    if not hint and home and not misspelt:
         hint = f"Write it as {home}."
-    return message if not hint else f"{message.partition('. ')[0]}. {hint}"
+    return replace(fault, message=f"{fault.what} {hint}") if hint else fault
 
 
 def _homes(config: Mapping) -> dict[str, str]:

@@ -94,8 +94,8 @@ def _look_into(trainer: FailedTraining, prepared: list, sharded: bool,
                                      "run again. To look closer, resume in one process: python train.py -r "
                                      f"{trainer.run.folder}")
     if bad := find_non_finite(dict(trainer.unwrapped_model.named_parameters())):
-        return None, (f"The weights of {bad} are not finite: a step before made them so, with a gradient that "
-                      "was not, which is looked at at log points and wherever clip_norm is set")
+        return None, (f"The weights of {bad} are not finite: a step before made them so, with a gradient "
+                      "that was not, which is looked at at log points and wherever clip_norm is set")
     state = StateCopier().copy({name: part.state_dict() for name, part in trainer.state.items()})
     return state, _find_origin(trainer, prepared)
 
@@ -105,8 +105,9 @@ def _keep(trainer: FailedTraining, state: dict | None, batch: dict, report: dict
     folder = trainer.run.folder / FOLDER
     if dist.is_main():
         try:
-            store = trainer.run.store
-            _write_report(CheckpointStore(folder, store.config, defaults=store.defaults), state, batch, report)
+            of_run = trainer.run.store
+            store = CheckpointStore(folder, of_run.config, defaults=of_run.defaults)
+            _write_report(store, state, batch, report)
         except (OSError, TrainingError) as failure:
             return f"Nothing could be kept of it: {failure}"
     return f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."

@@ -12,11 +12,12 @@ from base.base_metric import Metrics, Totals, as_values
 from base.data.sampler import Batch
 from base.locate_error import describe_shapes, locate_error
 from base.preflight_loss import loss_inputs_watched, require_samples_for_a_batch
-from base.recovery import StepSnapshot, is_out_of_memory
+from base.recovery import StepSnapshot
 from utils.checkpoint.state import StateCopier
 from utils.config.suggestions import suggest_name
 from utils.distributed.group import is_peer_failure
 from utils.errors import ConfigError, describe_error
+from utils.torch_messages import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -70,9 +70,9 @@ def _broadcast_faults(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[
     except RuntimeError:  # the loss will raise it
         return
     if math.prod(shape) > max(outputs.numel(), targets.numel()):
-        yield ("loss",), (f"outputs {list(outputs.shape)} and targets {list(targets.shape)} would be spread "
-                          f"over each other, to {list(shape)}. They should have one shape: squeeze or "
-                          "unsqueeze one of them.")
+        yield Fault(("loss",), f"outputs {list(outputs.shape)} and targets {list(targets.shape)} would be "
+                               f"spread over each other, to {list(shape)}. They should have one shape: "
+                               "squeeze or unsqueeze one of them.")
 
 
 def _label_faults(trainer: LossInputs, config: Mapping, batch: Batch, outputs: torch.Tensor,
@@ -86,7 +86,8 @@ def _label_faults(trainer: LossInputs, config: Mapping, batch: Batch, outputs: t
                                  *_label_range(trainer.data, trainer.loss.ignore_index))
 
 
-def _class_faults(trainer: LossInputs, config: Mapping, num_outputs: int, lowest: int, highest: int) -> Iterator[Fault]:
+def _class_faults(trainer: LossInputs, config: Mapping, num_outputs: int, lowest: int,
+                  highest: int) -> Iterator[Fault]:
     few, labels = highest >= num_outputs, f"the labels are {lowest} to {highest}"
     found = list(_find_num_classes(config["model"], ("model",))) if few else []
     # only torchmetrics: what other metrics mean by num_classes is not known
@@ -97,10 +98,10 @@ def _class_faults(trainer: LossInputs, config: Mapping, num_outputs: int, lowest
         if number <= highest:
             fix = ("They have to begin at 0." if (lowest, highest) == (1, number)
                    else f"Set it to {highest + 1}.")
-            yield path, f"{number} classes are 0 to {number - 1}, and {labels}. {fix}"
+            yield Fault(path, f"{number} classes are 0 to {number - 1}, and {labels}. {fix}")
     if few and not any(path[0] == "model" and number <= highest for path, number in found):
-        yield ("model",), (f"it gives {num_outputs} outputs, one for each class, and {labels}: {highest + 1} "
-                           "are needed")
+        yield Fault(("model",), f"it gives {num_outputs} outputs, one for each class, and {labels}: "
+                                f"{highest + 1} are needed")
 
 
 def _find_num_classes(value: Any, path: tuple) -> Iterator[tuple[tuple, int]]:

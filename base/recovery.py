@@ -56,12 +56,6 @@ class StepSnapshot:
                 part.load_state_dict(copy.deepcopy(before))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is too small, from any library."""
-    in_message = "out of memory" in str(error) or "can't allocate memory" in str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and in_message)
-
-
 class MemoryUse(Protocol):
     """What `describe_out_of_memory` needs of a trainer."""
 
@@ -85,7 +79,8 @@ def describe_out_of_memory(trainer: MemoryUse) -> str:
     if data.batch_size > 1:
         # the steps keep their samples only if the new size divides the old one
         size = next(size for size in range(data.batch_size // 2, 0, -1) if data.batch_size % size == 0)
-        half = f"data_loader.batch_size={size} trainer.args.accumulate={trainer.accumulate * data.batch_size // size}"
+        accumulate = trainer.accumulate * data.batch_size // size
+        half = f"data_loader.batch_size={size} trainer.args.accumulate={accumulate}"
         lines.append(f"  {half}  (the same samples in each step, in less memory)")
         if folder and not (data.drop_last or data.batches_per_epoch):  # with these, not within an epoch
             lines.append(f"    This run can go on with it: python train.py -r {folder} {half}")

@@ -24,7 +24,7 @@ from utils.config.syntax import dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.distributed.group import num_restarts
-from utils.errors import ConfigError, TrainingError
+from utils.errors import ConfigError, Fault, TrainingError
 from utils.run_folder import (
     CHECKPOINTS,
     environment,
@@ -143,9 +143,9 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
                    num_processes: int = 1) -> RunConfig:
     """The checked and completed config: `given`, else the checkpoint's with `overrides`.
 
-    `given` wins over the checkpoint's config, and differences are logged; a key that neither has written keeps
-    the value that the run has. Raises ConfigError for all faults, and for changes that cannot have an effect
-    on a resumed run.
+    `given` wins over the checkpoint's config, and differences are logged; a key that neither has written
+    keeps the value that the run has. Raises ConfigError for all faults, and for changes that cannot have an
+    effect on a resumed run.
     """
     reading = given or override_config(checkpoint.config, str(checkpoint.file), overrides)
     config = validate_config(reading.config, reading.places, num_processes, reading.faults)
@@ -167,8 +167,9 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
     begun = checkpoint.state["progress"]["batch"] > 0 and not _keeps_steps(changes, checkpoint.config, config)
     for key, (old, new) in changes.items():
         if begun and key in _WITHIN_EPOCH:
-            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume without "
-                   f"this change, or from a checkpoint at the end of an epoch.{_hint(key, checkpoint.config)}")
+            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume "
+                   "without this change, or from a checkpoint at the end of an epoch."
+                   f"{_hint(key, checkpoint.config)}")
         elif key == "data_loader.validation_split":
             why = (f"a run under way keeps its split ({old!r}); with another it would train on samples that "
                    "it validates on.")
@@ -179,7 +180,7 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
             log.info("%s is now %s; the checkpoint was made with %s", key, format_value(new),
                      format_value(old))
             continue
-        faults.append((tuple(key.split(".")), why))
+        faults.append(Fault(tuple(key.split(".")), why))
     if faults:
         raise ConfigError.of(faults)
 
@@ -209,9 +210,9 @@ def _hint(key: str, config: dict) -> str:
 
 
 class TrainingSetup(NamedTuple):
-    """A trainer that is ready to train, the checkpoint at which it stands, if any, and what a first batch gave.
+    """A trainer that is ready to train, and the checkpoint at which it stands, if any.
 
-    `first_values`: `{"train/loss": 2.3, ...}`; empty without a preflight.
+    `first_values`: what a first batch gave, `{"train/loss": 2.3, ...}`; empty without a preflight.
     """
 
     trainer: BaseTrainer

@@ -1,4 +1,4 @@
-"""The options of `trainer.args`. The fields of this dataclass are the schema: names, types, bounds, defaults."""
+"""The options of `trainer.args`: a dataclass whose fields are the schema (names, types, bounds, defaults)."""
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -5,37 +5,21 @@ from contextlib import suppress
 
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
-    FUSED_WHEN_SHARDED,
-    as_block,
-    log_name,
-    open_split_arguments,
-    optimizer_blocks,
-    optimizer_path,
-    scheduler_blocks,
-    split_device_argument,
-)
+    FUSED_WHEN_SHARDED, as_block, log_name, open_split_arguments, optimizer_blocks, optimizer_path,
+    scheduler_blocks, split_device_argument)
 from base.data.augmentation import BatchAugmentation
 from base.key_hints import add_key_hints
 from base.registries import (
-    DATASETS,
-    LOSSES,
-    METRICS,
-    MODELS,
-    OPTIMIZERS,
-    SCHEDULERS,
-    TRAINERS,
-    TRANSFORMS,
-    WRITERS,
-)
+    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
 from utils.config.annotations import mismatch
 from utils.config.loading import format_faults
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
 from utils.config.signature import Signature, UnknownKey
-from utils.config.suggestions import suggest_name, suggest_value
+from utils.config.suggestions import suggest_value
 from utils.device import device_fault
-from utils.errors import ConfigError, Fault
+from utils.errors import ConfigError, Fault, UnresolvedReference, WrongValue
 from utils.run_folder import folder_name_fault
 
 log = logging.getLogger(__name__)
@@ -48,15 +32,14 @@ def validate_config(config: Mapping, places: Mapping | None = None, num_processe
     Raises one ConfigError that lists all faults, including those `found` before. Each has the place where it
     was written, its key, and how to correct it.
     """
-    full = _without_former_keys(with_defaults(config))
-    unknown = [((key,), UnknownKey(f"there is no such section.{suggest_name(key, SECTIONS)} Sections: "
-                                   f"{', '.join(SECTIONS)}."))
+    full, found = _without_former_keys(with_defaults(config)), [*found]
+    unknown = [UnknownKey.of((key,), "there is no such section.", SECTIONS,
+                             f"Sections: {', '.join(SECTIONS)}.")
                for key in config if key not in SECTIONS]
-    found, faults = [*found], [*unknown, *_faults(full),
-                               *(_process_faults(full, num_processes) if num_processes > 1 else ())]
-    unresolved = {tuple(map(str, path)) for path, *_ in found}  # one message is enough for these
-    faults = found + [fault for fault in faults
-                      if not (tuple(map(str, fault[0])) in unresolved and "${" in fault[1])]
+    faults = [*unknown, *_faults(full), *_process_faults(full, num_processes)]
+    unresolved = {fault.key for fault in found if isinstance(fault, UnresolvedReference)}
+    faults = found + [fault for fault in faults  # one message is enough for a reference that leads nowhere
+                      if not (isinstance(fault, WrongValue) and fault.key in unresolved)]
     if faults:
         raise ConfigError(format_faults(add_key_hints(faults, {**config, **full}), places or {}))
     return full
@@ -75,36 +58,45 @@ def _without_former_keys(config: dict) -> dict:
 def _faults(config: Mapping) -> Iterator[Fault]:
     for key in REQUIRED:
         if config[key] is None:
-            yield (key,), "is missing." + (" Runs are kept in saved/<name>/." if key == "name" else "")
-    if config["name"] is not None and (fault := mismatch(config["name"], str)
+            yield Fault((key,), "is missing." + (" Runs are kept in saved/<name>/." if key == "name" else ""))
+    if config["name"] is not None and (wrong := mismatch(config["name"], str)
                                        or folder_name_fault(config["name"])):
-        yield ("name",), fault
-    if fault := mismatch(config["seed"], int):
-        yield ("seed",), fault
+        yield WrongValue(("name",), wrong)
+    yield from _mismatches(config["seed"], int, ("seed",))
     if config["dataset"] is not None:
         yield from _dataset_faults(config["dataset"], config["transforms"])
     yield from _transform_faults(config["transforms"])
-    data_loader = Signature(DataSplits, PROVIDED, name="data_loader")
-    yield from _table_faults(config["data_loader"], ("data_loader",), data_loader)
+    yield from _data_loader_faults(config["data_loader"])
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
         if config[key] is not None:
             yield from registry.faults(config[key], (key,))
-    yield from _list_faults(METRICS, config["metrics"], ("metrics",), keys=SECTIONS["metrics"].keys)
+    yield from _metric_faults(config["metrics"])
     if config["optimizer"] is not None:
-        yield from _optimizer_faults(config["optimizer"], config["scheduler"])
+        yield from _optimizer_faults(config["optimizer"])
+        yield from _schedule_faults(config["scheduler"], config["optimizer"])
     yield from _trainer_faults(config["trainer"], config)
     yield from _list_faults(WRITERS, config["writers"], ("writers",))
 
 
+def _mismatches(value, annotation, path: tuple) -> Iterator[Fault]:
+    if wrong := mismatch(value, annotation):
+        yield WrongValue(path, wrong)
+
+
+def _trainer_fault(argument: str, message: str) -> Fault:
+    return Fault(("trainer", "args", argument), message)
+
+
 def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
     """Faults of settings that work with one process only."""
+    if num_processes == 1:
+        return
     size = config["data_loader"].get("batch_size", 32) if isinstance(config["data_loader"], dict) else None
     if isinstance(size, int) and size > 0 and size % num_processes:
-        near = [n for n in (size // num_processes * num_processes, -(-size // num_processes) * num_processes)
-                if n]
-        yield ("data_loader", "batch_size"), (f"{size} samples cannot be divided among {num_processes} "
-                                              "processes. The nearest that can: "
-                                              f"{' and '.join(map(str, near))}.")
+        less = size // num_processes * num_processes
+        near = f"{less} and {less + num_processes}" if less else num_processes
+        yield Fault(("data_loader", "batch_size"), f"{size} samples cannot be divided among {num_processes} "
+                                                   f"processes. The nearest that can: {near}.")
     args = _args(config["trainer"])
     strategy = args.get("strategy")
     if (strategy.get("type") if isinstance(strategy, dict) else strategy) == "fsdp":
@@ -114,15 +106,15 @@ def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
 def _sharding_faults(args: Mapping, optimizer) -> Iterator[Fault]:
     """Faults of settings that do not work with sharded weights."""
     if args.get("channels_last"):
-        yield ("trainer", "args", "channels_last"), ("fsdp takes weights in their usual order only. Leave it "
-                                                     "out.")
+        yield _trainer_fault("channels_last", "fsdp takes weights in their usual order only. Leave it out.")
     for name, block in optimizer_blocks(optimizer or {}).items():
         path, kind = optimizer_path(name).split("."), as_block(block).get("type")
         if kind == "LBFGS":
-            yield (*path, "type"), "LBFGS needs all of the weights; with fsdp a process holds a part of them"
+            yield Fault((*path, "type"),
+                        "LBFGS needs all of the weights; with fsdp a process holds a part of them")
         if _args(block).get("fused") and kind not in FUSED_WHEN_SHARDED:
-            yield (*path, "args", "fused"), (f"{kind} has no fused step for fsdp, where a process holds a "
-                                             "part of the weights")
+            yield Fault((*path, "args", "fused"), f"{kind} has no fused step for fsdp, where a process holds "
+                                                  "a part of the weights")
 
 
 def _args(block) -> Mapping:
@@ -133,165 +125,177 @@ def _args(block) -> Mapping:
 
 def _dataset_faults(block, transforms) -> Iterator[Fault]:
     kept = None
-    if "device" in _args(block):
+    if "device" in _args(block) and isinstance(block.get("type"), str):
         with suppress(ConfigError):  # unknown type; reported below
             block, kept = split_device_argument(block)
-    if kept is not None and (fault := device_fault(kept)):
-        yield ("dataset", "args", "device"), fault
+    if kept is not None and (wrong := device_fault(kept)):
+        yield WrongValue(("dataset", "args", "device"), wrong)
     elif kept and isinstance(transforms, dict) and (transforms.get("train") or transforms.get("eval")):
-        yield ("dataset", "args", "device"), ("what is kept on a device is not transformed sample by sample. "
-                                              "Move transforms.train and transforms.eval to "
-                                              "transforms.batch, or leave it out.")
+        yield Fault(("dataset", "args", "device"),
+                    "what is kept on a device is not transformed sample by sample. Move transforms.train and "
+                    "transforms.eval to transforms.batch, or leave it out.")
     faults = DATASETS.faults(block, ("dataset",), provided={"split", "train"} - _args(block).keys())
     yield from faults
     if not faults and not open_split_arguments(block):
-        yield ("dataset",), (f"{as_block(block)['type']} is not told which split to give: it has no argument "
-                             "'split' or 'train' left open. Wrap it in a dataset of your own that takes "
-                             "'split'.")
+        yield Fault(("dataset",),
+                    f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' "
+                    "or 'train' left open. Wrap it in a dataset of your own that takes 'split'.")
 
 
-def _misplaced(blocks: list, key: str) -> Iterator[Fault]:
+def _transform_faults(transforms) -> Iterator[Fault]:
+    known = ", ".join(TRANSFORM_KEYS)
+    if not isinstance(transforms, dict):
+        yield WrongValue(("transforms",), f"a table with {known} is needed; this is {transforms!r}")
+        return
+    for key, blocks in transforms.items():
+        path = ("transforms", key)
+        if key in TRANSFORM_KEYS:
+            faults = list(_list_faults(TRANSFORMS, [] if blocks is None else blocks, path))
+            yield from faults or _misplaced(blocks or [], path)
+        else:
+            yield UnknownKey.of(path, f"there are no '{key}' transforms.", TRANSFORM_KEYS,
+                                f"There are: {known}.")
+
+
+def _misplaced(blocks: list, path: tuple) -> Iterator[Fault]:
     """Batch augmentations among the transforms of samples, or the other way round."""
     for number, block in enumerate(blocks):
         name = as_block(block)["type"]
         transform, twin = TRANSFORMS.get(name), f"Batch{name}"
         of_batches = isinstance(transform, type) and issubclass(transform, BatchAugmentation)
-        if of_batches and key != "batch":
-            yield ("transforms", key, number), (f"{name} augments whole batches, in training alone. Move it "
-                                                "to transforms.batch.")
-        if not of_batches and key == "batch" and twin in TRANSFORMS.names():
-            yield ("transforms", key, number), (f"{name} would draw once for a whole batch, in evaluation "
-                                                f"too. {twin} draws for each sample, in training alone.")
+        if of_batches and path[-1] != "batch":
+            yield Fault((*path, number), f"{name} augments whole batches, in training alone. Move it to "
+                                         "transforms.batch.")
+        if not of_batches and path[-1] == "batch" and twin in TRANSFORMS.names():
+            yield Fault((*path, number), f"{name} would draw once for a whole batch, in evaluation too. "
+                                         f"{twin} draws for each sample, in training alone.")
 
 
-def _transform_faults(transforms) -> Iterator[Fault]:
-    if not isinstance(transforms, dict):
-        yield ("transforms",), f"a table with {', '.join(TRANSFORM_KEYS)} is needed; this is {transforms!r}"
-        return
-    for key, blocks in transforms.items():
-        if key in TRANSFORM_KEYS:
-            faults = list(_list_faults(TRANSFORMS, [] if blocks is None else blocks, ("transforms", key)))
-            yield from faults or _misplaced(blocks or [], key)
-        else:
-            known = f"There are: {', '.join(TRANSFORM_KEYS)}."
-            yield ("transforms", key), UnknownKey(f"there are no '{key}' "
-                                                  f"transforms.{suggest_name(key, TRANSFORM_KEYS)} {known}")
-
-
-def _list_faults(registry: Registry, blocks, path: tuple, keys: tuple = ()) -> Iterator[Fault]:
+def _list_faults(registry: Registry, blocks, path: tuple) -> Iterator[Fault]:
     if not isinstance(blocks, list):
-        yield path, (f"a list of {registry.kind}s is needed; this is "
-                     f"{blocks!r}.{suggest_value(blocks, [list])}")
+        yield WrongValue(path, f"a list of {registry.kind}s is needed; this is "
+                               f"{blocks!r}.{suggest_value(blocks, [list])}")
         return
     for number, block in enumerate(blocks):
-        if "name" in keys and block == "loss":
-            yield (*path, number), "the loss is measured anyway. Leave it out here."
-            continue
-        yield from registry.faults(block, (*path, number), keys=keys)
-        if "name" in keys and log_name(block) in [log_name(earlier) for earlier in blocks[:number]]:
-            yield (*path, number), (f"two {registry.kind}s are called '{log_name(block)}'. Give one a 'name' "
-                                    "of its own.")
-        if "name" in keys and log_name(block) == "loss":
-            yield (*path, number), "'loss' is what the loss is called. Give this metric another 'name'."
+        yield from registry.faults(block, (*path, number))
 
 
-def _table_faults(table, path: tuple, signature: Signature) -> Iterator[Fault]:
-    if not isinstance(table, dict):
-        yield path, f"a table of options is needed; this is {table!r}"
+def _metric_faults(blocks) -> Iterator[Fault]:
+    if not isinstance(blocks, list):
+        yield from _list_faults(METRICS, blocks, ("metrics",))
         return
-    for name, message in signature.faults(table):
-        yield (*path, *[name] * bool(name)), message
+    for number, block in enumerate(blocks):
+        path, name = ("metrics", number), log_name(block)
+        if block == "loss":
+            yield Fault(path, "the loss is measured anyway. Leave it out here.")
+            continue
+        yield from METRICS.faults(block, path, keys=SECTIONS["metrics"].keys)
+        if name in map(log_name, blocks[:number]):
+            yield Fault(path, f"two metrics are called '{name}'. Give one a 'name' of its own.")
+        if name == "loss":
+            yield Fault(path, "'loss' is what the loss is called. Give this metric another 'name'.")
 
 
-def _optimizer_faults(optimizer, scheduler) -> Iterator[Fault]:
-    blocks = optimizer_blocks(optimizer)
-    for name, block in blocks.items():
-        path = tuple(optimizer_path(name).split("."))
+def _data_loader_faults(options) -> Iterator[Fault]:
+    if not isinstance(options, dict):
+        yield WrongValue(("data_loader",), f"a table of options is needed; this is {options!r}")
+        return
+    signature = Signature(DataSplits, PROVIDED, name="data_loader")
+    yield from (fault.below(("data_loader",)) for fault in signature.faults(options))
+
+
+def _optimizer_faults(optimizer) -> Iterator[Fault]:
+    for name, block in optimizer_blocks(optimizer).items():
+        path, args = tuple(optimizer_path(name).split(".")), _args(block)
         faults = OPTIMIZERS.faults(block, path, keys=SECTIONS["optimizer"].keys)
         yield from faults or _group_faults(as_block(block), path)
-        args = _args(block)
-        if as_block(block).get("type") == "LBFGS" and (args.get("max_iter") != 1
-                                                       or args.get("line_search_fn")):
-            yield (*path, "args"), ("LBFGS sees the loss once a step here: it needs max_iter: 1 and no "
-                                    "line_search_fn")
-    for name, chain in scheduler_blocks(scheduler, optimizer).items():
-        path = ("scheduler",) if name == "optimizer" else ("scheduler", name)
-        if name not in blocks:
-            yield path, (f"there is no optimizer '{name}'. Write the scheduler under one of: "
-                         f"{', '.join(blocks)}.")
-        for number, block in enumerate(chain):
-            yield from _scheduler_faults(block, (*path, *[number] * isinstance(scheduler, list)))
+        is_lbfgs = as_block(block).get("type") == "LBFGS"
+        if is_lbfgs and (args.get("max_iter") != 1 or args.get("line_search_fn")):
+            yield Fault((*path, "args"), "LBFGS sees the loss once a step here: it needs max_iter: 1 and no "
+                                         "line_search_fn")
 
 
 def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
-    if fault := mismatch(block.get("decay_bias_and_norm", True), bool):
-        yield (*path, "decay_bias_and_norm"), fault
+    yield from _mismatches(block.get("decay_bias_and_norm", True), bool, (*path, "decay_bias_and_norm"))
     groups = block.get("groups") or []
     if not isinstance(groups, list):
-        yield (*path, "groups"), "a list of rules is needed, such as [{match: 'backbone.*', lr: 1e-4}]"
+        yield Fault((*path, "groups"), "a list of rules is needed, such as [{match: 'backbone.*', lr: 1e-4}]")
         return
+    signature = OPTIMIZERS.signature(OPTIMIZERS.get(block["type"]))
     for number, rule in enumerate(groups):
         where = (*path, "groups", number)
         if not isinstance(rule, dict) or not isinstance(rule.get("match"), str):
-            yield where, "a rule is {match: PATTERN} with options of the optimizer, or with frozen: true"
+            yield Fault(where,
+                        "a rule is {match: PATTERN} with options of the optimizer, or with frozen: true")
             continue
-        if fault := mismatch(rule.get("frozen", True), bool):
-            yield (*where, "frozen"), fault
+        yield from _mismatches(rule.get("frozen", True), bool, (*where, "frozen"))
         options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
-        signature = OPTIMIZERS.signature(OPTIMIZERS.get(block["type"]))
-        yield from (((*where, key), message) for key, message in signature.faults(options) if key)
+        yield from (fault.below(where) for fault in signature.faults(options) if fault.path)
+
+
+def _schedule_faults(scheduler, optimizer) -> Iterator[Fault]:
+    optimizers = optimizer_blocks(optimizer)
+    for name, chain in scheduler_blocks(scheduler, optimizer).items():
+        path = ("scheduler",) if name == "optimizer" else ("scheduler", name)
+        if name not in optimizers:
+            yield Fault(path, f"there is no optimizer '{name}'. Write the scheduler under one of: "
+                              f"{', '.join(optimizers)}.")
+        for number, block in enumerate(chain):
+            yield from _scheduler_faults(block, (*path, number) if isinstance(scheduler, list) else path)
 
 
 def _scheduler_faults(block, path: tuple) -> Iterator[Fault]:
     if isinstance(block, str) and block.lower() in ("none", "off"):
-        yield path, f"'{block}' is text. For no scheduler write null, or leave the section out."
+        yield Fault(path, f"'{block}' is text. For no scheduler write null, or leave the section out.")
         return
     args = _args(block)
     yield from SCHEDULERS.faults(block, path, provided={"T_max", "total_steps"} - args.keys(),
                                  keys=SECTIONS["scheduler"].keys)
     per = block.get("per", "epoch") if isinstance(block, dict) else "epoch"
     if per not in ("epoch", "step"):
-        yield (*path, "per"), f"{per!r} is neither step nor epoch"
+        yield WrongValue((*path, "per"), f"{per!r} is neither step nor epoch")
     if per == "step" and block.get("type") == "ReduceLROnPlateau":
-        yield (*path, "per"), ("ReduceLROnPlateau waits for the monitored value, which comes once an epoch. "
-                               "Leave 'per' out.")
-    for number, inner in enumerate(args["schedulers"] if isinstance(args.get("schedulers"), list) else []):
-        yield from _scheduler_faults(inner, (*path, "args", "schedulers", number))
+        yield Fault((*path, "per"), "ReduceLROnPlateau waits for the monitored value, which comes once an "
+                                    "epoch. Leave 'per' out.")
+    if isinstance(args.get("schedulers"), list):
+        for number, inner in enumerate(args["schedulers"]):
+            yield from _scheduler_faults(inner, (*path, "args", "schedulers", number))
 
 
 def _trainer_faults(block, config: Mapping) -> Iterator[Fault]:
     faults = TRAINERS.faults(block, ("trainer",))
     yield from faults
-    if any(path == ("trainer", "type") or len(path) == 1 for path, _ in faults):
+    if any(fault.path == ("trainer", "type") or len(fault.path) == 1 for fault in faults):
         return
     name, args = as_block(block)["type"], _args(block)
-    signature = Signature(TRAINERS.get(name))
-    if config["loss"] is None and signature.is_required("loss"):
-        yield ("loss",), f"is missing: {name} needs one, such as CrossEntropyLoss."
+    if config["loss"] is None and Signature(TRAINERS.get(name)).is_required("loss"):
+        yield Fault(("loss",), f"is missing: {name} needs one, such as CrossEntropyLoss.")
     if "monitor" in args and args["monitor"] is None:
-        plateau = [b for chain in scheduler_blocks(config["scheduler"], config["optimizer"]).values()
-                   for b in chain
-                   if as_block(b).get("type") == "ReduceLROnPlateau"]
-        if args.get("early_stop") is not None:
-            yield ("trainer", "args", "early_stop"), ("has no effect without a monitor. Set monitor: min "
-                                                      "val/loss.")
-        if plateau:
-            yield ("scheduler",), ("ReduceLROnPlateau has nothing to look at without a monitor. Set monitor: "
-                                   "min val/loss.")
+        yield from _unmonitored_faults(args, scheduler_blocks(config["scheduler"], config["optimizer"]))
     yield from _recovery_faults(args, config["optimizer"])
     epochs, eval_every = args.get("epochs", 10), args.get("eval_every", 1)
     if isinstance(epochs, int) and isinstance(eval_every, int) and eval_every > max(epochs, 1):
-        yield ("trainer", "args", "eval_every"), (f"{eval_every} is more than the {epochs} epochs: nothing "
-                                                  "would be evaluated")
+        yield _trainer_fault("eval_every",
+                             f"{eval_every} is more than the {epochs} epochs: nothing would be evaluated")
     if isinstance(args.get("keep_last"), int) and args.get("save_every") is None:
-        yield ("trainer", "args", "keep_last"), ("has no effect without save_every: last.pt and best.pt are "
-                                                 "always kept.")
+        yield _trainer_fault("keep_last",
+                             "has no effect without save_every: last.pt and best.pt are always kept.")
+
+
+def _unmonitored_faults(args: Mapping, schedulers: Mapping[str, list]) -> Iterator[Fault]:
+    """Faults of settings that need a monitor."""
+    if args.get("early_stop") is not None:
+        yield _trainer_fault("early_stop", "has no effect without a monitor. Set monitor: min val/loss.")
+    kinds = [as_block(block).get("type") for chain in schedulers.values() for block in chain]
+    if "ReduceLROnPlateau" in kinds:
+        yield Fault(("scheduler",), "ReduceLROnPlateau has nothing to look at without a monitor. Set "
+                                    "monitor: min val/loss.")
 
 
 def _recovery_faults(args: Mapping, optimizer) -> Iterator[Fault]:
-    if args.get("max_nan_steps", TrainerOptions.max_nan_steps) != TrainerOptions.max_nan_steps and (
-            args.get("on_nan") != "skip"):
-        yield ("trainer", "args", "max_nan_steps"), "has no effect without on_nan: skip."
+    most = TrainerOptions.max_nan_steps
+    if args.get("max_nan_steps", most) != most and args.get("on_nan") != "skip":
+        yield _trainer_fault("max_nan_steps", "has no effect without on_nan: skip.")
     if args.get("on_nan") == "skip" and len(optimizer_blocks(optimizer or {})) > 1:
-        yield ("trainer", "args", "on_nan"), ("skip needs a single optimizer: where the second one's step goes "
-                                              "wrong, the first one's is made already.")
+        yield _trainer_fault("on_nan", "skip needs a single optimizer: where the second one's step goes "
+                                       "wrong, the first one's is made already.")

@@ -43,8 +43,8 @@ class Feeder:
         self._raise()
 
     def _work(self) -> None:
-        # A large tensor would start a second team of OpenMP threads here, which lives as long as this thread and
-        # makes every later step 1.4 times slower. The number of threads of the main thread stays as it is.
+        # A large tensor would start a second team of OpenMP threads here, which lives as long as this thread
+        # and makes every later step 1.4 times slower. The main thread keeps its number of threads.
         torch.set_num_threads(1)
         while (call := self._calls.get()) is not None:
             self._make(*call)

@@ -122,23 +122,23 @@ def _faults_noted(faults: list[Fault], trainer: Parts, position: Position):
     try:
         yield
     except ConfigError as error:
-        faults += error.faults or [((), str(error))]
+        faults += error.faults or [Fault((), str(error))]
     except NonFinite as error:
         advice = "A lower learning rate, or trainer.args.clip_norm, may help."
-        faults.append((("loss",), f"{error} at step {position.step + 1}. {advice}"))
+        faults.append(Fault(("loss",), f"{error} at step {position.step + 1}. {advice}"))
     except Exception as error:
         key, given = locate_error(trainer, error)
         given = f" Given to {key}: {given}." if given else ""
-        faults.append((tuple((key or "trainer").split(".")),
-                       f"a step failed: {describe_error(error)}{given}"))
+        faults.append(Fault(tuple((key or "trainer").split(".")),
+                            f"a step failed: {describe_error(error)}{given}"))
         log.debug("a step failed", exc_info=True)
 
 
 def _non_finite(preflight_values: dict[str, float]) -> Iterator[Fault]:
     for name, value in preflight_values.items():
         if name.endswith("/loss") and not math.isfinite(value):
-            yield ("loss",), (f"{name} is {value} on the first batch. Look at the inputs' scale and at what "
-                              "the loss takes.")
+            yield Fault(("loss",), f"{name} is {value} on the first batch. Look at the inputs' scale and at "
+                                   "what the loss takes.")
 
 
 @contextmanager
@@ -167,8 +167,8 @@ def _untrained(model: torch.nn.Module, seen: set[str], num_steps: int, all_made:
         if not all_made:
             log.warning("model: %s", message)
         else:
-            yield ("model",), (f"{message}. Use them in forward, take them out or freeze them: "
-                               "optimizer.groups=[{match: NAME, frozen: true}].")
+            yield Fault(("model",), f"{message}. Use them in forward, take them out or freeze them: "
+                                    "optimizer.groups=[{match: NAME, frozen: true}].")
 
 
 def _overlap_faults(data: DataSplits) -> Iterator[Fault]:
@@ -178,8 +178,8 @@ def _overlap_faults(data: DataSplits) -> Iterator[Fault]:
     message = (f"{overlap.shared:,} of {overlap.num_val:,} validation samples are training samples, too (of "
                f"{overlap.num_train:,} looked at)")
     if overlap.shared > max(2, overlap.num_val / 100) and not overlap.repeats:
-        yield ("dataset",), (f"{message}: what validation measures is in part memory. Take them out of one "
-                             "of the two.")
+        yield Fault(("dataset",), f"{message}: what validation measures is in part memory. Take them out of "
+                                  "one of the two.")
     else:
         log.warning("dataset: %s", message)
 
@@ -252,10 +252,10 @@ def _state_faults(trainer: Restorable, config: dict, folder: Path) -> list[Fault
         different = different or describe_difference(found, flatten_state(again), "the state",
                                                      ("loaded", "put back"))
     except (ConfigError, TrainingError) as error:
-        return [(("trainer",), f"its state cannot be saved and taken up again: {error}")]
+        return [Fault(("trainer",), f"its state cannot be saved and taken up again: {error}")]
     except Exception as error:  # of any plug-in's state_dict or load_state_dict
-        return [(("trainer",), f"its state cannot be saved and taken up again: {describe_error(error)}")]
-    return [(("trainer",), f"saved and taken up again, {different}")] if different else []
+        return [Fault(("trainer",), f"its state cannot be saved and taken up again: {describe_error(error)}")]
+    return [Fault(("trainer",), f"saved and taken up again, {different}")] if different else []
 
 
 def _estimate(trainer: Plan, step_s: float | None, eval_s: float | None, size: int) -> str:

@@ -69,26 +69,30 @@ def _overview() -> str:
 
 def _section(section: str, registry: Registry, plural: str) -> list[str]:
     """The text of a section that names things: its keys, what it can name, and the project's own things."""
-    about = SECTIONS[section]
-    parts = [f"## {section}\n\n{_escaped(about.text)}\n"]
-    if keys := TRANSFORM_KEYS if section == "transforms" else about.keys:
-        of = "list" if section == "transforms" else "key of a block, besides `type` and `args`"
-        parts.append(_table((of, "what it is"), ((f"`{key}`", _escaped(text)) for key, text in keys.items())))
-    if section in _NOTES:
-        parts.append(_NOTES[section])
     own = own_things(section, registry)
-    labels = [library.label for library in registry.libraries]
-    names = [*(f"`{name}`" for name in own), *labels]
+    names = [*(f"`{name}`" for name in own), *(library.label for library in registry.libraries)]
+    parts = [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", *_keys_of(section)]
     parts.append(f"It can name {', '.join(names)}. `python train.py --list {plural}` prints all names.\n")
     common = Signature(registry.expects, registry.provided).free() if section == "trainer" else {}
     if common:
         parts += ["### All trainers\n", _arguments(registry.expects, common.values())]
     for name, thing in own.items():
         parameters = settable_arguments(section, registry, thing).parameters.values()
-        parts += [f"### {name}\n", *(f"{text}\n" for text in [summary(thing, quote="`")] if text)]
+        text = summary(thing, quote="`")
+        parts += [f"### {name}\n", f"{text}\n"] if text else [f"### {name}\n"]
         if others := [parameter for parameter in parameters if parameter.name not in common]:
             parts.append(_arguments(thing, others))
     return parts
+
+
+def _keys_of(section: str) -> list[str]:
+    """The table of the section's own keys, if any, and the note on it."""
+    is_list, parts = section == "transforms", []
+    if keys := TRANSFORM_KEYS if is_list else SECTIONS[section].keys:
+        head = "list" if is_list else "key of a block, besides `type` and `args`"
+        rows = ((f"`{key}`", _escaped(text)) for key, text in keys.items())
+        parts.append(_table((head, "what it is"), rows))
+    return [*parts, _NOTES[section]] if section in _NOTES else parts
 
 
 def _arguments(target, parameters: Iterable[Parameter]) -> str:

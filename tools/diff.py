@@ -17,19 +17,21 @@ def run_tool(args, reading=None) -> str:
 
 def diff(one: Path, other: Path) -> str:
     """The differences between two configs or runs, as a table. For runs also in environment and results."""
-    configs = [with_defaults(load_config(_config_of(path))[0]) for path in (one, other)]
-    leaves = [{key: format_value(value) for key, value in flatten(config).items()} for config in configs]
-    rows = _differing_rows(*leaves)
-    runs = [_config_of(path).parent for path in (one, other)]
+    files = [_config_of(path) for path in (one, other)]
+    rows = _differing_rows(*map(_leaves_of, files))
+    runs = [file.parent for file in files]
     if all((run / "metrics.jsonl").exists() for run in runs):
-        ran_on, came_to = [_environment_of(run) for run in runs], [_results_of(run) for run in runs]
-        for first, second in (ran_on, came_to):
-            rows += _differing_rows(first, second)
+        rows += _differing_rows(*map(_environment_of, runs)) + _differing_rows(*map(_results_of, runs))
     if not rows:
         return f"{one} and {other} do not differ."
     rows = [("", str(one), str(other)), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{key:<{widths[0]}}  {first:<{widths[1]}}  {second}" for key, first, second in rows)
+
+
+def _leaves_of(file: Path) -> dict[str, str]:
+    config = with_defaults(load_config(file)[0])
+    return {key: format_value(value) for key, value in flatten(config).items()}
 
 
 def _differing_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -42,17 +42,23 @@ def explain_value(reading: Reading, path: KeyPath) -> Rows:
         return [section, ("value", "not set")]
     rows = [section, ("value", format_value(value)), ("from", origin(reading, path))]
     if not isinstance(value, dict):  # tables merge
-        written = [(value_at(layer.config, path), place_of(layer.places, path).source)
-                   for layer in reversed(reading.layers)]
-        written = [(there, source) for there, source in written if there is not MISSING]
-        gone = (*path[:-1], f"~{path[-1]}")
-        deleted = [("deleted", layer.places[gone].source) for layer in reading.layers if gone in layer.places]
-        rows += deleted or [("written as", format_value(there)) for there, _ in written[:1] if there != value]
-        rows += [("instead of", f"{format_value(there)}, {source}")
-                 for there, source in written[not deleted:]]
+        rows += _explain_layers(reading, path, value)
     if len(files := [_file(layer) for layer in reading.layers if layer.config]) > 1:
         rows.append(("read from", ", then ".join(files)))
     return rows
+
+
+def _explain_layers(reading: Reading, path: KeyPath, value: Any) -> Rows:
+    """How the value was written, if otherwise or deleted, and the values of lower layers that it replaces."""
+    written = [(value_at(layer.config, path), place_of(layer.places, path).source)
+               for layer in reversed(reading.layers)]
+    written = [(there, source) for there, source in written if there is not MISSING]
+    gone = (*path[:-1], f"~{path[-1]}")
+    rows = [("deleted", layer.places[gone].source) for layer in reading.layers if gone in layer.places]
+    replaced = written if rows else written[1:]
+    if not rows and written and written[0][0] != value:
+        rows.append(("written as", format_value(written[0][0])))
+    return rows + [("instead of", f"{format_value(there)}, {source}") for there, source in replaced]
 
 
 def _file(layer: Layer) -> str:

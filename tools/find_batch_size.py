@@ -13,9 +13,10 @@ import torch
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals
 from base.data.sampler import Batch
-from base.recovery import describe_out_of_memory, is_out_of_memory
+from base.recovery import describe_out_of_memory
 from logger.run_log import SilentRun
 from utils.errors import ConfigError, TrainingError, describe_error
+from utils.torch_messages import is_out_of_memory
 from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
 
 log = logging.getLogger(__name__)

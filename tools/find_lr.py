@@ -70,7 +70,8 @@ def run_tool(args, setup, config: dict) -> None:
     print(find_lr(setup.trainer, config, resumed_from, bars=not args.quiet))
 
 
-def find_lr(trainer: TestedTraining, config: dict, resumed_from: Path | None = None, bars: bool = True) -> str:
+def find_lr(trainer: TestedTraining, config: dict, resumed_from: Path | None = None,
+            bars: bool = True) -> str:
     """Runs the test with a trainer that is ready to train. It cannot train afterwards. Logs the curve.
 
     Returns the overrides for the suggested rate. Leaves no file behind. Raises TrainingError if the loss

@@ -80,6 +80,12 @@ class _Old:
             return {name: self.block(*path, name) for name in list(several)}
         return self.block(*path)
 
+    def note_rest(self) -> None:
+        """Notes what was not taken, with what to do about it."""
+        for key in [key for key, value in flatten(self.rest).items() if value != {}]:
+            fitting = (text for start, text in _BY_HAND.items() if f"{key}.".startswith(f"{start}."))
+            self.notes[key] = next(fitting, "not carried; nothing here has this name")
+
     def _require(self, value, kind, path: tuple) -> None:
         if fault := mismatch(value, kind):
             raise ConfigError(f"{place_of(self.places, path).source}  {'.'.join(path)}: {fault}")
@@ -101,9 +107,7 @@ def migrate(config: dict, places: dict | None = None) -> tuple[dict, dict[str, s
            "metrics": metrics, "optimizer": old.blocks("optimizer"), "scheduler": old.blocks("lr_scheduler"),
            "trainer": {"type": "Trainer", "args": _trainer_args(old, metrics)},
            "writers": [] if old.take("trainer", "tensorboard", kind=bool) is False else None}
-    for key in [key for key, value in flatten(old.rest).items() if value != {}]:
-        fitting = (text for start, text in _BY_HAND.items() if f"{key}.".startswith(f"{start}."))
-        old.notes[key] = next(fitting, "not carried; nothing here has this name")
+    old.note_rest()
     if new["name"] and (folder := re.sub(r"[^\w.+=-]|^\W+", "_", new["name"])) != new["name"]:
         old.notes["name"] = f"'{new['name']}' cannot be the name of a folder: now '{folder}'"
         new["name"] = folder

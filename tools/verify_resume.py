@@ -86,7 +86,7 @@ def verify_resume(arguments: list[str], machine: list[str], num_steps: int) -> b
 
 
 def _train(out: Path, name: str, arguments: list[str], crash_at_step: int = 0) -> Path:
-    """Runs train.py in its own process, which may kill itself. Returns the folder of the run called `name`."""
+    """Runs train.py in its own process, which may kill itself. Returns the folder of the run `name`."""
     names = [] if "-r" in arguments else ["--run-name", name]
     crash = {CRASH_AT_STEP: str(crash_at_step)} if crash_at_step else {}
     done = subprocess.run([sys.executable, str(PROJECT / "train.py"), "-q", *arguments, *names],

@@ -86,6 +86,51 @@ TOOLS = (
 )
 
 
+class Rule(NamedTuple):
+    """The `options` have no effect with one of those that it `excludes`, or without any that it `needs`."""
+
+    options: set[str]
+    why: str
+    needs: set[str] = frozenset()
+    excludes: set[str] = frozenset()
+
+    def forbids(self, given: set[str]) -> bool:
+        """Whether the options that were given break the rule."""
+        return bool(given & self.options and (given & self.excludes or self.needs and not given & self.needs))
+
+
+_QUESTIONS = {tool.name for tool in TOOLS if tool.stage == "config"}
+_TRIALS = {tool.name for tool in TOOLS if tool.stage in ("memory", "trainer")}
+_OF_A_RUN = {"steps", "out", "run_name"}
+# The first rule that is broken is reported.
+_RULES = (
+    Rule({"origins"}, "--origins goes with --print-config", needs={"print_config"}),
+    Rule(_QUESTIONS, "--explain, --print-config, --list and --diff answer from configs: "
+                     "-c CONFIG and overrides go with them",
+         excludes={"resume", "auto", "init_from", "distributed", "device", *_OF_A_RUN}),
+    Rule({"list", "diff"}, "--list and --diff take no config and no overrides",
+         excludes={"config", "overrides"}),
+    Rule({"print_config", "explain with overrides"}, "name a config, -c CONFIG", needs={"config"}),
+    Rule({"files"}, "a config is named with -c: -c {files}", needs={"config"}),
+    Rule({"command line"}, "nothing to do: give a config (-c configs/digits.yaml) "
+                           "or a run to continue (-r saved/digits_lenet)",
+         needs={"config", "resume", "auto", *_QUESTIONS}),
+    Rule({"auto"}, "--resume auto looks for runs of a config's experiment: name it with -c",
+         needs={"config"}),
+    Rule({"resume"}, "--resume continues a run in its folder; --init-from and --run-name are for new runs",
+         excludes={"init_from", "run_name"}),
+    Rule({"nproc", "max_restarts", "timeout"}, "--nproc, --max-restarts and --timeout go with --distributed",
+         needs={"distributed"}),
+    Rule({"verify_resume"}, "--verify-resume resumes what it has killed itself: leave --max-restarts out",
+         excludes={"max_restarts"}),
+    Rule({"verify_resume"}, "--verify-resume takes a config, -c CONFIG, and makes runs of its own",
+         needs={"config"}, excludes={"resume", "auto", "run_name"}),
+    Rule(_TRIALS, "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, "
+                  "--steps, --out, --run-name and -r auto do not go with them",
+         excludes={"distributed", "auto", *_OF_A_RUN}),
+)
+
+
 def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses train.py's arguments. A mistake ends the program with exit code 2. `tool`: the Tool or None."""
     parser = argparse.ArgumentParser(
@@ -100,6 +145,24 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run-name", metavar="NAME", help="the run's folder; by default the time it starts")
     parser.add_argument("--steps", type=_positive, metavar="N",
                         help="save and end after the run's optimizer step N")
+    _add_tools(parser)
+    several = parser.add_argument_group("several processes", "see docs/distributed.md")
+    several.add_argument("--distributed", action="store_true", help="train in a process for each GPU of this "
+                         "machine, or join those that torchrun has started")
+    several.add_argument("--nproc", type=_positive, metavar="N",
+                         help="how many processes (a GPU each; on the CPU needed)")
+    several.add_argument("--max-restarts", type=_count, metavar="N", help="how often to start all of them "
+                         "again, from the newest checkpoint, when one has died (0)")
+    several.add_argument("--timeout", type=_seconds, metavar="T",
+                         help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
+    args = _parse(parser, argv)
+    args.tool = next((tool for tool in TOOLS if getattr(args, tool.name) not in (None, False)), None)
+    _refuse_what_has_no_effect(parser, args)
+    args.out = args.out or Path("saved")
+    return args
+
+
+def _add_tools(parser: argparse.ArgumentParser) -> None:
     present = [tool for tool in TOOLS if tool.file.exists()]
     # argparse fails for a group without options
     exclusive = parser.add_mutually_exclusive_group() if present else parser
@@ -110,63 +173,22 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             parser.add_argument(tool.flag, help=argparse.SUPPRESS, **tool.value)
     parser.add_argument("--origins", action="store_true",
                         help="with --print-config: where each value was written")
-    several = parser.add_argument_group("several processes", "see docs/distributed.md")
-    several.add_argument("--distributed", action="store_true",
-                         help="train in a process for each GPU of this machine, or join those "
-                              "that torchrun has started")
-    several.add_argument("--nproc", type=_positive, metavar="N",
-                         help="how many processes (a GPU each; on the CPU needed)")
-    several.add_argument("--max-restarts", type=_count, metavar="N",
-                         help="how often to start all of them again, from the newest checkpoint, "
-                              "when one has died (0)")
-    several.add_argument("--timeout", type=_seconds, metavar="T",
-                         help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
-    _add_common(parser)
-    args = parser.parse_intermixed_args(argv)
-    args.overrides = [*args.flags, *args.overrides]
-    args.tool = next((tool for tool in TOOLS if getattr(args, tool.name) not in (None, False)), None)
-    _refuse_what_has_no_effect(parser, args)
-    args.out = args.out or Path("saved")
-    return args
 
 
 def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    automatic, stage = str(args.resume) == "auto", args.tool and args.tool.stage
+    given = {"command line", *(name for name, value in vars(args).items() if value)}
     files = [text for text in args.overrides if text.endswith((".yaml", ".yml", ".json")) and "=" not in text]
-    about_a_run = args.steps or args.out or args.run_name
-    for refused, why in [
-        (args.tool and not args.tool.file.exists(),
-         f"{args.tool and args.tool.flag}: this project has no "
-         f"{args.tool and args.tool.file.relative_to(PROJECT)}"),
-        (args.origins and not args.print_config, "--origins goes with --print-config"),
-        (stage == "config"
-         and (args.resume or args.init_from or args.distributed or args.device or about_a_run),
-         "--explain, --print-config, --list and --diff answer from configs: "
-         "-c CONFIG and overrides go with them"),
-        ((args.list or args.diff) and (args.config or args.overrides),
-         "--list and --diff take no config and no overrides"),
-        ((args.print_config or args.explain and args.overrides) and not args.config,
-         "name a config, -c CONFIG"),
-        (not args.config and files, f"a config is named with -c: -c {' '.join(files)}"),
-        (not args.config and not args.resume and stage != "config",
-         "nothing to do: give a config (-c configs/digits.yaml) "
-         "or a run to continue (-r saved/digits_lenet)"),
-        (automatic and not args.config,
-         "--resume auto looks for runs of a config's experiment: name it with -c"),
-        (args.resume and not automatic and (args.init_from or args.run_name),
-         "--resume continues a run in its folder; --init-from and --run-name are for new runs"),
-        (not args.distributed and (args.nproc or args.max_restarts or args.timeout),
-         "--nproc, --max-restarts and --timeout go with --distributed"),
-        (args.verify_resume and args.max_restarts,
-         "--verify-resume resumes what it has killed itself: leave --max-restarts out"),
-        (args.verify_resume and (args.resume or args.run_name or not args.config),
-         "--verify-resume takes a config, -c CONFIG, and makes runs of its own"),
-        (stage in ("memory", "trainer") and (args.distributed or automatic or about_a_run),
-         "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, --steps, "
-         "--out, --run-name and -r auto do not go with them"),
-    ]:
-        if refused:
-            parser.error(why)
+    if str(args.resume) == "auto":
+        given = given - {"resume"} | {"auto"}
+    if {"explain", "overrides"} <= given:
+        given.add("explain with overrides")
+    if files:
+        given.add("files")
+    if args.tool and not args.tool.file.exists():
+        parser.error(f"{args.tool.flag}: this project has no {args.tool.file.relative_to(PROJECT)}")
+    for rule in _RULES:
+        if rule.forbids(given):
+            parser.error(rule.why.format(files=" ".join(files)))
 
 
 def print_answer(text: str) -> None:
@@ -186,10 +208,7 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help=f"{_TARGET}; best.pt unless said otherwise")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test",
                         help="what to evaluate (test)")
-    _add_common(parser)
-    args = parser.parse_intermixed_args(argv)
-    args.overrides = [*args.flags, *args.overrides]
-    return args
+    return _parse(parser, argv)
 
 
 def _count(text: str) -> int:
@@ -206,18 +225,20 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Adds the options of both programs and parses the arguments."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:N or mps (the best there is)")
-    parser.add_argument("--release-heap", action="store_true",
-                        help="give the memory of each step back to the system, "
-                             "as malloc does by itself: slower on the CPU")
+    parser.add_argument("--release-heap", action="store_true", help="give the memory of each step back to "
+                        "the system, as malloc does by itself: slower on the CPU")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="more messages, and tracebacks")
     for flag, key in SHORT_FLAGS.items():
         parser.add_argument(flag, dest="flags", action="append", default=[], metavar="VALUE",
-                            type=f"{key}={{}}".format,
-                            help=f"short for {key}=VALUE")
+                            type=f"{key}={{}}".format, help=f"short for {key}=VALUE")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=_OVERRIDES)
+    args = parser.parse_intermixed_args(argv)
+    args.overrides = [*args.flags, *args.overrides]
+    return args
 
 
 def log_level(args: argparse.Namespace) -> int:

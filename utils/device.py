@@ -7,6 +7,8 @@ import torch
 from utils.distributed.environment import expected_world_size, is_launched
 from utils.errors import ConfigError
 
+_LEAVE_OUT = "Leave --device out to use the best there is."
+
 
 def pick_device(name: str | None, one_of_several: int | None = None) -> torch.device:
     """The device `name` (cpu, cuda, cuda:N, mps); by default the best available one.
@@ -14,25 +16,27 @@ def pick_device(name: str | None, one_of_several: int | None = None) -> torch.de
     `one_of_several`: the local rank of this process if several run on this machine. Each uses a GPU of its
     own, or the CPU. Raises ConfigError if the device is missing.
     """
+    has_mps = torch.backends.mps.is_available()
     if one_of_several is not None:
         name = f"cuda:{one_of_several}" if _of_several(name) == "cuda" else "cpu"
-    has_mps = torch.backends.mps.is_available()
-    if name is None:
+    elif name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if fault := device_fault(name):
         raise ConfigError(f"--device: {fault}")
     device = torch.device(name)
     if device.type == "mps" and not has_mps:
-        raise ConfigError("--device: this machine has no mps device. "
-                          "Leave --device out to use the best there is.")
+        raise ConfigError(f"--device: this machine has no mps device. {_LEAVE_OUT}")
     if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        device, count = torch.device("cuda", device.index or 0), _num_cuda()
+        if device.index >= count:
             raise ConfigError(f"--device: '{name}' is not there: {count} CUDA devices are visible. "
-                              "Leave --device out to use the best there is.")
-        device = torch.device("cuda", device.index or 0)
+                              f"{_LEAVE_OUT}")
         torch.cuda.set_device(device)
     return device
+
+
+def _num_cuda() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def device_fault(name: object) -> str | None:
@@ -59,8 +63,8 @@ def processes_to_start(name: str | None, num_wanted: int | None) -> int:
                               f"{torch.cuda.device_count()} are visible")
         return expected_world_size()
     if kind == "cpu" and num_wanted is None:
-        raise ConfigError("--distributed: no GPU is to be used here. "
-                          "Say how many processes share the CPU: --nproc 2")
+        raise ConfigError("--distributed: no GPU is to be used here. Say how many processes share the CPU: "
+                          "--nproc 2")
     if kind == "cuda" and (num_wanted or 1) > torch.cuda.device_count():
         raise ConfigError(f"--nproc: {num_wanted} processes need a GPU each; "
                           f"{torch.cuda.device_count()} are visible")

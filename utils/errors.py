@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.moved import former_names_of
@@ -15,8 +16,33 @@ PROJECT = Path(__file__).resolve().parent.parent
 log = logging.getLogger(__name__)
 
 
-# What is wrong with a config: the key path, the message; the place, if it is not that of the key's value.
-Fault = tuple[tuple, str] | tuple[tuple, str, str]
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a config at the key path `path`; the path () stands for the config as a whole.
+
+    `place`: where it was written, such as "configs/mnist.yaml:14"; None for the place of the key's value.
+    """
+
+    path: tuple
+    message: str
+    place: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The path as it is written: `optimizer.args.lr`."""
+        return ".".join(map(str, self.path))
+
+    def below(self, path: tuple) -> "Fault":
+        """The same fault of a config that is a part of another one, at `path`."""
+        return replace(self, path=(*path, *self.path))
+
+
+class WrongValue(Fault):
+    """A value of the wrong type, or outside the allowed values. The message quotes it."""
+
+
+class UnresolvedReference(Fault):
+    """A reference such as `${seed}` that leads nowhere; the config keeps its text."""
 
 
 class ConfigError(Exception):
@@ -30,22 +56,21 @@ class ConfigError(Exception):
         self.faults = list(faults)
 
     @classmethod
-    def of(cls, faults: list[Fault]) -> "ConfigError":
-        """The error for several values."""
-        lines = [f"{'.'.join(map(str, path))}: {message}" if path else message
-                 for path, message, *_ in faults]
-        return cls("\n".join(lines), faults)
+    def of(cls, faults: Iterable[Fault | tuple]) -> "ConfigError":
+        """The error for several values. A fault may also be a plain tuple (path, message)."""
+        faults = [fault if isinstance(fault, Fault) else Fault(*fault) for fault in faults]
+        return cls("\n".join(f"{fault.key}: {fault.message}" if fault.path else fault.message
+                             for fault in faults), faults)
 
     @classmethod
     def at(cls, key: str, message: str) -> "ConfigError":
         """The error for a single value: `ConfigError.at("optimizer.args.lr", "'fast' is text; ...")`."""
-        return cls.of([(tuple(key.split(".")), message)])
+        return cls.of([Fault(tuple(key.split(".")), message)])
 
     def with_hint(self, hint: str) -> "ConfigError":
         """The same error with a hint on a line of its own."""
-        return ConfigError(f"{self}\n{hint}",
-                           [(path, f"{message}\n{hint}", *where)
-                            for path, message, *where in self.faults])
+        return ConfigError(f"{self}\n{hint}", [replace(fault, message=f"{fault.message}\n{hint}")
+                                               for fault in self.faults])
 
 
 class Attempts:
@@ -64,7 +89,7 @@ class Attempts:
 
     def end(self) -> None:
         if self.errors:
-            faults = [fault for error in self.errors for fault in error.faults or [((), str(error))]]
+            faults = [fault for error in self.errors for fault in error.faults or [Fault((), str(error))]]
             raise ConfigError.of(list(dict.fromkeys(faults))) from self.errors[0]  # drops duplicate faults
 
 

@@ -130,8 +130,9 @@ EXISTING = {
     "utils.checkpoint": ("utils.checkpoint.store", "utils.checkpoint.loading"),
     "utils.config": ("utils.config.loading",),
     "utils.signals": ("utils.training.stop_requests",),
-    **{name: (name,) for name in ("base.base_data_loader", "base.build", "base.recovery", "base.summary",
-                                  "utils.errors", "utils.random")},
+    "base.recovery": ("base.recovery", "utils.torch_messages"),
+    **{name: (name,) for name in ("base.base_data_loader", "base.build", "base.summary", "utils.errors",
+                                  "utils.random")},
 }
 
 

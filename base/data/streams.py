@@ -34,7 +34,7 @@ class StreamPlace:
 
 
 class ReadBatch(NamedTuple):
-    """A batch as a Stream reads it: a Batch without its type, as the loader's `pin_memory` sees tuples only."""
+    """A batch as a Stream reads it: no Batch, because the loader's `pin_memory` looks into tuples only."""
 
     data: Any  # a list of samples, then what the collate function makes of it
     num_samples: int
@@ -48,8 +48,8 @@ class Stream(IterableDataset):
 
     Every process reads the whole stream, and transforms its own part. `(epoch, index)` seeds the randomness
     of a sample; `set_epoch`, if the dataset has it, gets the epoch in which the pass began. A dataset with
-    `state_dict` and `load_state_dict` continues at `place`, or begins at `first_state`. Any other is read from
-    its beginning, and the batches before `start` are skipped.
+    `state_dict` and `load_state_dict` continues at `place`, or begins at `first_state`. Any other is read
+    from its beginning, and the batches before `start` are skipped.
     """
 
     def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
@@ -60,7 +60,7 @@ class Stream(IterableDataset):
         self.place = StreamPlace()
 
     def enter(self, epoch: int, start: int, place: StreamPlace) -> None:
-        """From here on iterates over this epoch, from batch `start` on; a stateful dataset from `place` on."""
+        """From here on iterates over this epoch, from batch `start` on; if stateful, from `place` on."""
         self.epoch, self.start, self.place = epoch, start, place
 
     def __iter__(self) -> Iterator[ReadBatch]:

@@ -362,8 +362,8 @@ def test_the_config_check_knows_the_arguments(name, args):
     from_yaml = {key: list(value) if isinstance(value, tuple) else value for key, value in args.items()}
     assert TRANSFORMS.faults({"type": name, "args": from_yaml}, ("transforms",)) == []
     for key in args:
-        (path, message), = TRANSFORMS.faults({"type": name, "args": {**from_yaml, key: True}}, ("transforms",))
-        assert path[-1] == key and "the value is true" in message
+        fault, = TRANSFORMS.faults({"type": name, "args": {**from_yaml, key: True}}, ("transforms",))
+        assert fault.path[-1] == key and "the value is true" in fault.message
 
 
 def test_an_augmentation_of_ones_own_is_a_class_with_augment():

@@ -7,9 +7,9 @@ import pytest
 
 from base.validate import validate_config
 from conftest import PROJECT, needs
-from utils.config.loading import load_config, place_of
-from utils.config.syntax import COMMAND_LINE, dump_yaml
-from utils.errors import ConfigError
+from utils.config.loading import load_config, located, place_of
+from utils.config.syntax import COMMAND_LINE, Place, dump_yaml
+from utils.errors import ConfigError, Fault
 
 CONFIGS = PROJECT / "configs"
 BASE = """\
@@ -335,3 +335,11 @@ def test_a_fault_is_reported_where_it_was_written(write, child, overrides, key, 
     with pytest.raises(ConfigError) as error:
         validate_config(config, places)
     assert re.search(rf"^\S*{place}\s+{key}:", str(error.value), re.MULTILINE), str(error.value)
+
+
+def test_plain_tuples_of_path_and_message_are_taken_as_faults():
+    error = ConfigError.of([(("optimizer", "args", "lr"), "it is too high"), Fault((), "it is odd")])
+    assert str(error) == "optimizer.args.lr: it is too high\nit is odd"
+    with pytest.raises(ConfigError, match="^mine.yaml:3  optimizer.args.lr: it is too high\n"):
+        with located({("optimizer", "args", "lr"): Place("mine.yaml:3"), (): Place("mine.yaml:1")}):
+            raise error

@@ -268,7 +268,7 @@ def test_an_annotation_that_cannot_be_resolved_leaves_the_others_in_force():
         """As under `from __future__ import annotations`."""
 
     signature = Signature(build)
-    assert [name for name, _ in signature.faults({"width": "wide", "where": 3, "thing": 5})] == ["width", "where"]
+    assert [fault.key for fault in signature.faults({"width": "wide", "where": 3, "thing": 5})] == ["width", "where"]
     assert signature.convert({"where": "here"}) == {"where": Path("here")}
 
 

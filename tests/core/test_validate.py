@@ -382,6 +382,11 @@ def test_a_dataset_must_leave_its_split_to_the_program():
     assert "split" in faults(dataset="FakeData")["dataset"]
 
 
+@pytest.mark.parametrize("block", [{"type": 3}, {"type": ["MNIST"]}, {"type": None}, {}])
+def test_a_dataset_kept_on_a_device_needs_a_name_like_any_other(block):
+    assert "'type' is missing" in faults(dataset={**block, "args": {"device": "cpu"}})["dataset"]
+
+
 def test_a_scheduler_for_an_optimizer_that_is_not_there_is_refused():
     two = {"generator": "Adam", "discriminator": "Adam"}
     validate_config({**GOOD, "optimizer": two, "scheduler": {"generator": "CosineAnnealingLR"}})

@@ -231,13 +231,12 @@ def _first_line(error: BaseException) -> str:
 
 def _verify(archive: zipfile.ZipFile, file: Path) -> None:
     records = archive.infolist()
-    if packed := next((r for r in records
-                       if r.compress_type != zipfile.ZIP_STORED or r.file_size != r.compress_size), None):
-        raise DamagedError(f"refused: {packed.filename!r} in it is compressed, which no checkpoint is")
-    if odd := next((r for r in records
-                    if r.external_attr & 0x10 or r.filename.endswith(("/", "constants.pkl"))), None):
-        raise DamagedError(f"refused: {odd.filename!r} in it is a folder or a program, "
-                           "which torch.load would treat otherwise")
+    for record in records:
+        if (record.compress_type, record.file_size) != (zipfile.ZIP_STORED, record.compress_size):
+            raise DamagedError(f"refused: {record.filename!r} in it is compressed, which no checkpoint is")
+        if record.external_attr & 0x10 or record.filename.endswith(("/", "constants.pkl")):
+            raise DamagedError(f"refused: {record.filename!r} in it is a folder or a program, "
+                               "which torch.load would treat otherwise")
     if sum(record.file_size for record in records) > file.stat().st_size:
         raise DamagedError("refused: its records claim more bytes than the file has")
     if damaged := archive.testzip():

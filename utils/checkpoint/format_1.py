@@ -9,8 +9,8 @@ DATA_LOADER = {
     "timeout": 0, "prefetch_factor": None, "persistent_workers": None, "multiprocessing_context": None}
 TRAINER = {
     "epochs": 10, "monitor": "min val/loss", "early_stop": None, "min_delta": 0.0, "eval_every": 1,
-    "checkpoint_every": None, "save_every": None, "keep_last": None, "async_save": True, "max_failed_saves": 3,
-    "log_every": 50, "log_images_every": 10, "log_weights_every": 10, "precision": "fp32", "accumulate": 1,
+    "checkpoint_every": None, "save_every": None, "keep_last": None, "async_save": True,
+    "max_failed_saves": 3, "log_every": 50, "log_images_every": 10, "log_weights_every": 10, "precision": "fp32", "accumulate": 1,
     "clip_norm": None, "ema": None, "compile": False, "channels_last": False, "matmul_precision": None,
     "max_time": None, "on_nan": "stop", "max_nan_steps": 10, "strategy": "ddp", "sync_batchnorm": False}
 DEFAULTS = {**DATA_LOADER, **TRAINER}
@@ -29,9 +29,10 @@ def upgrade(content: dict) -> dict:
                                                  if key != "on_oom"}}
     num_pieces = (state.pop("splitting", None) or {}).get("num_parts", 1)
     if num_pieces > 1:
+        accumulate = num_pieces * (trainer or {}).get("args", {}).get("accumulate", 1)
         log.warning("this run took its batches in %d pieces (trainer.args.on_oom: split), which this version "
                     "does not: it takes them whole. If memory does not suffice, resume with "
-                    "data_loader.batch_size=%d trainer.args.accumulate=%d", num_pieces, max(size // num_pieces, 1),
-                    num_pieces * (trainer or {}).get("args", {}).get("accumulate", 1))
+                    "data_loader.batch_size=%d trainer.args.accumulate=%d", num_pieces,
+                    max(size // num_pieces, 1), accumulate)
     state.pop("step_seeds", None)
     return {**content, "version": "1.0.0", "config": config, "defaults": None, "state": state}

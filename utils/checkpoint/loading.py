@@ -18,11 +18,11 @@ FINITE_WEIGHTS = "finite_weights"
 
 
 def load_checkpoint(file: Path, whole: bool = True) -> dict:
-    """Returns the content of a checkpoint, on the CPU: `{"format", "version", "config", "defaults", "state"}`.
+    """Returns a checkpoint's content, on the CPU: `{"format", "version", "config", "defaults", "state"}`.
 
-    "config" is complete; "defaults" are the keys in it that nobody wrote, None for format 1, whose config holds
-    only what was written. Puts sharded tensors together. With `whole=False` the main process only verifies them, and the state holds
-    the `Shards` to load them from; see `place_state`. Raises ConfigError if the file is not a complete, valid
+    "config" is complete; "defaults" are the keys in it that nobody wrote: None for format 1, whose config
+    holds only what was written. Puts sharded tensors together. With `whole=False` the main process only
+    verifies them, and the state holds the `Shards` to load them from; see `place_state`. Raises ConfigError if the file is not a complete, valid
     checkpoint of this format with finite weights; see `read_archive`.
     """
     content, verified = _read(file)
@@ -48,9 +48,9 @@ def _read(file: Path) -> tuple[dict, list[str]]:
         raise ConfigError(f"{file}: not a checkpoint of this project: "
                           "'format', 'config' and 'state' are needed")
     if type(content["format"]) is int and content["format"] > FORMAT:
-        raise ConfigError(f"{file}: written by a newer version ({content.get('version')}), in checkpoint format "
-                          f"{content['format']}. This is version {VERSION}, which reads formats 1 to {FORMAT}: "
-                          "bring the project up to date.")
+        raise ConfigError(f"{file}: written by a newer version ({content.get('version')}), in checkpoint "
+                          f"format {content['format']}. This is version {VERSION}, which reads formats 1 to "
+                          f"{FORMAT}: bring the project up to date.")
     if type(content["format"]) is not int or content["format"] not in _KEYS:
         raise ConfigError(f"{file}: written in checkpoint format {content['format']}; "
                           f"this version reads 1 to {FORMAT}")
@@ -94,8 +94,8 @@ def _state_fault(state: dict) -> str | None:
     model, progress = state.get("model"), state.get("progress")
     if not isinstance(model, dict) or not isinstance(progress, dict):
         return "not a checkpoint of this project: its state is incomplete"
-    if not all(type(progress.get(name, 0 if name == "samples" else None)) is int and progress.get(name, 0) >= 0
-               for name in ("epoch", "batch", "samples", "step")):
+    counts = [progress.get("samples", 0), *(progress.get(name) for name in ("epoch", "batch", "step"))]
+    if not all(type(count) is int and count >= 0 for count in counts):
         return "not a checkpoint of this project: its progress is not epoch, batch and step"
     verified, average = state.pop(FINITE_WEIGHTS, []), state.get("ema")
     if not _are_texts(verified):

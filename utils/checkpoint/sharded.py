@@ -1,18 +1,18 @@
 """Sharded tensors: one archive for each process beside the checkpoint file, which holds their index."""
-import copy
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 
 from utils.checkpoint.archive import DamagedError, read_archive, require_space, sync_folder, write_archive
 from utils.checkpoint.dcp import AsyncShardSave, load_shards
-from utils.checkpoint.state import find_non_finite, num_bytes
+from utils.checkpoint.state import find_non_finite, map_leaves, num_bytes
 from utils.distributed import collectives as dist
 from utils.distributed.sharding import distribute_like, is_sharded
 from utils.errors import ConfigError
@@ -30,19 +30,7 @@ def split_sharded(state: dict) -> tuple[dict, dict[tuple, torch.Tensor]]:
             found[path] = value
         return None if is_sharded(value) else value
 
-    return _map_leaves(state, change), found
-
-
-def _map_leaves(value, change: Callable, path: tuple = ()):
-    """Returns a copy of a state, with `change(leaf, path)` for each leaf."""
-    if isinstance(value, dict):
-        result = copy.copy(value)  # keeps the type: a module's state_dict carries its version
-        for key, inner in value.items():
-            result[key] = _map_leaves(inner, change, (*path, key))
-        return result
-    if type(value) in (list, tuple):
-        return type(value)(_map_leaves(inner, change, (*path, number)) for number, inner in enumerate(value))
-    return change(value, path)
+    return map_leaves(state, change), found
 
 
 class ShardSave:
@@ -122,26 +110,16 @@ class Shards:
             raise ConfigError(f"{file}: damaged: the index of its shards makes no sense")
 
     def _takes(self, path: tuple, about: dict) -> bool:
-        """Whether a tensor's chunks are slices along one dimension, without gap or overlap."""
-        size, end, varied = about["size"], None, set()
-        numbers = [*size, *(n for offset, sizes, *where in about["chunks"]
-                            for n in (*offset, *sizes, *where))]
-        if not isinstance(about["dtype"], torch.dtype) or not all(
-                type(number) is int and number >= 0 for number in numbers):
+        """Whether a tensor's chunks make sense and cover it; notes in which files they are."""
+        size, chunks = about["size"], about["chunks"]
+        numbers = [*size, *(n for offset, sizes, *where in chunks for n in (*offset, *sizes, *where))]
+        if not all(type(number) is int and number >= 0 for number in numbers):
             return False
-        for offset, sizes, file, number in sorted(about["chunks"]):
+        for offset, sizes, file, number in sorted(chunks):
             if file >= self.num_files or not len(offset) == len(sizes) == len(size):
                 return False
             self._chunks.setdefault(file, []).append((path, offset, sizes, number))
-            if math.prod(sizes) == 0:
-                continue
-            varied |= {dim for dim, (o, s, whole) in enumerate(zip(offset, sizes, size, strict=True))
-                       if (o, s) != (0, whole)}
-            dim = min(varied, default=0)
-            if len(varied) > 1 or (size and offset[dim] != (end or 0)) or (not size and end is not None):
-                return False
-            end = offset[dim] + sizes[dim] if size else 1
-        return end == (size[min(varied, default=0)] if size else 1) or (end is None and math.prod(size) == 0)
+        return isinstance(about["dtype"], torch.dtype) and _cover(size, sorted(chunks))
 
     def _is_there(self) -> bool:
         """Whether the files are about as large as the index claims; tied weights are stored only once."""
@@ -173,9 +151,8 @@ class Shards:
         tensors = content.get("tensors")
         for path, _, sizes, number in self._chunks.get(file, ()):
             tensor = tensors[number] if isinstance(tensors, list) and number < len(tensors) else None
-            expected = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
-            if not expected or (list(tensor.shape), tensor.dtype) != (
-                    list(sizes), self.tensors[path]["dtype"]):
+            if getattr(tensor, "layout", None) != torch.strided or (
+                    list(tensor.shape), tensor.dtype) != (list(sizes), self.tensors[path]["dtype"]):
                 raise ConfigError(fault)
             if path in self.finite and find_non_finite({"": tensor}) is not None:
                 raise ConfigError(f"{self.file}: damaged: the weights of {path[-1]} are not finite")
@@ -196,7 +173,7 @@ class Shards:
                                    for first, length in zip(offset, sizes, strict=True))
                     found[path][slices] = tensors[number]
         rest = {name: value for name, value in state.items() if name != SHARDS_KEY}
-        return _map_leaves(rest, lambda value, path: found.get(path, value))
+        return map_leaves(rest, lambda value, path: found.get(path, value))
 
     def local_shards(self, likes: Mapping[tuple, torch.Tensor]) -> dict[tuple, torch.Tensor]:
         """Loads this process's shard of some tensors, by path, in the layout of `likes`. A collective."""
@@ -205,6 +182,18 @@ class Shards:
                 for path, like in likes.items()}
         load_shards(into, {name: self.tensors[path] for path, name in names.items()}, self.read)
         return {path: into[name] for path, name in names.items()}
+
+
+def _cover(size: list[int], chunks: Iterable[tuple]) -> bool:
+    """Whether chunks, in order, are slices of a tensor along one dimension, without gap or overlap."""
+    chunks = [(offset, sizes) for offset, sizes, *_ in chunks if math.prod(sizes)]
+    cut = {dim for offset, sizes in chunks for dim, whole in enumerate(size)
+           if (offset[dim], sizes[dim]) != (0, whole)}
+    if not cut:  # each chunk is the whole tensor
+        return len(chunks) == (math.prod(size) > 0)
+    dim = min(cut)
+    ends = [0, *accumulate(sizes[dim] for _, sizes in chunks)]
+    return len(cut) == 1 and ends == [*(offset[dim] for offset, _ in chunks), size[dim]]
 
 
 def _is_none_at(value, path: tuple) -> bool:
@@ -239,7 +228,7 @@ def place_state(state: dict, parts: Mapping) -> dict:
         model = like(path, value.shape) if isinstance(value, torch.Tensor) and not is_sharded(value) else None
         return value if model is None else distribute_like(value, model)
 
-    return _map_leaves(state, change)
+    return map_leaves(state, change)
 
 
 def remove_unreferenced(folder: Path, is_running: Callable[[int], bool]) -> None:

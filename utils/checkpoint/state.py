@@ -1,7 +1,8 @@
 """The nested dicts and lists of tensors and plain values in a checkpoint: copying, checking, loading."""
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ class StateCopier:
     def copy(self, state: dict) -> dict:
         """Returns a copy of `state`; the previous copy becomes invalid. Shared tensor memory stays shared."""
         copier = _Copier(self._buffers)
-        copied = copier.copy(state, ())
+        copied = map_leaves(state, copier.copy)
         if copier.waits:
             torch.cuda.synchronize()
         self._buffers = copier.used
@@ -34,54 +35,53 @@ class _Copier:
         self._same: dict[tuple, torch.Tensor] = {}
 
     def copy(self, value, path: tuple):
-        if isinstance(value, torch.Tensor):
-            tensor = value.detach()
-            if is_sharded(tensor):
-                return self._copy_part(tensor, path)
-            if tensor.layout != torch.strided:
-                return tensor.cpu().clone()
-            where = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(),
+        if not isinstance(value, torch.Tensor):
+            return copy.copy(value)
+        tensor = value.detach()
+        if is_sharded(tensor):
+            local = tensor.to_local()
+            where = local.data_ptr() if local.numel() else path, tensor.placements
+        elif tensor.layout == torch.strided:
+            tensor = tensor.as_subclass(torch.Tensor)
+            where = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.stride(),
                      tensor.is_conj(), tensor.is_neg())
-            key = where, tensor.dtype, tensor.shape, tensor.stride()
-            if key not in self._same:
-                self._same[key] = self._copy_tensor(tensor.as_subclass(torch.Tensor), path)
-            return self._same[key]
-        if isinstance(value, dict):
-            copied = copy.copy(value)  # keeps the type: a module's state_dict carries its version
-            for key, inner in value.items():
-                copied[key] = self.copy(inner, (*path, key))
-            return copied
-        if type(value) in (list, tuple):
-            return type(value)(self.copy(inner, (*path, number)) for number, inner in enumerate(value))
-        return copy.copy(value)
-
-    def _copy_part(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
-        mine = tensor.to_local()
-        key = mine.data_ptr() if mine.numel() else path, tensor.dtype, tensor.shape, tensor.placements
+        else:
+            return tensor.cpu().clone()
+        key = where, tensor.dtype, tensor.shape
         if key not in self._same:
-            buffer = self.kept.get(path)
-            if buffer is None or (buffer.shape, buffer.dtype, local_tensor(buffer).shape) != (
-                    tensor.shape, tensor.dtype, mine.shape):
-                buffer = torch.empty_like(tensor, device="cpu", requires_grad=False)
-            self.waits |= mine.is_cuda
-            self.used[path] = self._same[key] = buffer
-            buffer.to_local().copy_(mine, non_blocking=mine.is_cuda)
+            self._same[key] = self._copy_tensor(tensor, path)
         return self._same[key]
 
     def _copy_tensor(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
-        buffer = self.kept.get(path)
-        if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
+        local, buffer = local_tensor(tensor), self.kept.get(path)
+        if buffer is None or (buffer.shape, buffer.dtype, local_tensor(buffer).shape) != (
+                tensor.shape, tensor.dtype, local.shape):
             buffer = _new_buffer(tensor)
-        self.waits |= tensor.is_cuda
+        self.waits |= local.is_cuda
         self.used[path] = buffer
-        return buffer.copy_(tensor, non_blocking=tensor.is_cuda)
+        local_tensor(buffer).copy_(local, non_blocking=local.is_cuda)
+        return buffer
 
 
 def _new_buffer(tensor: torch.Tensor) -> torch.Tensor:
+    if is_sharded(tensor):
+        return torch.empty_like(tensor, device="cpu", requires_grad=False)
     try:
         return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
     except RuntimeError:  # no more memory can be pinned
         return torch.empty_like(tensor, device="cpu")
+
+
+def map_leaves(value, change: Callable, path: tuple = ()):
+    """A copy of a state, with `change(leaf, path)` for each leaf; the path is a tuple of keys."""
+    if isinstance(value, dict):
+        result = copy.copy(value)  # keeps the type: a module's state_dict carries its version
+        for key, inner in value.items():
+            result[key] = map_leaves(inner, change, (*path, key))
+        return result
+    if type(value) in (list, tuple):
+        return type(value)(map_leaves(inner, change, (*path, number)) for number, inner in enumerate(value))
+    return change(value, path)
 
 
 def load_parts(parts: Mapping, state: Mapping, optional: set[str]) -> None:
@@ -163,17 +163,23 @@ def find_unstorable(value, where: str, depth: int = 0) -> str | None:
     """Describes the first value inside `value` that is neither a tensor nor plain; None if there is none."""
     if isinstance(value, torch.Tensor):
         return f"{where} is a quantized tensor" if value.is_quantized else None
-    if isinstance(value, torch.dtype) or type(value) in (type(None), bool, int, float, str):
+    if type(value) in (type(None), bool, int, float, str, torch.dtype):
         return None
     if depth > MAX_DEPTH:
         return f"{where.split('[')[0]} is nested more than {MAX_DEPTH} levels deep"
-    if type(value) in (dict, OrderedDict, Counter):
-        inner = ([(key, f"{where}[{key!r}]") for key in value]
-                 + [(v, f"{where}[{k!r}]") for k, v in value.items()])
-    elif type(value) in (list, tuple, torch.Size):
-        inner = [(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    elif type(value) is set and not any(isinstance(item, torch.Tensor) for item in value):
-        inner = [(item, f"an item of {where}") for item in value]
-    else:
+    items = _named_items(value, where)
+    if items is None:
         return f"{where} is a {type(value).__module__}.{type(value).__qualname__}"
-    return next(filter(None, (find_unstorable(item, name, depth + 1) for item, name in inner)), None)
+    return next(filter(None, (find_unstorable(item, name, depth + 1) for name, item in items)), None)
+
+
+def _named_items(value, where: str) -> list[tuple[str, Any]] | None:
+    """What a container of one of the types that can be stored holds, keys included; None for any other."""
+    if type(value) in (dict, OrderedDict, Counter):
+        names = [f"{where}[{key!r}]" for key in value]
+        return [*zip(names, value), *zip(names, value.values())]
+    if type(value) in (list, tuple, torch.Size):
+        return [(f"{where}[{number}]", item) for number, item in enumerate(value)]
+    if type(value) is set and not any(isinstance(item, torch.Tensor) for item in value):
+        return [(f"an item of {where}", item) for item in value]
+    return None

@@ -1,7 +1,7 @@
 """The values that an annotation allows, as text and as a check; constraints such as `PositiveInt`."""
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter
 from numbers import Number
 from pathlib import Path
@@ -13,39 +13,38 @@ _DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false"
 
 
 def at_least(least: int | float, above: bool = False):
-    """A constraint: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded.
-
-    Its attribute `range` is the bound in the format of JSON Schema, for tools that describe signatures.
-    """
-
-    def check(value):
-        if not value >= least or (above and value == least):  # a NaN is not, either
-            raise ValueError(f"{value} is too small; it must be {'above' if above else 'at least'} {least}")
-
-    check.range = {"exclusiveMinimum" if above else "minimum": least}
-    return check
+    """A constraint: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded."""
+    if above:
+        fault, bounds = f"too small; it must be above {least}", {"exclusiveMinimum": least}
+        return _check(lambda value: value > least, fault, bounds)
+    return _check(lambda value: value >= least, f"too small; it must be at least {least}", {"minimum": least})
 
 
 def below(bound: int | float):
     """A constraint for an annotation: the value must be smaller than `bound`."""
+    return _check(lambda value: value < bound, f"too large; it must be below {bound}",
+                  {"exclusiveMaximum": bound})
+
+
+def _check(accepts: Callable[[float], bool], fault: str, bounds: Mapping[str, float]):
+    """A constraint. Its attribute `range` holds the bounds as in JSON Schema, for tools that show them."""
 
     def check(value):
-        if not value < bound:
-            raise ValueError(f"{value} is too large; it must be below {bound}")
+        if not accepts(value):
+            raise ValueError(f"{value} is {fault}")
 
-    check.range = {"exclusiveMaximum": bound}
+    check.range = bounds
     return check
 
 
-def _countable(value):
-    if value >= 2**63:  # the limit of an int64, too large to be worth a mention in descriptions
-        raise ValueError(f"{value} is too large")
-
-
+_countable = _check(lambda value: value < 2**63, "too large", {})  # int64; not worth a mention to users
 PositiveInt = Annotated[int, at_least(1), _countable]
 CountInt = Annotated[int, at_least(0), _countable]
 PositiveFloat = Annotated[float, at_least(0, above=True)]
 _LISTS = (list, tuple, Sequence, Iterable, set)
+# The type that a config gives for an annotation.
+_GIVEN = {**{kind: kind for kind in _DESCRIPTIONS}, None: type(None), Number: float, Path: str, Mapping: dict,
+          **dict.fromkeys(_LISTS, list)}
 
 
 def mismatch(value, annotation) -> str | None:
@@ -71,48 +70,52 @@ def mismatch(value, annotation) -> str | None:
 def describe_annotation(annotation) -> str | None:
     """`a whole number or null`: the values that an annotation allows; None if a config cannot hold them."""
     simple = simple_types(annotation)
-    return simple and " or ".join(_DESCRIPTIONS[kind] if isinstance(kind, type) else _one_of(kind)
-                                  for kind in simple)
+    return simple and " or ".join(map(_describe_kind, simple))
 
 
-def _one_of(choices: tuple) -> str:
-    return "one of " * (len(choices) > 1) + ", ".join(map(repr, choices))
+def _describe_kind(kind: type | tuple) -> str:
+    if isinstance(kind, type):
+        return _DESCRIPTIONS[kind]
+    return ("one of " if len(kind) > 1 else "") + ", ".join(map(repr, kind))
 
 
 def _items_mismatch(value: list, annotation) -> str | None:
     """What is wrong with the items of a list, or with their number."""
-    faults = []
-    for part in _union_members(annotation):
-        kinds = typing.get_args(part)
-        if is_tensor(part):
-            wrong = next((f"{item!r} is no number" for item in _leaves(value)
-                          if not _fits(item, float)), None)
-        elif (typing.get_origin(part) or part) not in _LISTS:
-            continue
-        elif typing.get_origin(part) is tuple and Ellipsis not in kinds and len(kinds) > 1:
-            wrong = (f"it has {len(value)} items; {len(kinds)} are needed"
-                     if len(value) != len(kinds) else _first(value, kinds))
-        else:
-            wrong = _first(value, [kinds[0]] * len(value)) if kinds else None
-        faults.append(wrong)
+    faults = [_list_mismatch(value, part) for part in _lists_among(annotation)]
     return faults[0] if faults and all(faults) else None
+
+
+def _list_mismatch(value: list, annotation) -> str | None:
+    """`_items_mismatch` for one member of a union."""
+    if is_tensor(annotation):
+        return next((f"{item!r} is no number" for item in _leaves(value) if not _fits(item, float)), None)
+    kinds = typing.get_args(annotation)
+    if kinds and not _is_counted(annotation):
+        kinds = [kinds[0]] * len(value)
+    elif kinds and len(value) != len(kinds):
+        return f"it has {len(value)} items; {len(kinds)} are needed"
+    wrong = ((number, mismatch(item, kind)) for number, (item, kind) in enumerate(zip(value, kinds)))
+    return next((f"item {number}: {message}" for number, message in wrong if message), None)
 
 
 def item_annotations(annotation) -> tuple[list, bool] | None:
     """The annotations of a list's items, and whether their number is fixed; None if unclear or unknown."""
-    lists = [part for part in _union_members(annotation) if (typing.get_origin(part) or part) in _LISTS]
+    lists = _lists_among(annotation)
     kinds = typing.get_args(lists[0]) if len(lists) == 1 else ()
-    if not kinds or any(is_tensor(part) for part in _union_members(annotation)):
+    if not kinds:
         return None
-    counted = typing.get_origin(lists[0]) is tuple and Ellipsis not in kinds and len(kinds) > 1
-    return (list(kinds), True) if counted else ([kinds[0]], False)
+    return (list(kinds), True) if _is_counted(lists[0]) else ([kinds[0]], False)
 
 
-def _first(items: list, annotations: Iterable) -> str | None:
-    """What is wrong with the first item that does not fit."""
-    wrong = ((number, mismatch(item, kind))
-             for number, (item, kind) in enumerate(zip(items, annotations, strict=True)))
-    return next((f"item {number}: {message}" for number, message in wrong if message), None)
+def _lists_among(annotation) -> list:
+    """The members of a union for which a config gives a list."""
+    return [part for part in _union_members(annotation) if _simple_type(part) is list]
+
+
+def _is_counted(annotation) -> bool:
+    """Whether the annotation of a list fixes the number of items: `tuple[int, int]`."""
+    kinds = typing.get_args(annotation)
+    return typing.get_origin(annotation) is tuple and Ellipsis not in kinds and len(kinds) > 1
 
 
 def _leaves(value) -> list:
@@ -172,28 +175,18 @@ def _constraints(value, annotation) -> list:
 
 def simple_types(annotation) -> list | None:
     """The plain types that an annotation allows; None if it allows something that a config cannot express."""
-    if typing.get_origin(annotation) is Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if annotation in _DESCRIPTIONS or annotation is None:
-        return [type(None) if annotation is None else annotation]
-    if annotation in (Number, Path):
-        return [float if annotation is Number else str]
-    if is_tensor(annotation):
-        return [list]
-    origin = typing.get_origin(annotation)
-    if origin is typing.Literal:
-        return [typing.get_args(annotation)]
-    if origin in (typing.Union, types.UnionType):
-        parts = typing.get_args(annotation)
-        if float in parts:  # `lr: float | Tensor`: a config gives the number
-            parts = [part for part in parts if not is_tensor(part)]
-        kinds = [simple_types(part) for part in parts]
-        return None if None in kinds else list(dict.fromkeys(kind for part in kinds for kind in part))
-    if (origin or annotation) in _LISTS:
-        return [list]
-    if (origin or annotation) in (dict, Mapping):
-        return [dict]
-    return None
+    parts = _union_members(annotation)
+    if float in parts:  # `lr: float | Tensor`: a config gives the number
+        parts = [part for part in parts if not is_tensor(part)]
+    kinds = [_simple_type(part) for part in parts]
+    return None if None in kinds else list(dict.fromkeys(kinds))
+
+
+def _simple_type(annotation) -> type | tuple | None:
+    """`simple_types` for one member of a union; the choices of a Literal as a tuple."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return typing.get_args(annotation)
+    return list if is_tensor(annotation) else _GIVEN.get(typing.get_origin(annotation) or annotation)
 
 
 def annotation_of(parameter: Parameter):

@@ -6,8 +6,8 @@ from typing import Any
 
 from utils.config.sections import with_defaults
 from utils.config.suggestions import suggest_name
-from utils.config.syntax import KeyPath, read_number
-from utils.errors import Fault
+from utils.config.syntax import KeyPath, items_of, read_number
+from utils.errors import Fault, UnresolvedReference
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
 
@@ -39,7 +39,7 @@ class _References:
         try:
             return self._followed(value, path, (".".join(path),))
         except _Unresolved as error:
-            self.faults.append((path, str(error)))
+            self.faults.append(UnresolvedReference(path, str(error)))
             return value
 
     def _followed(self, value: Any, path: KeyPath, chain: tuple[str, ...]) -> Any:
@@ -99,5 +99,5 @@ def _of_environment(text: str) -> Any:
 
 def _keys(value: Any, prefix: str = "") -> list[str]:
     """The dotted paths of all keys in a config."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [name for key, item in items for name in (f"{prefix}{key}", *_keys(item, f"{prefix}{key}."))]
+    return [name for key, item in items_of(value)
+            for name in (f"{prefix}{key}", *_keys(item, f"{prefix}{key}."))]

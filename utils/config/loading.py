@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from utils.config.interpolation import resolve
 from utils.config.suggestions import suggest_name
-from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, parse_json, parse_yaml
-from utils.errors import Attempts, ConfigError, Fault
+from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, items_of, parse_json, parse_yaml
+from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
@@ -97,20 +97,19 @@ def _path_of(key: str) -> KeyPath:
 
 def _places_in(value: Any, place: Place, path: KeyPath = ()) -> dict[KeyPath, Place]:
     """The same place for all key paths in a config."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return {path: place, **{at: place
-                            for key, item in items for at in _places_in(item, place, (*path, str(key)))}}
+    return {path: place, **{at: place for key, item in items_of(value)
+                            for at in _places_in(item, place, (*path, str(key)))}}
 
 
 def _parse_override(override: str) -> Layer:
     key, equals, text = override.partition("=")
     path = _path_of(key)
     if not (equals or key.startswith("~")) or not all(part.removeprefix("~") for part in path):
-        raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. "
-                          "Overrides look like optimizer.args.lr=0.01")
+        raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like "
+                          "optimizer.args.lr=0.01")
     nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
     if faults:
-        raise ConfigError(format_faults([((*path, *inner), *rest) for inner, *rest in faults], {}))
+        raise ConfigError(format_faults([fault.below(path) for fault in faults], {}))
     for part in reversed(path):
         nested = {part: nested}
     places = {path + inner: place for inner, place in inner_places.items()}
@@ -135,30 +134,50 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
     key `~name` without a value deletes `name` from `base`. The index addresses items of a list
     (`metrics.0.args.k=5`). The paths of replaced values are added to `replaced`.
     """
-    if isinstance(base, list) and isinstance(new, dict) and new and all(str(key).isdigit() for key in new):
-        if beyond := [key for key in new if int(key) >= len(base)]:
-            raise ConfigError.at(".".join(path), f"the list has {len(base)} items; "
-                                 f"there is no item {beyond[0]}")
-        return [merge(item, new[str(i)], (*path, str(i)), replaced) if str(i) in new else item
-                for i, item in enumerate(base)]
-    if isinstance(base, dict) and "type" in base and isinstance(new, str):
-        new = {"type": new}
-    if isinstance(base, str) and isinstance(new, dict) and new.keys() - {"type"}:
-        base = {"type": base}
-    tables = isinstance(base, dict) and isinstance(new, dict)
-    if tables and path in (("optimizer",), ("scheduler",)) and is_single(base) != is_single(new):
-        tables = False  # from one optimizer to several, or back
-    if not tables or ("type" in base and new.get("type", base["type"]) != base["type"]):
-        if replaced is not None:
-            replaced.append(path)
+    replaced = [] if replaced is None else replaced
+    if isinstance(base, list) and _addresses_items(new):
+        return _merge_items(base, new, path, replaced)
+    base, new = _as_tables(base, new)
+    if not _is_same_thing(base, new, path):
+        replaced.append(path)
         return new
-    gone = {key[1:] for key, value in new.items() if key.startswith("~") and value is None} & base.keys()
-    if replaced is not None:
-        replaced += [(*path, key) for key in gone]
-    base = {key: value for key, value in base.items() if key not in gone}
-    merged = {key: merge(base[key], value, (*path, key), replaced) if key in base else value
-              for key, value in new.items() if key[:1] != "~" or key[1:] not in gone}
-    return {**base, **merged}
+    deleting = {f"~{key}" for key in base if new.get(f"~{key}", "") is None}
+    replaced += [(*path, key[1:]) for key in deleting]
+    merged = {key: value for key, value in base.items() if f"~{key}" not in deleting}
+    for key, value in new.items():
+        if key not in deleting:
+            merged[key] = merge(merged[key], value, (*path, key), replaced) if key in merged else value
+    return merged
+
+
+def _merge_items(base: list, new: dict, path: KeyPath, replaced: list[KeyPath]) -> list:
+    """`merge` for some items of a list, by their index."""
+    if beyond := [key for key in new if int(key) >= len(base)]:
+        raise ConfigError.at(".".join(path), f"the list has {len(base)} items; there is no item {beyond[0]}")
+    return [merge(item, new[str(i)], (*path, str(i)), replaced) if str(i) in new else item
+            for i, item in enumerate(base)]
+
+
+def _addresses_items(new: Any) -> bool:
+    return isinstance(new, dict) and bool(new) and all(str(key).isdigit() for key in new)
+
+
+def _as_tables(base: Any, new: Any) -> tuple[Any, Any]:
+    """Writes a bare name as a block, where the other of the two is a block."""
+    if isinstance(base, dict) and "type" in base and isinstance(new, str):
+        return base, {"type": new}
+    if isinstance(base, str) and isinstance(new, dict) and new.keys() - {"type"}:
+        return {"type": base}, new
+    return base, new
+
+
+def _is_same_thing(base: Any, new: Any, path: KeyPath) -> bool:
+    """Whether both are tables, of one type, and both of one optimizer or scheduler or both of several."""
+    if not isinstance(base, dict) or not isinstance(new, dict):
+        return False
+    if path in (("optimizer",), ("scheduler",)) and is_single(base) != is_single(new):
+        return False
+    return "type" not in base or new.get("type", base["type"]) == base["type"]
 
 
 def is_single(block: dict) -> bool:
@@ -170,14 +189,11 @@ def is_single(block: dict) -> bool:
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """`{"optimizer.args.lr": 0.001, ...}`: the leaves of a config by dotted path."""
-    if isinstance(config, dict) and config:
-        items = config.items()
-    elif isinstance(config, list) and any(isinstance(item, (dict, list)) for item in config):
-        items = enumerate(config)
-    else:
+    nested = isinstance(config, dict) or any(isinstance(item, (dict, list)) for _, item in items_of(config))
+    if not nested or not config:
         return {prefix: config}
-    return {k: v for key, item in items
-            for k, v in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {name: leaf for key, item in items_of(config)
+            for name, leaf in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
 def value_at(config: Any, key: str) -> Any:
@@ -207,15 +223,15 @@ def place_of(places: dict, path: tuple) -> Place:
 def format_faults(faults: Iterable[Fault], places: Mapping) -> str:
     """Formats a line for each fault: its place, the key, what is wrong."""
     rows = []
-    for path, message, *source in faults:
-        place = place_of(places, path)
+    for fault in faults:
+        place, message = place_of(places, fault.path), fault.message
         if place.text and place.text.lower() in ("off", "no", "on", "yes"):
             truth = str(place.text.lower() in ("on", "yes")).lower()
             message += (f" (YAML reads {place.text} as {truth}. For nothing write null; "
                         f"for text quote it: '{place.text}'.)")
-        elif place.text == "" and "is null" in message:
+        elif place.text == "" and isinstance(fault, WrongValue):
             message += " (Nothing stands after the colon.)"
-        rows.append((source[0] if source else place.source, ".".join(map(str, path)), message))
+        rows.append((fault.place or place.source, fault.key, message))
     width = max(len(source) for source, _, _ in rows)
     return "\n".join(f"{source:<{width}}  {f'{key}: ' if key else ''}{message}"
                      for source, key, message in rows)
@@ -234,15 +250,11 @@ def located(places: Mapping):
 
 def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
     """Removes the remaining `~key`s, which deleted nothing, and returns them as faults."""
-    if isinstance(value, list):
-        return [fault for number, item in enumerate(value)
-                for fault in _take_undeleted(item, (*path, str(number)))]
-    if not isinstance(value, dict):
-        return []
-    left = [((*path, key), _NOT_DELETED) for key in value if key.startswith("~")]
-    for (*_, key), _ in left:
+    left = [key for key in value if key.startswith("~")] if isinstance(value, dict) else []
+    for key in left:
         del value[key]
-    return left + [fault for key, item in value.items() for fault in _take_undeleted(item, (*path, key))]
+    below = [fault for key, item in items_of(value) for fault in _take_undeleted(item, (*path, str(key)))]
+    return [Fault((*path, key), _NOT_DELETED) for key in left] + below
 
 
 class _Files:

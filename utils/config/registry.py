@@ -10,7 +10,8 @@ from pathlib import Path
 
 from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_name
-from utils.errors import PROJECT, ConfigError, Fault, describe_error, is_ours
+from utils.errors import PROJECT, ConfigError, Fault, WrongValue, describe_error, is_ours
+from utils.torch_messages import argument_named_by
 
 log = logging.getLogger(__name__)
 FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may register all kinds
@@ -111,13 +112,13 @@ class Registry:
 
     def faults(self, block, path: tuple, provided: Iterable[str] = (),
                keys: Iterable[str] = ()) -> list[Fault]:
-        """What is wrong with a `{type, args}` block (or a bare name), as (key path, message). Builds nothing.
+        """What is wrong with a `{type, args}` block (or a bare name) at `path`. Builds nothing.
 
         `provided`: arguments that the program fills in. `keys`: further keys that the block may have.
         """
         block = {"type": block} if isinstance(block, str) else block
         if not isinstance(block, dict):
-            return [(path, f"{self.one} is a name or {{type: NAME, args: {{...}}}}; this is {block!r}")]
+            return [Fault(path, f"{self.one} is a name or {{type: NAME, args: {{...}}}}; this is {block!r}")]
         if not isinstance(block.get("type"), str):
             return [self._untyped(block, path)]
         args, allowed = block.get("args"), ("type", "args", *keys)
@@ -125,32 +126,31 @@ class Registry:
         try:
             signature = self.signature(self.get(block["type"]), provided)
         except ConfigError as error:
-            return [((*path, "type"), str(error)), *self._unknown_key_faults(beside, path, allowed, {})]
+            return [WrongValue((*path, "type"), str(error)),
+                    *self._unknown_key_faults(beside, path, allowed, {})]
         faults = self._unknown_key_faults(beside, path, allowed, signature.parameters)
         if args is not None and not isinstance(args, dict):
-            return [*faults, ((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
-        wrong = signature.faults(args or {}, beside)
-        return (faults + [((*path, "args", name) if name else (*path, "args"), message)
-                          for name, message in wrong])
+            return [*faults, WrongValue((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
+        return faults + [fault.below((*path, "args")) for fault in signature.faults(args or {}, beside)]
 
     def _untyped(self, block: dict, path: tuple) -> Fault:
         """What is wrong with a table that has no valid `type`."""
         missing = f"'type' is missing: the name of {self.one}."
         for key, value in block.items():
             if key in _CALLED_TYPE and "type" not in block:
-                return (*path, key), (f"{missing} It is not called '{key}' here: "
-                                      f"type: {str(value).split('.')[-1]}")
+                return WrongValue((*path, key), f"{missing} It is not called '{key}' here: "
+                                                f"type: {str(value).split('.')[-1]}")
             if len(block) == 1 and isinstance(value, (dict, type(None))) and key in self._known():
-                return (*path, key), f"{missing} Write {{type: {key}, args: {{...}}}}."
-        return path, f"{missing} There are: {self.describe_options()}."
+                return Fault((*path, key), f"{missing} Write {{type: {key}, args: {{...}}}}.")
+        return Fault(path, f"{missing} There are: {self.describe_options()}.")
 
     def _unknown_key_faults(self, beside: dict, path: tuple, allowed: tuple,
                             parameters: Iterable[str]) -> list[Fault]:
         """The faults of keys that the block must not have."""
-        return [((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}"
-                 if key in parameters else
-                 UnknownKey(f"there is no key '{key}' for {self.one}.{suggest_name(key, allowed)} "
-                            f"Keys: {', '.join(allowed)}."))
+        return [Fault((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}")
+                if key in parameters else
+                UnknownKey.of((*path, key), f"there is no key '{key}' for {self.one}.", allowed,
+                              f"Keys: {', '.join(allowed)}.")
                 for key in beside]
 
     def signature(self, target, provided: Iterable[str] = ()) -> Signature:
@@ -172,21 +172,13 @@ class Registry:
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError.at(f"{where}{_named_by(error, args)}",
+            argument = argument_named_by(error, args)
+            raise ConfigError.at(f"{where}.args.{argument}" if argument else where,
                                  f"{block['type']} could not be built: {describe_error(error)}") from error
         if self.expects and not isinstance(thing, self.expects):
             raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; {self.one} is a "
                                         f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
-
-
-def _named_by(error: Exception, args: dict) -> str:
-    """`.args.lr` if the error's text names only that argument or ends with its value; '' if unclear."""
-    text = str(error)
-    named = [name for name, value in args.items()
-             if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text) or text.endswith(f" {value}")
-             or isinstance(value, str) and len(value) > 2 and value in text]
-    return f".args.{named[0]}" if len(named) == 1 else ""
 
 
 @functools.cache

@@ -2,23 +2,38 @@
 import inspect
 import typing
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 from utils.config.annotations import annotation_of, is_tensor, mismatch
 from utils.config.suggestions import suggest_name
+from utils.errors import Fault, WrongValue
 
 
 class FieldsOf:
-    """Says that `**options` takes the fields of a dataclass: `**options: Annotated[Any, FieldsOf(Options)]`."""
+    """`**options: Annotated[Any, FieldsOf(Options)]`: the keyword arguments are the fields of a dataclass."""
 
     def __init__(self, options: type):
         self.options = options
 
 
-class UnknownKey(str):
-    """The message for an unknown key. A caller that knows where the key belongs may replace it."""
+@dataclass(frozen=True)
+class UnknownKey(Fault):
+    """A key that is not known at its place. `what`: the first sentence of the message.
+
+    `suggested`: whether the message names a key that is spelt nearly the same.
+    """
+
+    what: str = ""
+    suggested: bool = False
+
+    @classmethod
+    def of(cls, path: tuple, what: str, known: Iterable[str], listing: str) -> "UnknownKey":
+        """The fault with the nearest of the `known` keys, and with a `listing` of them."""
+        nearest = suggest_name(path[-1], known)
+        return cls(path, f"{what}{nearest} {listing}", what=what, suggested=bool(nearest))
 
 
 class Signature:
@@ -47,23 +62,23 @@ class Signature:
         """The parameters that a config may set."""
         return {name: p for name, p in self.parameters.items() if name not in self.provided}
 
-    def faults(self, args: Mapping, beside: Iterable[str] = ()) -> list[tuple[str, str]]:
-        """Returns what is wrong with `args`, as (argument, message); a missing argument has the name ''.
+    def faults(self, args: Mapping, beside: Iterable[str] = ()) -> list[Fault]:
+        """Returns what is wrong with `args`; the path of a missing argument is empty.
 
         Arguments that were written `beside` them have been reported already and are not missing.
         """
         free, found = self.free(), []
         for name, value in args.items():
             if name in self.provided:
-                found.append((name, f"'{name}' is filled in by the program. Leave it out."))
+                found.append(Fault((name,), f"'{name}' is filled in by the program. Leave it out."))
             elif name not in free and not self.open:
-                found.append((name, UnknownKey(f"{self.name} has no argument '{name}'."
-                                               f"{suggest_name(name, free)} {self}")))
-            elif name in free and not _is_default(value, free[name]) and (
-                    wrong := mismatch(value, annotation_of(free[name]))):
-                found.append((name, wrong))
+                found.append(UnknownKey.of((name,), f"{self.name} has no argument '{name}'.", free,
+                                           str(self)))
+            elif name in free and (wrong := mismatch(value, annotation_of(free[name]))) and (
+                    not _is_default(value, free[name])):
+                found.append(WrongValue((name,), wrong))
         if missing := [name for name in self.required() if name not in (*args, *beside)]:
-            found.append(("", f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
+            found.append(Fault((), f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
         return found
 
     def required(self) -> list[str]:
@@ -82,17 +97,13 @@ class Signature:
 def _convert(value, parameter: Parameter | None):
     annotation = parameter.annotation if parameter else None
     wanted = [typing.get_origin(part) or part for part in (annotation, *typing.get_args(annotation))]
-    if isinstance(value, str) and any(getattr(part, "__name__", "") == "dtype" for part in wanted):
+    if isinstance(value, str):
+        return _convert_text(value, wanted)
+    if isinstance(value, list) and any(map(is_tensor, wanted)):
         import torch  # a plug-in with such an argument has loaded it already
 
-        return getattr(torch, value, value)
-    if isinstance(value, str) and Path in wanted and str not in wanted:
-        return Path(value)
-    if isinstance(value, list) and any(map(is_tensor, wanted)):
-        import torch
-
-        return torch.tensor(  # weights are floats, also [1, 5]
-            value, dtype=torch.float32 if parameter.name.endswith("weight") else None)
+        is_weight = parameter.name.endswith("weight")  # weights are floats, also [1, 5]
+        return torch.tensor(value, dtype=torch.float32 if is_weight else None)
     if isinstance(value, list) and list not in wanted:
         return next((part(value) for part in wanted if part in (tuple, set)), value)
     return value
@@ -103,6 +114,14 @@ def _is_default(value, parameter: Parameter) -> bool:
     return type(value) is type(parameter.default) and value == parameter.default
 
 
+def _convert_text(value: str, wanted: list):
+    if any(getattr(part, "__name__", "") == "dtype" for part in wanted):
+        import torch
+
+        return getattr(torch, value, value)
+    return Path(value) if Path in wanted and str not in wanted else value
+
+
 def _parameters(target, owners: dict[str, Any]) -> tuple[dict[str, Parameter], bool]:
     """(named parameters, whether others are accepted); follows `**kwargs` to the next constructor in line.
 
@@ -111,23 +130,30 @@ def _parameters(target, owners: dict[str, Any]) -> tuple[dict[str, Parameter], b
     signature = _inspect(target)
     if signature is None:
         return {}, True
-    line = [cls for cls in getattr(target, "__mro__", ())
-            if "__init__" in vars(cls) or "__new__" in vars(cls)]
+    line = _constructing_classes(target)
     if line and (line[0] is object or line[0].__module__ == "torch.nn.modules.module"):
         return {}, False  # object and nn.Module take no arguments, although their signatures do
-    parameters = {n: p for n, p in signature.parameters.items()
+    parameters = {name: p for name, p in signature.parameters.items()
                   if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     for name in parameters:
         owners.setdefault(name, line[0] if line else target)
-    rest = next((p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-    if rest is None:
-        return parameters, False
-    fields = [mark.options for mark in typing.get_args(rest.annotation) if isinstance(mark, FieldsOf)]
-    next_in_line = fields[0] if fields else line[1] if line else signature.return_annotation
-    if not isinstance(next_in_line, type) or next_in_line is Parameter.empty:
-        return parameters, True
+    rest = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    next_in_line = _next_in_line(rest[0], line, signature) if rest else None
+    if not isinstance(next_in_line, type):
+        return parameters, bool(rest)
     inherited, is_open = _parameters(next_in_line, owners)
     return {**inherited, **parameters}, is_open or not inherited
+
+
+def _next_in_line(rest: Parameter, line: list[type], signature: inspect.Signature) -> Any:
+    """What takes `**rest`: a dataclass that its annotation names, the next base, what a function returns."""
+    fields = [mark.options for mark in typing.get_args(rest.annotation) if isinstance(mark, FieldsOf)]
+    return fields[0] if fields else line[1] if line else signature.return_annotation
+
+
+def _constructing_classes(target) -> list[type]:
+    """The class `target` and its bases, in order, as far as they have a constructor of their own."""
+    return [cls for cls in getattr(target, "__mro__", ()) if {"__init__", "__new__"} & vars(cls).keys()]
 
 
 def _inspect(target) -> inspect.Signature | None:

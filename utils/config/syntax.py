@@ -1,6 +1,7 @@
 """Parses YAML and JSON into plain values with the line of each; writes values as YAML."""
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import yaml
@@ -24,6 +25,10 @@ class Parsed(NamedTuple):
     value: Any
     places: dict[KeyPath, Place]
     faults: list[Fault]
+
+
+class _TooDeepError(ConfigError):
+    """Lists or tables are nested too deeply."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -55,12 +60,11 @@ _Dumper.add_representer(str,
 # Patterns in messages of the YAML parser, and the usual fix. The first match counts.
 _YAML_FIXES = {
     r"'\\t'": "YAML is indented by spaces, not tabs.",
-    r"mapping values are not allowed":
-        "Text with ': ' in it stands in quotes; "
-        "a line that is indented further than the one above belongs to it.",
+    r"mapping values are not allowed": "Text with ': ' in it stands in quotes; a line that is indented "
+                                       "further than the one above belongs to it.",
     r"could not find expected ':'": "A key ends in a colon and a space: 'model: LeNet'.",
-    r"cannot start any token|undefined alias|expected alphabetic":
-        "Text that begins with such a sign stands in quotes.",
+    r"cannot start any token|undefined alias|expected alphabetic": "Text that begins with such a sign stands "
+                                                                   "in quotes.",
     r"unexpected end of stream": "A quote was opened and not closed.",
     r"expected ',' or|expected the node|expected <block end>":
         "A comma, a bracket or a quote is missing or one too many, "
@@ -79,6 +83,13 @@ _JSON_FIXES = {
     r"Expecting property": "A key stands in double quotes.",
     r"Expecting": "A comma, a colon or a quote is missing.",
 }
+
+
+def items_of(value: Any) -> Iterable[tuple[Any, Any]]:
+    """(key, item) for each item of a table, (index, item) for each of a list, nothing for a plain value."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
 
 
 def read_number(text: str) -> Any:
@@ -105,13 +116,13 @@ def parse_json(text: str, source: str) -> Parsed:
         raise ConfigError(f"{source}:{error.lineno}: this is not JSON: {error.msg}.{fix}\n"
                           f"{_caret(text, error.lineno, error.colno)}") from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply") from error
+        raise _TooDeepError(f"{source}: nested too deeply") from error
     try:
         _, places, faults = parse_yaml(text.replace("\t", " "), source)  # JSON is YAML, except tabs
-    except ConfigError as error:
-        if "nested too deeply" in str(error):
-            raise
-        places, faults = {(): Place(source)}, [((key,), _TWICE, source) for key in duplicates]
+    except _TooDeepError:
+        raise
+    except ConfigError:
+        places, faults = {(): Place(source)}, [Fault((key,), _TWICE, source) for key in duplicates]
     return Parsed(value, places, faults)
 
 
@@ -150,29 +161,34 @@ def parse_yaml(text: str, source: str) -> Parsed:
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_broken_yaml(error, text, source)) from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply") from error
+        raise _TooDeepError(f"{source}: nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from error
     return Parsed(value, places, faults)
 
 
 def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
-    mark, begun = error.problem_mark or error.context_mark, error.context_mark
-    if begun and str(error.context).startswith("while scanning"):  # the mistake is where that text begins
-        mark = begun
-    problem = error.problem or error.context
+    begun, problem, context = error.context_mark, error.problem or error.context, str(error.context)
+    is_scanning = begun and context.startswith("while scanning")  # the mistake is where that text begins
+    mark = begun if is_scanning else error.problem_mark or begun
+    above = _line_without_key(text, mark.line) if problem.startswith("mapping values") else None
+    if above is not None:
+        return _at_place(source, text, above, 0,
+                         "this line has no key. A key ends in a colon and a space: 'model: LeNet'.")
     fix = _suggest_fix({f".*({part})": fix for part, fix in _YAML_FIXES.items()}, problem)
-    lines = text.split("\n")
-    above = next((number for number in range(mark.line - 1, -1, -1) if lines[number].strip()), None)
-    if problem.startswith("mapping values") and above is not None and not re.search(
-            r":(\s|$)|#", lines[above]):
-        return _at_place(source, text, above, 0, "this line has no key. "
-                         "A key ends in a colon and a space: 'model: LeNet'.")
-    if "${" in lines[mark.line]:
+    if "${" in text.split("\n")[mark.line]:
         fix = " A reference within brackets stands in quotes: \"${seed}\"."
     if error.context and begun and begun.line != mark.line:
-        problem += f" ({error.context}, from line {begun.line + 1} on)"
+        problem += f" ({context}, from line {begun.line + 1} on)"
     return _at_place(source, text, mark.line, mark.column, f"{problem}.{fix}")
+
+
+def _line_without_key(text: str, end: int) -> int | None:
+    """The number of the last line before `end` that is not empty, if no key stands in it."""
+    for number, line in reversed([*enumerate(text.split("\n")[:end])]):
+        if line.strip():
+            return None if re.search(r":(\s|$)|#", line) else number
+    return None
 
 
 def _at_place(source: str, text: str, line: int, column: int, message: str) -> str:
@@ -197,7 +213,7 @@ class _Construction:
         if isinstance(node, yaml.ScalarNode):
             return self.loader.construct_object(node)
         if len(path) > 50:
-            raise ConfigError(f"{where}: nested too deeply")
+            raise _TooDeepError(f"{where}: nested too deeply")
         if isinstance(node, yaml.SequenceNode):
             return [self.of(item, (*path, str(i))) for i, item in enumerate(node.value)]
         return self.table(node, path)
@@ -211,7 +227,7 @@ class _Construction:
             if not isinstance(key, str):
                 raise ConfigError(f"{self.where(node)}: a key is a word, not a list or a table")
             if key in values and written.count(key) > 1:
-                self.faults.append(((*path, key), _TWICE, self.where(key_node)))
+                self.faults.append(Fault((*path, key), _TWICE, self.where(key_node)))
             values[key] = self.of(value_node, (*path, key), key_node)
         return values
 

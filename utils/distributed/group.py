@@ -14,6 +14,7 @@ import torch.distributed as torch_dist
 from utils.distributed.collectives import Shared, agree, wait_for_main
 from utils.distributed.environment import expected_rank, expected_world_size, forbid_restart, is_launched
 from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
+from utils.torch_messages import is_lost_connection, is_timeout
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 300.0
@@ -97,14 +98,12 @@ def _store_of_start(whole, number: int, size: int):
 
 def is_peer_failure(error: BaseException) -> bool:
     """Whether an error means only that another process has died or does not answer."""
-    text = str(error) if type(error) is RuntimeError else ""
-    return (isinstance(error, torch_dist.DistError)
-            or "/gloo/" in text or "Connection closed by peer" in text or "NCCL" in text)
+    return isinstance(error, torch_dist.DistError) or is_lost_connection(error)
 
 
 def _abort(error: BaseException) -> None:
     """Reports the error, if no other process has, and exits without clean-up, which could wait for ever."""
-    if is_peer_failure(error) and "imed out" not in str(error):
+    if is_peer_failure(error) and not is_timeout(error):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_FOR_LAUNCHER_S)  # if a process has died, the launcher reports it and ends this one
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from utils.distributed.elastic import run_processes
 from utils.distributed.environment import END_SIGNALS, LAUNCHED_BY
 from utils.signals import NAMES, ignore_signals
+from utils.torch_messages import is_exit_report
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ class _FailureReport(logging.Filter):
         self.max_restarts, self.num_failures = max_restarts, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not (isinstance(record.msg, str) and record.msg.startswith("failed (exitcode")
-                and len(record.args or ()) >= 2):
+        if not is_exit_report(record):
             return True
         code, number = record.args[:2]
         self.num_failures += 1

@@ -15,6 +15,7 @@ from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.sharding import shard_modules
 from utils.errors import ConfigError
+from utils.torch_messages import is_unused_parameters
 
 
 class SharedGradients:
@@ -100,7 +101,7 @@ class AveragedGradients(SharedGradients):
             with nullcontext() if final else self.ddp.no_sync():
                 self.ddp(loss, non_finite).backward(inputs=[*inputs, flag] if inputs else None)
         except RuntimeError as error:
-            if "find_unused_parameters" not in str(error):
+            if not is_unused_parameters(error):
                 raise
             raise ConfigError(UNUSED) from error
 
@@ -274,6 +275,6 @@ def parse_strategy(block: str | dict):
                          f"There are: {', '.join(STRATEGIES)}")
     if not isinstance(args, dict):
         raise ValueError(f"args: a table of arguments is needed; this is {args!r}")
-    for _, fault in Signature(STRATEGIES[name]).faults(args):
-        raise ValueError(fault)
+    for fault in Signature(STRATEGIES[name]).faults(args):
+        raise ValueError(fault.message)
     return STRATEGIES[name](**args)

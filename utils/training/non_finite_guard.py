@@ -27,8 +27,8 @@ class NonFiniteGuard:
 
     Args:
         tolerated: how many steps in a row may be skipped before NonFinite is raised.
-        shared: whether several processes decide together. One loss may be bad, and all processes must skip the
-            step. So `inspect` only records the value, and `settle` acts when all processes know.
+        shared: whether several processes decide together. One loss may be bad, and all processes must skip
+            the step. So `inspect` only records the value, and `settle` acts when all processes know.
     """
 
     def __init__(self, tolerated: int = 0, shared: bool = False):

@@ -1,4 +1,4 @@
-"""Stops before the last epoch: requests to processes by a signal or the clock, or the last step of a start."""
+"""Stops before the last epoch: requests by a signal or the clock, and the last step of a start."""
 import os
 import signal
 import time
@@ -9,7 +9,7 @@ from utils.distributed.environment import is_launched, launcher_died
 from utils.distributed.group import num_restarts
 from utils.signals import NAMES
 
-CRASH_AT_STEP = "CRASH_AT_STEP"  # variable of the step after which a process kills itself, to rehearse a crash
+CRASH_AT_STEP = "CRASH_AT_STEP"  # variable: after which step a process kills itself, to rehearse a crash
 _LOOK_EVERY_S = 0.1  # at the launcher; a look takes 4 microseconds
 
 
