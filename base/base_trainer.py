@@ -404,7 +404,7 @@ class BaseTrainer(FormerTrainerNames):
         return StopRequests(*agree(*own)) if self._world_size > 1 else own
 
     def stop_if_requested(self, requests: StopRequests, limits: bool = True) -> None:
-        """Saves and raises Interrupted after a signal, the last step of this start, or (`limits`) max_time."""
+        """Saves, raises Interrupted: after a signal, this start's last step or, with `limits`, max_time."""
         if (why := self.stop_request.reason(requests, self.position.step, limits)) is None:
             return
         self.run.store.join()

@@ -106,7 +106,7 @@ class Longer(Trainer):
 
 
 def as_format_1(file, **changes) -> None:
-    """Turns a checkpoint into one that version 1.0.0 could have written: without defaults, names and samples."""
+    """Turns a checkpoint into one that 1.0.0 could have written: without defaults, names and samples."""
     content = read_archive(file)
     config = copy.deepcopy(content["config"])
     for name in content["defaults"]:
@@ -147,7 +147,8 @@ def test_a_run_of_1_0_0_that_split_its_batches_goes_on_with_a_warning(small, tmp
     train("-r", run, out=tmp_path)
     said = capsys.readouterr().err
     assert "in 4 pieces" in said and "data_loader.batch_size=7 trainer.args.accumulate=4" in said
-    assert load(run)["state"]["progress"]["finished"] and "on_oom" not in load(run)["config"]["trainer"]["args"]
+    assert load(run)["state"]["progress"]["finished"]
+    assert "on_oom" not in load(run)["config"]["trainer"]["args"]
 
 
 def test_on_oom_of_earlier_versions_is_answered_with_a_sentence(small, tmp_path, capsys):
@@ -200,12 +201,13 @@ def test_an_optimizers_state_is_loaded_by_the_names_of_its_parameters():
     other_model, other = updater("ccc", "a", "bb")
     other.load_state_dict(one.state_dict())
     for name, weight in other_model.items():
-        assert torch.equal(other.optimizer.state[weight]["exp_avg"], one.optimizer.state[model[name]]["exp_avg"])
+        mean, before = other.optimizer.state[weight]["exp_avg"], one.optimizer.state[model[name]]["exp_avg"]
+        assert torch.equal(mean, before)
     with pytest.raises(ValueError, match="other parameters: bb, dddd"):
         updater("a", "dddd", "ccc")[1].load_state_dict(one.state_dict())
 
 
-# -- other batches of equal steps ------------------------------------------------------------------------------------
+# -- other batches of equal steps --------------------------------------------------------------------------
 
 @DATASETS.register
 class Numbered(ArrayDataset):
@@ -265,17 +267,19 @@ def test_a_run_goes_on_with_other_batches_of_equal_steps(tmp_path, steps, size, 
     assert len(straight) == 24 and sorted(sum([straight[step] for step in range(1, 13)], [])) == [*range(45)]
     first = samples_of_steps("-c", file, "--steps", steps, out=tmp_path / "run", ends=False)
     run = next((tmp_path / "run").glob("*/*"))
-    rest = samples_of_steps("-r", run, f"data_loader.batch_size={size}", f"trainer.args.accumulate={accumulate}",
-                            "--steps", 20, out=tmp_path / "run", ends=False)
-    last = samples_of_steps("-r", run, "data_loader.batch_size=4", "trainer.args.accumulate=1", out=tmp_path / "run")
+    other = [f"data_loader.batch_size={size}", f"trainer.args.accumulate={accumulate}"]
+    rest = samples_of_steps("-r", run, *other, "--steps", 20, out=tmp_path / "run", ends=False)
+    back = ["data_loader.batch_size=4", "trainer.args.accumulate=1"]
+    last = samples_of_steps("-r", run, *back, out=tmp_path / "run")
     assert first | rest | last == straight
-    assert load(run)["state"]["progress"] == {"epoch": 2, "batch": 0, "samples": 0, "step": 24, "finished": True}
+    end = {"epoch": 2, "batch": 0, "samples": 0, "step": 24, "finished": True}
+    assert load(run)["state"]["progress"] == end
 
 
 @pytest.mark.parametrize("options, message", [
     (["data_loader.batch_size=2"], "of the same product, 4"),
     (["data_loader.batch_size=2", "trainer.args.accumulate=3"], "of the same product, 4"),
-    (["data_loader.batch_size=2", "trainer.args.accumulate=2", "data_loader.shuffle=false"], "was begun with"),
+    (["data_loader.batch_size=2", "trainer.args.accumulate=2", "data_loader.shuffle=false"], "begun with"),
 ])
 def test_steps_of_other_samples_are_refused_within_an_epoch(tmp_path, options, message):
     file = tmp_path / "numbered.yaml"
@@ -290,5 +294,5 @@ def test_batches_that_would_leave_other_samples_out_are_refused_within_an_epoch(
     file = tmp_path / "numbered.yaml"
     file.write_text(NUMBERED)
     run = stopped("-c", file, option, out=tmp_path, steps=3)
-    with pytest.raises(ConfigError, match="With drop_last or batches_per_epoch other batches would leave other"):
+    with pytest.raises(ConfigError, match="With drop_last or batches_per_epoch other batches would leave"):
         train("-r", run, "data_loader.batch_size=2", "trainer.args.accumulate=2", out=tmp_path)

@@ -11,9 +11,10 @@ from base import BaseTrainer
 from utils import moved
 
 NAMES = json.loads((PROJECT / "tests" / "core" / "names_of_1.0.0.json").read_text())  # by module
-GONE = {"base.find.find", "utils.cli.verify_arguments", "utils.origins.tell",  # what train.py of 1.0.0 called
-        "base.leaving.asked", "base.leaving.leave_if_asked", "base.profiling.profile_steps", "base.profiling.recording", "base.recovery.Splitting",
-        "base.recovery.careful_evaluation", "base.recovery.careful_step", "base.recovery.explained", "base.samples.Count",
+GONE = {"base.find.find", "utils.cli.verify_arguments", "utils.origins.tell",
+        "base.leaving.asked", "base.leaving.leave_if_asked", "base.profiling.profile_steps",
+        "base.profiling.recording", "base.recovery.Splitting", "base.recovery.careful_evaluation",
+        "base.recovery.careful_step", "base.recovery.explained", "base.samples.Count",
         "base.sharing.share_gradients", "utils.random.StepSeeds"}
 THERE = [name for name, targets in moved.MODULES.items()  # a fork may have deleted tools/
          if all((PROJECT / f"{target.replace('.', '/')}.py").exists() for target in targets)]

@@ -1,4 +1,4 @@
-"""The shape of the loop: who may see how much of a trainer, who sets what, how far a step lies from the loop."""
+"""The shape of the loop: who sees how much of a trainer, who sets what, how far a step lies from the loop."""
 import ast
 import functools
 import importlib

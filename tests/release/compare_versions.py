@@ -303,15 +303,46 @@ def compare(case: str, old: Version, new: Version, group_sizes: tuple[int, ...] 
 
 def config_differences(one: Path, other: Path) -> list[Difference]:
     """How the stored configs of two runs differ: key by key, and where no key does, in their text."""
-    configs = [leaves(load(run / "checkpoints" / "last.pt")["config"]) for run in (one, other)]
+    contents = [load(run / "checkpoints" / "last.pt") for run in (one, other)]
+    configs = [leaves(as_of_1_0_0(content)["config"]) for content in contents]
     if found := [Difference("config", "config.yaml", *it) for it in value_differences(*configs)]:
         return found
+    if contents[0]["format"] != contents[1]["format"]:
+        return []
     texts = [(run / "config.yaml").read_text().splitlines(keepends=True) for run in (one, other)]
     for number, (left, right) in enumerate(zip_longest(*texts), 1):
         if left != right:
             text = f"equal values, but line {number} is {left!r} and {right!r}"
             return [Difference("config", "config.yaml", "", text)]
     return []
+
+
+def as_of_1_0_0(content: dict) -> dict:
+    """A checkpoint's content with what both formats hold: 2 adds defaults, names and samples, 1 has seeds."""
+    state = {name: part for name, part in content["state"].items() if name != "step_seeds"}
+    for name, part in state.items():
+        if name.startswith("optimizer"):
+            state[name] = {key: value for key, value in part.items() if key != "names"}
+    if "progress" in state:
+        state["progress"] = {key: value for key, value in state["progress"].items() if key != "samples"}
+    config = json.loads(json.dumps(content["config"]))
+    for key in content.get("defaults", ()):
+        *above, last = key.split(".")
+        table = config
+        for part in above:
+            table = table[int(part) if isinstance(table, list) else part]
+        del table[last]
+    return {"config": in_short(config), "state": state}
+
+
+def in_short(value):
+    """A config with NAME for `{type: NAME, args: {}}`."""
+    if isinstance(value, list):
+        return [in_short(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    table = {key: in_short(item) for key, item in value.items() if key != "args" or item}
+    return table["type"] if table.keys() == {"type"} else table
 
 
 def run_differences(case: str, one: Path, other: Path) -> list[Difference]:
@@ -322,10 +353,9 @@ def run_differences(case: str, one: Path, other: Path) -> list[Difference]:
         if len(there) == 1:
             found.append(Difference(case, file, "", f"only one run has it: {there[0]}"))
         elif there:
-            contents = [load(path) for path in there]
-            for content in contents:
-                del content["config"]  # see config_differences
-            found += [Difference(case, file, *it) for it in value_differences(*map(leaves, contents))]
+            # for configs see config_differences
+            states = [leaves({"state": as_of_1_0_0(load(path))["state"]}) for path in there]
+            found += [Difference(case, file, *it) for it in value_differences(*states)]
     return found
 
 

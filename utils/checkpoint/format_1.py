@@ -10,9 +10,10 @@ DATA_LOADER = {
 TRAINER = {
     "epochs": 10, "monitor": "min val/loss", "early_stop": None, "min_delta": 0.0, "eval_every": 1,
     "checkpoint_every": None, "save_every": None, "keep_last": None, "async_save": True,
-    "max_failed_saves": 3, "log_every": 50, "log_images_every": 10, "log_weights_every": 10, "precision": "fp32", "accumulate": 1,
-    "clip_norm": None, "ema": None, "compile": False, "channels_last": False, "matmul_precision": None,
-    "max_time": None, "on_nan": "stop", "max_nan_steps": 10, "strategy": "ddp", "sync_batchnorm": False}
+    "max_failed_saves": 3, "log_every": 50, "log_images_every": 10, "log_weights_every": 10,
+    "precision": "fp32", "accumulate": 1, "clip_norm": None, "ema": None, "compile": False,
+    "channels_last": False, "matmul_precision": None, "max_time": None, "on_nan": "stop",
+    "max_nan_steps": 10, "strategy": "ddp", "sync_batchnorm": False}
 DEFAULTS = {**DATA_LOADER, **TRAINER}
 
 

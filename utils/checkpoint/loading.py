@@ -22,8 +22,8 @@ def load_checkpoint(file: Path, whole: bool = True) -> dict:
 
     "config" is complete; "defaults" are the keys in it that nobody wrote: None for format 1, whose config
     holds only what was written. Puts sharded tensors together. With `whole=False` the main process only
-    verifies them, and the state holds the `Shards` to load them from; see `place_state`. Raises ConfigError if the file is not a complete, valid
-    checkpoint of this format with finite weights; see `read_archive`.
+    verifies them, and the state holds the `Shards` to load them from; see `place_state`. Raises ConfigError
+    if the file is not a complete, valid checkpoint with finite weights; see `read_archive`.
     """
     content, verified = _read(file)
     state = content["state"]

@@ -25,7 +25,7 @@ class SharedGradients:
     """
 
     def connect(self) -> None:
-        """Begins to average. Call it on all processes after a backward pass of each alone (the preflight's)."""
+        """Begins to average. All processes call it after a backward pass of each alone (the preflight's)."""
 
     def backward(self, loss: torch.Tensor, final: bool, non_finite: bool | torch.Tensor,
                  inputs: Sequence | None) -> None:
