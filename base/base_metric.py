@@ -41,7 +41,8 @@ class Totals:
             if value.ndim == 0:  # a copy: the value may be a weight, which later steps change
                 entry = (value.item() if value.is_cpu else value.detach().clone(), count, count, skipped)
             elif value.ndim == 1:
-                entry = (_sum(value.detach()), 1, len(value) if count else 0, skipped)
+                entry = (_sum(value.detach() if value.requires_grad else value), 1,
+                         len(value) if count else 0, skipped)
             else:
                 raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the "
                                  "batch, or one for each sample [B]")
@@ -157,6 +158,8 @@ class Metrics:
 
     def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
         """The functions' values on this batch. Objects are updated; `compute` returns their values."""
+        if not self.names:
+            return {}
         with torch.no_grad():
             if self.objects:
                 self._update_objects(outputs, targets)

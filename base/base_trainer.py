@@ -26,7 +26,7 @@ from utils.distributed.strategy import parse_strategy
 from utils.distributed.sync_batchnorm import convert_sync_batchnorm
 from utils.errors import ConfigError, Interrupted, TrainingError
 from utils.moved import FormerTrainerNames
-from utils.random import derive, seed_all, seed_step
+from utils.random import StepSeeds, derive, seed_all
 from utils.torch_messages import is_out_of_memory
 from utils.training.compile_options import parse_compile_options
 from utils.training.ema import WeightAverage
@@ -43,6 +43,8 @@ from utils.training.schedule import Schedule
 from utils.training.stop_requests import StopRequest, StopRequests
 from utils.training.timers import Timers
 from utils.training.updater import Updater, Window
+
+_NO_CONTEXT = nullcontext()
 
 
 class BaseTrainer(FormerTrainerNames):
@@ -80,7 +82,8 @@ class BaseTrainer(FormerTrainerNames):
         self._num_seen = 0  # samples since the last log point
         self.unsaved, self._profiler = False, None
         self.in_preflight, self._alone = False, False
-        self._step_seed = derive(seed, "step", dist.rank())
+        # which parts draw random numbers may differ between processes: several seed all for every step
+        self._step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=self._world_size > 1)
         self.model = self.prepare_model(model)
         self.state = {"model": model, "progress": self.position, "totals": self.totals,
                       "train_metrics": self.metrics}
@@ -161,7 +164,7 @@ class BaseTrainer(FormerTrainerNames):
     def autocast(self):
         """The context for forward passes and losses, as set by `precision`."""
         if self.precision == "fp32":
-            return nullcontext()
+            return _NO_CONTEXT
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def build_updater(self, name: str) -> Updater:
@@ -272,7 +275,7 @@ class BaseTrainer(FormerTrainerNames):
         if self._world_size > 1:
             broadcast_buffers([self.model, self.loss])
         before = StepSnapshot(self) if self.guard.tolerated else None
-        self.seed_step()
+        self._step_seeds.begin(position.step)
         values = []
         for number, batch in enumerate(batches, 1):
             self.window = Window(weight=batch.num_samples / (num_samples / self._world_size),
@@ -282,6 +285,7 @@ class BaseTrainer(FormerTrainerNames):
             if self.shown_input is None:
                 self.shown_input = inputs
             values.append(as_values(self.train_step(inputs)))  # calls `update`: backward, and the step
+        self._step_seeds.end(position.step)
         skipped = self.guard.end_step()  # True, or on an accelerator a mask, where a value was not finite
         if skipped is not False:
             before.restore(skipped)
@@ -422,7 +426,7 @@ class BaseTrainer(FormerTrainerNames):
         self.guard.check()
         self.timers.record("compute")
         state = {name: part.state_dict() for name, part in self.state.items()}
-        state["progress"]["finished"] = self.finished
+        state["progress"] |= {"finished": self.finished, "draws": self._step_seeds.drawn}
         weights = {name: weight for name, weight in self.unwrapped_model.named_parameters()
                    if weight.requires_grad}
         if isinstance(self.loss, nn.Module):
@@ -436,13 +440,15 @@ class BaseTrainer(FormerTrainerNames):
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Loads a checkpoint's state. Raises ConfigError if it does not fit what the config builds."""
-        # these parts depend on the config, the data and the run; the last two are of 1.0.0
-        optional = {"monitor", "guard", "stream", "metrics_file", "splitting", "step_seeds"}
+        # these parts depend on the config, the data and the run
+        optional = {"monitor", "guard", "stream", "metrics_file"}
         load_parts(self.state, place_state(state, self.state), optional)
+        draws = self._step_seeds.drawn or state["progress"].get("draws", False)
+        self._step_seeds = StepSeeds(self._step_seeds.seed, self.device, draws)
 
     def seed_step(self) -> None:
         """Makes all randomness of the next step a function of the run's seed, the step and the rank."""
-        seed_step(self._step_seed, self.position.step, self.device, first_alone=self._world_size == 1)
+        self._step_seeds.begin(self.position.step)
 
     def seed_for(self, purpose: str, number: int) -> None:
         """Makes all further randomness a function of the run's seed, `purpose`, `number` and the rank."""

@@ -55,7 +55,7 @@ class ArrayDataset(Dataset):
         return tuple(_tensor(array[index]).clone() for array in self.arrays)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        chosen = torch.as_tensor(indices)
+        chosen = torch.from_numpy(indices) if isinstance(indices, np.ndarray) else torch.as_tensor(indices)
         return tuple([_rows(array, chosen) for array in self.arrays])
 
 

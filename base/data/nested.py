@@ -9,6 +9,8 @@ def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
     """`sample` with `function` applied to its input: the first of a tuple or list, else (dict) the whole."""
     if isinstance(sample, (tuple, list)) and sample:
         first = function(sample[0])
+        if first is sample[0]:
+            return sample
         return (type(sample)(first, *sample[1:]) if hasattr(sample, "_fields")
                 else type(sample)([first, *sample[1:]]))
     return function(sample)

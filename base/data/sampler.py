@@ -88,9 +88,10 @@ class PositionSampler(Sampler[Chosen]):
 
     def batch(self, number: int, data: Any) -> Batch:
         """The loaded `data` of batch `number`."""
-        total = min(self.batch_size, self.num_used - number * self.batch_size)
-        own = self.rank_slice.of(total)
-        return Batch(data, own.stop - own.start, total, self.chosen(number) if self.with_chosen else None)
+        own = total = min(self.batch_size, self.num_used - number * self.batch_size)
+        if self.rank_slice.world_size > 1:
+            own = len(range(total)[self.rank_slice.of(total)])
+        return Batch(data, own, total, self.chosen(number) if self.with_chosen else None)
 
     def batches(self, loaded: Iterable[Any]) -> Iterator[Batch]:
         """The `loaded` data of batch `start` and those after it."""

@@ -112,7 +112,8 @@ def as_format_1(file, **changes) -> None:
     for name in content["defaults"]:
         *above, key = name.split(".")
         value_at(config, ".".join(above)).pop(key)
-    state = {**content["state"], "step_seeds": {"drawn": False}, **changes}
+    state = {**content["state"], **changes}
+    state["step_seeds"] = {"drawn": state["progress"].pop("draws")}
     del state["progress"]["samples"], state["optimizer"]["names"]
     write_archive({"format": 1, "config": config, "state": state}, file)
 
@@ -272,7 +273,7 @@ def test_a_run_goes_on_with_other_batches_of_equal_steps(tmp_path, steps, size, 
     back = ["data_loader.batch_size=4", "trainer.args.accumulate=1"]
     last = samples_of_steps("-r", run, *back, out=tmp_path / "run")
     assert first | rest | last == straight
-    end = {"epoch": 2, "batch": 0, "samples": 0, "step": 24, "finished": True}
+    end = {"epoch": 2, "batch": 0, "samples": 0, "step": 24, "finished": True, "draws": False}
     assert load(run)["state"]["progress"] == end
 
 

@@ -8,7 +8,7 @@ from base import TRAINERS, ArrayDataset
 from base.base_data_loader import DataSplits
 from conftest import assert_same_run, epochs, train
 from trainer.trainer import Trainer
-from utils.random import seed_step
+from utils.random import StepSeeds
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda:0")
@@ -69,10 +69,10 @@ def test_batches_copied_ahead_are_those_of_the_cpu(dataset):
         assert all(torch.equal(value.cpu(), other) for value, other in zip(batch, expected.data, strict=True))
 
 
-@pytest.mark.parametrize("first_alone", [False, True])
-def test_the_generator_of_the_device_follows_the_step(first_alone):
+@pytest.mark.parametrize("draws", [False, True])
+def test_the_generator_of_the_device_follows_the_step(draws):
     def drawn(step):
-        seed_step(5, step, CUDA, first_alone)
+        StepSeeds(5, CUDA, draws).begin(step)
         return torch.rand(4, device=CUDA).tolist()
 
     for step in (0, 3):

@@ -15,7 +15,7 @@ GONE = {"base.find.find", "utils.cli.verify_arguments", "utils.origins.tell",
         "base.leaving.asked", "base.leaving.leave_if_asked", "base.profiling.profile_steps",
         "base.profiling.recording", "base.recovery.Splitting", "base.recovery.careful_evaluation",
         "base.recovery.careful_step", "base.recovery.explained", "base.samples.Count",
-        "base.sharing.share_gradients", "utils.random.StepSeeds"}
+        "base.sharing.share_gradients"}
 THERE = [name for name, targets in moved.MODULES.items()  # a fork may have deleted tools/
          if all((PROJECT / f"{target.replace('.', '/')}.py").exists() for target in targets)]
 

@@ -343,7 +343,7 @@ def test_a_run_without_memory_goes_on_by_the_command_that_it_tells_with_the_same
     options = ["data_loader.batches_per_epoch=null", "trainer.args.log_every=1"]
     whole = train("-c", small, *options, "model={type: Short, args: {limit: 30}}", out=tmp_path / "whole")
     run, said = ended_without_memory(small, tmp_path / "short", *options, at=49)
-    assert load(run)["state"]["progress"] == {"epoch": 1, "batch": 2, "samples": 60, "step": 49, "finished": False}
+    assert load(run)["state"]["progress"] == {"epoch": 1, "batch": 2, "samples": 60, "step": 49, "finished": False, "draws": False}
     command, = commands_in(said)
     assert command == ["-r", str(run), "data_loader.batch_size=15", "trainer.args.accumulate=2"]
     train(*command, out=tmp_path / "short")

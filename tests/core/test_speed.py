@@ -18,7 +18,7 @@ from logger.feeder import Feeder
 from logger.writer import WRITERS, Writer
 from trainer.trainer import Trainer
 from utils.errors import Interrupted
-from utils.random import derive, scramble, seed_step
+from utils.random import StepSeeds, derive, scramble
 from utils.training.timers import Timers, advice, describe_times
 
 CPU = torch.device("cpu")
@@ -30,59 +30,40 @@ def draw() -> tuple:
     return torch.rand(1).item(), random.random(), np.random.rand()
 
 
-def drawn_in(step: int, seed: int = 5, first_alone: bool = False) -> tuple:
-    seed_step(seed, step, CPU, first_alone)
-    return draw()
+def drawn_in(step: int, seeds: StepSeeds | None = None) -> tuple:
+    seeds = seeds or StepSeeds(5, CPU)
+    seeds.begin(step)
+    values = draw()
+    seeds.end(step)
+    return values
 
 
-@pytest.mark.parametrize("first_alone", [False, True])
-def test_what_a_step_draws_depends_on_the_seed_and_its_number_alone(first_alone):
-    expected = {step: drawn_in(step, first_alone=first_alone) for step in (0, 1, 2, 31, 32, 33, 70)}
-    others = [drawn_in(step, seed=6, first_alone=first_alone) for step in expected]
-    assert len({value for values in [*expected.values(), *others] for value in values}) == 2 * 3 * len(expected)
+def quiet_step(seeds: StepSeeds, step: int) -> None:
+    seeds.begin(step)
+    torch.rand(3)  # of torch's generator, as dropout does
+    seeds.end(step)
+
+
+def test_what_the_first_step_that_draws_draws_depends_on_its_number_alone():
+    expected = {step: drawn_in(step) for step in (0, 1, 31, 32, 33, 70)}
+    assert len({value for values in expected.values() for value in values}) == 3 * len(expected)
     for step, values in expected.items():
-        for first in {0, step - 1, step // 2, step} & {*range(step + 1)}:  # the number of the first step of a start
+        for first in {0, step - 1, step // 2, 32 * (step // 32)} - {-1}:
+            seeds = StepSeeds(5, CPU)
             for number in range(first, step):
-                seed_step(5, number, CPU, first_alone)
-                for _ in range(number % 3):
-                    draw()
-                torch.rand(number % 5)  # of one generator alone, as dropout does
-            assert drawn_in(step, first_alone=first_alone) == values
+                quiet_step(seeds, number)
+                if number % 3 == 0:
+                    draw()  # between steps, as a dataset does
+            assert not seeds.drawn and drawn_in(step, seeds) == values and seeds.drawn
 
 
-def test_only_step_0_of_a_single_process_draws_in_a_way_of_its_own_that_of_version_1_0_0():
-    random.seed(scramble(5, -1)), np.random.seed(scramble(5, -1) & 0xFFFFFFFF), torch.manual_seed(scramble(5, 0))
-    random.random(), np.random.rand()
-    expected = draw()
-    assert drawn_in(0, first_alone=True) == expected and expected[1:] == (0.10363830626382298, 0.6122799873609822)
-    several = drawn_in(0)
-    assert several[0] == expected[0] and several[1] != expected[1] and several[2] != expected[2]
-    assert [drawn_in(step, first_alone=True) for step in range(1, 40)] == [drawn_in(step) for step in range(1, 40)]
-
-
-@TRAINERS.register
-class NotesWhatItDraws(Trainer):
-    """Keeps what its steps draw."""
-
-    def on_train_start(self):
-        self.drawn = []  # without that of the preflight
-        NotesWhatItDraws.latest = self
-
-    def train_step(self, batch):
-        if hasattr(self, "drawn"):
-            self.drawn.append(draw())
-        return super().train_step(batch)
-
-
-def test_the_steps_of_a_run_draw_by_its_seed_also_after_a_resume_at_any(small, tmp_path):
-    expected = [drawn_in(step, derive(7, "step", 0), first_alone=True) for step in range(10)]
-    for stop in (1, 4, 5, 9):
-        options = ["trainer={type: NotesWhatItDraws, args: {epochs: 2}}", "--run-name", f"at{stop}"]
-        with pytest.raises(Interrupted):
-            train("-c", small, *options, "--steps", stop, out=tmp_path)
-        assert NotesWhatItDraws.latest.drawn == expected[:stop]
-        train("-r", tmp_path / "small" / f"at{stop}", out=tmp_path)
-        assert NotesWhatItDraws.latest.drawn == expected[stop:]
+def test_once_a_step_has_drawn_all_are_seeded_anew():
+    seeds = StepSeeds(5, CPU)
+    drawn_in(3, seeds)
+    resumed = StepSeeds(5, CPU, drawn=seeds.drawn)
+    values = [drawn_in(step, seeds) for step in range(4, 9)]
+    assert values[2:] == [drawn_in(step, resumed) for step in range(6, 9)] and len(set(values)) == 5
+    assert values != [drawn_in(step, StepSeeds(6, CPU, drawn=True)) for step in range(4, 9)]
 
 
 def test_scrambled_numbers_spread():
@@ -112,6 +93,33 @@ def test_a_run_whose_steps_begin_to_draw_late_goes_on_with_the_same_bits(small, 
     whole = train(*options, out=tmp_path / "whole")
     assert_same_run(whole, parts)
     assert epochs(whole)[1]["train/scale"] > 1.05
+
+
+@TRAINERS.register
+class NotesWhatItDraws(Trainer):
+    """Keeps what its steps draw."""
+
+    def on_train_start(self):
+        self.drawn = []  # without that of the preflight
+        NotesWhatItDraws.latest = self
+
+    def train_step(self, batch):
+        if hasattr(self, "drawn"):
+            self.drawn.append(draw())
+        return super().train_step(batch)
+
+
+def test_the_steps_of_a_run_draw_by_its_seed_also_after_a_resume_at_any(small, tmp_path):
+    seeds = StepSeeds(derive(7, "step", 0), CPU)
+    expected = [drawn_in(step, seeds) for step in range(10)]
+    assert drawn_in(0)[1:] == (0.10363830626382298, 0.6122799873609822)  # as in version 1.0.0
+    for stop in (1, 4, 5, 9):
+        options = ["trainer={type: NotesWhatItDraws, args: {epochs: 2}}", "--run-name", f"at{stop}"]
+        with pytest.raises(Interrupted):
+            train("-c", small, *options, "--steps", stop, out=tmp_path)
+        assert NotesWhatItDraws.latest.drawn == expected[:stop]
+        train("-r", tmp_path / "small" / f"at{stop}", out=tmp_path)
+        assert NotesWhatItDraws.latest.drawn == expected[stop:]
 
 
 # -- totals ----------------------------------------------------------------------------------------------------------------

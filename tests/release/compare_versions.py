@@ -324,7 +324,8 @@ def as_of_1_0_0(content: dict) -> dict:
         if name.startswith("optimizer"):
             state[name] = {key: value for key, value in part.items() if key != "names"}
     if "progress" in state:
-        state["progress"] = {key: value for key, value in state["progress"].items() if key != "samples"}
+        state["progress"] = {key: value for key, value in state["progress"].items()
+                             if key not in ("samples", "draws")}
     config = json.loads(json.dumps(content["config"]))
     for key in content.get("defaults", ()):
         *above, last = key.split(".")

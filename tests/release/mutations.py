@@ -99,11 +99,14 @@ MUTATIONS = [
              'derive(seed, "step", dist.rank())', 'derive(seed, "step")',
              "test_dropout_differs_between_processes_and_from_step_to_step"),
     Mutation("dropout is the same in every step", "utils/random.py",
-             "seed_all(scramble(seed, step), device)", "seed_all(seed, device)",
+             "_seed_torch(scramble(self.seed, step), self.device)", "_seed_torch(self.seed, self.device)",
              "test_dropout_differs_from_step_to_step"),
     Mutation("steps are not seeded", "utils/random.py",
-             "seed_all(scramble(seed, step), device)", "pass",
+             "_seed_torch(scramble(self.seed, step), self.device)", "pass",
              "test_the_number_of_workers_never_changes_a_result"),
+    Mutation("a resume forgets that steps draw from Python's generator", "base/base_trainer.py",
+             'self._step_seeds.drawn or state["progress"].get("draws", False)', "False",
+             "test_the_steps_of_a_run_draw_by_its_seed_also_after_a_resume_at_any"),
     # -- data
     Mutation("samples for validation are trained on", "base/base_data_loader.py",
              "order[num_val:])", "order)",
@@ -158,8 +161,8 @@ MUTATIONS = [
              "self.scaler.unscale_(self.optimizer)", "pass",
              "test_a_step_follows_the_gradient_over_all_samples_of_its_window[1-0.3-fp16-0.01]"),
     Mutation("the gradient of each batch of a window is clipped", "utils/training/updater.py",
-             "                scaled.backward(inputs=self.inputs)",
-             "                scaled.backward(inputs=self.inputs); "
+             "                weighted.backward(inputs=self.inputs)",
+             "                weighted.backward(inputs=self.inputs); "
              "torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or 1e9)",
              "test_a_step_follows_the_gradient_over_all_samples_of_its_window[3-0.3-fp32-1e-05]"),
     Mutation("a loss that is not finite is stepped on", "utils/training/non_finite_guard.py",

@@ -23,7 +23,8 @@ def upgrade(content: dict) -> dict:
     options = config.get("data_loader") or {}
     size = options.get("batch_size", DATA_LOADER["batch_size"]) if isinstance(options, dict) else 1
     progress = state["progress"]
-    state["progress"] = {**progress, "samples": progress["batch"] * size}
+    seeds = state.pop("step_seeds", None) or {}
+    state["progress"] = {**progress, "samples": progress["batch"] * size, "draws": seeds.get("drawn", False)}
     trainer = config.get("trainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("args"), dict):
         config["trainer"] = {**trainer, "args": {key: value for key, value in trainer["args"].items()
@@ -35,5 +36,4 @@ def upgrade(content: dict) -> dict:
                     "does not: it takes them whole. If memory does not suffice, resume with "
                     "data_loader.batch_size=%d trainer.args.accumulate=%d", num_pieces,
                     max(size // num_pieces, 1), accumulate)
-    state.pop("step_seeds", None)
     return {**content, "version": "1.0.0", "config": config, "defaults": None, "state": state}

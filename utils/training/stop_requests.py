@@ -53,18 +53,14 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    @property
-    def time_is_up(self) -> bool:
-        """Whether max_time is over."""
-        return self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
-
     def poll(self, to_save: bool) -> StopRequests:
         """The requests to this process. `to_save`: whether its clock asks for a checkpoint."""
         if self._launched and (now := time.monotonic()) >= self._next_look_s:
             self._next_look_s = now + _LOOK_EVERY_S
             if launcher_died() and not self.signal_number:
                 self.signal_number = signal.SIGTERM
-        return StopRequests(self.signal_number or 0, self.time_is_up, to_save)
+        to_stop = self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
+        return StopRequests(self.signal_number or 0, to_stop, to_save)
 
     def reason(self, agreed: StopRequests, step: int, limits: bool) -> str | None:
         """Why the loop should end after `step`, as text, or None. All processes agree on the arguments.

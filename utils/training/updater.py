@@ -51,6 +51,7 @@ class Updater:
         self.gradients: SharedGradients | None = share(self.parameters) if share else None
         name_of = {id(parameter): name for name, parameter in (names or {}).items()}
         self.names = [name_of.get(id(parameter)) for parameter in self.parameters]
+        self._scales = scaler.is_enabled()
         self._kernels = [{k: group[k] for k in ("fused", "foreach") if k in group}
                          for group in optimizer.param_groups]
         self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
@@ -66,13 +67,15 @@ class Updater:
         """Adds the gradients of `loss`. The window's last call makes the step, unless the guard skips it."""
         self.guard.inspect(loss)
         if self.guard.skipped is not True or self.gradients:  # processes run every backward pass together
-            scaled = self.scaler.scale(loss if window.weight == 1 else loss * window.weight)
-            if self.scaler.is_enabled() and (mask := self.guard.mask) is not None:
-                scaled = torch.where(mask, torch.nan, scaled)  # the scaler skips a step with NaN gradients
+            weighted = loss if window.weight == 1 else loss * window.weight
+            if self._scales:
+                weighted = self.scaler.scale(weighted)
+                if (mask := self.guard.mask) is not None:
+                    weighted = torch.where(mask, torch.nan, weighted)  # with NaN gradients it skips the step
             if self.gradients:
-                self.gradients.backward(scaled, window.final, self.guard.skipped, self.inputs)
+                self.gradients.backward(weighted, window.final, self.guard.skipped, self.inputs)
             else:
-                scaled.backward(inputs=self.inputs)
+                weighted.backward(inputs=self.inputs)
         if window.final:
             if self.gradients:
                 self.guard.settle(self.gradients.any_skipped())
@@ -102,19 +105,19 @@ class Updater:
 
     def step(self, measured: bool) -> None:
         """Steps the optimizer with the gradients that are there. `measured`: whether their norm is wanted."""
-        if self.scaler.is_enabled():
+        if self._scales:
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
             self.grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         elif measured or self.guard.tolerated:
             self.grad_norm = self._measure_norm()
-        if self.scaler.is_enabled():  # it skips steps with infinite gradients itself, to find its scale
+        if self._scales:  # it skips steps with infinite gradients itself, to find its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
             return
         if measured or self.clip_norm or self.guard.tolerated:
             self.guard.inspect(self.grad_norm, "gradient norm", everywhere=True)
-        if (mask := self.guard.mask) is not None:
+        if self.guard.skipped is not False and (mask := self.guard.mask) is not None:
             if getattr(self.optimizer, "_step_supports_amp_scaling", False):
                 self.optimizer.grad_scale, self.optimizer.found_inf = None, mask.float()
             elif mask:  # this optimizer cannot be masked: the host waits for the device in every step
@@ -150,7 +153,7 @@ class Updater:
     def abandon_step(self) -> None:
         """Forgets a step that was not completed: its gradients, and what the loss scaler knows of it."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=self.scaler.is_enabled())
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=self._scales)
 
     def state_dict(self) -> dict:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
@@ -165,7 +168,7 @@ class Updater:
         groups = [{**group, **own} for group, own in zip(saved["param_groups"], self._kernels, strict=True)]
         self.optimizer.load_state_dict({**saved, "param_groups": groups})
         self.schedule.load_state_dict(state["schedule"])
-        if self.scaler.is_enabled() and state["scaler"]:
+        if self._scales and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
 
