@@ -27,15 +27,20 @@ class Feeder:
     def send(self, method: str, *args) -> None:
         """Queues a call of `method(*args)` for every writer."""
         self._raise()
-        if self._thread is None and self.writers:
+        if self.writers:
+            self._calls.put((method, args))
+            if method != "hparams":  # this one can wait: the imports of writers would delay the first step
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="writers", daemon=True)
             self._thread.start()
-        if self._thread is not None:
-            self._calls.put((method, args))
 
     def close(self) -> None:
         """Waits for all calls, then closes the writers."""
-        if self._thread is not None:
+        if self._thread is not None or not self._calls.empty():
+            self._start()
             self._calls.put(("close", ()))
             self._calls.put(None)
             self._thread.join()
