@@ -42,7 +42,6 @@ def main(args) -> None:
     from logger.console import setup_logging
     from utils.device import pick_device, processes_to_start
     from utils.distributed.group import process_group
-    from utils.distributed.launch import launch
     from utils.heap import keep_heap
 
     # the processes that it starts do the logging
@@ -61,6 +60,8 @@ def main(args) -> None:
     if not args.release_heap:
         keep_heap()
     if launches:
+        from utils.distributed.launch import launch
+
         sys.exit(launch(sys.argv, num_processes, args.max_restarts or 0))
     with process_group(args.distributed, device, args.timeout), located(resolved.places):
         train(args, resolved, checkpoint, device)

@@ -78,11 +78,11 @@ class BaseTrainer(FormerTrainerNames):
         self.run: RunLog | SilentRun = SilentRun()  # until `train` gets one
         self._batches: Sequence[Batch] = ()  # of the current step
         self.window = Window()  # where the current batch stands among them
-        self.shown_input: Any = None  # the epoch's first batch, as the network gets it
+        self.shown_input: Any = None  # the first batch of the epoch in this start, as the network gets it
         self._num_seen = 0  # samples since the last log point
         self.unsaved, self._profiler = False, None
         self.in_preflight, self._alone = False, False
-        # which parts draw random numbers may differ between processes: several seed all for every step
+        # with several processes every generator is seeded in every step: which of them draw may differ
         self._step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=self._world_size > 1)
         self.model = self.prepare_model(model)
         self.state = {"model": model, "progress": self.position, "totals": self.totals,
@@ -117,7 +117,7 @@ class BaseTrainer(FormerTrainerNames):
         raise NotImplementedError
 
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
-        """One evaluation batch, no gradients; `self.model` is in eval mode, with the averaged weights."""
+        """One evaluation batch, no gradients; `self.model` is in eval mode, with averaged weights if any."""
         raise NotImplementedError
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
@@ -127,7 +127,7 @@ class BaseTrainer(FormerTrainerNames):
             model.to(memory_format=torch.channels_last)
         # compiled in place, so that the names in checkpoints stay as they are
         for name in self.optimizers if self.compile is not None else ():
-            (model if name == "optimizer" else model.get_submodule(name)).compile(**self.compile)
+            self.stepped(model, name).compile(**self.compile)
         return model
 
     def build_updaters(self) -> dict[str, Updater]:
@@ -141,13 +141,13 @@ class BaseTrainer(FormerTrainerNames):
         """
 
     def on_step_end(self) -> None:
-        """Called after every optimizer step."""
+        """Called after every optimizer step, also one that was left out because of a NaN."""
 
     def on_epoch_end(self) -> None:
         """Called after the epoch's evaluation, before its checkpoint is written."""
 
     def on_train_end(self) -> None:
-        """Called when the last epoch is done."""
+        """Called when training is done, after the last save."""
 
     # -- what a subclass calls -------------------------------------------------------------------------------
 
@@ -169,17 +169,18 @@ class BaseTrainer(FormerTrainerNames):
 
     def build_updater(self, name: str) -> Updater:
         """The Updater of the optimizer called `name` in the config."""
-        has_own = name == "optimizer" and isinstance(self.loss, nn.Module)  # a loss may have parameters, too
-        own = dict(self.loss.named_parameters(prefix="loss")) if has_own else {}
-        optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(own.values()))
+        of_loss = {}
+        if name == "optimizer" and isinstance(self.loss, nn.Module):
+            of_loss = dict(self.loss.named_parameters(prefix="loss"))
+        optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(of_loss.values()))
         num_batches = self.data.num_batches("train")
-        steps_per_epoch = num_batches and -(-num_batches // self.accumulate)
+        steps_per_epoch = num_batches and -(-num_batches // self.accumulate)  # rounded up; None if unknown
         schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
         scaler = torch.amp.GradScaler(self.device.type,
                                       enabled=self.precision == "fp16" or self.strategy.in_fp16)
         return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1,
                        guard=self.guard, share=self.strategy.gradients if self._world_size > 1 else None,
-                       names={**dict(self.unwrapped_model.named_parameters()), **own})
+                       names={**dict(self.unwrapped_model.named_parameters()), **of_loss})
 
     def stepped(self, model: nn.Module, name: str) -> nn.Module:
         """The part of `model` that the optimizer called `name` steps: all, or the submodule of that name."""
@@ -192,7 +193,7 @@ class BaseTrainer(FormerTrainerNames):
     # -- the loop --------------------------------------------------------------------------------------------
 
     def prepare_training(self) -> None:
-        """Builds the optimizers and all else that only training needs. Call once, after initial weights."""
+        """Builds the optimizers, and what else only training needs. Call once, after weights were loaded."""
         if self.ema_decay is not None:
             with self.errors_explained():  # a second model may not fit into memory
                 self.ema = WeightAverage(self.unwrapped_model, self.ema_decay)
@@ -200,6 +201,7 @@ class BaseTrainer(FormerTrainerNames):
             shard_model(self)
         self.updaters = self.build_updaters()
         for name, updater in self.updaters.items():
+            # a subclass may have made it without these
             updater.join(self.guard, self.strategy.gradients if self._world_size > 1 else None)
             self.state["optimizer" if name == "optimizer" else f"optimizer_{name}"] = updater
         self.state |= self.data.to_checkpoint()
@@ -210,7 +212,8 @@ class BaseTrainer(FormerTrainerNames):
         """Trains from the current state to the last epoch, or to `last_step`; saves checkpoints into `run`.
 
         `profiler`: a context for the steps of each epoch; its `step()` is called after each of them. Raises
-        Interrupted after a signal, TrainingError if training cannot continue; the checkpoint stays valid.
+        Interrupted (see `stop_if_requested`), and TrainingError if training cannot continue; the checkpoint
+        stays valid.
         """
         self.use_run(run)
         self.state |= run.to_checkpoint()
@@ -218,7 +221,7 @@ class BaseTrainer(FormerTrainerNames):
         with self.stop_request.listening(last_step), run:
             # a folder that cannot be written to shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
-            self.stop_if_requested(self.poll_requests(dist.agree), limits=False)
+            self.stop_if_requested(self.poll_requests(dist.agree), time_limit=False)
             self.seed_for("start", self.position.step)
             self.on_train_start()
             self.timers.start()
@@ -286,19 +289,20 @@ class BaseTrainer(FormerTrainerNames):
                 self.shown_input = inputs
             values.append(as_values(self.train_step(inputs)))  # calls `update`: backward, and the step
         self._step_seeds.end(position.step)
-        skipped = self.guard.end_step()  # True, or on an accelerator a mask, where a value was not finite
-        if skipped is not False:
+        # whether a value was not finite; on an accelerator a mask. False if `on_nan` is stop: that has raised
+        skipped = self.guard.end_step()
+        if before and skipped is not False:
             before.restore(skipped)
         for named, batch in zip(values, batches, strict=True):
             self.totals.add(named, batch.num_samples, skipped)
-        if self.ema and skipped is not True:
+        if self.ema and skipped is not True:  # under a mask the weights are as before
             self.ema.update()
         self._num_seen += num_samples
         position.advance(len(batches))
         self.unsaved = True
 
     def device_batch(self, batch: Batch, training: bool = True) -> Any:
-        """A loaded batch as the model gets it: on the device, after batch transforms."""
+        """A loaded batch as the model gets it: on the device, after batch transforms. Metrics begin it."""
         self.metrics.begin_batch(batch.num_samples)
         return self.data.prepare(batch.data, self.device, self.channels_last,
                                  batch.chosen if training else None)
@@ -331,7 +335,7 @@ class BaseTrainer(FormerTrainerNames):
         names += ["best.pt"] if improved else []
         requests = self.poll_requests(dist.agree)
         if names or self.finished or self.save_interval.due(self.position.step, requests.to_save, epoch):
-            self.save(*names, "last.pt")  # after all else: a run killed before it repeats this epoch's end
+            self.save(*names, "last.pt")  # last: a run that is killed before this repeats the epoch's end
         if not self.finished:
             self.stop_if_requested(requests)
 
@@ -345,7 +349,7 @@ class BaseTrainer(FormerTrainerNames):
                 totals.add(self.eval_values(number, batch), batch.num_samples)
                 self.timers.record("evaluation")
                 bar.update(1)
-                self.stop_if_requested(self.poll_requests(ballot), limits=False)
+                self.stop_if_requested(self.poll_requests(ballot), time_limit=False)
             values = totals.means() | self.metrics.compute()
         self.timers.record("evaluation")
         return {f"{split}/{name}": value for name, value in values.items()}
@@ -403,15 +407,18 @@ class BaseTrainer(FormerTrainerNames):
             raise TrainingError(f"{self.position}: {describe_out_of_memory(self)}") from error
 
     def poll_requests(self, agree: Callable) -> StopRequests:
-        """What any process asks for: to end (a signal, `max_time`), to save. `agree`: how processes vote."""
+        """What any process asks for: to end (a signal, `max_time`), to save.
+
+        `agree`: `dist.agree`, or in a loop a Ballot, which does not wait and answers some steps later.
+        """
         own = self.stop_request.poll(self.save_interval.time_is_up)
         return StopRequests(*agree(*own)) if self._world_size > 1 else own
 
-    def stop_if_requested(self, requests: StopRequests, limits: bool = True) -> None:
-        """Saves, raises Interrupted: after a signal, this start's last step or, with `limits`, max_time."""
-        if (why := self.stop_request.reason(requests, self.position.step, limits)) is None:
+    def stop_if_requested(self, requests: StopRequests, time_limit: bool = True) -> None:
+        """Saves, raises Interrupted: after a signal, this start's last step or (`time_limit`) at max_time."""
+        if (why := self.stop_request.reason(requests, self.position.step, time_limit)) is None:
             return
-        self.run.store.join()
+        self.run.store.join()  # whether that save failed decides whether another one is needed
         dist.wait_for_main()
         if any(dist.agree(self.unsaved or self.run.store.num_failures > 0)):
             self.save("last.pt")
@@ -422,7 +429,7 @@ class BaseTrainer(FormerTrainerNames):
     # -- state -----------------------------------------------------------------------------------------------
 
     def save(self, *names: str, policy: SavePolicy | None = None) -> None:
-        """Writes the state as checkpoints of these names. Raises NonFinite if an earlier step was masked."""
+        """Writes the state as checkpoints of these names. Raises NonFinite as `guard.check` does."""
         self.guard.check()
         self.timers.record("compute")
         state = {name: part.state_dict() for name, part in self.state.items()}
@@ -432,7 +439,7 @@ class BaseTrainer(FormerTrainerNames):
         if isinstance(self.loss, nn.Module):
             weights |= {f"loss.{name}": weight for name, weight in self.loss.named_parameters()}
         self.run.store.save(state, list(names), weights, policy or self.save_policy)
-        dist.wait_for_main()  # it may have had to wait for the disk
+        dist.wait_for_main()  # the main process may have waited for the disk
         if "last.pt" in names:
             self.save_interval.saved()
             self.unsaved = False
@@ -440,7 +447,7 @@ class BaseTrainer(FormerTrainerNames):
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Loads a checkpoint's state. Raises ConfigError if it does not fit what the config builds."""
-        # these parts depend on the config, the data and the run
+        # these parts may be missing on one side: they depend on the config, the data and the run
         optional = {"monitor", "guard", "stream", "metrics_file"}
         load_parts(self.state, place_state(state, self.state), optional)
         draws = self._step_seeds.drawn or state["progress"].get("draws", False)
@@ -457,7 +464,7 @@ class BaseTrainer(FormerTrainerNames):
     # -- the log ---------------------------------------------------------------------------------------------
 
     def log_step(self) -> None:
-        """A log point: reads the totals from the device, once, and logs them; earlier failures are raised."""
+        """A log point: reads the totals from the device, once, and logs them; raises earlier failures."""
         self.guard.check()
         self.run.store.check()
         values = {f"step/{name}": value for name, value in self.totals.recent().items()}

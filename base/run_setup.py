@@ -283,7 +283,7 @@ def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, 
     unfinished.write_text(dump_yaml(config), encoding="utf-8")
     os.replace(unfinished, folder / "config.yaml")
     if start_step is None:
-        run.hparams(flatten(config))
+        run.hparams({key: value for key, value in flatten(config).items() if key not in defaults})
     else:
         run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
     return run

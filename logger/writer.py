@@ -34,7 +34,7 @@ class Writer:
         """The distributions of `tensors`, such as weights by their names."""
 
     def hparams(self, config: Mapping) -> None:
-        """The flat config, `{"optimizer.args.lr": 0.001}`, to compare runs. Called only for a new run."""
+        """The flat config without defaults, `{"optimizer.args.lr": 0.001}`. Called only for a new run."""
 
     def close(self) -> None:
         """Called at the end of the run."""

@@ -18,8 +18,12 @@ def run_tool(args, reading=None) -> str:
 def diff(one: Path, other: Path) -> str:
     """The differences between two configs or runs, as a table. For runs also in environment and results."""
     files = [_config_of(path) for path in (one, other)]
-    rows = _differing_rows(*map(_leaves_of, files))
-    runs = [file.parent for file in files]
+    configs = [with_defaults(load_config(file)[0]) for file in files]
+    if one.is_dir() or other.is_dir():  # the config of a run has every default in it
+        from base.complete_config import complete_config
+
+        configs = [complete_config(config).config for config in configs]
+    rows, runs = _differing_rows(*map(_leaves_of, configs)), [file.parent for file in files]
     if all((run / "metrics.jsonl").exists() for run in runs):
         rows += _differing_rows(*map(_environment_of, runs)) + _differing_rows(*map(_results_of, runs))
     if not rows:
@@ -29,8 +33,7 @@ def diff(one: Path, other: Path) -> str:
     return "\n".join(f"{key:<{widths[0]}}  {first:<{widths[1]}}  {second}" for key, first, second in rows)
 
 
-def _leaves_of(file: Path) -> dict[str, str]:
-    config = with_defaults(load_config(file)[0])
+def _leaves_of(config: dict) -> dict[str, str]:
     return {key: format_value(value) for key, value in flatten(config).items()}
 
 

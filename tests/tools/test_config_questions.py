@@ -157,6 +157,8 @@ def test_the_difference_of_two_runs_tells_what_came_out(ask, small, tmp_path):
     text = ask("--diff", one, tmp_path / "small")  # an experiment is its newest run
     assert re.search(r"^optimizer\.args\.lr +0\.01 +0\.5$", text, re.MULTILINE)
     assert re.search(r"^val/loss +\d\S* +\d\S*$", text, re.MULTILINE) and "torch " not in text
+    lines = ask("--diff", small, one).splitlines()  # a run has every default in its config
+    assert [line.split() for line in lines[1:]] == [["trainer.args.epochs", "2", "1"]]
     record = json.loads((one / "environment.jsonl").read_text())
     (one / "environment.jsonl").write_text(json.dumps({**record, "packages": {"torch": "1.0"}}) + "\n")
     assert re.search(r"^torch +1\.0 ", ask("--diff", one, tmp_path / "small"), re.MULTILINE)

@@ -50,7 +50,8 @@ class CheckpointStore:
         self._resumed_from = resumed_from.name if resumed_from else None
         self._last_is_valid = self._resumed_from == "last.pt" or (
             resumed_from is not None and is_valid_checkpoint(folder / "last.pt"))
-        self._copies, self._owed, self._policy = StateCopier(), {}, SavePolicy()
+        self._copies, self._policy = StateCopier(), SavePolicy()
+        self._owed: dict[str, _PendingSave] = {}  # names that were not written, and what they should hold
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
         self._open()
@@ -63,16 +64,17 @@ class CheckpointStore:
              policy: SavePolicy) -> None:
         """Writes `state` once and gives it all `names` (..., "last.pt"), in this order; one save at a time.
 
-        The old "last.pt" becomes "previous.pt", so damage to one file does not lose the run. If the disk
-        refuses a save, it logs an error, keeps old files, and the next save adds missing names except
-        "last.pt". Raises TrainingError if state cannot be stored, weights are not finite, or too many saves
-        failed in a row.
+        The old "last.pt", if it is valid, becomes "previous.pt", so damage to one file does not lose the run.
+        If the disk refuses a save, it logs an error, keeps old files, and the next save adds missing names
+        except "last.pt". Raises TrainingError if state cannot be stored, weights are not finite, or too many
+        saves failed in a row.
         """
         if unstorable := find_unstorable(state, "state"):
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. "
                                 "Convert it in state_dict().")
-        rest, shards = split_sharded(state)
-        if bad := _find_non_finite_anywhere(weights) if shards else find_non_finite(weights):
+        rest, shards = split_sharded(state) if dist.world_size() > 1 else (state, {})
+        bad = _find_non_finite_anywhere(weights) if shards else find_non_finite(weights)
+        if bad:
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
                                 f"The last good one is in {self.folder}.")
         self.join()
@@ -115,7 +117,8 @@ class CheckpointStore:
     def _write_all(self, saving: "_PendingSave", names: list[str]) -> None:
         owed = {name: earlier for name, earlier in self._owed.items() if name not in names}
         try:
-            for one in (saving, *owed.values()):  # a collective: before anything that can fail on one process
+            # all processes wait for each other here, so it comes before what may fail on one of them
+            for one in (saving, *owed.values()):
                 one.complete()
             for name, earlier in owed.items():
                 self._write(earlier.content, [name])
@@ -178,7 +181,7 @@ class ShardStore(CheckpointStore):
     """The CheckpointStore of a process that is not the main one. It writes only its shards, if any."""
 
     def _open(self) -> None:
-        """The main process does this, and the methods below."""
+        """Only the main process opens the folder, writes the checkpoint file and prunes."""
 
     def save(self, state: dict, names: list[str], weights: Mapping[str, torch.Tensor],
              policy: SavePolicy) -> None:

@@ -62,17 +62,17 @@ class StopRequest:
         to_stop = self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
         return StopRequests(self.signal_number or 0, to_stop, to_save)
 
-    def reason(self, agreed: StopRequests, step: int, limits: bool) -> str | None:
+    def reason(self, agreed: StopRequests, step: int, time_limit: bool) -> str | None:
         """Why the loop should end after `step`, as text, or None. All processes agree on the arguments.
 
-        `limits`: whether max_time counts; the last step always does.
+        `time_limit`: whether max_time counts; the last step, of all the run's, always does.
         """
         if step == self._crash_at_step and step:
             os.kill(os.getpid(), signal.SIGKILL)
         if agreed.signal_number:
             self.signal_number = agreed.signal_number
             return f"signal {agreed.signal_number}"
-        if limits and agreed.to_stop:
+        if time_limit and agreed.to_stop:
             return f"the max_time of {self.max_time_s:g} s is spent"
         if self.last_step is not None and step >= self.last_step:
             return f"step {self.last_step:,} is done"

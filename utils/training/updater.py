@@ -1,4 +1,8 @@
-"""From a loss to new weights. Only this file orders scale, backward, unscale, clip, step, schedule, zero."""
+"""From a loss to new weights. Only this file orders scale, backward, unscale, clip, step, schedule, zero.
+
+`guard.skipped` says whether the present step is left out: False, True, or on an accelerator a 0-dim mask,
+whose value the host does not know. (Schedules per epoch are stepped by the trainer at the epoch's end.)
+"""
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -14,8 +18,8 @@ from utils.training.schedule import Schedule
 class Window(NamedTuple):
     """The position of a micro-batch in its accumulation window (one optimizer step).
 
-    `weight`: its fraction of the window's samples. `final`: whether it is the last micro-batch. `measured`:
-    whether the gradient norm is wanted.
+    `weight`: its fraction of the window's samples, times the number of processes. `final`: whether it is the
+    last micro-batch. `measured`: whether the gradient norm is wanted.
     """
 
     weight: float = 1.0
@@ -35,43 +39,46 @@ class Updater:
             one loss must leave no gradients in the parameters of another optimizer.
         guard: keeps values that are not finite out of the weights; all updaters of a trainer have the same.
         share: makes the SharedGradients of some parameters; None if this process is alone.
-        names: the parameters by their names, by which a checkpoint holds the optimizer's state.
+        names: the parameters by their names, by which a checkpoint's state is loaded.
 
     A trainer that makes an Updater itself may leave out `guard` and `share`: it gets them by `join`.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, schedule: "Schedule", scaler: torch.amp.GradScaler,
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, scaler: torch.amp.GradScaler,
                  clip_norm: float | None = None, exclusive: bool = False, *,
                  guard: NonFiniteGuard | None = None, share: Callable | None = None,
                  names: Mapping[str, torch.nn.Parameter] | None = None):
         self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.inputs = self.parameters if exclusive else None
+        self.inputs = self.parameters if exclusive else None  # the only leaves that backward fills
         self.guard = guard or NonFiniteGuard()
         self.gradients: SharedGradients | None = share(self.parameters) if share else None
         name_of = {id(parameter): name for name, parameter in (names or {}).items()}
         self.names = [name_of.get(id(parameter)) for parameter in self.parameters]
-        self._scales = scaler.is_enabled()
-        self._kernels = [{k: group[k] for k in ("fused", "foreach") if k in group}
-                         for group in optimizer.param_groups]
+        self._uses_scaler = scaler.is_enabled()
+        self._kernel_options = [{key: group[key] for key in ("fused", "foreach") if key in group}
+                                for group in optimizer.param_groups]
         self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
         _initialize_momentum(optimizer)
 
     def join(self, guard: NonFiniteGuard, share: Callable | None) -> None:
-        """Takes the guard and the sharing of gradients from the trainer, unless it was built with them."""
+        """Takes the trainer's guard, and its sharing of gradients unless it was built with one."""
         self.guard = guard
         if share and self.gradients is None:
             self.gradients = share(self.parameters)
 
     def update(self, loss: torch.Tensor, window: Window) -> None:
-        """Adds the gradients of `loss`. The window's last call makes the step, unless the guard skips it."""
+        """Adds the gradients of `loss`. The window's last call makes the step, unless the guard skips it.
+
+        The schedule counts a skipped step, too.
+        """
         self.guard.inspect(loss)
         if self.guard.skipped is not True or self.gradients:  # processes run every backward pass together
             weighted = loss if window.weight == 1 else loss * window.weight
-            if self._scales:
+            if self._uses_scaler:
                 weighted = self.scaler.scale(weighted)
                 if (mask := self.guard.mask) is not None:
-                    weighted = torch.where(mask, torch.nan, weighted)  # with NaN gradients it skips the step
+                    weighted = torch.where(mask, torch.nan, weighted)  # then the scaler skips the step
             if self.gradients:
                 self.gradients.backward(weighted, window.final, self.guard.skipped, self.inputs)
             else:
@@ -101,23 +108,24 @@ class Updater:
             loss.backward(inputs=self.inputs)
         else:
             self.gradients.backward(loss, final=True, non_finite=False, inputs=self.inputs)
-            self.gradients.any_skipped()
+            self.gradients.any_skipped()  # completes what the processes do together
 
     def step(self, measured: bool) -> None:
-        """Steps the optimizer with the gradients that are there. `measured`: whether their norm is wanted."""
-        if self._scales:
+        """Steps the optimizer with the accumulated gradients. `measured`: whether their norm is wanted."""
+        if self._uses_scaler:
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
             self.grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         elif measured or self.guard.tolerated:
             self.grad_norm = self._measure_norm()
-        if self._scales:  # it skips steps with infinite gradients itself, to find its scale
+        if self._uses_scaler:  # it skips steps with infinite gradients itself, to find its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
             return
         if measured or self.clip_norm or self.guard.tolerated:
             self.guard.inspect(self.grad_norm, "gradient norm", everywhere=True)
         if self.guard.skipped is not False and (mask := self.guard.mask) is not None:
+            # a fused optimizer leaves out the step itself where found_inf is 1
             if getattr(self.optimizer, "_step_supports_amp_scaling", False):
                 self.optimizer.grad_scale, self.optimizer.found_inf = None, mask.float()
             elif mask:  # this optimizer cannot be masked: the host waits for the device in every step
@@ -153,29 +161,30 @@ class Updater:
     def abandon_step(self) -> None:
         """Forgets a step that was not completed: its gradients, and what the loss scaler knows of it."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=self._scales)
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=self._uses_scaler)
 
     def state_dict(self) -> dict:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
                 "scaler": self.scaler.state_dict(), "names": list(self.names)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Loads a state; each parameter's by its name, in whatever order the parameters were."""
+        """Loads a state: that of each parameter by its name, whatever their order was."""
         saved = state["optimizer"]
         if None not in self.names and None not in state.get("names", [None]):
             saved = _in_order(saved, state["names"], self.names, self.optimizer.param_groups)
         # the choice of kernels depends on this machine, not on the one that wrote the state
-        groups = [{**group, **own} for group, own in zip(saved["param_groups"], self._kernels, strict=True)]
+        groups = [{**group, **own}
+                  for group, own in zip(saved["param_groups"], self._kernel_options, strict=True)]
         self.optimizer.load_state_dict({**saved, "param_groups": groups})
         self.schedule.load_state_dict(state["schedule"])
-        if self._scales and state["scaler"]:
+        if self._uses_scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
 
 def _in_order(saved: dict, saved_names: list[str], names: list[str], groups: list[dict]) -> dict:
     """The `saved` state of an optimizer with its parameters in the order of `names`, divided as in `groups`.
 
-    Raises ValueError if these are other parameters. Both lists of names go through the groups in order.
+    The names are listed group by group. Raises ValueError if these are other parameters.
     """
     if changed := set(saved_names) ^ set(names):
         raise ValueError(f"the optimizer steps other parameters: {', '.join(sorted(changed))}")
