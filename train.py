@@ -96,7 +96,8 @@ def train(args, resolved, checkpoint, device) -> None:
         log.info(describe_resumed(trainer))
     profiler = call_tool(args, trainer, run) if stage == "run" else None
     started = time.monotonic()
-    trainer.train(run, args.steps, profiler)
+    extra = {"last_step": args.steps, "profiler": profiler}
+    trainer.train(run, **{name: value for name, value in extra.items() if value})
     log.info(describe_end(trainer, time.monotonic() - started))
 
 

@@ -25,7 +25,6 @@ __getattr__ = former_names_of(__name__)
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-DEFAULT_BATCH_SIZE = 32
 PROVIDED = ("build_dataset", "transforms", "seed")  # arguments of DataSplits that the program passes
 
 
@@ -68,7 +67,7 @@ class DataSplits:
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None],
                  transforms: Mapping[str, list[Transform]] = (), seed: int = 0, *,
-                 batch_size: PositiveInt = DEFAULT_BATCH_SIZE, eval_batch_size: PositiveInt | None = None,
+                 batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False,

@@ -65,9 +65,9 @@ class BaseTrainer(FormerTrainerNames):
                  metrics: Mapping[str, Callable] = (), seed: int = 0,
                  device: torch.device = torch.device("cpu"),
                  **options: Annotated[Any, FieldsOf(TrainerOptions)]):
-        self._world_size = dist.world_size()
+        self._num_processes = dist.world_size()
         self._read_options(TrainerOptions(**options))
-        if self.options.sync_batchnorm and self._world_size > 1:
+        if self.trainer_options.sync_batchnorm and self._num_processes > 1:
             model = convert_sync_batchnorm(model)
         self.unwrapped_model, self.data, self.loss, self.seed, self.device = model, data, loss, seed, device
         self.optimizers, self.schedulers = optimizers, schedulers
@@ -76,14 +76,14 @@ class BaseTrainer(FormerTrainerNames):
         self.updaters: dict[str, Updater] = {}
         self.ema: WeightAverage | None = None
         self.run: RunLog | SilentRun = SilentRun()  # until `train` gets one
-        self._batches: Sequence[Batch] = ()  # of the current step
+        self._step_batches: Sequence[Batch] = ()  # of the current step
         self.window = Window()  # where the current batch stands among them
         self.shown_input: Any = None  # the first batch of the epoch in this start, as the network gets it
-        self._num_seen = 0  # samples since the last log point
-        self.unsaved, self._profiler = False, None
-        self.in_preflight, self._alone = False, False
+        self._num_samples_seen = 0  # samples since the last log point
+        self.unsaved, self._step_profiler = False, None
+        self.in_preflight, self._backward_alone = False, False
         # with several processes every generator is seeded in every step: which of them draw may differ
-        self._step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=self._world_size > 1)
+        self._step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=self._num_processes > 1)
         self.model = self.prepare_model(model)
         self.state = {"model": model, "progress": self.position, "totals": self.totals,
                       "train_metrics": self.metrics}
@@ -92,7 +92,7 @@ class BaseTrainer(FormerTrainerNames):
         self.state |= {"guard": self.guard} if self.guard.tolerated else {}
 
     def _read_options(self, options: TrainerOptions) -> None:
-        self.options = options
+        self.trainer_options = options
         self.epochs, self.eval_every, self.save_every = options.epochs, options.eval_every, options.save_every
         self.log_every, self.log_images_every, self.log_weights_every = (
             options.log_every, options.log_images_every, options.log_weights_every)
@@ -105,7 +105,7 @@ class BaseTrainer(FormerTrainerNames):
         self.save_interval = parse_save_interval(options.checkpoint_every or {"epochs": 1})
         self.save_policy = SavePolicy(options.async_save, options.max_failed_saves, options.keep_last)
         self.guard = NonFiniteGuard(options.max_nan_steps if options.on_nan == "skip" else 0,
-                                    shared=self._world_size > 1)
+                                    shared=self._num_processes > 1)
         self.stop_request = StopRequest(parse_duration(options.max_time))
         if options.matmul_precision:
             torch.set_float32_matmul_precision(options.matmul_precision)
@@ -157,7 +157,7 @@ class BaseTrainer(FormerTrainerNames):
             raise ConfigError.at("optimizer",
                                  f"this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
         if self.in_preflight:  # no optimizer step, so that nothing has to be undone
-            self.updaters[name].preflight(loss, self._alone)
+            self.updaters[name].preflight(loss, self._backward_alone)
         else:
             self.updaters[name].update(loss, self.window)
 
@@ -179,7 +179,7 @@ class BaseTrainer(FormerTrainerNames):
         scaler = torch.amp.GradScaler(self.device.type,
                                       enabled=self.precision == "fp16" or self.strategy.in_fp16)
         return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1,
-                       guard=self.guard, share=self.strategy.gradients if self._world_size > 1 else None,
+                       guard=self.guard, share=self.strategy.gradients if self._num_processes > 1 else None,
                        names={**dict(self.unwrapped_model.named_parameters()), **of_loss})
 
     def stepped(self, model: nn.Module, name: str) -> nn.Module:
@@ -202,7 +202,7 @@ class BaseTrainer(FormerTrainerNames):
         self.updaters = self.build_updaters()
         for name, updater in self.updaters.items():
             # a subclass may have made it without these
-            updater.join(self.guard, self.strategy.gradients if self._world_size > 1 else None)
+            updater.join(self.guard, self.strategy.gradients if self._num_processes > 1 else None)
             self.state["optimizer" if name == "optimizer" else f"optimizer_{name}"] = updater
         self.state |= self.data.to_checkpoint()
         if self.ema:
@@ -217,7 +217,7 @@ class BaseTrainer(FormerTrainerNames):
         """
         self.use_run(run)
         self.state |= run.to_checkpoint()
-        self._profiler = profiler
+        self._step_profiler = profiler
         with self.stop_request.listening(last_step), run:
             # a folder that cannot be written to shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
@@ -246,17 +246,17 @@ class BaseTrainer(FormerTrainerNames):
         position, num_batches = self.position, self.data.num_batches("train")
         self.set_mode(training=True)
         self.run.start_epoch()
-        self.shown_input, self._num_seen = None, 0
+        self.shown_input, self._num_samples_seen = None, 0
         bar = ProgressBar(f"epoch {position.epoch + 1}/{self.epochs}", num_batches, position.batch,
                           self.bar_note, self.run.bars)
-        with closing(bar), Ballot() as ballot, self._profiler or nullcontext():
+        with closing(bar), Ballot() as ballot, self._step_profiler or nullcontext():
             for batches in accumulation_windows(self.data.batches("train", position.epoch, position.batch),
                                                 self.accumulate):
                 self.timers.record("data wait")
                 self.optimizer_step(batches)
                 self.on_step_end()
-                if self._profiler:
-                    self._profiler.step()
+                if self._step_profiler:
+                    self._step_profiler.step()
                 bar.update(len(batches))
                 self.timers.record("compute")
                 within_epoch = position.batch != num_batches
@@ -273,15 +273,15 @@ class BaseTrainer(FormerTrainerNames):
         The gradient is the mean over the samples of all batches and processes: each batch's loss counts by
         its part of the samples, times the number of processes, over which gradients are averaged.
         """
-        position, self._batches = self.position, batches
+        position, self._step_batches = self.position, batches
         num_samples = sum([batch.num_total for batch in batches])
-        if self._world_size > 1:
+        if self._num_processes > 1:
             broadcast_buffers([self.model, self.loss])
         before = StepSnapshot(self) if self.guard.tolerated else None
         self._step_seeds.begin(position.step)
         values = []
         for number, batch in enumerate(batches, 1):
-            self.window = Window(weight=batch.num_samples / (num_samples / self._world_size),
+            self.window = Window(weight=batch.num_samples / (num_samples / self._num_processes),
                                  final=number == len(batches),
                                  measured=(position.step + 1) % self.log_every == 0)
             inputs = self.device_batch(batch)
@@ -297,7 +297,7 @@ class BaseTrainer(FormerTrainerNames):
             self.totals.add(named, batch.num_samples, skipped)
         if self.ema and skipped is not True:  # under a mask the weights are as before
             self.ema.update()
-        self._num_seen += num_samples
+        self._num_samples_seen += num_samples
         position.advance(len(batches))
         self.unsaved = True
 
@@ -366,7 +366,7 @@ class BaseTrainer(FormerTrainerNames):
         self.model = self.ema.model if self.ema else self.model
         self.metrics = self.eval_metrics
         self.metrics.reset()
-        if self._world_size > 1:
+        if self._num_processes > 1:
             broadcast_buffers([self.model, self.loss])
         self.set_mode(training=False)
         try:
@@ -380,11 +380,18 @@ class BaseTrainer(FormerTrainerNames):
     def without_steps(self, alone: bool = False):
         """Inside, in training mode, `update` only runs backward; `alone`: without the other processes."""
         self.set_mode(training=True)
-        self.in_preflight, self._alone = True, alone
+        self.in_preflight, self._backward_alone = True, alone
         try:
             yield
         finally:
-            self.in_preflight, self._alone = False, False
+            self.in_preflight, self._backward_alone = False, False
+
+    def forget_step(self) -> None:
+        """Forgets a step that was not completed: its batches, its values, what the guard saw."""
+        self._step_batches, self.shown_input = (), None
+        self.totals.reset()
+        self.metrics.reset()
+        self.guard.abandon_step()
 
     def set_mode(self, training: bool) -> None:
         """Sets training or evaluation mode for the model, and for a loss that is a module."""
@@ -400,7 +407,7 @@ class BaseTrainer(FormerTrainerNames):
         try:
             yield
         except NonFinite as error:
-            raise TrainingError(report_non_finite(self, error, self._batches)) from error
+            raise TrainingError(report_non_finite(self, error, self._step_batches)) from error
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -412,7 +419,7 @@ class BaseTrainer(FormerTrainerNames):
         `agree`: `dist.agree`, or in a loop a Ballot, which does not wait and answers some steps later.
         """
         own = self.stop_request.poll(self.save_interval.time_is_up)
-        return StopRequests(*agree(*own)) if self._world_size > 1 else own
+        return StopRequests(*agree(*own)) if self._num_processes > 1 else own
 
     def stop_if_requested(self, requests: StopRequests, time_limit: bool = True) -> None:
         """Saves, raises Interrupted: after a signal, this start's last step or (`time_limit`) at max_time."""
@@ -432,8 +439,7 @@ class BaseTrainer(FormerTrainerNames):
         """Writes the state as checkpoints of these names. Raises NonFinite as `guard.check` does."""
         self.guard.check()
         self.timers.record("compute")
-        state = {name: part.state_dict() for name, part in self.state.items()}
-        state["progress"] |= {"finished": self.finished, "draws": self._step_seeds.drawn}
+        state = self.collect_state()
         weights = {name: weight for name, weight in self.unwrapped_model.named_parameters()
                    if weight.requires_grad}
         if isinstance(self.loss, nn.Module):
@@ -445,10 +451,23 @@ class BaseTrainer(FormerTrainerNames):
             self.unsaved = False
         self.timers.record("saving")
 
+    def collect_state(self) -> dict[str, dict]:
+        """The states of all parts, as a checkpoint holds them."""
+        state = {name: part.state_dict() for name, part in self.state.items()}
+        state["progress"] |= {"finished": self.finished, "draws": self._step_seeds.drawn}
+        return state
+
+    def own_parts(self) -> list:
+        """The parts in `self.state` that are not the engine's: a step that is left out undoes them."""
+        engine = [self.unwrapped_model, self.loss, self.position, self.totals, self.metrics, self.monitor,
+                  self.guard, self.ema, self.data.place, *self.updaters.values()]
+        return [part for name, part in self.state.items()
+                if name != "metrics_file" and not any(part is known for known in engine)]
+
     def resume(self, state: Mapping[str, Any]) -> None:
         """Loads a checkpoint's state. Raises ConfigError if it does not fit what the config builds."""
-        # these parts may be missing on one side: they depend on the config, the data and the run
-        optional = {"monitor", "guard", "stream", "metrics_file"}
+        # these parts may be missing on one side: they depend on the config, the data, the run, the version
+        optional = {"monitor", "guard", "stream", "metrics_file", "splitting"}
         load_parts(self.state, place_state(state, self.state), optional)
         draws = self._step_seeds.drawn or state["progress"].get("draws", False)
         self._step_seeds = StepSeeds(self._step_seeds.seed, self.device, draws)
@@ -472,8 +491,8 @@ class BaseTrainer(FormerTrainerNames):
                  if updater.grad_norm is not None}
         values |= {f"grad_norm/{name}": norm.item() for name, norm in norms.items()} | self.learning_rates()
         self.timers.record("compute")
-        self.run.step(values, self.position.epoch + 1, self.position.step, self._num_seen)
-        self._num_seen = 0
+        self.run.step(values, self.position.epoch + 1, self.position.step, self._num_samples_seen)
+        self._num_samples_seen = 0
         self.timers.record("logging")
 
     def log_pictures(self, epoch: int) -> None:

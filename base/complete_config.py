@@ -1,130 +1,174 @@
-"""Writes the defaults of the project's own parts into a config, so that a later default changes no run."""
+"""Writes the defaults of the project's own parts into a config, so that a later default changes no run.
+
+A complete config has a list `default_keys`: the keys in it that nobody wrote. Their values are kept, but a
+part is built with them only where they differ from today's defaults: a constructor sees what it always saw.
+"""
 import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import as_block
 from base.registries import (
-    DATASETS,
-    LOSSES,
-    METRICS,
-    MODELS,
-    OPTIMIZERS,
-    SCHEDULERS,
-    TRAINERS,
-    TRANSFORMS,
-    WRITERS,
-)
+    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
 from utils.config.loading import is_single, value_at
 from utils.config.registry import Registry
 from utils.config.signature import Signature
 from utils.errors import ConfigError, is_ours
 
-# Arguments that mean something else when they are written: the program fills them in, or chooses them for the
-# machine.
-_LEFT_OPEN = {"split", "train", "T_max", "total_steps", "mode", "fused", "foreach", "differentiable"}
+# Arguments that are not kept, by section: the program fills them in, or chooses them for the machine.
+_LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps"),
+              "optimizer": ("fused", "foreach", "differentiable")}
 # Keys of blocks besides `type` and `args`, with their defaults, by section.
 _BLOCK_KEYS = {"optimizer": {"decay_bias_and_norm": True}, "scheduler": {"per": "epoch"}}
 _ENGINE = (DataSplits, TrainerOptions)
+_SINGLE = {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}
+_SEVERAL = {"metrics": METRICS, "writers": WRITERS, "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
 
 
 class CompleteConfig(NamedTuple):
-    """A config with every default in it, and the keys of these defaults (`trainer.args.ema`)."""
+    """`config`: what the parts are built from. `complete`: what a run keeps, with every default."""
 
     config: dict
-    defaults: list[str]
+    complete: dict
 
 
-def complete_config(config: Mapping, earlier: CompleteConfig | None = None,
+class _Table(NamedTuple):
+    """A table in a config. `type`: of the block that it belongs to. `defaults`: see `_unwritten`."""
+
+    path: tuple
+    type: Any
+    defaults: dict[str, tuple]
+
+
+def complete_config(config: Mapping, earlier: Mapping | None = None,
                     engine: Mapping[str, Any] | None = None) -> CompleteConfig:
     """Adds the defaults of the engine's own keys and of the project's plug-ins, where they are plain values.
 
     The arguments of libraries stay as written.
 
     Args:
-        config: what is no block of something that there is stays as it is.
-        earlier: the config of the run that is continued. Its values count where they were defaults.
-        engine: the engine's defaults in an earlier version, by name; today's by default.
+        config: as written, see `written_config`. What is no block of something that there is stays as it is.
+        earlier: the complete config of the run that is continued. Its defaults count, not those of today.
+        engine: the engine's defaults in an earlier version, by name; they count, too.
     """
-    work = _Completion(earlier, engine or {})
-    full = dict(config)
-    if isinstance(options := config.get("data_loader") or {}, dict):
-        full["data_loader"] = work.table(options, ("data_loader",), Signature(DataSplits, PROVIDED))
-    single = {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}
-    for section, registry in single.items():
-        full[section] = work.block(registry, config.get(section), (section,))
-    if isinstance(transforms := config.get("transforms"), dict):
-        full["transforms"] = {key: work.blocks(TRANSFORMS, blocks, ("transforms", key))
-                              for key, blocks in transforms.items()}
-    for section, registry in {"metrics": METRICS, "writers": WRITERS}.items():
-        full[section] = work.blocks(registry, config.get(section), (section,))
-    for section, registry in {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}.items():
-        given = config.get(section)
-        named = isinstance(given, dict) and not is_single(given)
-        blocks = given if named else {section: given}
-        blocks = {name: work.blocks(registry, block, (section, name) if named else (section,))
-                  for name, block in blocks.items()}
-        full[section] = blocks if named else blocks[section]
-    return CompleteConfig(full, work.found)
+    built, complete, keys = copy.deepcopy(dict(config)), copy.deepcopy(dict(config)), []
+    kept = flat_defaults(earlier or {})
+    for table in _tables(config, engine or {}):
+        same = earlier is None or _type_at(earlier, table.path) == table.type
+        for key, (today, former) in table.defaults.items():
+            path = (*table.path, key)
+            value = kept.get(_dotted(path), former) if same else former
+            keys.append(_dotted(path))
+            _put(complete, path, value)
+            if (type(value), value) != (type(today), today):
+                _put(built, path, value)
+    return CompleteConfig(built, {**complete, "default_keys": keys})
 
 
-class _Completion:
-    """One pass over a config; `found`: the keys that were added."""
+def written_config(config: Mapping, source: Mapping | None = None) -> dict:
+    """What was written of a complete config: without the keys in its `default_keys`.
 
-    def __init__(self, earlier: CompleteConfig | None, engine: Mapping[str, Any]):
-        self.earlier, self.engine = earlier, engine
-        self.known = set(earlier.defaults) if earlier else set()
-        self.found: list[str] = []
+    `source`: the config in which these keys were defaults; a value that is another one by now was written.
+    """
+    written = copy.deepcopy({key: value for key, value in config.items() if key != "default_keys"})
+    for name, value in flat_defaults(source or config).items():
+        *above, key = name.split(".")
+        table = _value_at(written, ".".join(above)) if above else written
+        if isinstance(table, dict) and key in table and table[key] == value:
+            del table[key]
+            if not table and above[-1] == "args":
+                del _value_at(written, ".".join(above[:-1]))["args"]
+    return written
 
-    def blocks(self, registry: Registry, given: Any, path: tuple) -> Any:
-        """A block, or the blocks of a list."""
-        if not isinstance(given, list):
-            return self.block(registry, given, path)
-        return [self.block(registry, block, (*path, number)) for number, block in enumerate(given)]
 
-    def block(self, registry: Registry, given: Any, path: tuple) -> Any:
-        """A block with its defaults; a bare name stays one if it has none."""
+def flat_defaults(complete: Mapping) -> dict[str, Any]:
+    """The defaults in a complete config, by their keys; nothing for any other config."""
+    keys = complete.get("default_keys")
+    keys = [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+    values = {key: _value_at(complete, key, missing=_MISSING) for key in keys}
+    return {key: value for key, value in values.items() if value is not _MISSING}
+
+
+_MISSING = object()
+
+
+def _tables(config: Mapping, engine: Mapping[str, Any]) -> Iterator[_Table]:
+    if isinstance(config.get("data_loader") or {}, dict):
+        options = Signature(DataSplits, PROVIDED)
+        yield _Table(("data_loader",), None, _unwritten(config.get("data_loader") or {}, options, engine))
+    for path, registry, block in _blocks(config):
         try:
-            block = dict(as_block(given))
             signature = registry.signature(registry.get(block["type"]))
         except (ConfigError, KeyError, TypeError, ValueError):  # nothing that could be built
-            return given
-        if self.earlier and self._earlier_type(path) != block["type"]:
-            self.known -= {key for key in self.known if key.startswith(f"{_dotted(path)}.")}
-        for key, default in _BLOCK_KEYS.get(path[0], {}).items():
-            self.add(block, path, key, default)
-        if args := self.table(block.get("args") or {}, (*path, "args"), signature):
-            block["args"] = args
-        return given if block == as_block(given) else block
+            continue
+        args = block.get("args") or {}
+        keys = _BLOCK_KEYS.get(path[0], {}).items()
+        yield _Table(path, block["type"], {key: (value, value) for key, value in keys if key not in block})
+        if isinstance(args, dict):
+            yield _Table((*path, "args"), block["type"],
+                         _unwritten(args, signature, engine, _LEFT_OPEN.get(path[0], ())))
 
-    def table(self, given: Mapping, path: tuple, signature: Signature) -> dict:
-        """Arguments with the defaults of `signature`."""
-        args = dict(given)
-        for name, parameter in signature.free().items():
-            owner, default = signature.owners[name], parameter.default
-            written = list(default) if type(default) is tuple else default
-            if name not in _LEFT_OPEN and _is_own(owner) and _gives(written, default, name, signature):
-                self.add(args, path, name, self.engine.get(name, written) if owner in _ENGINE else written)
-        return args
 
-    def add(self, table: dict, path: tuple, key: str, default: Any) -> None:
-        """Adds a default to a table that has not got the key; in a run that is continued, the earlier one."""
-        if key in table:
-            return
-        name = _dotted((*path, key))
-        if name in self.known:
-            default = value_at(self.earlier.config, name)
-        table[key] = copy.deepcopy(default)
-        self.found.append(name)
+def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
+    """(path, registry, block) of every block of a config."""
+    sections = (_SINGLE | _SEVERAL).items()
+    found = [((section,), registry, config.get(section)) for section, registry in sections]
+    if isinstance(transforms := config.get("transforms"), dict):
+        found += [(("transforms", key), TRANSFORMS, blocks) for key, blocks in transforms.items()]
+    while found:
+        path, registry, given = found.pop(0)
+        if isinstance(given, list):
+            found += [((*path, number), registry, block) for number, block in enumerate(given)]
+        elif isinstance(given, str):
+            yield path, registry, as_block(given)
+        elif isinstance(given, dict) and len(path) == 1 and path[0] in ("optimizer", "scheduler") and (
+                all(isinstance(key, str) for key in given) and not is_single(given)):
+            found += [((*path, name), registry, block) for name, block in given.items()]
+        elif isinstance(given, dict):
+            yield path, registry, given
+            inner = given.get("args")
+            if registry is SCHEDULERS and isinstance(inner, dict) and "schedulers" in inner:
+                found.append(((*path, "args", "schedulers"), registry, inner["schedulers"]))
 
-    def _earlier_type(self, path: tuple) -> str | None:
-        try:
-            return as_block(value_at(self.earlier.config, _dotted(path))).get("type")
-        except (KeyError, IndexError, TypeError, ValueError):  # there was none
-            return None
+
+def _unwritten(args: Mapping, signature: Signature, engine: Mapping[str, Any],
+               left_open: tuple[str, ...] = ()) -> dict[str, tuple]:
+    """(default of today, of the earlier version) of the project's own arguments that are not written."""
+    found = {}
+    for name, parameter in signature.free().items():
+        owner, default = signature.owners[name], parameter.default
+        today = list(default) if type(default) is tuple else default
+        if name not in (*args, *left_open) and _is_own(owner) and _gives(today, default, name, signature):
+            found[name] = (today, engine.get(name, today) if owner in _ENGINE else today)
+    return found
+
+
+def _put(config: dict, path: tuple, value: Any) -> None:
+    """Sets a value in a config. A bare name on the way becomes `{type: NAME}`, what is missing a table."""
+    table: Any = config
+    for part in path[:-1]:
+        inner = table[part] if isinstance(table, list) else table.get(part)
+        if not isinstance(inner, (dict, list)):
+            inner = {"type": inner} if isinstance(inner, str) else {}
+            table[part] = inner
+        table = inner
+    table[path[-1]] = copy.deepcopy(value)
+
+
+def _value_at(config: Any, key: str, missing: Any = None) -> Any:
+    try:
+        return value_at(config, key)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return missing
+
+
+def _type_at(config: Mapping, path: tuple) -> Any:
+    """The type of the block at `path`, or above it if that is its `args`."""
+    block = _value_at(config, _dotted(path[:-1] if path[-1] == "args" else path))
+    return block if isinstance(block, str) else block.get("type") if isinstance(block, dict) else None
 
 
 def _dotted(path: tuple) -> str:

@@ -34,7 +34,6 @@ class FailedTraining(Protocol):
     data: DataSplits
     position: Position
     accumulate: int
-    state: Mapping[str, Any]
     unwrapped_model: torch.nn.Module
     loss: Any
     updaters: Mapping[str, Any]
@@ -43,6 +42,7 @@ class FailedTraining(Protocol):
     def train_step(self, batch: Any) -> Mapping[str, Any]: ...
     def device_batch(self, batch: Batch) -> Any: ...
     def seed_step(self) -> None: ...
+    def collect_state(self) -> dict[str, dict]: ...
     def without_steps(self, alone: bool) -> AbstractContextManager: ...
 
 
@@ -96,7 +96,7 @@ def _look_into(trainer: FailedTraining, prepared: list, sharded: bool,
     if bad := find_non_finite(dict(trainer.unwrapped_model.named_parameters())):
         return None, (f"The weights of {bad} are not finite: a step before made them so, with a gradient "
                       "that was not, which is looked at at log points and wherever clip_norm is set")
-    state = StateCopier().copy({name: part.state_dict() for name, part in trainer.state.items()})
+    state = StateCopier().copy(trainer.collect_state())
     return state, _find_origin(trainer, prepared)
 
 
@@ -105,9 +105,7 @@ def _keep(trainer: FailedTraining, state: dict | None, batch: dict, report: dict
     folder = trainer.run.folder / FOLDER
     if dist.is_main():
         try:
-            of_run = trainer.run.store
-            store = CheckpointStore(folder, of_run.config, defaults=of_run.defaults)
-            _write_report(store, state, batch, report)
+            _write_report(CheckpointStore(folder, trainer.run.store.config), state, batch, report)
         except (OSError, TrainingError) as failure:
             return f"Nothing could be kept of it: {failure}"
     return f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."

@@ -26,7 +26,6 @@ class PreparedTrainer(Protocol):
     """What `preflight` needs of a trainer that has its optimizers."""
 
     data: DataSplits
-    monitor: Any
     updaters: Mapping[str, Any]
     state: Mapping[str, Any]
     metrics: Metrics
@@ -35,6 +34,7 @@ class PreparedTrainer(Protocol):
     ema: Any
     loss: Any
 
+    def own_parts(self) -> list: ...
     def train_step(self, batch: Any) -> Mapping[str, Any]: ...
     def device_batch(self, batch: Batch) -> Any: ...
     def eval_values(self, number: int, batch: Batch) -> Mapping[str, Any]: ...
@@ -47,7 +47,7 @@ def preflight(trainer: PreparedTrainer, config: Mapping) -> dict[str, float]:
     """Runs `train_step` and `eval_step` on a first batch, without optimizer step, and restores everything.
 
     Returns their values, `{"train/loss": 2.3, ...}`. Raises ConfigError if there are too few samples for a
-    batch, if a step fails, or if the monitored name is not among the values.
+    batch, or if a step fails.
     """
     require_samples_for_a_batch(config, trainer.data)
     produced = _preflight_split(trainer, "train", config)
@@ -58,12 +58,11 @@ def preflight(trainer: PreparedTrainer, config: Mapping) -> dict[str, float]:
         produced |= _preflight_split(trainer, "val", config)
     for updater in trainer.updaters.values():
         updater.schedule.preflight()
-    if trainer.monitor:
-        _require_monitored(trainer.monitor.name, produced)
     return produced
 
 
-def _require_monitored(name: str, produced: Mapping[str, float]) -> None:
+def require_monitored(name: str, produced: Mapping[str, float]) -> None:
+    """Raises ConfigError if the monitored value is not among those that an experiment produces."""
     if name in produced:
         if math.isnan(produced[name]):
             log.warning("%s, which tells the best epoch, is nan on the first batch", name)
@@ -80,7 +79,7 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
     batch = None
     try:
         batch = trainer.data.first_batch(split)
-        with _state_restored(trainer):
+        with _state_restored(trainer), trainer.without_steps():
             trainer.seed_for("rehearsal", 0)  # the former name: with another, numbers would change
             values = (_try_training(trainer, batch, config) if split == "train"
                       else _try_evaluation(trainer, batch))
@@ -101,16 +100,15 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
 
 
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
-    with trainer.without_steps():
-        with loss_inputs_watched(trainer, config, batch):
-            values = _train_on(trainer, batch)
-        if trainer.data.smallest_local_batch() == 1 and batch.num_samples != 1:
-            _try_one_sample(trainer)
-        shared = [updater.gradients for updater in trainer.updaters.values() if updater.gradients]
-        for gradients in shared:
-            gradients.connect()
-        if shared:  # from here on backward involves all processes; DDP builds its buckets in the first one
-            _train_on(trainer, batch)
+    with loss_inputs_watched(trainer, config, batch):
+        values = _train_on(trainer, batch)
+    if trainer.data.smallest_local_batch() == 1 and batch.num_samples != 1:
+        _try_one_sample(trainer)
+    shared = [updater.gradients for updater in trainer.updaters.values() if updater.gradients]
+    for gradients in shared:
+        gradients.connect()
+    if shared:  # from here on backward involves all processes; DDP builds its buckets in the first one
+        _train_on(trainer, batch)
     return values
 
 

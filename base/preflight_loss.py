@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from base.base_data_loader import DEFAULT_BATCH_SIZE, DataSplits
+from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
 from base.data.arrays import as_arrays
 from base.data.sampler import Batch
@@ -23,7 +23,7 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
     """Raises ConfigError if the config's batch size is larger than the train split."""
     size, num_samples = config["data_loader"].get("batch_size"), data.num_samples("train")
-    if size not in (None, DEFAULT_BATCH_SIZE) and num_samples is not None and size > num_samples:
+    if size and num_samples is not None and size > num_samples:
         raise ConfigError.at("data_loader.batch_size",
                              f"{size} is more than the {num_samples} samples there are to train on. Set it "
                              f"to {num_samples} at most.")

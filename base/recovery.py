@@ -1,6 +1,5 @@
 """Steps that go wrong: what an error says, and how a step is undone."""
 import copy
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -12,20 +11,15 @@ from utils.moved import former_names_of
 
 __getattr__ = former_names_of(__name__)
 
-# The parts of a trainer's state that are the engine's, besides its updaters: a step that is left out has not
-# changed them, or they are undone in other ways.
-_ENGINE_PARTS = ("model", "loss", "progress", "totals", "train_metrics", "monitor", "guard", "ema", "stream",
-                 "metrics_file")
-
 
 class UndoableStep(Protocol):
     """What a StepSnapshot needs of a trainer."""
 
-    state: Mapping[str, Any]
-    updaters: Mapping[str, Any]
     metrics: Metrics
     unwrapped_model: nn.Module
     loss: Any
+
+    def own_parts(self) -> list: ...
 
 
 class StepSnapshot:
@@ -37,10 +31,7 @@ class StepSnapshot:
         # by name: a module may replace a tensor by a new one
         self._buffers = [(module, name, buffer.clone()) for root in roots for module in root.modules()
                          for name, buffer in module.named_buffers(recurse=False)]
-        updaters = {id(updater) for updater in trainer.updaters.values()}
-        own = [part for name, part in trainer.state.items()
-               if name not in _ENGINE_PARTS and id(part) not in updaters]
-        self._own = [(part, copy.deepcopy(part.state_dict())) for part in own]
+        self._own = [(part, copy.deepcopy(part.state_dict())) for part in trainer.own_parts()]
 
     @torch.no_grad()
     def restore(self, skipped: bool | torch.Tensor = True) -> None:
@@ -82,7 +73,8 @@ def describe_out_of_memory(trainer: MemoryUse) -> str:
         accumulate = trainer.accumulate * data.batch_size // size
         half = f"data_loader.batch_size={size} trainer.args.accumulate={accumulate}"
         lines.append(f"  {half}  (the same samples in each step, in less memory)")
-        if folder and not (data.drop_last or data.batches_per_epoch):  # with these, not within an epoch
+        is_run = folder and (folder / "config.yaml").exists()  # and not a tool's folder
+        if is_run and not (data.drop_last or data.batches_per_epoch):  # with these, not within an epoch
             lines.append(f"    This run can go on with it: python train.py -r {folder} {half}")
     if trainer.precision == "fp32":
         lines.append("  trainer.args.precision=bf16  (nearly halves what activations take)")

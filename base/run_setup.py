@@ -10,16 +10,17 @@ import torch
 
 from base.base_trainer import BaseTrainer
 from base.build import as_block, build_trainer
-from base.complete_config import CompleteConfig, complete_config
-from base.preflight import preflight
+from base.complete_config import complete_config, flat_defaults, written_config
+from base.preflight import preflight, require_monitored
 from base.registries import WRITERS
+from base.trainer_options import TrainerOptions
 from base.validate import validate_config
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint import format_1
 from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
-from utils.config.loading import Reading, differences, flatten, located, override_config, value_at
+from utils.config.loading import Reading, differences, flatten, located, override_config
 from utils.config.syntax import dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
@@ -46,20 +47,19 @@ _WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _A
 
 
 class Checkpoint(NamedTuple):
-    """A loaded checkpoint: its file, complete config, state, and the keys of the config that nobody wrote."""
+    """A loaded checkpoint: its file, complete config and state."""
 
     file: Path
     config: dict
     state: dict
-    defaults: list[str]
 
 
 class RunConfig(NamedTuple):
-    """The complete config of a run, where its keys were written, and the keys that nobody wrote."""
+    """`config`: what parts are built from. `places`: where its keys were written. `complete`: as kept."""
 
     config: dict
     places: dict
-    defaults: list[str]
+    complete: dict
 
 
 def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> Checkpoint:
@@ -71,10 +71,10 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
     for file in find_checkpoints(path, prefer):
         try:
             content = load_checkpoint(file, whole)
-            config, defaults = content["config"], content["defaults"]
-            if defaults is None:  # version 1.0.0
-                config, defaults = complete_config(config, engine=format_1.DEFAULTS)
-            return Checkpoint(file, config, content["state"], defaults)
+            config = content["config"]
+            if "default_keys" not in config:  # of version 1.0.0
+                config = complete_config(config, engine=format_1.DEFAULTS).complete
+            return Checkpoint(file, config, content["state"])
         except ConfigError as error:
             if path.is_file():
                 other = newest_valid_checkpoint(file)
@@ -147,23 +147,23 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     keeps the value that the run has. Raises ConfigError for all faults, and for changes that cannot have an
     effect on a resumed run.
     """
-    reading = given or override_config(checkpoint.config, str(checkpoint.file), overrides)
+    if given:
+        # such as a run's config.yaml
+        complete = [layer.config for layer in given.layers if "default_keys" in layer.config]
+        reading = given._replace(config=written_config(given.config, *complete[-1:]))
+    else:
+        reading = override_config(written_config(checkpoint.config), str(checkpoint.file), overrides)
     config = validate_config(reading.config, reading.places, num_processes, reading.faults)
-    if checkpoint is None:
-        config, defaults = complete_config(config)
-        return RunConfig(config, reading.places, defaults)
-    config, defaults = complete_config(config, CompleteConfig(checkpoint.config, checkpoint.defaults))
-    if not given:
-        written = flatten(reading.layers[-1].config)
-        defaults += [key for key in checkpoint.defaults if key not in written]
-    with located(reading.places):
-        _refuse_changes_without_effect(checkpoint, config)
-    return RunConfig(config, reading.places, defaults)
+    config, complete = complete_config(config, checkpoint and checkpoint.config)
+    if checkpoint:
+        with located(reading.places):
+            _refuse_changes_without_effect(checkpoint, complete)
+    return RunConfig(config, reading.places, complete)
 
 
 def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:
     """Logs the changes to a resumed run; raises ConfigError for changes without effect."""
-    changes, faults = differences(checkpoint.config, config), []
+    changes, faults = _changes(checkpoint.config, config), []
     begun = checkpoint.state["progress"]["batch"] > 0 and not _keeps_steps(changes, checkpoint.config, config)
     for key, (old, new) in changes.items():
         if begun and key in _WITHIN_EPOCH:
@@ -185,25 +185,40 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
         raise ConfigError.of(faults)
 
 
+def _changes(old: dict, new: dict) -> dict[str, tuple]:
+    """What somebody has changed from one complete config to another, by key.
+
+    An argument without a value on one side, that is a default on the other, came or went with the code.
+    """
+    sides = [({*flat_defaults(config)}, {*flatten(config)}) for config in (old, new)]
+    found = differences({**old, "default_keys": []}, {**new, "default_keys": []})
+    return {key: values for key, values in found.items()
+            if not all(key in defaults or key not in keys for defaults, keys in sides)}
+
+
 def _keeps_steps(changes: Iterable[str], old: dict, new: dict) -> bool:
     """Whether every step of the epoch still has the samples that it had: other batches of equal steps."""
     if not {*_WITHIN_EPOCH} & {*changes} <= {_BATCH_SIZE, _ACCUMULATE}:
         return False
-    if new["data_loader"]["drop_last"] or new["data_loader"]["batches_per_epoch"]:
-        return False  # another number of samples would be left out
-    return _step_size(old) == _step_size(new)
+    return not _leaves_samples_out(new) and _step_size(old) == _step_size(new)
+
+
+def _leaves_samples_out(config: dict) -> bool:
+    """Whether an epoch leaves samples out: with other batches these would be others."""
+    return bool(config["data_loader"].get("drop_last") or config["data_loader"].get("batches_per_epoch"))
 
 
 def _step_size(config: dict) -> int:
     """Samples in an optimizer step."""
-    return value_at(config, _BATCH_SIZE) * value_at(config, _ACCUMULATE)
+    args = as_block(config["trainer"]).get("args") or {}
+    size = config["data_loader"].get("batch_size", format_1.DEFAULTS["batch_size"])
+    return size * args.get("accumulate", TrainerOptions.accumulate)
 
 
 def _hint(key: str, config: dict) -> str:
     if key not in (_BATCH_SIZE, _ACCUMULATE):
         return ""
-    options = config["data_loader"]
-    if options["drop_last"] or options["batches_per_epoch"]:
+    if _leaves_samples_out(config):
         return (" (With drop_last or batches_per_epoch other batches would leave other samples out; else "
                 "batch_size and accumulate of the same product could change.)")
     return f" What may change is {_BATCH_SIZE} and {_ACCUMULATE} of the same product, {_step_size(config)}."
@@ -225,8 +240,8 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
     """Builds what a config describes, up to the state of the checkpoint or of the weights `init_from`.
 
     The optimizers are built when the model has its initial weights; the preflight comes before the state of
-    the checkpoint, which it would change. Without `check` there is neither: the caller does both. Raises
-    ConfigError for what cannot be built and for a step that fails. All processes call it.
+    the checkpoint, which it would change. Without `check` there is neither. Raises ConfigError for what
+    cannot be built and for a step that fails. All processes call it.
     """
     checkpoint = broadcast_checkpoint(checkpoint, out, config["name"])
     trainer = build_trainer(config, device, splits=("train", "val"))
@@ -237,8 +252,11 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
         return TrainingSetup(trainer, checkpoint, {})
     with trainer.errors_explained():
         first_values = preflight(trainer, config)
+    if trainer.monitor:
+        require_monitored(trainer.monitor.name, first_values)
     if checkpoint:
         trainer.resume(checkpoint.state)
+        format_1.warn_of_split_batches(checkpoint.state, trainer.data.batch_size, trainer.accumulate)
     return TrainingSetup(trainer, checkpoint, first_values)
 
 
@@ -248,11 +266,11 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
 
     Metrics and curves are cut off at the checkpoint's position.
     """
-    config, _, defaults = resolved
+    config = resolved.complete
     restarted = num_restarts() > 0
     if not dist.is_main():
         folder = dist.broadcast_object()
-        store = ShardStore(folder / CHECKPOINTS, config, defaults=defaults)
+        store = ShardStore(folder / CHECKPOINTS, config)
         return SilentRun(folder, bars=False, store=store)
     folder = checkpoint and run_of(checkpoint.file)
     if folder is None and restarted:
@@ -271,19 +289,19 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
 
 
 def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, bars: bool) -> RunLog:
-    config, _, defaults = resolved
+    config = resolved.complete
     start_step = checkpoint.state["progress"]["step"] if checkpoint and run_of(checkpoint.file) else None
     writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
-               for number, block in enumerate(config["writers"])]
+               for number, block in enumerate(resolved.config["writers"])]
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
-    store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from, defaults)
+    store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from)
     run = RunLog(folder, store, writers, bars)
     # a full disk must not cost a resumed run its config
     unfinished = folder / "config.yaml.tmp"
     unfinished.write_text(dump_yaml(config), encoding="utf-8")
     os.replace(unfinished, folder / "config.yaml")
     if start_step is None:
-        run.hparams({key: value for key, value in flatten(config).items() if key not in defaults})
+        run.hparams(flatten(resolved.config))
     else:
         run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
     return run

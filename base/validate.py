@@ -7,11 +7,11 @@ from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
     FUSED_WHEN_SHARDED, as_block, log_name, open_split_arguments, optimizer_blocks, optimizer_path,
     scheduler_blocks, split_device_argument)
+from base.complete_config import written_config
 from base.data.augmentation import BatchAugmentation
 from base.key_hints import add_key_hints
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
-from base.trainer_options import TrainerOptions
 from utils.config.annotations import mismatch
 from utils.config.loading import format_faults
 from utils.config.registry import Registry
@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 def validate_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1,
                     found: Iterable[Fault] = ()) -> dict:
-    """The config for `num_processes` processes, with defaults for omitted sections.
+    """What was written of the config for `num_processes` processes, with defaults for omitted sections.
 
     Raises one ConfigError that lists all faults, including those `found` before. Each has the place where it
     was written, its key, and how to correct it.
     """
+    config = written_config(config)
     full, found = _without_former_keys(with_defaults(config)), [*found]
     unknown = [UnknownKey.of((key,), "there is no such section.", SECTIONS,
                              f"Sections: {', '.join(SECTIONS)}.")
@@ -293,8 +294,7 @@ def _unmonitored_faults(args: Mapping, schedulers: Mapping[str, list]) -> Iterat
 
 
 def _recovery_faults(args: Mapping, optimizer) -> Iterator[Fault]:
-    most = TrainerOptions.max_nan_steps
-    if args.get("max_nan_steps", most) != most and args.get("on_nan") != "skip":
+    if "max_nan_steps" in args and args.get("on_nan") != "skip":
         yield _trainer_fault("max_nan_steps", "has no effect without on_nan: skip.")
     if args.get("on_nan") == "skip" and len(optimizer_blocks(optimizer or {})) > 1:
         yield _trainer_fault("on_nan", "skip needs a single optimizer: where the second one's step goes "

@@ -18,11 +18,11 @@ def run_tool(args, reading=None) -> str:
 def diff(one: Path, other: Path) -> str:
     """The differences between two configs or runs, as a table. For runs also in environment and results."""
     files = [_config_of(path) for path in (one, other)]
-    configs = [with_defaults(load_config(file)[0]) for file in files]
-    if one.is_dir() or other.is_dir():  # the config of a run has every default in it
-        from base.complete_config import complete_config
-
-        configs = [complete_config(config).config for config in configs]
+    configs = [load_config(file)[0] for file in files]
+    if not all("default_keys" in config for config in configs):  # then only what was written can be compared
+        configs = [_written(config) for config in configs]
+    configs = [with_defaults({key: value for key, value in config.items() if key != "default_keys"})
+               for config in configs]
     rows, runs = _differing_rows(*map(_leaves_of, configs)), [file.parent for file in files]
     if all((run / "metrics.jsonl").exists() for run in runs):
         rows += _differing_rows(*map(_environment_of, runs)) + _differing_rows(*map(_results_of, runs))
@@ -31,6 +31,14 @@ def diff(one: Path, other: Path) -> str:
     rows = [("", str(one), str(other)), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{key:<{widths[0]}}  {first:<{widths[1]}}  {second}" for key, first, second in rows)
+
+
+def _written(config: dict) -> dict:
+    if "default_keys" not in config:
+        return config
+    from base.complete_config import written_config
+
+    return written_config(config)
 
 
 def _leaves_of(config: dict) -> dict[str, str]:

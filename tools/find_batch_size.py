@@ -11,13 +11,12 @@ from typing import Any, Protocol
 import torch
 
 from base.base_data_loader import DataSplits
-from base.base_metric import Metrics, Totals
 from base.data.sampler import Batch
 from base.recovery import describe_out_of_memory
 from logger.run_log import SilentRun
 from utils.errors import ConfigError, TrainingError, describe_error
 from utils.torch_messages import is_out_of_memory
-from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
+from utils.training.non_finite_guard import NonFinite
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +29,13 @@ class TriedTraining(Protocol):
     precision: str
     accumulate: int
     run: Any
-    guard: NonFiniteGuard
-    totals: Totals
-    metrics: Metrics
     updaters: Mapping[str, Any]
 
     def optimizer_step(self, batches: list) -> None: ...
     def eval_values(self, number: int, batch: Batch) -> Mapping[str, Any]: ...
     def evaluating(self) -> AbstractContextManager: ...
     def set_mode(self, training: bool) -> None: ...
+    def forget_step(self) -> None: ...
     def use_run(self, run: SilentRun) -> None: ...
     def errors_explained(self) -> AbstractContextManager: ...
 
@@ -168,9 +165,7 @@ class Trial:
     def _free_memory(self) -> None:
         """Frees everything that complete or failed steps leave in memory."""
         trainer = self._trainer
-        trainer.totals.reset()
-        trainer.metrics.reset()
-        trainer.guard.abandon_step()
+        trainer.forget_step()
         for updater, first in zip(trainer.updaters.values(), self._first_states, strict=True):
             updater.abandon_step()
             updater.optimizer.state.clear()

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from base import DATASETS, MODELS, TRAINERS, ArrayDataset
+from base import DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, ArrayDataset
 from base.base_data_loader import PROVIDED, DataSplits
-from base.complete_config import complete_config
+from base.complete_config import complete_config, written_config
 from base.trainer_options import TrainerOptions
 from base.validate import validate_config
 from conftest import PROJECT, assert_same_state, load, score, train
@@ -45,7 +45,7 @@ def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_
     define_model(width=12)
     run = train("-c", small, "model=Grown", "writers=[TensorBoard]", "trainer.args.epochs=1", out=tmp_path)
     config, _ = load_config(run / "config.yaml")
-    assert config == load(run)["config"]
+    assert config == load(run)["config"] and config.keys() > {"default_keys", "transforms"}
     assert config["model"] == {"type": "Grown", "args": {"width": 12, "bias": None, "scale": [1.0, 2.0]}}
     assert config["trainer"]["args"] == {**dataclasses.asdict(TrainerOptions()), "epochs": 1, "log_every": 2}
     signature = inspect.signature(DataSplits).parameters.items()
@@ -55,7 +55,7 @@ def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_
     adam = {"type": "Adam", "args": {"lr": 0.01}, "decay_bias_and_norm": True}  # Adam itself is torch's
     assert config["optimizer"] == adam
     assert config["writers"] == ["TensorBoard"] and config["loss"] == "CrossEntropyLoss"
-    defaults = load(run)["defaults"]
+    defaults = config.pop("default_keys")
     assert {"model.args.width", "trainer.args.ema", "data_loader.shuffle"} <= {*defaults}
     assert not {"trainer.args.epochs", "optimizer.args.lr", "data_loader.batch_size"} & {*defaults}
     again = train("-c", run / "config.yaml", out=tmp_path / "again")  # and it is a config like others
@@ -109,7 +109,7 @@ def as_format_1(file, **changes) -> None:
     """Turns a checkpoint into one that 1.0.0 could have written: without defaults, names and samples."""
     content = read_archive(file)
     config = copy.deepcopy(content["config"])
-    for name in content["defaults"]:
+    for name in config.pop("default_keys"):
         *above, key = name.split(".")
         value_at(config, ".".join(above)).pop(key)
     state = {**content["state"], **changes}
@@ -147,7 +147,7 @@ def test_a_run_of_1_0_0_that_split_its_batches_goes_on_with_a_warning(small, tmp
     write_archive(content, run / "checkpoints" / "last.pt")
     train("-r", run, out=tmp_path)
     said = capsys.readouterr().err
-    assert "in 4 pieces" in said and "data_loader.batch_size=7 trainer.args.accumulate=4" in said
+    assert "in 4 pieces" in said and "data_loader.batch_size=6 trainer.args.accumulate=5" in said
     assert load(run)["state"]["progress"]["finished"]
     assert "on_oom" not in load(run)["config"]["trainer"]["args"]
 
@@ -179,11 +179,11 @@ def test_a_config_is_complete_after_one_pass_and_keeps_what_it_cannot_build(smal
     define_model(width=12)
     config = validate_config(load_config(small, ["model=Grown"])[0])
     once = complete_config(config)
-    assert complete_config(once.config).config == once.config and complete_config(once.config).defaults == []
-    assert validate_config(once.config) == once.config  # no default is a mistake
+    assert once.config == config == written_config(once.complete)
+    assert complete_config(config, earlier=once.complete) == once
     odd = {"model": {"type": "NoSuch", "args": {}}, "trainer": 5, "transforms": [], "data_loader": 3,
            "metrics": None}
-    assert {key: complete_config(odd).config[key] for key in odd} == odd
+    assert {key: complete_config(odd).complete[key] for key in odd} == odd
 
 
 def test_an_optimizers_state_is_loaded_by_the_names_of_its_parameters():
@@ -206,6 +206,129 @@ def test_an_optimizers_state_is_loaded_by_the_names_of_its_parameters():
         assert torch.equal(mean, before)
     with pytest.raises(ValueError, match="other parameters: bb, dddd"):
         updater("a", "dddd", "ccc")[1].load_state_dict(one.state_dict())
+
+
+# -- parts see what they always saw ------------------------------------------------------------------------
+
+@TRAINERS.register
+class Fixed(Trainer):
+    """Decides about options itself, in both ways that forks have."""
+
+    def __init__(self, *, early_stop: int = 5, size: tuple[int, int] = (1, 2, 3), **kwargs):
+        kwargs.setdefault("clip_norm", 1.0)
+        super().__init__(monitor=None, early_stop=early_stop, **kwargs)
+        assert self.clip_norm == 1.0 and self.monitor is None and size == (1, 2, 3)
+
+
+@MODELS.register
+class Grows(nn.Sequential):
+    """Changes a list that is its default."""
+
+    def __init__(self, sizes: list = [64], num_classes: int = 10):  # noqa: B006
+        sizes.append(num_classes)
+        super().__init__(nn.Flatten(), nn.Linear(sizes[0], sizes[1]))
+
+
+@LOSSES.register
+def masked_loss(outputs, targets, mask=None, gamma: float = 2.0):
+    assert mask is not None
+    return nn.functional.cross_entropy(outputs, targets) * gamma
+
+
+@TRAINERS.register
+class Masks(Trainer):
+    """Calls its loss with an argument that has a default, and asks it for its name."""
+
+    def forward(self, batch):
+        inputs, targets = batch
+        outputs = self.model(inputs)
+        return outputs, targets, {"loss": self.loss(outputs, targets, torch.ones(3))}
+
+    def on_train_start(self):
+        assert self.loss.__name__ == "masked_loss"
+
+
+@SCHEDULERS.register
+class OwnCycle(torch.optim.lr_scheduler.OneCycleLR):
+    def __init__(self, optimizer, max_lr: float = 0.1, total_steps: int = None, epochs: int = None,
+                 steps_per_epoch: int = None):
+        super().__init__(optimizer, max_lr, total_steps, epochs, steps_per_epoch)
+
+
+@pytest.mark.parametrize("options", [
+    ["trainer={type: Fixed, args: {epochs: 2}}"], ["model=Grows"],
+    ["loss=masked_loss", "trainer={type: Masks, args: {epochs: 2}}"],
+    ["scheduler={type: OwnCycle, per: step}"],
+    ["scheduler={type: SequentialLR, args: {milestones: [1], schedulers: [ConstantLR, ConstantLR]}}"],
+    ["trainer.args={epochs: 2, checkpoint_every: {steps: 3}, strategy: {type: ddp}}"],
+], ids=lambda options: options[0].split(",")[0])
+def test_what_a_part_decides_itself_it_decides_also_after_a_resume(small, tmp_path, options):
+    straight = train("-c", small, *options, out=tmp_path / "straight")
+    run = stopped("-c", small, *options, out=tmp_path / "run", steps=3)
+    train("-r", run, out=tmp_path / "run")
+    assert_same_state(load(straight)["state"], load(run)["state"])
+    again = train("-c", run / "config.yaml", out=tmp_path / "again")
+    assert_same_state(load(straight)["state"], load(again)["state"])
+
+
+def test_an_argument_that_a_plug_in_gains_or_loses_is_no_change_of_a_run(small, tmp_path):
+    def define(**defaults):
+        @OPTIMIZERS.register
+        class OwnSGD(torch.optim.SGD):
+            def __init__(self, params, lr: float = 0.1, **others):
+                super().__init__(params, lr)
+        parameters = inspect.signature(OwnSGD).parameters
+        kinds = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
+                 for name, value in defaults.items()}
+        signature = inspect.Signature([*list(parameters.values())[:2], *kinds.values()])
+        OwnSGD.__signature__ = signature
+
+    define(old=1)
+    run = stopped("-c", small, "optimizer=OwnSGD", out=tmp_path, steps=3)
+    define(new=2)
+    train("-r", run, out=tmp_path)
+    args = load(run)["config"]["optimizer"]["args"]
+    assert args == {"lr": 0.1, "new": 2}
+
+
+def test_a_recorded_default_that_would_be_a_mistake_today_is_none(small, tmp_path):
+    define_model(width=12, bias=None)
+    run = stopped("-c", small, "model=Grown", out=tmp_path, steps=3)
+    define_model(width=20, bias=0)
+    train("-r", run, out=tmp_path)  # with bias: null, although an int is asked for, and width: 12
+    assert load(run)["config"]["model"]["args"]["bias"] is None
+    assert load(run)["state"]["model"]["1.bias"].shape == (12,)
+
+
+def test_every_own_argument_is_kept_whatever_it_is_called(small):
+    @MODELS.register
+    class Modes(nn.Module):
+        def __init__(self, mode: str = "small", train: bool = True, fused: bool = False):
+            super().__init__()
+
+    config = validate_config(load_config(small, ["model=Modes"])[0])
+    args = complete_config(config).complete["model"]["args"]
+    assert args == {"mode": "small", "train": True, "fused": False}
+
+
+@pytest.mark.parametrize("config", [
+    {"data_loader": {"batch_size": None}}, {"data_loader": {"batch_size": {}}}, {"data_loader": 5},
+    {"trainer": {"type": "Trainer", "args": None}}, {"trainer": {"type": "Trainer", "args": [1]}},
+    {"trainer": "Trainer"}, {"model": {"type": "MLP", "args": "abc"}}, {"optimizer": []}, {"transforms": 5},
+    {"default_keys": ["model.args.nothing", 5, "a.b"]}, {"default_keys": "abc"}])
+@pytest.mark.parametrize("format_number", [1, 2])
+def test_a_checkpoint_with_a_config_of_odd_types_is_one_message(small, tmp_path, config, format_number):
+    run = stopped("-c", small, out=tmp_path, steps=3)
+    file = run / "checkpoints" / "last.pt"
+    if format_number == 1:
+        as_format_1(file, splitting=["x"])
+    content = read_archive(file)
+    content["state"]["step_seeds"] = [1]
+    write_archive({**content, "config": {**content["config"], **config}}, file)
+    try:
+        train("-r", file, out=tmp_path)
+    except ConfigError as error:
+        assert "Traceback" not in str(error)
 
 
 # -- other batches of equal steps --------------------------------------------------------------------------

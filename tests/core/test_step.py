@@ -11,7 +11,6 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from base.build import build_trainer
-from base.complete_config import complete_config
 from base.validate import validate_config
 from conftest import PROJECT, train
 from test_house import FILES, parsed
@@ -82,7 +81,7 @@ def test_what_takes_a_trainer_says_which_part_of_it(case):
 
 def test_a_trainer_has_what_the_protocols_ask_for(small):
     config, _ = load_config(small)
-    trainer = build_trainer(complete_config(validate_config(config)).config, torch.device("cpu"))
+    trainer = build_trainer(validate_config(config), torch.device("cpu"))
     trainer.prepare_training()
     asked = {protocol_of(file, ast.unparse(argument.annotation)) for file, _, argument in CASES.values()}
     assert len(asked) > 8
@@ -150,7 +149,7 @@ def test_the_options_of_a_trainer_are_the_fields_of_a_dataclass_and_its_own(smal
 
     run = train("-c", small, "trainer={type: Penalised, args: {accumulate: 3}}", out=tmp_path)
     made = Penalised.made
-    assert (made.epochs, made.accumulate, made.penalty, made.options.accumulate) == (1, 3, 0.1, 3)
+    assert (made.epochs, made.accumulate, made.penalty, made.trainer_options.accumulate) == (1, 3, 0.1, 3)
     args = load_config(run / "config.yaml")[0]["trainer"]["args"]
     assert (args["penalty"], args["epochs"], args["accumulate"], args["ema"]) == (0.1, 1, 3, None)
     with pytest.raises(Exception, match="has no argument 'penalti'"):

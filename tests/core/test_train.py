@@ -41,7 +41,7 @@ def test_a_run_folder_holds_what_the_contract_says(small, tmp_path):
     assert list(run.glob("events.out.tfevents.*")) and "epoch 5/5" in (run / "run.log").read_text()
     resolved, _ = load_config(run / "config.yaml")
     assert resolved == load(run)["config"] and resolved["trainer"]["args"]["epochs"] == 5
-    assert load(run).keys() == {"format", "version", "config", "defaults", "state"}
+    assert load(run).keys() == {"format", "version", "config", "state"}
     assert load(run)["state"]["model"].keys() == {f"layers.{i}.{kind}" for i in (1, 4) for kind in ("weight", "bias")}
     assert [line["step"] for line in metrics(run)] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20, 22, 24, 25]
     assert all({"train/loss", "val/loss", "val/accuracy", "lr/optimizer", "epoch"} <= line.keys() for line in epochs(run))

@@ -138,7 +138,7 @@ def test_one_file_put_together_scores_as_the_parts_do_and_is_an_ordinary_checkpo
     (tmp_path / "checkpoints").mkdir()
     carried = Path(shutil.move(whole, tmp_path / "checkpoints"))
     content = torch.load(carried, weights_only=True)
-    assert content.keys() == {"format", "version", "config", "defaults", "state"}
+    assert content.keys() == {"format", "version", "config", "state"}
     assert all(isinstance(tensor, torch.Tensor) for tensor in content["state"]["model"].values())
     assert_same_state(load_checkpoint(carried)["state"], load_checkpoint(run / "checkpoints" / "best.pt")["state"])
     alone = score("-r", carried)

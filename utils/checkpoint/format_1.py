@@ -18,22 +18,35 @@ DEFAULTS = {**DATA_LOADER, **TRAINER}
 
 
 def upgrade(content: dict) -> dict:
-    """The content of a checkpoint of format 1 as one of today's format; its config has no defaults yet."""
-    config, state = dict(content["config"]), dict(content["state"])
-    options = config.get("data_loader") or {}
-    size = options.get("batch_size", DATA_LOADER["batch_size"]) if isinstance(options, dict) else 1
-    progress = state["progress"]
-    seeds = state.pop("step_seeds", None) or {}
-    state["progress"] = {**progress, "samples": progress["batch"] * size, "draws": seeds.get("drawn", False)}
-    trainer = config.get("trainer")
-    if isinstance(trainer, dict) and isinstance(trainer.get("args"), dict):
-        config["trainer"] = {**trainer, "args": {key: value for key, value in trainer["args"].items()
-                                                 if key != "on_oom"}}
-    num_pieces = (state.pop("splitting", None) or {}).get("num_parts", 1)
-    if num_pieces > 1:
-        accumulate = num_pieces * (trainer or {}).get("args", {}).get("accumulate", 1)
-        log.warning("this run took its batches in %d pieces (trainer.args.on_oom: split), which this version "
-                    "does not: it takes them whole. If memory does not suffice, resume with "
-                    "data_loader.batch_size=%d trainer.args.accumulate=%d", num_pieces,
-                    max(size // num_pieces, 1), accumulate)
-    return {**content, "version": "1.0.0", "config": config, "defaults": None, "state": state}
+    """The content of a checkpoint of format 1 with today's progress; its config stays as it was written.
+
+    Values of any type may stand in the file.
+    """
+    config, state = content["config"], content["state"]
+    size, seeds = _table(config, "data_loader").get("batch_size"), state.get("step_seeds")
+    size, progress = size if type(size) is int else DATA_LOADER["batch_size"], state["progress"]
+    draws = isinstance(seeds, dict) and seeds.get("drawn") is True
+    progress = {**progress, "samples": progress["batch"] * size, "draws": draws}
+    state = {name: part for name, part in state.items() if name != "step_seeds"} | {"progress": progress}
+    args = _table(_table(config, "trainer"), "args")
+    if "on_oom" in args:
+        kept = {key: value for key, value in args.items() if key != "on_oom"}
+        config = {**config, "trainer": {**config["trainer"], "args": kept}}
+    return {**content, "version": "1.0.0", "config": config, "state": state}
+
+
+def _table(config: dict, key: str) -> dict:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def warn_of_split_batches(state: dict, batch_size: int, accumulate: int) -> None:
+    """Logs a warning if a run took its batches in pieces because memory did not suffice (`on_oom: split`)."""
+    num_pieces = _table(state, "splitting").get("num_parts", 1)
+    if type(num_pieces) is not int or num_pieces < 2:
+        return
+    size = next(size for size in range(max(batch_size // num_pieces, 1), 0, -1) if batch_size % size == 0)
+    log.warning("this run took its batches in %d pieces (trainer.args.on_oom: split), which this version "
+                "does not: it takes them whole. If memory does not suffice, resume with "
+                "data_loader.batch_size=%d trainer.args.accumulate=%d", num_pieces, size,
+                accumulate * (batch_size // size))

@@ -6,26 +6,26 @@ import torch
 from utils.checkpoint.archive import DamagedError, read_archive
 from utils.checkpoint.format_1 import upgrade
 from utils.checkpoint.sharded import SHARDS_KEY, Shards
-from utils.checkpoint.state import find_non_finite, iter_tensors
+from utils.checkpoint.state import find_non_finite
 from utils.distributed.environment import expected_rank
 from utils.errors import ConfigError
 
 FORMAT, VERSION = 2, "1.1.0"  # setup.cfg has the version, too
-_KEYS = {1: dict.fromkeys(("format", "config", "state")).keys(),
-         2: dict.fromkeys(("format", "version", "config", "defaults", "state")).keys()}
+_KEYS = {1: {"format", "config", "state"}, 2: {"format", "version", "config", "state"}}
 # In a file's state: the names of weights that were finite, in "model" and, as loss.NAME, in "loss".
 FINITE_WEIGHTS = "finite_weights"
 
 
 def load_checkpoint(file: Path, whole: bool = True) -> dict:
-    """Returns a checkpoint's content, on the CPU: `{"format", "version", "config", "defaults", "state"}`.
+    """Returns a checkpoint's content, on the CPU: `{"format", "version", "config", "state"}`.
 
-    "config" is complete; "defaults" are the keys in it that nobody wrote: None for format 1, whose config
-    holds only what was written. Puts sharded tensors together. With `whole=False` the main process only
-    verifies them, and the state holds the `Shards` to load them from; see `place_state`. Raises ConfigError
-    if the file is not a complete, valid checkpoint with finite weights; see `read_archive`.
+    The config is complete, but for that of format 1, which has no `default_keys`. Puts sharded tensors
+    together. With `whole=False` the main process only verifies them, and the state holds the `Shards` to load
+    them from; see `place_state`. Raises ConfigError if the file is not a complete, valid checkpoint with
+    finite weights; see `read_archive`.
     """
     content, verified = _read(file)
+    content = upgrade(content) if content["format"] == 1 else content
     state = content["state"]
     if SHARDS_KEY in state:
         state[SHARDS_KEY] = _shards(file, state, verified)
@@ -55,15 +55,24 @@ def _read(file: Path) -> tuple[dict, list[str]]:
         raise ConfigError(f"{file}: written in checkpoint format {content['format']}; "
                           f"this version reads 1 to {FORMAT}")
     config, state = content["config"], content["state"]
-    if not isinstance(config, dict) or not isinstance(state, dict) or any(True for _ in iter_tensors(config)):
+    if not isinstance(config, dict) or not isinstance(state, dict) or not _is_config(config):
         raise ConfigError(f"{file}: not a checkpoint of this project: config and state are needed, as tables")
-    if content.keys() != _KEYS[content["format"]] or not _are_texts(content.get("defaults", [])):
-        raise ConfigError(f"{file}: not a checkpoint of this project: a checkpoint of format "
-                          f"{content['format']} holds {', '.join(_KEYS[content['format']])}")
+    if content.keys() != _KEYS[content["format"]]:
+        keys = ", ".join(sorted(_KEYS[content["format"]]))
+        raise ConfigError(f"{file}: not a checkpoint of this project: one of its format holds {keys}")
     verified = state.get(FINITE_WEIGHTS, [])
     if fault := _state_fault(state):
         raise ConfigError(f"{file}: {fault}")
-    return (upgrade(content) if content["format"] == 1 else content), verified
+    return content, verified
+
+
+def _is_config(value) -> bool:
+    """Whether a value could stand in a config: no tensors, and tables with names."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_config(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_config, value))
+    return not isinstance(value, torch.Tensor)
 
 
 def _are_texts(value) -> bool:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,13 +39,11 @@ class CheckpointStore:
     Args:
         folder: created if missing; incomplete files of killed runs are removed from it.
         config: the complete config, stored in every checkpoint.
-        defaults: the keys in it that nobody wrote.
         resumed_from: the checkpoint that the run resumes from; if it is in this folder it is never pruned.
     """
 
-    def __init__(self, folder: Path, config: dict, resumed_from: Path | None = None,
-                 defaults: Sequence[str] = ()):
-        self.folder, self.config, self.defaults = folder, config, list(defaults)
+    def __init__(self, folder: Path, config: dict, resumed_from: Path | None = None):
+        self.folder, self.config = folder, config
         self.num_failures, self._failure = 0, ""  # failures in a row; the message of the last one
         self._resumed_from = resumed_from.name if resumed_from else None
         self._last_is_valid = self._resumed_from == "last.pt" or (
@@ -81,7 +79,7 @@ class CheckpointStore:
         self.check()
         self._policy = policy
         copied = self._copies.copy({"rest": rest, "shards": shards})
-        content = {"format": FORMAT, "version": VERSION, "config": self.config, "defaults": self.defaults,
+        content = {"format": FORMAT, "version": VERSION, "config": self.config,
                    "state": {**copied["rest"], FINITE_WEIGHTS: list(weights)}}
         saving = _PendingSave(
             content, ShardSave(copied["shards"], self.folder, state["progress"]["step"]) if shards else None)

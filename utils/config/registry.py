@@ -163,7 +163,7 @@ class Registry:
         """Builds what a block names. `provided`: arguments from the program. `where`: the block's section."""
         block = {"type": block} if isinstance(block, str) else block
         target = self.get(block["type"])
-        args = block.get("args") or {}
+        args = _own_copy(block.get("args") or {})  # what is built may change it
         try:
             args = self.signature(target, provided).convert(args)
             if self.inputs is not None and not isinstance(target, type):
@@ -179,6 +179,13 @@ class Registry:
             raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; {self.one} is a "
                                         f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
+
+
+def _own_copy(value):
+    """A copy of the tables and lists in a config's value."""
+    if isinstance(value, dict):
+        return {key: _own_copy(item) for key, item in value.items()}
+    return [_own_copy(item) for item in value] if isinstance(value, list) else value
 
 
 @functools.cache

@@ -74,8 +74,7 @@ class Signature:
             elif name not in free and not self.open:
                 found.append(UnknownKey.of((name,), f"{self.name} has no argument '{name}'.", free,
                                            str(self)))
-            elif name in free and (wrong := mismatch(value, annotation_of(free[name]))) and (
-                    not _is_default(value, free[name])):
+            elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
                 found.append(WrongValue((name,), wrong))
         if missing := [name for name in self.required() if name not in (*args, *beside)]:
             found.append(Fault((), f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))
@@ -107,11 +106,6 @@ def _convert(value, parameter: Parameter | None):
     if isinstance(value, list) and list not in wanted:
         return next((part(value) for part in wanted if part in (tuple, set)), value)
     return value
-
-
-def _is_default(value, parameter: Parameter) -> bool:
-    """Whether a value is the default, which is never wrong: `width: int = None`."""
-    return type(value) is type(parameter.default) and value == parameter.default
 
 
 def _convert_text(value: str, wanted: list):

@@ -35,8 +35,8 @@ class SharedGradients:
         """
         raise NotImplementedError
 
-    def any_skipped(self) -> torch.Tensor:
-        """After a final backward: above 0 if any process's loss was `non_finite`."""
+    def any_skipped(self) -> torch.Tensor | None:
+        """After a final backward: above 0 if any process's loss was `non_finite`; None before `connect`."""
         raise NotImplementedError
 
 

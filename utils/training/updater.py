@@ -55,7 +55,6 @@ class Updater:
         self.gradients: SharedGradients | None = share(self.parameters) if share else None
         name_of = {id(parameter): name for name, parameter in (names or {}).items()}
         self.names = [name_of.get(id(parameter)) for parameter in self.parameters]
-        self._uses_scaler = scaler.is_enabled()
         self._kernel_options = [{key: group[key] for key in ("fused", "foreach") if key in group}
                                 for group in optimizer.param_groups]
         self.grad_norm: torch.Tensor | None = None  # 0-dim, of the last measured step, before clipping
@@ -75,7 +74,7 @@ class Updater:
         self.guard.inspect(loss)
         if self.guard.skipped is not True or self.gradients:  # processes run every backward pass together
             weighted = loss if window.weight == 1 else loss * window.weight
-            if self._uses_scaler:
+            if self.scaler.is_enabled():
                 weighted = self.scaler.scale(weighted)
                 if (mask := self.guard.mask) is not None:
                     weighted = torch.where(mask, torch.nan, weighted)  # then the scaler skips the step
@@ -84,8 +83,8 @@ class Updater:
             else:
                 weighted.backward(inputs=self.inputs)
         if window.final:
-            if self.gradients:
-                self.guard.settle(self.gradients.any_skipped())
+            if self.gradients and (any_skipped := self.gradients.any_skipped()) is not None:
+                self.guard.settle(any_skipped)
             if self.guard.skipped is not True:
                 self.step(window.measured)
             self.schedule.step()
@@ -112,13 +111,13 @@ class Updater:
 
     def step(self, measured: bool) -> None:
         """Steps the optimizer with the accumulated gradients. `measured`: whether their norm is wanted."""
-        if self._uses_scaler:
+        if uses_scaler := self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
             self.grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         elif measured or self.guard.tolerated:
             self.grad_norm = self._measure_norm()
-        if self._uses_scaler:  # it skips steps with infinite gradients itself, to find its scale
+        if uses_scaler:  # it skips steps with infinite gradients itself, to find its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
             return
@@ -161,7 +160,7 @@ class Updater:
     def abandon_step(self) -> None:
         """Forgets a step that was not completed: its gradients, and what the loss scaler knows of it."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=self._uses_scaler)
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=self.scaler.is_enabled())
 
     def state_dict(self) -> dict:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
@@ -177,7 +176,7 @@ class Updater:
                   for group, own in zip(saved["param_groups"], self._kernel_options, strict=True)]
         self.optimizer.load_state_dict({**saved, "param_groups": groups})
         self.schedule.load_state_dict(state["schedule"])
-        if self._uses_scaler and state["scaler"]:
+        if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
 
 
