@@ -78,3 +78,12 @@ def test_a_contestant_that_is_unknown_is_named(tmp_path):
 
 def test_a_pair_of_which_one_is_missing_is_left_out():
     assert harness.paired([{"a": {"s": 1.0}}], [("s", "a", "b")], lambda one, other: one / other) == []
+
+
+def test_the_structure_of_a_step_is_what_the_design_says():
+    done = program("benchmarks/structure.py")
+    figures = json.loads(done.stdout)
+    assert figures["frames above optimizer.step"] == len(figures["the frames of a step"]) == 7
+    assert figures["the path leaves the loop's file and comes back"] == 1
+    assert figures["engine files from one step to the next"] < len(figures["the files of a step"]) < 30
+    assert 5 < figures["files that a save enters"] < 14 and figures["functions over 40 lines"] == []
