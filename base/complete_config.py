@@ -1,7 +1,7 @@
 """Writes the defaults of the project's own parts into a config, so that a later default changes no run.
 
-A complete config has a list `default_keys`: the keys in it that nobody wrote. Their values are kept, but a
-part is built with them only where they differ from today's defaults: a constructor sees what it always saw.
+A complete config has a table `default_values`: the keys that nobody wrote, with their values. A part is built
+with such a value only where it is not today's default: a constructor sees what it always saw.
 """
 import copy
 import sys
@@ -13,7 +13,7 @@ from base.build import as_block
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
-from utils.config.loading import is_single, value_at
+from utils.config.loading import DEFAULT_VALUES, default_values, is_same, is_single, value_at
 from utils.config.registry import Registry
 from utils.config.signature import Signature
 from utils.errors import ConfigError, is_ours
@@ -35,16 +35,16 @@ class CompleteConfig(NamedTuple):
     complete: dict
 
 
-class _Table(NamedTuple):
-    """A table in a config. `type`: of the block that it belongs to. `defaults`: see `_unwritten`."""
+class _Default(NamedTuple):
+    """The default of a key. `former`: in the version that wrote the config. `of_engine`: not of a plug-in."""
 
-    path: tuple
-    type: Any
-    defaults: dict[str, tuple]
+    today: Any
+    former: Any
+    of_engine: bool
 
 
 def complete_config(config: Mapping, earlier: Mapping | None = None,
-                    engine: Mapping[str, Any] | None = None) -> CompleteConfig:
+                    engine: Mapping[str, Any] | None = None, engine_only: bool = False) -> CompleteConfig:
     """Adds the defaults of the engine's own keys and of the project's plug-ins, where they are plain values.
 
     The arguments of libraries stay as written.
@@ -53,63 +53,56 @@ def complete_config(config: Mapping, earlier: Mapping | None = None,
         config: as written, see `written_config`. What is no block of something that there is stays as it is.
         earlier: the complete config of the run that is continued. Its defaults count, not those of today.
         engine: the engine's defaults in an earlier version, by name; they count, too.
+        engine_only: leaves out the defaults of plug-ins, but for those that an argument has lost since.
     """
-    built, complete, keys = copy.deepcopy(dict(config)), copy.deepcopy(dict(config)), []
-    kept = flat_defaults(earlier or {})
-    for table in _tables(config, engine or {}):
-        same = earlier is None or _type_at(earlier, table.path) == table.type
-        for key, (today, former) in table.defaults.items():
-            path = (*table.path, key)
-            value = kept.get(_dotted(path), former) if same else former
-            keys.append(_dotted(path))
-            _put(complete, path, value)
-            if (type(value), value) != (type(today), today):
-                _put(built, path, value)
-    return CompleteConfig(built, {**complete, "default_keys": keys})
+    built, complete, found = copy.deepcopy(dict(config)), copy.deepcopy(dict(config)), {}
+    kept = default_values(earlier or {})
+    for path, kind, defaults in _tables(config, engine or {}):
+        same = earlier is None or _type_at(earlier, path) == kind
+        for key, default in defaults.items():
+            name = _dotted((*path, key))
+            value = kept.get(name, default.former) if same or default.of_engine else default.former
+            if value is _MISSING or (engine_only and not default.of_engine and default.today is not _MISSING):
+                continue
+            found[name] = value
+            _put(complete, (*path, key), value)
+            if not is_same(value, default.today):
+                _put(built, (*path, key), value)
+    return CompleteConfig(built, {**complete, DEFAULT_VALUES: copy.deepcopy(found)})
 
 
-def written_config(config: Mapping, source: Mapping | None = None) -> dict:
-    """What was written of a complete config: without the keys in its `default_keys`.
-
-    `source`: the config in which these keys were defaults; a value that is another one by now was written.
-    """
-    written = copy.deepcopy({key: value for key, value in config.items() if key != "default_keys"})
-    for name, value in flat_defaults(source or config).items():
-        *above, key = name.split(".")
-        table = _value_at(written, ".".join(above)) if above else written
-        if isinstance(table, dict) and key in table and table[key] == value:
-            del table[key]
-            if not table and above[-1] == "args":
-                del _value_at(written, ".".join(above[:-1]))["args"]
-    return written
-
-
-def flat_defaults(complete: Mapping) -> dict[str, Any]:
-    """The defaults in a complete config, by their keys; nothing for any other config."""
-    keys = complete.get("default_keys")
-    keys = [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
-    values = {key: _value_at(complete, key, missing=_MISSING) for key in keys}
-    return {key: value for key, value in values.items() if value is not _MISSING}
+def in_tables(config: Mapping) -> dict:
+    """The config with `{type: NAME}` for NAME."""
+    config = copy.deepcopy(dict(config))
+    for path, _, block in _blocks(copy.deepcopy(config)):
+        _put(config, (*path, "type"), block.get("type"))
+    return config
 
 
 _MISSING = object()
 
 
-def _tables(config: Mapping, engine: Mapping[str, Any]) -> Iterator[_Table]:
-    if isinstance(config.get("data_loader") or {}, dict):
-        options = Signature(DataSplits, PROVIDED)
-        yield _Table(("data_loader",), None, _unwritten(config.get("data_loader") or {}, options, engine))
+def _tables(config: Mapping, engine: Mapping[str, Any]) -> Iterator[tuple[tuple, Any, dict[str, _Default]]]:
+    """(path, type of its block, defaults of what is not written) of every table of arguments in a config."""
+    if isinstance(options := _given(config, "data_loader"), dict):
+        yield ("data_loader",), None, _unwritten(options, Signature(DataSplits, PROVIDED), engine)
     for path, registry, block in _blocks(config):
         try:
             signature = registry.signature(registry.get(block["type"]))
         except (ConfigError, KeyError, TypeError, ValueError):  # nothing that could be built
             continue
-        args = block.get("args") or {}
         keys = _BLOCK_KEYS.get(path[0], {}).items()
-        yield _Table(path, block["type"], {key: (value, value) for key, value in keys if key not in block})
-        if isinstance(args, dict):
-            yield _Table((*path, "args"), block["type"],
-                         _unwritten(args, signature, engine, _LEFT_OPEN.get(path[0], ())))
+        unwritten = {key: _Default(value, value, True) for key, value in keys if key not in block}
+        yield path, block["type"], unwritten
+        if isinstance(args := _given(block, "args"), dict):
+            left_open = _LEFT_OPEN.get(path[0], ())
+            yield (*path, "args"), block["type"], _unwritten(args, signature, engine, left_open)
+
+
+def _given(table: Mapping, key: str) -> Any:
+    """The value of a key; an empty table if it is null or not there."""
+    value = table.get(key)
+    return {} if value is None else value
 
 
 def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
@@ -135,14 +128,16 @@ def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
 
 
 def _unwritten(args: Mapping, signature: Signature, engine: Mapping[str, Any],
-               left_open: tuple[str, ...] = ()) -> dict[str, tuple]:
-    """(default of today, of the earlier version) of the project's own arguments that are not written."""
+               left_open: tuple[str, ...] = ()) -> dict[str, _Default]:
+    """The defaults of the project's own arguments that are not written; _MISSING for no plain value."""
     found = {}
     for name, parameter in signature.free().items():
         owner, default = signature.owners[name], parameter.default
         today = list(default) if type(default) is tuple else default
-        if name not in (*args, *left_open) and _is_own(owner) and _gives(today, default, name, signature):
-            found[name] = (today, engine.get(name, today) if owner in _ENGINE else today)
+        today = today if _gives(today, default, name, signature) else _MISSING
+        if name not in (*args, *left_open) and _is_own(owner):
+            of_engine = owner in _ENGINE
+            found[name] = _Default(today, engine.get(name, today) if of_engine else today, of_engine)
     return found
 
 
@@ -158,16 +153,9 @@ def _put(config: dict, path: tuple, value: Any) -> None:
     table[path[-1]] = copy.deepcopy(value)
 
 
-def _value_at(config: Any, key: str, missing: Any = None) -> Any:
-    try:
-        return value_at(config, key)
-    except (KeyError, IndexError, TypeError, ValueError):
-        return missing
-
-
 def _type_at(config: Mapping, path: tuple) -> Any:
     """The type of the block at `path`, or above it if that is its `args`."""
-    block = _value_at(config, _dotted(path[:-1] if path[-1] == "args" else path))
+    block = value_at(config, _dotted(path[:-1] if path[-1] == "args" else path))
     return block if isinstance(block, str) else block.get("type") if isinstance(block, dict) else None
 
 
@@ -191,7 +179,8 @@ def _gives(written: Any, default: Any, name: str, signature: Signature) -> bool:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return type(value) is dict and all(type(key) is str and _is_plain(value[key]) for key in value)
+        plain = all(type(key) is str and key[:1] != "~" and _is_plain(value[key]) for key in value)
+        return type(value) is dict and plain
     if isinstance(value, list):
         return type(value) is list and all(map(_is_plain, value))
     return type(value) in (bool, int, float, type(None)) or (type(value) is str and "${" not in value)

@@ -10,7 +10,7 @@ import torch
 
 from base.base_trainer import BaseTrainer
 from base.build import as_block, build_trainer
-from base.complete_config import complete_config, flat_defaults, written_config
+from base.complete_config import complete_config, in_tables
 from base.preflight import preflight, require_monitored
 from base.registries import WRITERS
 from base.trainer_options import TrainerOptions
@@ -20,7 +20,9 @@ from utils.checkpoint import format_1
 from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
-from utils.config.loading import Reading, differences, flatten, located, override_config
+from utils.config.loading import (
+    DEFAULT_VALUES, Reading, default_values, differences, flatten, located, override_config, value_at,
+    written_config)
 from utils.config.syntax import dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
@@ -72,7 +74,7 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
         try:
             content = load_checkpoint(file, whole)
             config = content["config"]
-            if "default_keys" not in config:  # of version 1.0.0
+            if DEFAULT_VALUES not in config:  # of version 1.0.0
                 config = complete_config(config, engine=format_1.DEFAULTS).complete
             return Checkpoint(file, config, content["state"])
         except ConfigError as error:
@@ -147,17 +149,18 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     keeps the value that the run has. Raises ConfigError for all faults, and for changes that cannot have an
     effect on a resumed run.
     """
-    if given:
-        # such as a run's config.yaml
-        complete = [layer.config for layer in given.layers if "default_keys" in layer.config]
-        reading = given._replace(config=written_config(given.config, *complete[-1:]))
-    else:
-        reading = override_config(written_config(checkpoint.config), str(checkpoint.file), overrides)
-    config = validate_config(reading.config, reading.places, num_processes, reading.faults)
-    config, complete = complete_config(config, checkpoint and checkpoint.config)
-    if checkpoint:
-        with located(reading.places):
-            _refuse_changes_without_effect(checkpoint, complete)
+    reading = given or override_config(written_config(checkpoint.config), str(checkpoint.file), overrides)
+    if checkpoint is None:
+        config = validate_config(reading.config, reading.places, num_processes, reading.faults)
+        config, complete = complete_config(config)
+        return RunConfig(config, reading.places, complete)
+    # kept values of the engine's own keys are checked with what is written
+    checked = complete_config(reading.config, checkpoint.config, engine_only=True).config
+    config = validate_config(checked, reading.places, num_processes, reading.faults)
+    config = written_config({**config, DEFAULT_VALUES: default_values(checkpoint.config)})
+    config, complete = complete_config(config, checkpoint.config)
+    with located(reading.places):
+        _refuse_changes_without_effect(checkpoint, complete)
     return RunConfig(config, reading.places, complete)
 
 
@@ -190,9 +193,9 @@ def _changes(old: dict, new: dict) -> dict[str, tuple]:
 
     An argument without a value on one side, that is a default on the other, came or went with the code.
     """
-    sides = [({*flat_defaults(config)}, {*flatten(config)}) for config in (old, new)]
-    found = differences({**old, "default_keys": []}, {**new, "default_keys": []})
-    return {key: values for key, values in found.items()
+    plain = [in_tables({**config, DEFAULT_VALUES: None}) for config in (old, new)]
+    sides = [(default_values(old), flatten(plain[0])), (default_values(new), flatten(plain[1]))]
+    return {key: values for key, values in differences(*plain).items()
             if not all(key in defaults or key not in keys for defaults, keys in sides)}
 
 
@@ -205,14 +208,14 @@ def _keeps_steps(changes: Iterable[str], old: dict, new: dict) -> bool:
 
 def _leaves_samples_out(config: dict) -> bool:
     """Whether an epoch leaves samples out: with other batches these would be others."""
-    return bool(config["data_loader"].get("drop_last") or config["data_loader"].get("batches_per_epoch"))
+    return any(value_at(config, f"data_loader.{key}") for key in ("drop_last", "batches_per_epoch"))
 
 
-def _step_size(config: dict) -> int:
-    """Samples in an optimizer step."""
-    args = as_block(config["trainer"]).get("args") or {}
-    size = config["data_loader"].get("batch_size", format_1.DEFAULTS["batch_size"])
-    return size * args.get("accumulate", TrainerOptions.accumulate)
+def _step_size(config: dict) -> int | None:
+    """Samples in an optimizer step; None if the config does not say it."""
+    size = value_at(config, _BATCH_SIZE, format_1.DEFAULTS["batch_size"])
+    accumulate = value_at(config, _ACCUMULATE, TrainerOptions.accumulate)
+    return size * accumulate if type(size) is type(accumulate) is int else None
 
 
 def _hint(key: str, config: dict) -> str:

@@ -7,13 +7,12 @@ from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
     FUSED_WHEN_SHARDED, as_block, log_name, open_split_arguments, optimizer_blocks, optimizer_path,
     scheduler_blocks, split_device_argument)
-from base.complete_config import written_config
 from base.data.augmentation import BatchAugmentation
 from base.key_hints import add_key_hints
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from utils.config.annotations import mismatch
-from utils.config.loading import format_faults
+from utils.config.loading import format_faults, written_config
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
 from utils.config.signature import Signature, UnknownKey
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def validate_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1,
                     found: Iterable[Fault] = ()) -> dict:
-    """What was written of the config for `num_processes` processes, with defaults for omitted sections.
+    """The config for `num_processes` processes, with defaults for omitted sections.
 
     Raises one ConfigError that lists all faults, including those `found` before. Each has the place where it
     was written, its key, and how to correct it.

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.config.loading import flatten, load_config
+import yaml
+
+from utils.config.loading import default_values, flatten, load_config
 from utils.config.sections import with_defaults
 from utils.config.syntax import format_value
 from utils.errors import ConfigError
@@ -18,12 +20,11 @@ def run_tool(args, reading=None) -> str:
 def diff(one: Path, other: Path) -> str:
     """The differences between two configs or runs, as a table. For runs also in environment and results."""
     files = [_config_of(path) for path in (one, other)]
-    configs = [load_config(file)[0] for file in files]
-    if not all("default_keys" in config for config in configs):  # then only what was written can be compared
-        configs = [_written(config) for config in configs]
-    configs = [with_defaults({key: value for key, value in config.items() if key != "default_keys"})
-               for config in configs]
+    configs = [with_defaults(load_config(file)[0]) for file in files]
     rows, runs = _differing_rows(*map(_leaves_of, configs)), [file.parent for file in files]
+    kept = [_kept_defaults(file) for file in files]
+    common = kept[0].keys() & kept[1].keys()
+    rows += _differing_rows(*({key: values[key] for key in values if key in common} for values in kept))
     if all((run / "metrics.jsonl").exists() for run in runs):
         rows += _differing_rows(*map(_environment_of, runs)) + _differing_rows(*map(_results_of, runs))
     if not rows:
@@ -33,16 +34,23 @@ def diff(one: Path, other: Path) -> str:
     return "\n".join(f"{key:<{widths[0]}}  {first:<{widths[1]}}  {second}" for key, first, second in rows)
 
 
-def _written(config: dict) -> dict:
-    if "default_keys" not in config:
-        return config
-    from base.complete_config import written_config
-
-    return written_config(config)
+def _kept_defaults(file: Path) -> dict[str, str]:
+    """The defaults that nobody wrote in the complete config of a run; nothing for another config."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.name == "config.yaml" else {}
+    return {key: format_value(value) for key, value in default_values(content).items()}
 
 
 def _leaves_of(config: dict) -> dict[str, str]:
-    return {key: format_value(value) for key, value in flatten(config).items()}
+    return {key: format_value(value) for key, value in flatten(_in_short(config)).items()}
+
+
+def _in_short(config: Any) -> Any:
+    """A config with NAME for `{type: NAME}`."""
+    if isinstance(config, list):
+        return [_in_short(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return config["type"] if config.keys() == {"type"} else {k: _in_short(v) for k, v in config.items()}
 
 
 def _differing_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:

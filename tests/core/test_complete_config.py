@@ -6,11 +6,12 @@ import inspect
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from base import DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, ArrayDataset
 from base.base_data_loader import PROVIDED, DataSplits
-from base.complete_config import complete_config, written_config
+from base.complete_config import complete_config
 from base.trainer_options import TrainerOptions
 from base.validate import validate_config
 from conftest import PROJECT, assert_same_state, load, score, train
@@ -18,7 +19,7 @@ from trainer.trainer import Trainer
 from utils.checkpoint import format_1
 from utils.checkpoint.archive import read_archive, write_archive
 from utils.checkpoint.loading import VERSION, load_checkpoint
-from utils.config.loading import load_config, value_at
+from utils.config.loading import load_config, value_at, written_config
 from utils.errors import ConfigError, Interrupted
 
 
@@ -44,8 +45,8 @@ def stopped(*args, out, steps: int):
 def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_path):
     define_model(width=12)
     run = train("-c", small, "model=Grown", "writers=[TensorBoard]", "trainer.args.epochs=1", out=tmp_path)
-    config, _ = load_config(run / "config.yaml")
-    assert config == load(run)["config"] and config.keys() > {"default_keys", "transforms"}
+    config = full = yaml.safe_load((run / "config.yaml").read_text())
+    assert config == load(run)["config"] and config.keys() > {"default_values", "transforms"}
     assert config["model"] == {"type": "Grown", "args": {"width": 12, "bias": None, "scale": [1.0, 2.0]}}
     assert config["trainer"]["args"] == {**dataclasses.asdict(TrainerOptions()), "epochs": 1, "log_every": 2}
     signature = inspect.signature(DataSplits).parameters.items()
@@ -55,7 +56,7 @@ def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_
     adam = {"type": "Adam", "args": {"lr": 0.01}, "decay_bias_and_norm": True}  # Adam itself is torch's
     assert config["optimizer"] == adam
     assert config["writers"] == ["TensorBoard"] and config["loss"] == "CrossEntropyLoss"
-    defaults = config.pop("default_keys")
+    defaults = full.pop("default_values")
     assert {"model.args.width", "trainer.args.ema", "data_loader.shuffle"} <= {*defaults}
     assert not {"trainer.args.epochs", "optimizer.args.lr", "data_loader.batch_size"} & {*defaults}
     again = train("-c", run / "config.yaml", out=tmp_path / "again")  # and it is a config like others
@@ -109,9 +110,9 @@ def as_format_1(file, **changes) -> None:
     """Turns a checkpoint into one that 1.0.0 could have written: without defaults, names and samples."""
     content = read_archive(file)
     config = copy.deepcopy(content["config"])
-    for name in config.pop("default_keys"):
+    for name in config.pop("default_values"):
         *above, key = name.split(".")
-        value_at(config, ".".join(above)).pop(key)
+        del value_at(config, ".".join(above))[key]
     state = {**content["state"], **changes}
     state["step_seeds"] = {"drawn": state["progress"].pop("draws")}
     del state["progress"]["samples"], state["optimizer"]["names"]
@@ -179,8 +180,8 @@ def test_a_config_is_complete_after_one_pass_and_keeps_what_it_cannot_build(smal
     define_model(width=12)
     config = validate_config(load_config(small, ["model=Grown"])[0])
     once = complete_config(config)
-    assert once.config == config == written_config(once.complete)
-    assert complete_config(config, earlier=once.complete) == once
+    assert once.config == config
+    assert complete_config(written_config(once.complete), earlier=once.complete).complete == once.complete
     odd = {"model": {"type": "NoSuch", "args": {}}, "trainer": 5, "transforms": [], "data_loader": 3,
            "metrics": None}
     assert {key: complete_config(odd).complete[key] for key in odd} == odd
@@ -311,11 +312,59 @@ def test_every_own_argument_is_kept_whatever_it_is_called(small):
     assert args == {"mode": "small", "train": True, "fused": False}
 
 
+def test_what_is_edited_or_overridden_in_the_config_of_a_run_was_written(small, tmp_path):
+    """Also where it equals a default of then; a block of another type has no default of the one before it."""
+    define_model(width=12)
+    run = train("-c", small, "model=Grown", "trainer.args.epochs=1", out=tmp_path)
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("width: 12\n", "width: 14\n", 1))
+    define_model(width=20)
+
+    def width(*options) -> int:
+        new = train("-c", file, "--out", tmp_path / "new", *options, out=tmp_path / "new")
+        return len(load(new)["state"]["model"]["1.weight"])
+
+    assert width() == 14 and width("model.args.width=12") == 12 and width("~model.args.width") == 20
+    child = tmp_path / "child.yaml"
+    child.write_text(f"extends: {file}\nmodel: {{args: {{width: 12}}}}\n")
+    assert load_config(child)[0]["model"]["args"] == {"width": 12}
+    other = ["model={type: MLP, args: {sizes: [64, 10], dropout: 0.5}}"]
+    text = load_config(file, other)[0]["model"]
+    assert text == {"type": "MLP", "args": {"sizes": [64, 10], "dropout": 0.5}}
+
+
+def test_kept_values_count_where_options_are_checked_against_each_other(small, tmp_path):
+    """And for a trainer of another type, and for an argument that has no default any more."""
+    define_model(width=12)
+    run = stopped("-c", small, "model=Grown", "~trainer.args.epochs", out=tmp_path, steps=3)
+    file = run / "checkpoints" / "last.pt"
+    content = read_archive(file)  # of a version with another default
+    content["config"]["default_values"]["trainer.args.epochs"] = 20
+    content["config"]["trainer"]["args"]["epochs"] = 20
+    write_archive(content, file)
+
+    class Grown(nn.Sequential):
+        def __init__(self, width: int, bias=None):
+            super().__init__(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))
+
+    Grown.__qualname__ = "define_model.<locals>.Grown"
+    MODELS.register(Grown)
+    with pytest.raises(Interrupted):
+        train("-r", run, "trainer.type=Longer", "trainer.args.eval_every=15", "--steps", 4, out=tmp_path)
+    config = load(run)["config"]
+    assert config["trainer"]["args"]["epochs"] == 20 and config["model"]["args"]["width"] == 12
+    assert {"trainer.args.epochs": 20, "model.args.width": 12}.items() <= config["default_values"].items()
+
+
 @pytest.mark.parametrize("config", [
     {"data_loader": {"batch_size": None}}, {"data_loader": {"batch_size": {}}}, {"data_loader": 5},
     {"trainer": {"type": "Trainer", "args": None}}, {"trainer": {"type": "Trainer", "args": [1]}},
     {"trainer": "Trainer"}, {"model": {"type": "MLP", "args": "abc"}}, {"optimizer": []}, {"transforms": 5},
-    {"default_keys": ["model.args.nothing", 5, "a.b"]}, {"default_keys": "abc"}])
+    {"data_loader": []}, {"model": {"type": "MLP", "args": []}}, {"trainer": {"type": "Trainer", "args": []}},
+    {"default_values": {"model.args.nothing": 5, "a.b": 1, "name": "small", "": 2, ".": 3}},
+    {"default_values": "abc"}, {"default_values": {"trainer.args.accumulate": "x", "trainer.args.ema": 5}},
+    {"default_values": {"data_loader.batch_size": None, "scheduler.per": "x"}},
+    {"name": "x", "args": {"x": 1}, "default_values": {"args.x": 1}}])
 @pytest.mark.parametrize("format_number", [1, 2])
 def test_a_checkpoint_with_a_config_of_odd_types_is_one_message(small, tmp_path, config, format_number):
     run = stopped("-c", small, out=tmp_path, steps=3)

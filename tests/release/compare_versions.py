@@ -327,7 +327,7 @@ def as_of_1_0_0(content: dict) -> dict:
         state["progress"] = {key: value for key, value in state["progress"].items()
                              if key not in ("samples", "draws")}
     config = json.loads(json.dumps(content["config"]))
-    for key in config.pop("default_keys", ()):
+    for key in config.pop("default_values", ()):
         *above, last = key.split(".")
         table = config
         for part in above:

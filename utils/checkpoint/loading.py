@@ -19,7 +19,7 @@ FINITE_WEIGHTS = "finite_weights"
 def load_checkpoint(file: Path, whole: bool = True) -> dict:
     """Returns a checkpoint's content, on the CPU: `{"format", "version", "config", "state"}`.
 
-    The config is complete, but for that of format 1, which has no `default_keys`. Puts sharded tensors
+    The config is complete, but for that of format 1, which has no `default_values`. Puts sharded tensors
     together. With `whole=False` the main process only verifies them, and the state holds the `Shards` to load
     them from; see `place_state`. Raises ConfigError if the file is not a complete, valid checkpoint with
     finite weights; see `read_archive`.

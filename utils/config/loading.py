@@ -2,6 +2,7 @@
 
 A config is a plain dict. Its `places`, a dict from key path to Place, are only for error messages.
 """
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from utils.config.suggestions import suggest_name
 from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, items_of, parse_json, parse_yaml
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
+DEFAULT_VALUES = "default_values"  # the key of a complete config for the values that nobody wrote
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
 
@@ -196,11 +198,42 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
             for name, leaf in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
-def value_at(config: Any, key: str) -> Any:
-    """The value of `optimizer.args.lr` or `metrics.0.args.k` in a config. Raises KeyError or IndexError."""
+def value_at(config: Any, key: str, missing: Any = None) -> Any:
+    """The value of `optimizer.args.lr` or `metrics.0.args.k` in a config; `missing` if there is none."""
     for part in key.split("."):
-        config = config[int(part) if isinstance(config, list) else part]
+        if isinstance(config, dict) and part in config:
+            config = config[part]
+        elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            return missing
     return config
+
+
+def default_values(config: Mapping) -> dict[str, Any]:
+    """The values in a complete config that nobody wrote, by key (`trainer.args.ema`); {} for any other."""
+    values = config.get(DEFAULT_VALUES)
+    values = values if isinstance(values, dict) else {}
+    return {key: value for key, value in values.items() if isinstance(key, str)}
+
+
+def written_config(config: Mapping) -> dict:
+    """What was written of a complete config: a default that is another value by now was written, too."""
+    written = copy.deepcopy({key: value for key, value in config.items() if key != DEFAULT_VALUES})
+    for name, value in default_values(config).items():
+        *above, key = name.split(".")
+        table = value_at(written, ".".join(above)) if above else None
+        if isinstance(table, dict) and key in table and is_same(table[key], value):
+            del table[key]
+            block = value_at(written, ".".join(above[:-1])) if above[-1] == "args" and above[:-1] else None
+            if not table and isinstance(block, dict):
+                del block["args"]
+    return written
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values of a config are equal; 0 and false are not."""
+    return type(one) is type(other) and one == other
 
 
 def differences(old: dict, new: dict) -> dict[str, tuple[Any, Any]]:
@@ -273,6 +306,7 @@ class _Files:
         merged: tuple[dict, dict] = ({}, {})
         with attempts:
             config, places, faults = self._parse(file, chain, f"{where}  extends: " if where else "")
+            config = written_config(config)
             self.faults += faults
             for parent in self._parents(config, places):
                 above = self.read(file.parent / parent, attempts, (*chain, file.resolve()),
