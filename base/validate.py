@@ -11,6 +11,7 @@ from base.data.augmentation import BatchAugmentation
 from base.key_hints import add_key_hints
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
+from base.trainer_options import TrainerOptions
 from utils.config.annotations import mismatch
 from utils.config.loading import format_faults, written_config
 from utils.config.registry import Registry
@@ -293,7 +294,8 @@ def _unmonitored_faults(args: Mapping, schedulers: Mapping[str, list]) -> Iterat
 
 
 def _recovery_faults(args: Mapping, optimizer) -> Iterator[Fault]:
-    if "max_nan_steps" in args and args.get("on_nan") != "skip":
+    usual = TrainerOptions.max_nan_steps
+    if args.get("max_nan_steps", usual) != usual and args.get("on_nan") != "skip":
         yield _trainer_fault("max_nan_steps", "has no effect without on_nan: skip.")
     if args.get("on_nan") == "skip" and len(optimizer_blocks(optimizer or {})) > 1:
         yield _trainer_fault("on_nan", "skip needs a single optimizer: where the second one's step goes "
