@@ -1,7 +1,7 @@
 """Writes the defaults of the project's own parts into a config, so that a later default changes no run.
 
-A complete config has a table `default_values`: the keys that nobody wrote, with their values. A part is built
-with such a value only where it is not today's default: a constructor sees what it always saw.
+A complete config has a table `default_values`: the keys that were not written, with their values. A part is
+built with such a value only where it is not today's default: a constructor sees what it always saw.
 """
 import copy
 import sys

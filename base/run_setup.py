@@ -189,7 +189,7 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
 
 
 def _changes(old: dict, new: dict) -> dict[str, tuple]:
-    """What somebody has changed from one complete config to another, by key.
+    """What users have changed from one complete config to another, by key.
 
     An argument without a value on one side, that is a default on the other, came or went with the code.
     """

@@ -35,7 +35,7 @@ def diff(one: Path, other: Path) -> str:
 
 
 def _kept_defaults(file: Path) -> dict[str, str]:
-    """The defaults that nobody wrote in the complete config of a run; nothing for another config."""
+    """The defaults in the complete config of a run that were not written; {} for another config."""
     content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.name == "config.yaml" else {}
     return {key: format_value(value) for key, value in default_values(content).items()}
 

@@ -14,7 +14,7 @@ from utils.config.suggestions import suggest_name
 from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, items_of, parse_json, parse_yaml
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
-DEFAULT_VALUES = "default_values"  # the key of a complete config for the values that nobody wrote
+DEFAULT_VALUES = "default_values"  # the key of a complete config for its unwritten values
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
 
@@ -211,7 +211,7 @@ def value_at(config: Any, key: str, missing: Any = None) -> Any:
 
 
 def default_values(config: Mapping) -> dict[str, Any]:
-    """The values in a complete config that nobody wrote, by key (`trainer.args.ema`); {} for any other."""
+    """The unwritten values in a complete config, by key (`trainer.args.ema`); {} for any other."""
     values = config.get(DEFAULT_VALUES)
     values = values if isinstance(values, dict) else {}
     return {key: value for key, value in values.items() if isinstance(key, str)}

@@ -167,7 +167,7 @@ class Updater:
                 "scaler": self.scaler.state_dict(), "names": list(self.names)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Loads a state: that of each parameter by its name, whatever their order was."""
+        """Loads a state: that of each parameter by its name, so their order may have changed."""
         saved = state["optimizer"]
         if None not in self.names and None not in state.get("names", [None]):
             saved = _in_order(saved, state["names"], self.names, self.optimizer.param_groups)
