@@ -44,7 +44,7 @@ class _Default(NamedTuple):
 
 
 def complete_config(config: Mapping, earlier: Mapping | None = None,
-                    engine: Mapping[str, Any] | None = None, engine_only: bool = False) -> CompleteConfig:
+                    former: Mapping[str, Mapping] | None = None, engine_only: bool = False) -> CompleteConfig:
     """Adds the defaults of the engine's own keys and of the project's plug-ins, where they are plain values.
 
     The arguments of libraries stay as written.
@@ -52,12 +52,12 @@ def complete_config(config: Mapping, earlier: Mapping | None = None,
     Args:
         config: as written, see `written_config`. What is no block of something that there is stays as it is.
         earlier: the complete config of the run that is continued. Its defaults count, not those of today.
-        engine: the engine's defaults in an earlier version, by name; they count, too.
+        former: the defaults in an earlier version (`format_1.DEFAULTS`), for what `earlier` lacks.
         engine_only: leaves out the defaults of plug-ins, but for those that an argument has lost since.
     """
     built, complete, found = copy.deepcopy(dict(config)), copy.deepcopy(dict(config)), {}
     kept = default_values(earlier or {})
-    for path, kind, defaults in _tables(config, engine or {}):
+    for path, kind, defaults in _tables(config, former or {}):
         same = earlier is None or _type_at(earlier, path) == kind
         for key, default in defaults.items():
             name = _dotted((*path, key))
@@ -82,21 +82,24 @@ def in_tables(config: Mapping) -> dict:
 _MISSING = object()
 
 
-def _tables(config: Mapping, engine: Mapping[str, Any]) -> Iterator[tuple[tuple, Any, dict[str, _Default]]]:
+def _tables(config: Mapping,
+            former: Mapping[str, Mapping]) -> Iterator[tuple[tuple, Any, dict[str, _Default]]]:
     """(path, type of its block, defaults of what is not written) of every table of arguments in a config."""
     if isinstance(options := _given(config, "data_loader"), dict):
-        yield ("data_loader",), None, _unwritten(options, Signature(DataSplits, PROVIDED), engine)
+        yield ("data_loader",), None, _unwritten(options, Signature(DataSplits, PROVIDED), former)
     for path, registry, block in _blocks(config):
         try:
             signature = registry.signature(registry.get(block["type"]))
         except (ConfigError, KeyError, TypeError, ValueError):  # nothing that could be built
             continue
         keys = _BLOCK_KEYS.get(path[0], {}).items()
-        unwritten = {key: _Default(value, value, True) for key, value in keys if key not in block}
+        earlier = former.get(path[0], {})
+        unwritten = {key: _Default(value, earlier.get(key, value), True) for key, value in keys
+                     if key not in block}
         yield path, block["type"], unwritten
         if isinstance(args := _given(block, "args"), dict):
             left_open = _LEFT_OPEN.get(path[0], ())
-            yield (*path, "args"), block["type"], _unwritten(args, signature, engine, left_open)
+            yield (*path, "args"), block["type"], _unwritten(args, signature, former, left_open)
 
 
 def _given(table: Mapping, key: str) -> Any:
@@ -127,7 +130,7 @@ def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
                 found.append(((*path, "args", "schedulers"), registry, inner["schedulers"]))
 
 
-def _unwritten(args: Mapping, signature: Signature, engine: Mapping[str, Any],
+def _unwritten(args: Mapping, signature: Signature, former: Mapping[str, Mapping],
                left_open: tuple[str, ...] = ()) -> dict[str, _Default]:
     """The defaults of the project's own arguments that are not written; _MISSING for no plain value."""
     found = {}
@@ -136,8 +139,8 @@ def _unwritten(args: Mapping, signature: Signature, engine: Mapping[str, Any],
         today = list(default) if type(default) is tuple else default
         today = today if _gives(today, default, name, signature) else _MISSING
         if name not in (*args, *left_open) and _is_own(owner):
-            of_engine = owner in _ENGINE
-            found[name] = _Default(today, engine.get(name, today) if of_engine else today, of_engine)
+            earlier = former.get(owner.__name__, {})
+            found[name] = _Default(today, earlier.get(name, today), owner in _ENGINE)
     return found
 
 

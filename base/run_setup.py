@@ -75,7 +75,7 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
             content = load_checkpoint(file, whole)
             config = content["config"]
             if DEFAULT_VALUES not in config:  # of version 1.0.0
-                config = complete_config(config, engine=format_1.DEFAULTS).complete
+                config = complete_config(config, former=format_1.DEFAULTS).complete
             return Checkpoint(file, config, content["state"])
         except ConfigError as error:
             if path.is_file():
@@ -155,10 +155,10 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
         config, complete = complete_config(config)
         return RunConfig(config, reading.places, complete)
     # kept values of the engine's own keys are checked with what is written
-    checked = complete_config(reading.config, checkpoint.config, engine_only=True).config
+    checked = complete_config(reading.config, checkpoint.config, format_1.DEFAULTS, engine_only=True).config
     config = validate_config(checked, reading.places, num_processes, reading.faults)
     config = written_config({**config, DEFAULT_VALUES: default_values(checkpoint.config)})
-    config, complete = complete_config(config, checkpoint.config)
+    config, complete = complete_config(config, checkpoint.config, format_1.DEFAULTS)
     with located(reading.places):
         _refuse_changes_without_effect(checkpoint, complete)
     return RunConfig(config, reading.places, complete)
@@ -213,7 +213,7 @@ def _leaves_samples_out(config: dict) -> bool:
 
 def _step_size(config: dict) -> int | None:
     """Samples in an optimizer step; None if the config does not say it."""
-    size = value_at(config, _BATCH_SIZE, format_1.DEFAULTS["batch_size"])
+    size = value_at(config, _BATCH_SIZE, format_1.DATA_LOADER["batch_size"])
     accumulate = value_at(config, _ACCUMULATE, TrainerOptions.accumulate)
     return size * accumulate if type(size) is type(accumulate) is int else None
 

@@ -130,14 +130,25 @@ def test_a_checkpoint_of_format_1_is_completed_from_the_defaults_of_1_0_0(small,
     straight = train(*options, out=tmp_path / "straight")
     run = stopped(*options, out=tmp_path / "old", steps=4)
     as_format_1(run / "checkpoints" / "last.pt")
-    monkeypatch.setitem(format_1.DEFAULTS, "clip_norm", 1e9)  # a clip that never clips changes no number
-    monkeypatch.setitem(format_1.DEFAULTS, "log_every", 1)  # Longer has a default of its own
+    monkeypatch.setitem(format_1.TRAINER, "clip_norm", 1e9)  # a clip that never clips changes no number
+    monkeypatch.setitem(format_1.TRAINER, "log_every", 1)  # Longer has a default of its own
     assert load_checkpoint(run / "checkpoints" / "last.pt")["state"]["progress"]["samples"] == 120
     train("-r", run, out=tmp_path / "old")
     assert load(run)["format"] == 2 and load(run)["version"] == VERSION
     args = load(run)["config"]["trainer"]["args"]
     assert args["clip_norm"] == 1e9 and args["log_every"] == 3
     assert_same_state(load(straight)["state"], load(run)["state"])
+
+
+def test_a_run_that_is_older_than_an_option_keeps_what_was_done_without_it(small, tmp_path, monkeypatch):
+    run = stopped("-c", small, out=tmp_path, steps=4)
+    content = read_archive(run / "checkpoints" / "last.pt")
+    del content["config"]["default_values"]["trainer.args.clip_norm"]
+    del content["config"]["trainer"]["args"]["clip_norm"]
+    write_archive(content, run / "checkpoints" / "last.pt")
+    monkeypatch.setitem(format_1.TRAINER, "clip_norm", 1e9)
+    train("-r", run, out=tmp_path)
+    assert load(run)["config"]["trainer"]["args"]["clip_norm"] == 1e9
 
 
 def test_a_run_of_1_0_0_that_split_its_batches_goes_on_with_a_warning(small, tmp_path, capsys):

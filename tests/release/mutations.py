@@ -317,7 +317,7 @@ MUTATIONS = [
              "if isinstance(table, dict) and key in table and is_same(table[key], value):", "if False:",
              "test_a_recorded_default_that_would_be_a_mistake_today_is_none"),
     Mutation("a checkpoint of format 1 takes the defaults of today", "base/run_setup.py",
-             "complete_config(config, engine=format_1.DEFAULTS).complete", "complete_config(config).complete",
+             "complete_config(config, former=format_1.DEFAULTS).complete", "complete_config(config).complete",
              "test_a_checkpoint_of_format_1_is_completed_from_the_defaults_of_1_0_0"),
     Mutation("a newer checkpoint is read", "utils/checkpoint/loading.py",
              'content["format"] > FORMAT:', "False:",

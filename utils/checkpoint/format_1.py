@@ -2,7 +2,7 @@
 import logging
 
 log = logging.getLogger(__name__)
-# The defaults of 1.0.0's own keys. Its checkpoints hold only what users wrote.
+# The defaults of 1.0.0. Its checkpoints hold only what users wrote.
 DATA_LOADER = {
     "batch_size": 32, "eval_batch_size": None, "validation_split": None, "batches_per_epoch": None,
     "eval_batches": None, "shuffle": True, "drop_last": False, "num_workers": 0, "pin_memory": None,
@@ -14,7 +14,9 @@ TRAINER = {
     "precision": "fp32", "accumulate": 1, "clip_norm": None, "ema": None, "compile": False,
     "channels_last": False, "matmul_precision": None, "max_time": None, "on_nan": "stop",
     "max_nan_steps": 10, "strategy": "ddp", "sync_batchnorm": False}
-DEFAULTS = {**DATA_LOADER, **TRAINER}
+# By the class or function that takes an argument, or by the section of a block's own key. A key that is
+# newer than 1.0.0 has the value that gives its behaviour: a run that was begun without the key keeps it.
+DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER}
 
 
 def upgrade(content: dict) -> dict:
