@@ -19,53 +19,80 @@ class BaseModel(nn.Module):
 def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
     """Stops training the parameters whose names match. Raises ConfigError for a pattern that matches nothing.
 
-    Layers with running statistics (BatchNorm) still update those in training mode.
+    What a trainer does with the running statistics of frozen layers (BatchNorm) is its option `frozen_norm`.
     """
     for pattern in patterns:
         matching = [p for name, p in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
         if not matching:
             raise ConfigError(f"no parameter of the model matches '{pattern}'. There are: "
-                              f"{_some_names(model)}")
+                              f"{_some_names([name for name, _ in model.named_parameters()])}")
         for parameter in matching:
             parameter.requires_grad_(False)
 
 
 def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (),
-                     decay_bias_and_norm: bool = True) -> list[dict]:
-    """The trainable parameters as groups for an optimizer.
+                     decay_bias_and_norm: bool = True, keep_frozen: bool = True) -> list[dict]:
+    """The parameters as groups for an optimizer; those of frozen parameters alone come last.
 
     Args:
         model: the module whose parameters are grouped.
         rules: `{"match": "backbone.*", "lr": 1e-4}` gives the parameters with matching names their own
-            options; `{"match": ..., "frozen": True}` freezes them. The first rule that matches counts.
+            options; `{"match": ..., "frozen": True}` freezes them. The first rule that matches counts, so
+            `[{"match": "head.*", "lr": 1e-3}, {"match": "*", "frozen": True}]` trains the head alone.
         decay_bias_and_norm: False exempts biases, and weights and gains of normalisation layers (all
             parameters of fewer than two dimensions), from weight decay.
+        keep_frozen: whether frozen parameters are in the groups, so that they are trained once they are
+            unfrozen. False, as in version 1.0.0: they are not, and rules that freeze come before all others.
 
-    Raises ConfigError for a rule that matches no parameter, and if no parameter is left to train.
+    Raises ConfigError for a rule that is the first match of no parameter, and if none is left to train.
     """
-    rules = list(rules)
-    freeze(model, [rule["match"] for rule in rules if rule.get("frozen")])
+    rules = list(rules) if keep_frozen else sorted(rules, key=lambda rule: not rule.get("frozen"))
+    names = [name for name, _ in model.named_parameters()]
+    matches = [_first_match(name, rules) for name in names]
+    _require_matches(rules, matches, names)
     groups: dict[tuple[int, bool], list] = {}  # by the number of the rule, -1 without one
-    used: set[int] = set()
-    for name, parameter in model.named_parameters():
-        number = _first_match(name, rules)
-        used.add(number)
-        if parameter.requires_grad:
+    for parameter, number in zip(model.parameters(), matches, strict=True):
+        if number >= 0 and rules[number].get("frozen"):
+            parameter.requires_grad_(False)
+        if keep_frozen or parameter.requires_grad:
             exempt = not decay_bias_and_norm and parameter.ndim < 2
             groups.setdefault((number, exempt), []).append(parameter)
-    if unused := [rule["match"] for i, rule in enumerate(rules) if i not in used]:
-        raise ConfigError.at("optimizer.groups",
-                             f"'{unused[0]}' matches no parameter that an earlier rule left over. "
-                             f"There are: {_some_names(model)}")
-    if not groups:
+    trained = {key for key, group in groups.items() if any(p.requires_grad for p in group)}
+    if not trained:
         raise ConfigError.at("optimizer", "the model has no parameters to train")
+    ordered = sorted(groups, key=lambda key: (key not in trained, key))  # the first group's rate is logged
     return [{"params": groups[number, exempt], **_options(rules[number] if number >= 0 else {}, exempt)}
-            for number, exempt in sorted(groups)]
+            for number, exempt in ordered]
 
 
 def _first_match(name: str, rules: list[Mapping]) -> int:
     """The number of the first rule that a parameter's name matches; -1 if none does."""
     return next((i for i, rule in enumerate(rules) if fnmatch.fnmatchcase(name, rule["match"])), -1)
+
+
+def _require_matches(rules: list[Mapping], matches: list[int], names: list[str]) -> None:
+    """Raises ConfigError for a rule that is the first match of no name. `matches`: the first of each name."""
+    for number, rule in enumerate(rules):
+        if number in matches:
+            continue
+        earlier = {rules[first]["match"]: None for name, first in zip(names, matches, strict=True)
+                   if fnmatch.fnmatchcase(name, rule["match"])}
+        why = (f"has no effect: earlier rules match all of its parameters: {', '.join(map(repr, earlier))}. "
+               "The first rule that matches counts: put it before them." if earlier
+               else "matches no parameter.")
+        raise ConfigError.at("optimizer.groups", f"'{rule['match']}' {why} There are: {_some_names(names)}")
+
+
+def set_training(module: nn.Module, frozen_norm: str) -> None:
+    """Puts a module into training mode; with `frozen_norm` "eval" without its frozen normalisation layers.
+
+    These are layers with running statistics (BatchNorm) that have parameters, all of them frozen.
+    """
+    module.train()
+    for layer in module.modules() if frozen_norm == "eval" else ():
+        own = list(layer.parameters(recurse=False))
+        if own and getattr(layer, "running_mean", None) is not None and not any(p.requires_grad for p in own):
+            layer.eval()
 
 
 def _options(rule: Mapping, exempt: bool) -> dict:
@@ -102,8 +129,7 @@ def class_name(module: nn.Module) -> str:
             if any(base.__name__ == "FSDPModule" for base in type(module).__bases__) else name)
 
 
-def _some_names(model: nn.Module) -> str:
-    names = [name for name, _ in model.named_parameters()]
+def _some_names(names: list[str]) -> str:
     return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 

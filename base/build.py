@@ -136,7 +136,8 @@ def build_callable(registry, block, where: str, device: torch.device):
 def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence[torch.nn.Parameter] = ()):
     """The optimizer of a module's parameters, in the block's groups, and `others`; fused if torch can."""
     block = as_block(block)
-    groups = parameter_groups(module, block.get("groups") or (), block.get("decay_bias_and_norm", True))
+    groups = parameter_groups(module, block.get("groups") or (), block.get("decay_bias_and_norm", True),
+                              block.get("keep_frozen", True))
     groups += [{"params": list(others)}] if others else []
     args = dict(block.get("args") or {})
     parameters = [p for group in groups for p in group["params"]]

@@ -22,7 +22,7 @@ from utils.errors import ConfigError, is_ours
 _LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps"),
               "optimizer": ("fused", "foreach", "differentiable")}
 # Keys of blocks besides `type` and `args`, with their defaults, by section.
-_BLOCK_KEYS = {"optimizer": {"decay_bias_and_norm": True}, "scheduler": {"per": "epoch"}}
+_BLOCK_KEYS = {"optimizer": {"decay_bias_and_norm": True, "keep_frozen": True}, "scheduler": {"per": "epoch"}}
 _ENGINE = (DataSplits, TrainerOptions)
 _SINGLE = {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}
 _SEVERAL = {"metrics": METRICS, "writers": WRITERS, "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}

@@ -46,6 +46,8 @@ class TrainerOptions:
         max_nan_steps: how many steps in a row "skip" may leave out.
         strategy: how processes share the model: "ddp", "fsdp", or a block; see utils/distributed/strategy.py.
         sync_batchnorm: whether BatchNorm uses the whole batch of all processes, not only this process's part.
+        frozen_norm: the mode of BatchNorm layers whose parameters are frozen, in training: "eval" keeps their
+            running statistics, "train" goes on to update them.
     """
 
     epochs: PositiveInt = 10
@@ -73,3 +75,4 @@ class TrainerOptions:
     max_nan_steps: PositiveInt = 10
     strategy: Annotated[str | dict, parse_strategy] = "ddp"
     sync_batchnorm: bool = False
+    frozen_norm: Literal["eval", "train"] = "eval"

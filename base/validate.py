@@ -217,7 +217,8 @@ def _optimizer_faults(optimizer) -> Iterator[Fault]:
 
 
 def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
-    yield from _mismatches(block.get("decay_bias_and_norm", True), bool, (*path, "decay_bias_and_norm"))
+    for key in ("decay_bias_and_norm", "keep_frozen"):
+        yield from _mismatches(block.get(key, True), bool, (*path, key))
     groups = block.get("groups") or []
     if not isinstance(groups, list):
         yield Fault((*path, "groups"), "a list of rules is needed, such as [{match: 'backbone.*', lr: 1e-4}]")

@@ -53,7 +53,7 @@ def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_
     options = {name: parameter.default for name, parameter in signature if name not in PROVIDED}
     written = {"batch_size": 30, "validation_split": 40, "batches_per_epoch": 5}
     assert config["data_loader"] == {**options, **written}
-    adam = {"type": "Adam", "args": {"lr": 0.01}, "decay_bias_and_norm": True}  # Adam itself is torch's
+    adam = {"type": "Adam", "args": {"lr": 0.01}, "decay_bias_and_norm": True, "keep_frozen": True}  # torch
     assert config["optimizer"] == adam
     assert config["writers"] == ["TensorBoard"] and config["loss"] == "CrossEntropyLoss"
     defaults = full.pop("default_values")
@@ -137,6 +137,19 @@ def test_a_checkpoint_of_format_1_is_completed_from_the_defaults_of_1_0_0(small,
     assert load(run)["format"] == 2 and load(run)["version"] == VERSION
     args = load(run)["config"]["trainer"]["args"]
     assert args["clip_norm"] == 1e9 and args["log_every"] == 3
+    assert_same_state(load(straight)["state"], load(run)["state"])
+
+
+def test_a_run_of_1_0_0_with_frozen_parameters_goes_on(small, tmp_path):
+    rules = "optimizer.groups=[{match: layers.1.*, frozen: true}]"
+    options = ["-c", small, rules, "optimizer.keep_frozen=false", "trainer.args.frozen_norm=train"]
+    straight = train(*options, out=tmp_path / "straight")
+    run = stopped(*options, out=tmp_path / "old", steps=4)
+    content = read_archive(run / "checkpoints" / "last.pt")
+    del content["config"]["optimizer"]["keep_frozen"]
+    write_archive(content, run / "checkpoints" / "last.pt")
+    as_format_1(run / "checkpoints" / "last.pt")
+    train("-r", run, out=tmp_path / "old")
     assert_same_state(load(straight)["state"], load(run)["state"])
 
 

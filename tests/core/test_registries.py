@@ -182,15 +182,38 @@ def test_rules_give_what_they_match_options_of_its_own_and_the_first_that_matche
     assert all(group["fused"] for group in options.values())
 
 
-def test_every_trainable_parameter_is_in_one_group_and_frozen_ones_are_in_none():
+@pytest.mark.parametrize("keep_frozen", [True, False])
+def test_every_parameter_is_in_one_group_frozen_ones_last_or_as_in_1_0_0_in_none(keep_frozen):
     module = Backbone()
     module.embedding.requires_grad_(False)
-    rules = [{"match": "backbone.0.*", "frozen": True}, {"match": "backbone.*", "lr": 0.01}]
-    optimizer = build_optimizer({"type": "SGD", "args": {"lr": 0.1}, "groups": rules}, "optimizer", module)
-    grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    trainable = [*module.backbone[1].parameters(), *module.head.parameters()]
-    assert len(grouped) == len(trainable) and {id(p) for p in grouped} == {id(p) for p in trainable}
+    rules = [{"match": "backbone.0.*", "frozen": True}, {"match": "backbone.*", "lr": 0.01},
+             {"match": "embedding.*", "lr": 0.02}]
+    block = {"type": "SGD", "args": {"lr": 0.1}, "groups": rules, "keep_frozen": keep_frozen}
+    groups = build_optimizer(block, "optimizer", module).param_groups
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    grouped = [(group["lr"], sorted(names[id(p)] for p in group["params"])) for group in groups]
+    frozen = [(0.1, ["backbone.0.bias", "backbone.0.weight"]), (0.02, ["embedding.weight"])]
+    assert grouped == [(0.1, ["head.bias", "head.weight"]), (0.01, ["backbone.1.bias", "backbone.1.weight"]),
+                       *(frozen if keep_frozen else [])]
     assert not any(parameter.requires_grad for parameter in module.backbone[0].parameters())
+
+
+@pytest.mark.parametrize("keep_frozen, trained", [(True, {"head.bias", "head.weight"}), (False, {"head.weight"})])
+def test_the_first_rule_that_matches_counts_but_in_runs_of_1_0_0_those_that_freeze(keep_frozen, trained):
+    module = Backbone()
+    rules = [{"match": "head.*", "lr": 0.01}, {"match": "*.bias", "frozen": True},
+             {"match": "*.weight", "frozen": True}]
+    if not keep_frozen:
+        rules[2]["match"] = "[be]*.weight"
+    build_optimizer({"type": "SGD", "groups": rules, "keep_frozen": keep_frozen}, "optimizer", module)
+    assert {name for name, parameter in module.named_parameters() if parameter.requires_grad} == trained
+
+
+def test_a_rule_that_earlier_ones_shadow_is_an_error_that_names_them():
+    rules = [{"match": "head.*", "lr": 1}, {"match": "back*", "lr": 1}, {"match": "*bias", "frozen": True}]
+    with pytest.raises(ConfigError) as error:
+        build_optimizer({"type": "SGD", "groups": rules}, "optimizer", Backbone())
+    assert "'*bias' has no effect: earlier rules match all of its parameters: 'back*', 'head.*'" in str(error.value)
 
 
 @pytest.mark.parametrize("rules, said", [

@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from base import DATASETS, METRICS, TRAINERS
+from base.base_model import set_training
 from conftest import PROJECT, assert_same_run, assert_same_state, epochs, load, metrics, needs, score, train
 from trainer.trainer import Trainer
 from utils.errors import ConfigError, TrainingError
@@ -155,6 +156,36 @@ def test_frozen_parameters_stay_and_rules_have_their_own_rate(small, tmp_path):
     first, last = load(one)["state"]["model"], load(three)["state"]["model"]
     same = [name for name in first if torch.equal(first[name], last[name])]
     assert same == ["layers.1.weight", "layers.1.bias", "layers.4.bias"]
+
+
+@TRAINERS.register
+class Thawing(Trainer):
+    """Freezes the first layer when it is built, and trains it from the second epoch on."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first.requires_grad_(False)
+
+    @property
+    def first(self):
+        return self.unwrapped_model.layers[1]
+
+    def on_epoch_end(self):
+        self.first.requires_grad_(True)
+
+
+def test_a_part_that_is_unfrozen_later_is_trained_from_then_on(small, tmp_path):
+    weights = [load(train("-c", small, "trainer.type=Thawing", f"trainer.args.epochs={n}", out=tmp_path / str(n)))
+               ["state"]["model"]["layers.1.weight"] for n in (1, 2)]
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_frozen_normalisation_layers_keep_their_statistics_unless_the_config_says_otherwise(mode):
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2, affine=False))
+    model[0].requires_grad_(False)
+    set_training(model.eval(), mode)
+    assert [layer.training for layer in model] == [mode == "train", True, True]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

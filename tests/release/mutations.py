@@ -36,6 +36,21 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- frozen parameters
+    Mutation("frozen parameters are not in the groups", "base/base_model.py",
+             "        if keep_frozen or parameter.requires_grad:", "        if parameter.requires_grad:",
+             "test_a_part_that_is_unfrozen_later_is_trained_from_then_on"),
+    Mutation("rules that freeze count first", "base/base_model.py",
+             "rules = list(rules) if keep_frozen else sorted", "rules = sorted",
+             "test_the_first_rule_that_matches_counts_but_in_runs_of_1_0_0_those_that_freeze"),
+    Mutation("a shadowed rule is taken", "base/base_model.py", "        if number in matches:",
+             "        if True:", "test_a_rule_that_earlier_ones_shadow_is_an_error_that_names_them"),
+    Mutation("frozen BatchNorm keeps learning", "base/base_model.py",
+             "            layer.eval()", "            layer.train()",
+             "test_frozen_normalisation_layers_keep_their_statistics_unless_the_config_says_otherwise"),
+    Mutation("runs of 1.0.0 get frozen parameters into their groups", "utils/checkpoint/format_1.py",
+             '"optimizer": {"keep_frozen": False}', '"optimizer": {}',
+             "test_a_run_of_1_0_0_with_frozen_parameters_goes_on"),
     # -- resuming
     Mutation("the monitor is in no checkpoint", "base/base_trainer.py",
              'self.state |= {"monitor": self.monitor} if self.monitor else {}', "pass",

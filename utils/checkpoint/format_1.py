@@ -13,10 +13,10 @@ TRAINER = {
     "max_failed_saves": 3, "log_every": 50, "log_images_every": 10, "log_weights_every": 10,
     "precision": "fp32", "accumulate": 1, "clip_norm": None, "ema": None, "compile": False,
     "channels_last": False, "matmul_precision": None, "max_time": None, "on_nan": "stop",
-    "max_nan_steps": 10, "strategy": "ddp", "sync_batchnorm": False}
+    "max_nan_steps": 10, "strategy": "ddp", "sync_batchnorm": False, "frozen_norm": "train"}
 # By the class or function that takes an argument, or by the section of a block's own key. A key that is
 # newer than 1.0.0 has the value that gives its behaviour: a run that was begun without the key keeps it.
-DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER}
+DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER, "optimizer": {"keep_frozen": False}}
 
 
 def upgrade(content: dict) -> dict:

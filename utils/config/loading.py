@@ -186,7 +186,8 @@ def is_single(block: dict) -> bool:
     """Whether a table is (part of) one optimizer or scheduler, and not several blocks by name."""
     keys = {key.removeprefix("~") for key in block}
     numbers = any(isinstance(value, (int, float)) for value in block.values())
-    return bool(keys & {"type", "args", "per", "groups", "decay_bias_and_norm"}) or numbers or not block
+    own = {"type", "args", "per", "groups", "decay_bias_and_norm", "keep_frozen"}
+    return bool(keys & own) or numbers or not block
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

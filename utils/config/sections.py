@@ -27,7 +27,9 @@ SECTIONS = {
             "groups": "Parameters with options of their own: "
                       "[{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}].",
             "decay_bias_and_norm": "Whether weight decay also shrinks biases and the weights of "
-                                   "normalisation layers (true)."}),
+                                   "normalisation layers (true).",
+            "keep_frozen": "Whether the optimizer has the frozen parameters, too, so that they are trained "
+                           "once they are unfrozen (true); without, rules that freeze come first."}),
     "scheduler": Section(
         None, "How the learning rate moves; all of a list are stepped; several optimizers by their names.", {
             "per": "What it is stepped after, epoch or step (epoch)."}),

@@ -50,7 +50,7 @@ class Updater:
                  names: Mapping[str, torch.nn.Parameter] | None = None):
         self.optimizer, self.schedule, self.scaler, self.clip_norm = optimizer, schedule, scaler, clip_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.inputs = self.parameters if exclusive else None  # the only leaves that backward fills
+        self.exclusive = exclusive
         self.guard = guard or NonFiniteGuard()
         self.gradients: SharedGradients | None = share(self.parameters) if share else None
         name_of = {id(parameter): name for name, parameter in (names or {}).items()}
@@ -65,6 +65,11 @@ class Updater:
         self.guard = guard
         if share and self.gradients is None:
             self.gradients = share(self.parameters)
+
+    @property
+    def inputs(self) -> list[torch.nn.Parameter] | None:
+        """The only leaves that backward fills: what is trained now, of an exclusive one; None for all."""
+        return [p for p in self.parameters if p.requires_grad] if self.exclusive else None
 
     def update(self, loss: torch.Tensor, window: Window) -> None:
         """Adds the gradients of `loss`. The window's last call makes the step, unless the guard skips it.
