@@ -3,7 +3,7 @@ import atexit
 import itertools
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from base.data.arrays import batch_fetcher
 from base.data.batch_transforms import BatchPreparation
+from base.data.sample_count import SampleCounter
 from base.data.sampler import Batch, PositionSampler, RankSlice
 from base.data.streams import Stream, StreamCollate, StreamPlace, copy_state, is_stateful, track_place
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
@@ -93,6 +94,7 @@ class DataSplits:
         self._datasets: dict[str, Dataset | None] = {}
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._first_states: dict[str, Any] = {}
+        self._counters: dict[tuple[str, bool], SampleCounter] = {}  # where the dataset collates by itself
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
         atexit.register(_close, weakref.ref(self))  # runs before multiprocessing waits for its children
@@ -186,7 +188,26 @@ class DataSplits:
             loader.batch_sampler.enter(epoch, start)
             loaded = self._iterators[key] = iter(loader)
             batches = loader.batch_sampler.batches(loaded)
+        if counter := self._counter(split, training):
+            batches = map(counter.count, batches)
         return itertools.islice(batches, limit - start) if limit else batches
+
+    def num_in_step(self, batches: Sequence[Batch]) -> int:
+        """How many samples count in a step's batches, over all processes. Every process has to call it."""
+        num_samples = sum([batch.num_total for batch in batches])
+        if self.rank_slice.world_size > 1 and self._counter("train", training=True):
+            num_samples = int(dist.all_reduce(torch.tensor(num_samples)))
+        return num_samples
+
+    def num_dropped(self) -> int:
+        """Samples that the dataset's collate function has left out. Every process has to call it."""
+        own = sum(counter.num_dropped for counter in self._counters.values())
+        return int(dist.all_reduce(torch.tensor(own)))
+
+    def _counter(self, split: str, training: bool) -> SampleCounter | None:
+        if not hasattr(self.dataset(split), "collate_fn"):
+            return None
+        return self._counters.setdefault((split, training), SampleCounter())
 
     def resize_batches(self, batch_size: int, eval_batch_size: int) -> None:
         """Changes the sizes of batches from the next call of `batches` or `first_batch` on."""
@@ -232,7 +253,9 @@ class DataSplits:
         if at_most:
             size = total = min(size, at_most)
         chosen = chosen._replace(indices=chosen.indices[:at_most])
-        return Batch(self._collate(view)(samples), size, total, chosen)
+        batch = Batch(self._collate(view)(samples), size, total, chosen)
+        counter = self._counter(split, training)
+        return counter.count(batch, tried=True) if counter else batch
 
     def _batch_size(self, training: bool) -> int:
         return self.batch_size if training else self.eval_batch_size

@@ -206,7 +206,7 @@ class Metrics:
 
     def _gather_batches(self, outputs: Any, targets: Any) -> list[tuple[Any, Any]]:
         if dist.world_size() == 1:
-            return [(outputs, targets)]
+            return [] if self._padding else [(outputs, targets)]
         gathered = dist.all_gather_object(None if self._padding
                                           else to_device((outputs, targets), torch.device("cpu")))
         return [to_device(theirs, self.device) for theirs in gathered if theirs is not None]

@@ -254,11 +254,12 @@ class BaseTrainer(FormerTrainerNames):
             for batches in accumulation_windows(self.data.batches("train", position.epoch, position.batch),
                                                 self.accumulate):
                 self.timers.record("data wait")
-                self.optimizer_step(batches)
+                bar.update(len(batches))
+                if not self.optimizer_step(batches):
+                    continue
                 self.on_step_end()
                 if self._step_profiler:
                     self._step_profiler.step()
-                bar.update(len(batches))
                 self.timers.record("compute")
                 within_epoch = position.batch != num_batches
                 if within_epoch and position.step % self.log_every == 0:
@@ -268,14 +269,16 @@ class BaseTrainer(FormerTrainerNames):
                     self.save("last.pt")
                 self.stop_if_requested(requests)
 
-    def optimizer_step(self, batches: Sequence[Batch]) -> None:
-        """One optimizer step on the batches of an accumulation window.
+    def optimizer_step(self, batches: Sequence[Batch]) -> bool:
+        """One optimizer step on the batches of an accumulation window. Returns False if they hold no sample.
 
         The gradient is the mean over the samples of all batches and processes: each batch's loss counts by
         its part of the samples, times the number of processes, over which gradients are averaged.
         """
         position, self._step_batches = self.position, batches
-        num_samples = sum([batch.num_total for batch in batches])
+        if not (num_samples := self.data.num_in_step(batches)):
+            position.pass_over(len(batches))
+            return False
         if self._num_processes > 1:
             broadcast_buffers([self.model, self.loss])
         before = StepSnapshot(self) if self.guard.tolerated else None
@@ -301,6 +304,7 @@ class BaseTrainer(FormerTrainerNames):
         self._num_samples_seen += num_samples
         position.advance(len(batches))
         self.unsaved = True
+        return True
 
     def device_batch(self, batch: Batch, training: bool = True) -> Any:
         """A loaded batch as the model gets it: on the device, after batch transforms. Metrics begin it."""

@@ -15,6 +15,7 @@ from base.preflight_loss import loss_inputs_watched, require_samples_for_a_batch
 from base.recovery import StepSnapshot
 from utils.checkpoint.state import StateCopier
 from utils.config.suggestions import suggest_name
+from utils.distributed import collectives as dist
 from utils.distributed.group import is_peer_failure
 from utils.errors import ConfigError, describe_error
 from utils.torch_messages import is_out_of_memory
@@ -102,7 +103,8 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
     with loss_inputs_watched(trainer, config, batch):
         values = _train_on(trainer, batch)
-    if trainer.data.smallest_local_batch() == 1 and batch.num_samples != 1:
+    # all processes decide alike, though a collate function may have left them different numbers of samples
+    if trainer.data.smallest_local_batch() == 1 and any(dist.agree(batch.num_samples != 1)):
         _try_one_sample(trainer)
     shared = [updater.gradients for updater in trainer.updaters.values() if updater.gradients]
     for gradients in shared:
@@ -129,6 +131,8 @@ def _try_one_sample(trainer: PreparedTrainer) -> None:
 
 def _train_on(trainer: PreparedTrainer, batch: Batch) -> dict[str, float]:
     totals = Totals()
+    # else a process whose batch does not count would take a result from before, and not wait for the others
+    trainer.metrics.reset()
     totals.add(as_values(trainer.train_step(trainer.device_batch(batch))), batch.num_samples)
     return totals.means() | trainer.metrics.compute()
 

@@ -60,9 +60,10 @@ def describe_parts(trainer: Described) -> str:
 def describe_end(trainer: Described, elapsed_s: float) -> str:
     """The result, the run's folder, and the commands to continue from there."""
     run, seconds_of = trainer.run.folder, trainer.timers.total_s
-    hint = advice(seconds_of)
+    hint, num_dropped = advice(seconds_of), trainer.data.num_dropped()
+    dropped = [f"  dropped {num_dropped:,} samples that collate_fn left out"] if num_dropped else []
     return "\n".join([
-        f"{describe_outcome(trainer)}, in {elapsed_s:.1f} s.",
+        f"{describe_outcome(trainer)}, in {elapsed_s:.1f} s.", *dropped,
         f"  time    {describe_times(seconds_of)}{f': {hint}' if hint else ''}",
         f"  run     {run}",
         f"  curves  tensorboard --logdir {run.parent}",

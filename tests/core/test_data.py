@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from base.data.sample_count import count_samples
 from base.base_data_loader import DataSplits
 from conftest import PROJECT
 from utils.errors import ConfigError
@@ -385,6 +386,38 @@ def test_the_dataset_collates_its_own_samples_where_it_knows_how(dataset, num_wo
     assert batch.num_samples == 4 and inputs.shape == (4, 4) and numbers.tolist() == [0, 1, 2, 3]
     assert inputs.sum(1).tolist() == [1, 2, 3, 4]
     assert torch.equal(data.first_batch("train").data[0], inputs)
+
+
+class Dropping(Numbers):
+    """Its collate function leaves out the samples 4 to 7, and every second of the others."""
+
+    def __getitem__(self, index):
+        return torch.tensor([float(index)]), index
+
+    @staticmethod
+    def collate_fn(samples):
+        kept = [(point, index) for point, index in samples if index % 2 and index not in range(4, 8)]
+        return torch.stack([point for point, _ in kept]) if kept else None, torch.tensor([i for _, i in kept])
+
+
+def test_a_batch_counts_the_samples_that_its_collate_function_has_left():
+    data = splits(Dropping(12), batch_size=4, shuffle=False)
+    batches = list(data.batches("train"))
+    assert [batch.num_samples for batch in batches] == [2, 0, 2]
+    assert [data.num_in_step([batch]) for batch in batches] == [2, 0, 2]
+    assert batches[1].data[0].tolist() == [[1.0], [3.0]]  # the batch before stands in for it
+    assert data.num_dropped() == 8
+
+
+@pytest.mark.parametrize("data, number", [
+    (None, 0), ([], 0), ([(1, 2)] * 3, 3), ((torch.ones(9, 2), torch.ones(3)), 3), ([torch.ones(9), [1, 2]], 2),
+    ({"x": torch.ones(2, 5), "labels": torch.ones(3)}, 3), ({"x": torch.ones(2, 5), "y": torch.ones(2)}, 2),
+    ((torch.ones(3), {"boxes": [1, 2], "masks": torch.ones(2, 4)}), 2),
+    ((torch.ones(3), torch.ones(2), torch.ones(3)), 8), (torch.ones(3), 8),  # does not tell
+    ((torch.ones(40), torch.ones(40)), 8),  # nodes of graphs, say
+])
+def test_what_a_collated_batch_tells_of_its_number_of_samples(data, number):
+    assert count_samples(data, 8) == number
 
 
 class Table(Numbers):

@@ -158,6 +158,47 @@ def test_frozen_parameters_stay_and_rules_have_their_own_rate(small, tmp_path):
     assert same == ["layers.1.weight", "layers.1.bias", "layers.4.bias"]
 
 
+@DATASETS.register
+class HalfEmpty(torch.utils.data.Dataset):
+    """Of 30 numbers, 10 to 19 and the odd ones are left out by the collate function."""
+
+    def __init__(self, split: str):
+        self.numbers = torch.arange(30.0)
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, index):
+        return self.numbers[index]
+
+    @staticmethod
+    def collate_fn(samples):
+        kept = [number for number in samples if number % 2 == 0 and number not in range(10, 20)]
+        return (torch.stack(kept)[:, None], torch.stack(kept)[:, None]) if kept else None
+
+
+@pytest.mark.parametrize("accumulate, num_steps", [(1, 2), (2, 2), (3, 1)])
+def test_batches_without_samples_make_no_step_and_means_are_over_what_came(tmp_path, accumulate, num_steps):
+    (tmp_path / "half.yaml").write_text(f"""
+name: half
+dataset: {{type: HalfEmpty}}
+data_loader: {{batch_size: 10, shuffle: false}}
+model: {{type: Linear, args: {{in_features: 1, out_features: 1}}}}
+loss: L1Loss
+optimizer: {{type: SGD, args: {{lr: 0.0}}}}
+trainer: {{args: {{epochs: 1, accumulate: {accumulate}}}}}
+writers: []
+""")
+    run = train("-c", tmp_path / "half.yaml", out=tmp_path)
+    assert load(run)["state"]["progress"]["step"] == num_steps
+    kept = torch.tensor([float(n) for n in range(0, 30, 2) if n not in range(10, 20)])
+    model = load(run)["state"]["model"]
+    loss = (kept * model["weight"].item() + model["bias"].item() - kept).abs().mean().item()
+    line = epochs(run)[-1]
+    assert line["train/loss"] == pytest.approx(loss, rel=1e-5) == line["val/loss"]
+    assert "dropped 40 samples" in (run / "run.log").read_text()
+
+
 @TRAINERS.register
 class Thawing(Trainer):
     """Freezes the first layer when it is built, and trains it from the second epoch on."""

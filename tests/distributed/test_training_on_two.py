@@ -38,6 +38,9 @@ JOBS = {
     "loss": ["loss=WithTemperature"],
     "parts": ["trainer={type: ByParts, args: {epochs: 2}}", SGD],
     "metrics": [f"metrics=[accuracy, {F1}, MedianMargin, LargestMargin]", "data_loader.eval_batch_size=5"],
+    # process 0 has no sample of the second batch
+    "dropped": ["dataset=LeftOutPoints", SGD, "data_loader.shuffle=false", f"metrics=[accuracy, {F1}, LargestMargin]"],
+    "dropped accumulate": ["dataset=LeftOutPoints", SGD, "trainer.args.accumulate=2"],
     "unfrozen": ["trainer={type: Unfreezing, args: {epochs: 3}}", SGD],
     "stream": ["dataset=PointStream", "data_loader.num_workers=1"],
     "stopped early": ["trainer.args.early_stop=1", "trainer.args.min_delta=0.1", "trainer.args.epochs=9",

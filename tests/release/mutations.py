@@ -36,6 +36,17 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- samples that a collate function leaves out
+    Mutation("left out samples count", "base/data/sample_count.py",
+             "number = count_samples(batch.data, batch.num_samples)", "number = batch.num_samples",
+             "test_a_batch_counts_the_samples_that_its_collate_function_has_left"),
+    Mutation("an empty batch makes a step", "base/base_trainer.py",
+             "            position.pass_over(len(batches))\n            return False",
+             "            num_samples = 1",
+             "test_batches_without_samples_make_no_step_and_means_are_over_what_came"),
+    Mutation("processes do not agree on what is left of a step", "base/base_data_loader.py",
+             "num_samples = int(dist.all_reduce(torch.tensor(num_samples)))", "num_samples *= 2",
+             "test_two_processes_train_to_the_numbers_of_one[dropped]"),
     # -- frozen parameters
     Mutation("frozen parameters are not in the groups", "base/base_model.py",
              "        if keep_frozen or parameter.requires_grad:", "        if parameter.requires_grad:",

@@ -23,6 +23,10 @@ class Position:
         self.batch += num_batches
         self.step += 1
 
+    def pass_over(self, num_batches: int) -> None:
+        """Records batches that made no step."""
+        self.batch += num_batches
+
     def next_epoch(self) -> None:
         self.epoch, self.batch = self.epoch + 1, 0
 

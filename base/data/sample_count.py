@@ -1,0 +1,67 @@
+"""How many samples a batch holds after a dataset's own collate function, which may leave some out."""
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from base.data.sampler import Batch
+from utils.errors import ConfigError
+
+_TARGETS = ("targets", "target", "labels", "label")
+
+
+def count_samples(data: Any, nominal: int) -> int:
+    """The samples in a collated batch: the length of a list of samples, else of what all targets agree on.
+
+    Targets are all but the first of a tuple or list, or the values of a dict with usual names (without such
+    names all of its values). `nominal`, how many were collated, if that does not tell.
+    """
+    if data is None:
+        return 0
+    if isinstance(data, list) and all(isinstance(item, (tuple, Mapping)) for item in data):
+        return min(len(data), nominal)
+    if isinstance(data, Mapping):
+        parts = [data[name] for name in _TARGETS if name in data] or list(data.values())
+    else:
+        parts = list(data[1:]) if isinstance(data, (tuple, list)) else []
+    lengths = {length for part in parts for length in _lengths(part)}
+    return min(lengths.pop(), nominal) if len(lengths) == 1 else nominal
+
+
+def _lengths(part: Any) -> list[int]:
+    if isinstance(part, Mapping):
+        return [length for value in part.values() for length in _lengths(value)]
+    if isinstance(part, torch.Tensor):
+        return [len(part)] if part.ndim else []
+    return [len(part)] if isinstance(part, (tuple, list)) else []
+
+
+class SampleCounter:
+    """Counts what a collate function left of each batch.
+
+    Another batch stands in for the data of an empty one, with which models cannot work; it does not count.
+    """
+
+    def __init__(self):
+        self.num_dropped = 0  # by this process
+        self._stand_in: Batch | None = None
+
+    def count(self, batch: Batch, tried: bool = False) -> Batch:
+        """The batch with its true number of samples; `num_total` is that of this process alone.
+
+        `tried`: it is not part of the run, so what is missing from it is not added to `num_dropped`.
+        Raises ConfigError if the very first batch is empty.
+        """
+        if batch.num_samples == 0 and count_samples(batch.data, 1):  # another process has the batch's samples
+            return replace(batch, num_total=0)
+        number = count_samples(batch.data, batch.num_samples)
+        self.num_dropped += 0 if tried else batch.num_samples - number
+        chosen = batch.chosen and batch.chosen._replace(indices=batch.chosen.indices[:max(number, 1)])
+        batch = replace(batch, num_samples=number, num_total=number, chosen=chosen)
+        if number:
+            self._stand_in = batch
+            return batch
+        if self._stand_in is None:
+            raise ConfigError.at("dataset", "its collate_fn left no sample of the first batch")
+        return replace(self._stand_in, num_samples=0, num_total=0)
