@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from importlib import metadata
@@ -14,7 +13,7 @@ from utils.checkpoint.loading import step_of
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.errors import ConfigError
-from utils.git import git
+from utils.git import git, uncommitted_changes
 
 CHECKPOINTS = "checkpoints"
 _ENVIRONMENT = "environment.jsonl"
@@ -139,7 +138,7 @@ def environment(device: str) -> dict:
         "command": [sys.executable, *sys.argv],
         "folder": os.getcwd(),
         "git_commit": git("rev-parse", "HEAD"),
-        "git_diff": _uncommitted(),
+        "git_diff": uncommitted_changes(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
@@ -158,20 +157,7 @@ def record_environment(run: Path, start: dict) -> None:
     with open(run / _ENVIRONMENT, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
     if diff:
-        (run / record["git_diff"]).write_text(diff + "\n", encoding="utf-8")
-
-
-def _uncommitted() -> str | None:
-    """The difference from the last commit, with new code and configs; git's own index stays unchanged."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            git("read-tree", "HEAD", **index)
-            git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt",
-                **index)
-            return git("diff", "HEAD", **index)
-    except OSError:  # a full disk, which the next write will report
-        return None
+        (run / record["git_diff"]).write_text(diff + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 def _version(package: str) -> str | None:

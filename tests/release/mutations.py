@@ -75,6 +75,12 @@ MUTATIONS = [
     Mutation("what a checkpoint lacks keeps its first value", "utils/checkpoint/state.py",
              "    if alone:", "    if False:",
              "test_a_part_that_the_checkpoint_lacks_or_has_too_much_is_named"),
+    Mutation("new code is in no record of a run", "utils/git.py",
+             'run("add", "--intent-to-add",', 'run("add", "--intent-to-add", "none.yml",',
+             "test_new_code_and_configs_of_the_project_are_recorded"),
+    Mutation("files that are named like credentials are recorded", "utils/git.py",
+             "if _CREDENTIALS.search(name) and", "if False and",
+             "test_a_file_that_is_named_like_credentials_is_not_recorded"),
     # -- randomness
     Mutation("derived seeds are sums", "utils/random.py",
              'return int.from_bytes(digest, "little") >> 1', "return seed + sum(counters)",
