@@ -42,13 +42,20 @@ def new_run(out: Path, name: str, run_name: str | None) -> Path:
             run.mkdir(parents=True)
             return run
         except FileExistsError:
-            if run_name and not any(run.glob(f"{CHECKPOINTS}/*.pt")) and not (run / "metrics.jsonl").exists():
+            if run_name:
+                require_unused(run)
                 return run
         except OSError as error:
             raise ConfigError(f"{run}: cannot be made: {error.strerror}. "
                               "Choose another folder with --out.") from error
-    raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\n"
-                      "or choose another --run-name.")
+    raise ConfigError(f"{run} is there already: too many runs began in this second")
+
+
+def require_unused(run: Path) -> None:
+    """Raises ConfigError if a run has begun to train."""
+    if any(run.glob(f"{CHECKPOINTS}/*.pt")) or (run / "metrics.jsonl").exists():
+        raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\n"
+                          "or choose another --run-name.")
 
 
 def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> Iterator[Path]:
@@ -109,10 +116,11 @@ def has_saved(run: Path, launch: str) -> bool:
     """Whether this launch has written a last.pt: it differs from the one at the launch's first start."""
     found = next((start.get("last_checkpoint") for start in _starts(run)
                   if start.get("launch") == launch), None)
-    return _identity(run / CHECKPOINTS / "last.pt") != found
+    return file_stamp(run / CHECKPOINTS / "last.pt") != found
 
 
-def _identity(file: Path) -> str | None:
+def file_stamp(file: Path) -> str | None:
+    """A text that differs when the file was replaced or written again; None if there is none."""
     return f"{file.stat().st_ino}-{file.stat().st_mtime_ns}" if file.exists() else None
 
 
@@ -151,7 +159,7 @@ def environment(device: str) -> dict:
 
 def record_environment(run: Path, start: dict) -> None:
     """Appends `environment` to the run's environment.jsonl; uncommitted changes go to a .diff beside it."""
-    record = {**start, "last_checkpoint": _identity(run / CHECKPOINTS / "last.pt")}
+    record = {**start, "last_checkpoint": file_stamp(run / CHECKPOINTS / "last.pt")}
     if diff := start["git_diff"]:
         record["git_diff"] = f"code_{datetime.fromtimestamp(start['started_s']):%Y-%m-%d_%H-%M-%S}.diff"
     with open(run / _ENVIRONMENT, "a", encoding="utf-8") as file:
