@@ -79,7 +79,9 @@ def train(args, resolved, checkpoint, device) -> None:
     from utils.run_lock import RunLock
 
     stage, config = args.tool and args.tool.stage, resolved.config
-    with RunLock(waits=str(args.resume) == "auto") as lock:
+    waits = str(args.resume) == "auto"
+    awaited = args.out / config["name"] / args.run_name if waits and args.run_name else None
+    with RunLock(waits, awaited) as lock:
         setup = set_up_training(config, checkpoint, device, args.out, args.init_from,
                                 check=stage != "memory", lock=lock if stage in (None, "run") else None)
         if stage in ("memory", "trainer"):

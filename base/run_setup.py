@@ -138,7 +138,7 @@ def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str,
             checkpoint = open_checkpoint(run, ("last.pt",), whole=False)
         log.warning("restart %d of the processes: %s", restarts,
                     f"they go on from {checkpoint.file}" if checkpoint else "they begin anew")
-    if lock and checkpoint and run_of(checkpoint.file) and dist.is_main():
+    if lock and dist.is_main():
         checkpoint = _claim(checkpoint, lock, waits=restarts > 0)
     chosen = dist.broadcast_object(checkpoint and (checkpoint.file, checkpoint.state["progress"]))
     if chosen is None or (checkpoint and chosen == (checkpoint.file, checkpoint.state["progress"])):
@@ -146,8 +146,13 @@ def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str,
     return open_checkpoint(chosen[0], (), whole=False)
 
 
-def _claim(checkpoint: Checkpoint, lock: RunLock, waits: bool) -> Checkpoint:
+def _claim(checkpoint: Checkpoint | None, lock: RunLock, waits: bool) -> Checkpoint | None:
     """Locks a checkpoint's run and tidies it; returns what the checkpoint then is."""
+    if checkpoint is None and lock.awaited and lock.awaited.is_dir():
+        lock.take(lock.awaited)
+        checkpoint = _unfinished_checkpoint(lock.awaited.parent, lock.awaited.name)
+    if checkpoint is None or run_of(checkpoint.file) is None:
+        return checkpoint
     lock.take(run_of(checkpoint.file), waits)
     remove_leftovers(checkpoint.file.parent)  # also of a run that is already finished
     if file_stamp(checkpoint.file) == checkpoint.stamp:

@@ -29,10 +29,12 @@ class RunLock:
 
     Args:
         waits: whether to wait for another process to end, up to WAIT_S.
+        awaited: a run in which a checkpoint may appear meanwhile.
     """
 
-    def __init__(self, waits: bool = False):
-        self.waits, self.folder, self._descriptor = waits, None, None
+    def __init__(self, waits: bool = False, awaited: Path | None = None):
+        self.waits, self.awaited = waits, awaited
+        self.folder, self._descriptor = None, None
 
     def __enter__(self):
         return self
