@@ -1,7 +1,6 @@
 """How a run begins: from a config, from a checkpoint, or from another run's weights."""
 import errno
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -41,6 +40,7 @@ from utils.run_folder import (
     run_of,
     run_of_launch,
 )
+from utils.run_files import remove_links, replace_file
 from utils.run_lock import RunLock
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,8 @@ def _claim(checkpoint: Checkpoint | None, lock: RunLock, waits: bool) -> Checkpo
     if checkpoint is None or run_of(checkpoint.file) is None:
         return checkpoint
     lock.take(run_of(checkpoint.file), waits)
-    remove_leftovers(checkpoint.file.parent)  # also of a run that is already finished
+    if not checkpoint.file.parent.is_symlink():
+        remove_leftovers(checkpoint.file.parent)  # also of a run that is already finished
     if file_stamp(checkpoint.file) == checkpoint.stamp:
         return checkpoint
     return open_checkpoint(checkpoint.file, (), whole=False)
@@ -308,6 +309,7 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
             lock.take(folder, waits=restarted)
         if is_new:
             require_unused(folder)  # another process may have had it meanwhile
+        remove_links(folder)
         record_environment(folder, start)
         run = _open_run(folder, resolved, checkpoint, bars)
         dist.broadcast_object(folder)
@@ -325,10 +327,8 @@ def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, 
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
     store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from)
     run = RunLog(folder, store, writers, bars)
-    # a full disk must not cost a resumed run its config
-    unfinished = folder / "config.yaml.tmp"
-    unfinished.write_text(dump_yaml(config), encoding="utf-8")
-    os.replace(unfinished, folder / "config.yaml")
+    # as a whole: a full disk must not cost a resumed run its config
+    replace_file(folder / "config.yaml", dump_yaml(config))
     if start_step is None:
         run.hparams(flatten(resolved.config))
     else:

@@ -14,6 +14,7 @@ from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.errors import ConfigError
 from utils.git import git, uncommitted_changes
+from utils.run_files import append_line, replace_file
 
 CHECKPOINTS = "checkpoints"
 _ENVIRONMENT = "environment.jsonl"
@@ -162,10 +163,9 @@ def record_environment(run: Path, start: dict) -> None:
     record = {**start, "last_checkpoint": file_stamp(run / CHECKPOINTS / "last.pt")}
     if diff := start["git_diff"]:
         record["git_diff"] = f"code_{datetime.fromtimestamp(start['started_s']):%Y-%m-%d_%H-%M-%S}.diff"
-    with open(run / _ENVIRONMENT, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    append_line(run / _ENVIRONMENT, json.dumps(record))
     if diff:
-        (run / record["git_diff"]).write_text(diff + "\n", encoding="utf-8", errors="surrogateescape")
+        replace_file(run / record["git_diff"], diff + "\n", errors="surrogateescape")
 
 
 def _version(package: str) -> str | None:
