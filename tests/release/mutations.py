@@ -91,7 +91,7 @@ MUTATIONS = [
              "base/run_setup.py", "if file_stamp(checkpoint.file) == checkpoint.stamp:", "if True:",
              "test_the_checkpoint_is_read_again_if_it_was_replaced_before_the_lock_was_taken"),
     Mutation("test.py writes through a link", "test.py",
-             "    replace_file(file, json.dumps({", "    (lambda file, text: file.write_text(text))(file, json.dumps({",
+             "    replace_file(file, json.dumps({", "    type(file).write_text(file, json.dumps({",
              "test_a_link_in_a_run_folder_is_replaced_and_its_target_stays"),
     Mutation("a resumed run writes through links", "base/run_setup.py",
              "        remove_links(folder)\n", "",
