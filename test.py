@@ -11,6 +11,7 @@ from pathlib import Path
 from utils.cli import log_level, test_arguments
 from utils.distributed.environment import before_group, expected_rank
 from utils.errors import ConfigError, exit_codes
+from utils.run_files import replace_file
 
 log = logging.getLogger("test")
 
@@ -60,7 +61,7 @@ def keep_scores(file: Path, about: dict, values: dict) -> None:
     except (OSError, ValueError, TypeError):  # no file yet, or an unreadable one
         before = {}
     same = {key: before.get(key) for key in about} == about
-    file.write_text(json.dumps({**(before if same else {}), **about, **values}, indent=2) + "\n")
+    replace_file(file, json.dumps({**(before if same else {}), **about, **values}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

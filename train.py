@@ -53,8 +53,7 @@ def main(args) -> None:
         num_processes = processes_to_start(args.device, args.nproc) if args.distributed else 1
         # a process that only starts others needs no device
         device = None if launches else pick_device(args.device, local_rank())
-        checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name,
-                                          tidy=stage in (None, "run"))
+        checkpoint = checkpoint_to_resume(args.resume, given, args.out, args.run_name)
         resolved = resolve_config(given, checkpoint, args.overrides, num_processes)
     gc.enable()
     if not args.release_heap:
@@ -74,27 +73,40 @@ def call_tool(args, *parts):
 
 def train(args, resolved, checkpoint, device) -> None:
     """The work of each process."""
-    from base.run_setup import open_run, set_up_training
-    from base.summary import describe_end, describe_finished, describe_parts, describe_resumed
-    from logger.console import log_to_file
-    from utils.distributed.collectives import rank
+    from base.run_setup import set_up_training
+    from base.summary import describe_finished
     from utils.run_folder import run_of
+    from utils.run_lock import RunLock
 
     stage, config = args.tool and args.tool.stage, resolved.config
-    setup = set_up_training(config, checkpoint, device, args.out, args.init_from, check=stage != "memory")
-    if stage in ("memory", "trainer"):
-        return call_tool(args, setup, config)
-    trainer, checkpoint = setup.trainer, setup.checkpoint
-    if checkpoint and trainer.finished:
-        log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
-        return
+    waits = str(args.resume) == "auto"
+    awaited = args.out / config["name"] / args.run_name if waits and args.run_name else None
+    with RunLock(waits, awaited) as lock:
+        setup = set_up_training(config, checkpoint, device, args.out, args.init_from,
+                                check=stage != "memory", lock=lock if stage in (None, "run") else None)
+        if stage in ("memory", "trainer"):
+            return call_tool(args, setup, config)
+        trainer, checkpoint = setup.trainer, setup.checkpoint
+        if checkpoint and trainer.finished:
+            log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
+            return
+        write_run(args, resolved, setup, device, lock)
 
-    run = open_run(resolved, checkpoint, device, args.out, args.run_name, bars=not args.quiet)
+
+def write_run(args, resolved, setup, device, lock) -> None:
+    """Trains, in the run's folder."""
+    from base.run_setup import open_run
+    from base.summary import describe_end, describe_parts, describe_resumed
+    from logger.console import log_to_file
+    from utils.distributed.collectives import rank
+
+    trainer = setup.trainer
+    run = open_run(resolved, setup.checkpoint, device, args.out, args.run_name, not args.quiet, lock)
     log_to_file(run.folder / "run.log", rank())
     log.info(describe_parts(trainer))
-    if checkpoint:
+    if setup.checkpoint:
         log.info(describe_resumed(trainer))
-    profiler = call_tool(args, trainer, run) if stage == "run" else None
+    profiler = call_tool(args, trainer, run) if args.tool and args.tool.stage == "run" else None
     started = time.monotonic()
     extra = {"last_step": args.steps, "profiler": profiler}
     trainer.train(run, **{name: value for name, value in extra.items() if value})

@@ -18,6 +18,7 @@ from utils.checkpoint.store import CheckpointStore, SavePolicy
 from utils.distributed import collectives as dist
 from utils.distributed.sharding import is_sharded
 from utils.errors import TrainingError
+from utils.run_files import replace_file
 from utils.training.non_finite_guard import NonFinite
 from utils.training.progress import Position, accumulation_windows
 
@@ -121,8 +122,9 @@ def _storable(window: list) -> dict:
 def _write_report(store: CheckpointStore, state: dict | None, batch: dict, report: dict) -> None:
     if state:
         store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
+    (store.folder / "batch.pt").unlink(missing_ok=True)  # perhaps a link
     write_archive(batch, store.folder / "batch.pt")
-    (store.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    replace_file(store.folder / "report.json", json.dumps(report, indent=2) + "\n")
 
 
 def _find_origin(trainer: FailedTraining, prepared: list) -> str | None:

@@ -1,7 +1,6 @@
 """How a run begins: from a config, from a checkpoint, or from another run's weights."""
 import errno
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -32,13 +31,17 @@ from utils.run_folder import (
     CHECKPOINTS,
     environment,
     find_checkpoints,
+    file_stamp,
     has_saved,
     list_runs,
     new_run,
     record_environment,
+    require_unused,
     run_of,
     run_of_launch,
 )
+from utils.run_files import remove_links, replace_file
+from utils.run_lock import RunLock
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
@@ -49,11 +52,12 @@ _WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _A
 
 
 class Checkpoint(NamedTuple):
-    """A loaded checkpoint: its file, complete config and state."""
+    """A loaded checkpoint: its file, complete config and state; `stamp` tells when the file was replaced."""
 
     file: Path
     config: dict
     state: dict
+    stamp: str | None = None
 
 
 class RunConfig(NamedTuple):
@@ -72,11 +76,12 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
     """
     for file in find_checkpoints(path, prefer):
         try:
+            stamp = file_stamp(file)
             content = load_checkpoint(file, whole)
             config = content["config"]
             if DEFAULT_VALUES not in config:  # of version 1.0.0
                 config = complete_config(config, former=format_1.DEFAULTS).complete
-            return Checkpoint(file, config, content["state"])
+            return Checkpoint(file, config, content["state"], stamp)
         except ConfigError as error:
             if path.is_file():
                 other = newest_valid_checkpoint(file)
@@ -85,19 +90,14 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
     raise ConfigError(f"{path}: holds no checkpoint that is sound")
 
 
-def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path, run_name: str | None,
-                         tidy: bool = True) -> Checkpoint | None:
+def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
+                         run_name: str | None) -> Checkpoint | None:
     """The checkpoint for `--resume PATH`; None for a new run. "auto": the experiment's newest unfinished run.
-
-    `tidy`: whether to remove the leftovers of killed saves beside it.
     """
     if path is None:
         return None
     if str(path) != "auto":
-        checkpoint = open_checkpoint(path, ("last.pt",), whole=False)
-        if tidy and run_of(checkpoint.file):
-            remove_leftovers(checkpoint.file.parent)  # also of a run that is already finished
-        return checkpoint
+        return open_checkpoint(path, ("last.pt",), whole=False)
     checkpoint = _unfinished_checkpoint(out / str(given.config.get("name")), run_name)
     log.info("--resume auto: %s",
              f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
@@ -125,20 +125,40 @@ def newest_valid_checkpoint(damaged: Path) -> Path | None:
     return next(filter(is_valid_checkpoint, others), None)
 
 
-def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str) -> Checkpoint | None:
-    """The main process's `checkpoint`, for all; after a restart of the group, the newest of its run."""
+def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str,
+                         lock: RunLock | None = None) -> Checkpoint | None:
+    """The main process's `checkpoint`, for all; after a restart of the group, the newest of its run.
+
+    Takes the `lock` of its run, and then reads it again if it was replaced meanwhile.
+    """
     if (restarts := num_restarts()) and dist.is_main():
         resumed = checkpoint and run_of(checkpoint.file)
         run = run_of_launch(resumed.parent if resumed else out / name, launch_id())
         if run and has_saved(run, launch_id()):
             checkpoint = open_checkpoint(run, ("last.pt",), whole=False)
-            remove_leftovers(run / CHECKPOINTS)
         log.warning("restart %d of the processes: %s", restarts,
                     f"they go on from {checkpoint.file}" if checkpoint else "they begin anew")
-    file = dist.broadcast_object(checkpoint and checkpoint.file)
-    if file is None or (checkpoint and checkpoint.file == file):
-        return checkpoint if file else None
-    return open_checkpoint(file, (), whole=False)
+    if lock and dist.is_main():
+        checkpoint = _claim(checkpoint, lock, waits=restarts > 0)
+    chosen = dist.broadcast_object(checkpoint and (checkpoint.file, checkpoint.state["progress"]))
+    if chosen is None or (checkpoint and chosen == (checkpoint.file, checkpoint.state["progress"])):
+        return checkpoint if chosen else None
+    return open_checkpoint(chosen[0], (), whole=False)
+
+
+def _claim(checkpoint: Checkpoint | None, lock: RunLock, waits: bool) -> Checkpoint | None:
+    """Locks a checkpoint's run and tidies it; returns what the checkpoint then is."""
+    if checkpoint is None and lock.awaited and lock.awaited.is_dir():
+        lock.take(lock.awaited)
+        checkpoint = _unfinished_checkpoint(lock.awaited.parent, lock.awaited.name)
+    if checkpoint is None or run_of(checkpoint.file) is None:
+        return checkpoint
+    lock.take(run_of(checkpoint.file), waits)
+    if not checkpoint.file.parent.is_symlink():
+        remove_leftovers(checkpoint.file.parent)  # also of a run that is already finished
+    if file_stamp(checkpoint.file) == checkpoint.stamp:
+        return checkpoint
+    return open_checkpoint(checkpoint.file, (), whole=False)
 
 
 def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrides: list[str],
@@ -239,14 +259,16 @@ class TrainingSetup(NamedTuple):
 
 
 def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path,
-                    init_from: Path | None = None, check: bool = True) -> TrainingSetup:
+                    init_from: Path | None = None, check: bool = True,
+                    lock: RunLock | None = None) -> TrainingSetup:
     """Builds what a config describes, up to the state of the checkpoint or of the weights `init_from`.
 
     The optimizers are built when the model has its initial weights; the preflight comes before the state of
-    the checkpoint, which it would change. Without `check` there is neither. Raises ConfigError for what
+    the checkpoint, which it would change. Without `check` there is neither. `lock`: taken for the run that
+    is resumed. Raises ConfigError for what
     cannot be built and for a step that fails. All processes call it.
     """
-    checkpoint = broadcast_checkpoint(checkpoint, out, config["name"])
+    checkpoint = broadcast_checkpoint(checkpoint, out, config["name"], lock)
     trainer = build_trainer(config, device, splits=("train", "val"))
     if init_from:
         log.info(load_initial_weights(trainer.unwrapped_model, init_from))
@@ -264,7 +286,7 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
 
 
 def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.device, out: Path,
-             run_name: str | None, bars: bool) -> RunLog | SilentRun:
+             run_name: str | None, bars: bool, lock: RunLock | None = None) -> RunLog | SilentRun:
     """The run's folder, new or reopened, with config, environment and writers; only rank 0 writes there.
 
     Metrics and curves are cut off at the checkpoint's position.
@@ -281,7 +303,13 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
     try:
         # takes a moment, so before the folder is made: a folder without this record should not be seen
         start = environment(str(device))
+        is_new = folder is None
         folder = folder or new_run(out, config["name"], run_name)
+        if lock:
+            lock.take(folder, waits=restarted)
+        if is_new:
+            require_unused(folder)  # another process may have had it meanwhile
+        remove_links(folder)
         record_environment(folder, start)
         run = _open_run(folder, resolved, checkpoint, bars)
         dist.broadcast_object(folder)
@@ -299,10 +327,8 @@ def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, 
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
     store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from)
     run = RunLog(folder, store, writers, bars)
-    # a full disk must not cost a resumed run its config
-    unfinished = folder / "config.yaml.tmp"
-    unfinished.write_text(dump_yaml(config), encoding="utf-8")
-    os.replace(unfinished, folder / "config.yaml")
+    # as a whole: a full disk must not cost a resumed run its config
+    replace_file(folder / "config.yaml", dump_yaml(config))
     if start_step is None:
         run.hparams(flatten(resolved.config))
     else:

@@ -144,7 +144,7 @@ def git_is_asked_once():
     from utils import run_folder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "_uncommitted", functools.cache(run_folder._uncommitted))
+        patch.setattr(run_folder, "uncommitted_changes", functools.cache(run_folder.uncommitted_changes))
         yield
 
 

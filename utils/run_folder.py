@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from importlib import metadata
@@ -14,7 +13,8 @@ from utils.checkpoint.loading import step_of
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.errors import ConfigError
-from utils.git import git
+from utils.git import git, uncommitted_changes
+from utils.run_files import append_line, replace_file
 
 CHECKPOINTS = "checkpoints"
 _ENVIRONMENT = "environment.jsonl"
@@ -43,13 +43,20 @@ def new_run(out: Path, name: str, run_name: str | None) -> Path:
             run.mkdir(parents=True)
             return run
         except FileExistsError:
-            if run_name and not any(run.glob(f"{CHECKPOINTS}/*.pt")) and not (run / "metrics.jsonl").exists():
+            if run_name:
+                require_unused(run)
                 return run
         except OSError as error:
             raise ConfigError(f"{run}: cannot be made: {error.strerror}. "
                               "Choose another folder with --out.") from error
-    raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\n"
-                      "or choose another --run-name.")
+    raise ConfigError(f"{run} is there already: too many runs began in this second")
+
+
+def require_unused(run: Path) -> None:
+    """Raises ConfigError if a run has begun to train."""
+    if any(run.glob(f"{CHECKPOINTS}/*.pt")) or (run / "metrics.jsonl").exists():
+        raise ConfigError(f"{run} is there already. Continue it with: python train.py -r {run}\n"
+                          "or choose another --run-name.")
 
 
 def find_checkpoints(path: Path, prefer: tuple[str, ...]) -> Iterator[Path]:
@@ -110,10 +117,11 @@ def has_saved(run: Path, launch: str) -> bool:
     """Whether this launch has written a last.pt: it differs from the one at the launch's first start."""
     found = next((start.get("last_checkpoint") for start in _starts(run)
                   if start.get("launch") == launch), None)
-    return _identity(run / CHECKPOINTS / "last.pt") != found
+    return file_stamp(run / CHECKPOINTS / "last.pt") != found
 
 
-def _identity(file: Path) -> str | None:
+def file_stamp(file: Path) -> str | None:
+    """A text that differs when the file was replaced or written again; None if there is none."""
     return f"{file.stat().st_ino}-{file.stat().st_mtime_ns}" if file.exists() else None
 
 
@@ -139,7 +147,7 @@ def environment(device: str) -> dict:
         "command": [sys.executable, *sys.argv],
         "folder": os.getcwd(),
         "git_commit": git("rev-parse", "HEAD"),
-        "git_diff": _uncommitted(),
+        "git_diff": uncommitted_changes(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
@@ -152,26 +160,12 @@ def environment(device: str) -> dict:
 
 def record_environment(run: Path, start: dict) -> None:
     """Appends `environment` to the run's environment.jsonl; uncommitted changes go to a .diff beside it."""
-    record = {**start, "last_checkpoint": _identity(run / CHECKPOINTS / "last.pt")}
+    record = {**start, "last_checkpoint": file_stamp(run / CHECKPOINTS / "last.pt")}
     if diff := start["git_diff"]:
         record["git_diff"] = f"code_{datetime.fromtimestamp(start['started_s']):%Y-%m-%d_%H-%M-%S}.diff"
-    with open(run / _ENVIRONMENT, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    append_line(run / _ENVIRONMENT, json.dumps(record))
     if diff:
-        (run / record["git_diff"]).write_text(diff + "\n", encoding="utf-8")
-
-
-def _uncommitted() -> str | None:
-    """The difference from the last commit, with new code and configs; git's own index stays unchanged."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            git("read-tree", "HEAD", **index)
-            git("add", "--intent-to-add", "--", "*.py", "*.yaml", "*.yml", "*.json", "*.cfg", "*.txt",
-                **index)
-            return git("diff", "HEAD", **index)
-    except OSError:  # a full disk, which the next write will report
-        return None
+        replace_file(run / record["git_diff"], diff + "\n", errors="surrogateescape")
 
 
 def _version(package: str) -> str | None:

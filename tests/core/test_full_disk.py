@@ -238,17 +238,18 @@ def finished(tmp_path_factory):
 
 
 def test_a_start_on_a_full_disk_is_one_message_and_exit_code_2_and_costs_no_file(finished):
-    before = {file.name: file.read_bytes() for file in finished.iterdir() if file.is_file()}
+    before = {file.name: file.read_bytes() for file in finished.iterdir() if file.is_file() and file.name != ".lock"}
     start = "import resource as r, runpy; r.setrlimit(r.RLIMIT_FSIZE, (0, 0)); runpy.run_path('train.py', run_name='__main__')"
     done = program("-c", start, "-r", finished, "trainer.args.epochs=2", code=2)
     assert done.stderr.strip() == f"{finished}: cannot be written: File too large"
     assert {name: (finished / name).read_bytes() for name in before} == before
 
 
-def test_a_full_disk_under_run_log_is_no_reason_for_tracebacks(finished):
-    (finished / "run.log").unlink()
-    (finished / "run.log").symlink_to("/dev/full")
-    done = program("train.py", "-r", finished, "trainer.args.epochs=2")
+def test_a_full_disk_under_run_log_is_no_reason_for_tracebacks(tmp_path):
+    (tmp_path / "run.log").symlink_to("/dev/full")
+    lines = ["import logging", "from pathlib import Path", "from logger.console import log_to_file, setup_logging",
+             "setup_logging()", f"log_to_file(Path({str(tmp_path / 'run.log')!r}))", "logging.info('epoch 2/2')"]
+    done = program("-c", "; ".join(lines))
     assert done.stderr == "" and "epoch 2/2" in done.stdout
 
 
