@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.errors import PROJECT
+from utils.errors import PROJECT, printable
 from utils.training.progress import parse_duration
 
 # Short flags for config values that change often; add your own. `--lr 0.01` means `optimizer.args.lr=0.01`.
@@ -194,7 +194,7 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
 def print_answer(text: str) -> None:
     """Prints a text. Its reader, such as `head`, may stop before the end."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -15,6 +15,7 @@ from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, items_of, 
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
 DEFAULT_VALUES = "default_values"  # the key of a complete config for its unwritten values
+_MAX_BYTES, _MAX_FILES = 10 * 10**6, 100  # of a file; of files that one config extends
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
 
@@ -64,7 +65,8 @@ def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Readi
     if over.config:
         config, places = merge_with_places((config, places), over)
         files.layers.append(over)
-    config, unresolved = resolve(config)
+    with located(places):
+        config, unresolved = resolve(config)
     return Reading(config, places, [*files.faults, *unresolved, *_take_undeleted(config)], files.layers)
 
 
@@ -77,7 +79,8 @@ def override_config(config: dict, source: str, overrides: Iterable[str]) -> Read
     given, over = Layer(config, _places_in(config, Place(source))), parse_overrides(overrides)
     config, places = merge_with_places(given, over)
     keys = [_path_of(override.partition("=")[0]) for override in overrides]
-    config, unresolved = resolve(config, lambda path: any(path[:len(key)] == key for key in keys))
+    with located(places):
+        config, unresolved = resolve(config, lambda path: any(path[:len(key)] == key for key in keys))
     return Reading(config, places, [*unresolved, *_take_undeleted(config)], [given, over])
 
 
@@ -290,6 +293,18 @@ def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
     return [Fault((*path, key), _NOT_DELETED) for key in left] + below
 
 
+def _read_text(file: Path) -> str:
+    """The text of a config file. Raises ConfigError for what could be read without end."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise ConfigError(f"{file}: is no regular file. A config is a file of YAML or JSON.")
+    with file.open("rb") as stream:
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(f"{file}: is larger than {_MAX_BYTES // 10**6} MB, too large for a config. Long "
+                          "tables belong into a file of their own that a plug-in reads.")
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
 class _Files:
     """Reads a file and the files that it extends; records their faults."""
 
@@ -320,8 +335,10 @@ class _Files:
         if file.resolve() in chain:
             raise ConfigError(f"{where}{file}: extends itself, by way of " +
                               " -> ".join(f.name for f in (*chain, file)))
+        if len(self.layers) + len(chain) >= _MAX_FILES:
+            raise ConfigError(f"{where}{file}: a config extends at most {_MAX_FILES} files")
         try:
-            text = file.read_text(encoding="utf-8-sig")
+            text = _read_text(file)
         except OSError as error:
             folder = file if file.is_dir() else file.parent
             others = sorted(p.name for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
@@ -333,7 +350,7 @@ class _Files:
         parsed = (parse_json if file.suffix == ".json" else parse_yaml)(text, str(file))
         if not isinstance(parsed.value, dict):
             raise ConfigError(f"{file}: a config is a table of sections (name, dataset, model, ...); "
-                              f"this is {parsed.value!r}")
+                              f"this is {str(parsed.value)[:100]!r}")
         return parsed
 
     def _parents(self, config: dict, places: dict) -> list[str]:
@@ -341,7 +358,8 @@ class _Files:
         config.pop("$schema", None)
         parents = config.pop("extends", [])
         parents = [parents] if isinstance(parents, str) else parents
-        if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        if not isinstance(parents, list) or not all(
+                isinstance(parent, str) and parent.isprintable() for parent in parents):
             raise ConfigError(f"{places[('extends',)].source}  extends: "
                               "a file name or a list of them is needed")
         return parents

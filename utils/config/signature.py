@@ -70,9 +70,9 @@ class Signature:
         free, found = self.free(), []
         for name, value in args.items():
             if name in self.provided:
-                found.append(Fault((name,), f"'{name}' is filled in by the program. Leave it out."))
+                found.append(Fault((name,), f"{name!r} is filled in by the program. Leave it out."))
             elif name not in free and not self.open:
-                found.append(UnknownKey.of((name,), f"{self.name} has no argument '{name}'.", free,
+                found.append(UnknownKey.of((name,), f"{self.name} has no argument {name!r}.", free,
                                            str(self)))
             elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
                 found.append(WrongValue((name,), wrong))

@@ -9,6 +9,7 @@ import yaml
 from utils.errors import ConfigError, Fault
 
 COMMAND_LINE = "command line"
+_MAX_REPEATED = 300_000  # characters and items that stand in a config again by YAML aliases
 KeyPath = tuple[str, ...]  # ("optimizer", "args", "lr"); list items by index: ("metrics", "0", "args", "k")
 
 
@@ -32,7 +33,28 @@ class _TooDeepError(ConfigError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the numbers of YAML 1.2: `1e-3` is a float, `010` and `1:30` are text, so are dates."""
+    """SafeLoader with the numbers of YAML 1.2: `1e-3` is a float, `010` and `1:30` are text, so are dates.
+
+    Refuses aliases that repeat too much: ten lines of `[*a, *a, ...]` could stand for 10^9 values.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._seen: set[int] = set()
+        self._repeated = 0
+
+    def visit(self, node: yaml.Node) -> None:
+        """Counts the characters or items of a node that was visited before: an alias repeats it."""
+        if id(node) in self._seen:
+            self._repeated += 1 + len(node.value)
+        self._seen.add(id(node))
+        if self._repeated > _MAX_REPEATED:
+            raise yaml.YAMLError(f"aliases repeat more than {_MAX_REPEATED} values and characters, too many "
+                                 f"for a config (those of line {node.start_mark.line + 1}, for one)")
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self.visit(node)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -204,6 +226,8 @@ class _Construction:
         self.loader, self.source, self.places, self.faults = loader, source, places, faults
 
     def of(self, node: yaml.Node, path: KeyPath, key: yaml.Node | None = None) -> Any:
+        if not isinstance(node, yaml.MappingNode):  # a table is counted where it is flattened
+            self.loader.visit(node)
         where = self.where(  # tables and lists: the line of the key
             node if key is None or isinstance(node, yaml.ScalarNode) else key)
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
