@@ -7,7 +7,8 @@ import pytest
 
 from base.validate import validate_config
 from conftest import PROJECT, needs
-from utils.config.loading import load_config, located, place_of
+from utils.config.loading import flatten, load_config, located, place_of, value_at
+from utils.config.signature import Signature
 from utils.config.syntax import COMMAND_LINE, Place, dump_yaml
 from utils.errors import ConfigError, Fault
 
@@ -63,6 +64,40 @@ def test_plain_yaml_scalars_mean_what_they_look_like(write, text, value):
 def test_nan_can_be_written(write):
     config, _ = load_config(write("c.yaml", "value: .nan\n"))
     assert math.isnan(config["value"])
+
+
+NUMBERS = "model: {type: Net, args: {labels: {0: cat, 1: dog}, 2: x}}\n"
+
+
+def test_keys_of_arguments_that_are_numbers_stay_numbers(write, monkeypatch):
+    labels = "{0: cat, 0.5: half, true: yes, no: Norway, '7': seven, on: ${model.args.t.2}}"
+    file = write("c.yaml", f"model: {{type: Net, args: {{labels: {labels.replace('${', chr(34) + '${', 1)}, t: {{2: x}}}}}}"
+                 .replace("t.2}", 't.2}"'))
+    config, places = load_config(file)
+    table = config["model"]["args"]["labels"]
+    assert table == {0: "cat", 0.5: "half", True: True, "no": "Norway", "7": "seven", "on": "x"}
+    assert [type(key) for key in table] == [int, float, bool, str, str, str]
+    assert place_of(places, ("model", "args", "labels", 0)) == place_of(places, ("model", "args", "labels", "0"))
+    again, _ = load_config(write("again.yaml", dump_yaml({**config, "default_values": {"model.args.t": {2: "x"}}})))
+    assert again["model"]["args"]["labels"] == table and "t" not in again["model"]["args"]
+    assert flatten(config)["model.args.labels.0"] == value_at(config, "model.args.labels.0") == "cat"
+    assert "written twice" in refused(write("twice.yaml", "model: {args: {labels: {1: a, 1: b}}}"))
+
+
+@pytest.mark.parametrize("override, labels", [
+    ("model.args.labels.1=wolf", {0: "cat", 1: "wolf"}), ("model.args.labels.2=emu", {0: "cat", 1: "dog", 2: "emu"}),
+    ("model.args.labels={2: emu}", {0: "cat", 1: "dog", 2: "emu"}), ("~model.args.labels.0", {1: "dog"})])
+def test_overrides_reach_keys_that_are_numbers(write, override, labels):
+    config, _ = load_config(write("c.yaml", NUMBERS), [override])
+    assert config["model"]["args"] == {"labels": labels, "2": "x"}  # arguments are words
+
+
+def test_text_becomes_the_numbers_that_an_argument_asks_for_as_keys():
+    def net(labels: dict[int, str] | None = None, words: dict[str, int] | None = None, table: dict | None = None):
+        pass
+
+    given = {name: {"0": 1, "a": 2} for name in ("labels", "words", "table")}
+    assert Signature(net).convert(given) == {**given, "labels": {0: 1, "a": 2}}
 
 
 def test_keys_are_text_whatever_they_look_like(write):

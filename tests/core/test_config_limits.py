@@ -61,7 +61,8 @@ def test_aliases_may_repeat_what_a_config_needs(tmp_path):
 def test_references_that_stand_for_ever_more_are_refused(tmp_path, first, later, last):
     values = [later % f"b{i + 1}" * 10 for i in range(9)]
     lines = [f"b{i}: " + (f"[{value}]" if first else f"'{value}'") for i, value in enumerate(values)]
-    assert "references stand for more than" in refused(tmp_path / "c.yaml", "\n".join([*lines, f"b9: {last}"]))
+    text = "\n".join([*lines, f"b9: {last}"])
+    assert "references stand for more than" in refused(tmp_path / "c.yaml", text)
     many = "\n".join(f"b{i}: '${{b{i + 1}}}'" for i in range(300)) + "\nb300: 1"
     with pytest.raises(ConfigError, match="more than 50 references"):
         (tmp_path / "c.yaml").write_text(many)
@@ -93,7 +94,8 @@ ESCAPE = "\x1b[2J\u202e\x9b"
 def test_control_characters_of_a_config_reach_neither_terminal_nor_log(tmp_path, capsys):
     file = tmp_path / "c.json"
     escaped = ESCAPE.encode("unicode_escape").decode().replace("\\x", "\\u00")
-    file.write_text(f'{{"name": "x", "model": {{"type": "A{escaped}\\nmodel: fine"}}, "k{escaped}\\nERROR": 1}}')
+    file.write_text(f'{{"name": "x", "model": {{"type": "A{escaped}\\nmodel: fine"}}, '
+                    f'"k{escaped}\\nERROR": 1}}')
     config, places = load_config(file)
     root = logging.getLogger()
     before, root.handlers = root.handlers, []

@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.config.sections import with_defaults
 from utils.config.suggestions import suggest_name
-from utils.config.syntax import KeyPath, items_of, read_number
+from utils.config.syntax import KeyPath, items_of, key_in, read_number
 from utils.errors import ConfigError, Fault, UnresolvedReference
 
 _MAX_SIZE, _MAX_CHAIN = 300_000, 50  # what all references of a config stand for; from one to the next
@@ -36,7 +36,7 @@ class _References:
     def replaced_in(self, value: Any, path: KeyPath) -> Any:
         """Returns the `value` at `path` without references; records unresolved ones and keeps them."""
         if isinstance(value, dict):
-            return {key: self.replaced_in(item, (*path, key)) for key, item in value.items()}
+            return {key: self.replaced_in(item, (*path, str(key))) for key, item in value.items()}
         if isinstance(value, list):
             return [self.replaced_in(item, (*path, str(number))) for number, item in enumerate(value)]
         try:
@@ -49,7 +49,7 @@ class _References:
         """Resolves `value`; `chain` holds the keys that led to it."""
         self._count(value, path, chain)
         if isinstance(value, dict):
-            return {key: self._followed(item, (*path, key), chain) for key, item in value.items()}
+            return {key: self._followed(item, (*path, str(key)), chain) for key, item in value.items()}
         if isinstance(value, list):
             return [self._followed(item, (*path, str(number)), chain) for number, item in enumerate(value)]
         if not isinstance(value, str) or "${" not in value or not self.where(path):
@@ -86,8 +86,8 @@ class _References:
         for part in path:
             if isinstance(value, list) and part.isdigit() and int(part) < len(value):
                 value = value[int(part)]
-            elif isinstance(value, dict) and part in value:
-                value = value[part]
+            elif isinstance(value, dict) and key_in(value, part) in value:
+                value = value[key_in(value, part)]
             elif not (isinstance(value, str) and part == "type"):  # a bare name is short for {type: name}
                 raise _Unresolved(f"there is no {name!r} in this config."
                                   f"{suggest_name(name, _keys(self.config))} "

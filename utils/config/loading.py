@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from utils.config.interpolation import resolve
 from utils.config.suggestions import suggest_name
-from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, items_of, parse_json, parse_yaml
+from utils.config.syntax import (
+    COMMAND_LINE, DEFAULT_VALUES, KeyPath, Parsed, Place, items_of, key_in, parse_json, parse_yaml)
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
-DEFAULT_VALUES = "default_values"  # the key of a complete config for its unwritten values
 _MAX_BYTES, _MAX_FILES = 10 * 10**6, 100  # of a file; of files that one config extends
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
@@ -112,7 +112,7 @@ def _parse_override(override: str) -> Layer:
     if not (equals or key.startswith("~")) or not all(part.removeprefix("~") for part in path):
         raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like "
                           "optimizer.args.lr=0.01")
-    nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
+    nested, inner_places, faults = parse_yaml(text, COMMAND_LINE, path)
     if faults:
         raise ConfigError(format_faults([fault.below(path) for fault in faults], {}))
     for part in reversed(path):
@@ -151,7 +151,8 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
     merged = {key: value for key, value in base.items() if f"~{key}" not in deleting}
     for key, value in new.items():
         if key not in deleting:
-            merged[key] = merge(merged[key], value, (*path, key), replaced) if key in merged else value
+            key = key_in(merged, key)
+            merged[key] = merge(merged[key], value, (*path, str(key)), replaced) if key in merged else value
     return merged
 
 
@@ -159,7 +160,7 @@ def _merge_items(base: list, new: dict, path: KeyPath, replaced: list[KeyPath]) 
     """`merge` for some items of a list, by their index."""
     if beyond := [key for key in new if int(key) >= len(base)]:
         raise ConfigError.at(".".join(path), f"the list has {len(base)} items; there is no item {beyond[0]}")
-    return [merge(item, new[str(i)], (*path, str(i)), replaced) if str(i) in new else item
+    return [merge(item, new[key], (*path, str(i)), replaced) if (key := key_in(new, str(i))) in new else item
             for i, item in enumerate(base)]
 
 
@@ -204,8 +205,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def value_at(config: Any, key: str, missing: Any = None) -> Any:
     """The value of `optimizer.args.lr` or `metrics.0.args.k` in a config; `missing` if there is none."""
     for part in key.split("."):
-        if isinstance(config, dict) and part in config:
-            config = config[part]
+        if isinstance(config, dict) and key_in(config, part) in config:
+            config = config[key_in(config, part)]
         elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
             config = config[int(part)]
         else:
@@ -286,7 +287,7 @@ def located(places: Mapping):
 
 def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
     """Removes the remaining `~key`s, which deleted nothing, and returns them as faults."""
-    left = [key for key in value if key.startswith("~")] if isinstance(value, dict) else []
+    left = [key for key in value if str(key).startswith("~")] if isinstance(value, dict) else []
     for key in left:
         del value[key]
     below = [fault for key, item in items_of(value) for fault in _take_undeleted(item, (*path, str(key)))]
