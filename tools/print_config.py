@@ -13,7 +13,16 @@ Rows = list[tuple[str, str]]  # facts about a key: (name, text)
 
 def run_tool(args, reading: Reading) -> str:
     """The text that `--print-config` prints for the config that was read."""
-    return print_config(reading, args.origins)
+    return print_config(with_kept_arguments(reading), args.origins)
+
+
+def with_kept_arguments(reading: Reading) -> Reading:
+    """The reading as a run has it: `base.changed_types`. Loads torch only if an override changes a type."""
+    if not reading.changed_types:
+        return reading
+    from base.changed_types import keep_arguments
+
+    return keep_arguments(reading)
 
 
 def print_config(reading: Reading, origins: bool = False) -> str:

@@ -315,6 +315,12 @@ MUTATIONS = [
     Mutation("text keys stay text where numbers are asked for", "utils/config/signature.py",
              "if not kinds or str in kinds:", "if True:",
              "test_text_becomes_the_numbers_that_an_argument_asks_for_as_keys"),
+    Mutation("another type drops all arguments", "base/run_setup.py",
+             "reading = keep_arguments(reading)", "pass",
+             "test_a_run_with_another_type_keeps_the_arguments"),
+    Mutation("another type keeps the arguments that it does not take", "base/changed_types.py",
+             "if name in free and name not in new}", "if name not in new}",
+             "test_an_override_of_a_type_keeps_what_the_new_one_takes_and_names_the_rest"),
     # -- defaults, versions, other batches
     Mutation("defaults of the engine are not written into a config", "base/complete_config.py",
              'if isinstance(options := _given(config, "data_loader"), dict):', "if False:",

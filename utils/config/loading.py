@@ -27,13 +27,25 @@ class Layer(NamedTuple):
     places: dict[KeyPath, Place]
 
 
+class ChangedType(NamedTuple):
+    """The `block` at `path`, with its places, before an override such as `trainer.type=X` replaced it."""
+
+    path: KeyPath
+    block: dict
+    places: dict[KeyPath, Place]
+
+
 class Reading(NamedTuple):
-    """A config, its places, its faults so far, and the layers it was merged from, lowest first."""
+    """A config, its places, its faults so far, and the layers it was merged from, lowest first.
+
+    `changed_types`: see `base.changed_types.keep_arguments`.
+    """
 
     config: dict
     places: dict[KeyPath, Place]
     faults: list[Fault]
     layers: list[Layer]
+    changed_types: Iterable[ChangedType] = ()
 
 
 def load_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> tuple[dict, dict]:
@@ -57,17 +69,19 @@ def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Readi
 
     Raises one ConfigError for all files that are missing, broken or circular, and for malformed overrides.
     """
-    files, attempts = _Files(), Attempts()
+    files, attempts, overrides = _Files(), Attempts(), list(overrides)
     config, places = files.read(Path(file), attempts)
     with attempts:
         over = parse_overrides(overrides)
     attempts.end()
+    before = Layer(config, places)
     if over.config:
         config, places = merge_with_places((config, places), over)
         files.layers.append(over)
     with located(places):
         config, unresolved = resolve(config)
-    return Reading(config, places, [*files.faults, *unresolved, *_take_undeleted(config)], files.layers)
+    return Reading(config, places, [*files.faults, *unresolved, *_take_undeleted(config)], files.layers,
+                   _changed_types(before, config, overrides))
 
 
 def override_config(config: dict, source: str, overrides: Iterable[str]) -> Reading:
@@ -81,7 +95,34 @@ def override_config(config: dict, source: str, overrides: Iterable[str]) -> Read
     keys = [_path_of(override.partition("=")[0]) for override in overrides]
     with located(places):
         config, unresolved = resolve(config, lambda path: any(path[:len(key)] == key for key in keys))
-    return Reading(config, places, [*unresolved, *_take_undeleted(config)], [given, over])
+    return Reading(config, places, [*unresolved, *_take_undeleted(config)], [given, over],
+                   _changed_types(given, config, overrides, has_references=False))
+
+
+def _changed_types(before: Layer, config: dict, overrides: list[str],
+                   has_references: bool = True) -> list[ChangedType]:
+    """The blocks whose type was changed by overrides of the `type` itself; references in them resolved."""
+    found = []
+    for path in {_path_of(override.partition("=")[0]) for override in overrides}:
+        key = ".".join(path[:-1])
+        old, new = value_at(before.config, key), value_at(config, key)
+        is_block = path[1:] and path[-1] == "type" and isinstance(old, dict) and isinstance(new, dict)
+        if is_block and old.get("type") not in (None, new.get("type")):
+            places = {at: place for at, place in before.places.items() if at[:len(path) - 1] == path[:-1]}
+            whole = set_value(config, path[:-1], old)
+            old = value_at(resolve(whole)[0], key) if has_references else old
+            found.append(ChangedType(path[:-1], old, places))
+    return found
+
+
+def set_value(config: Any, path: KeyPath, value: Any) -> Any:
+    """The config with another value at a path whose tables and lists there are; changes nothing in place."""
+    if not path:
+        return value
+    if isinstance(config, list):
+        return [set_value(item, path[1:], value) if str(i) == path[0] else item
+                for i, item in enumerate(config)]
+    return {**config, path[0]: set_value(config[path[0]], path[1:], value)}
 
 
 def parse_overrides(overrides: Iterable[str]) -> Layer:
