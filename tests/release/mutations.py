@@ -321,6 +321,10 @@ MUTATIONS = [
     Mutation("another type keeps the arguments that it does not take", "base/changed_types.py",
              "if name in free and name not in new}", "if name not in new}",
              "test_an_override_of_a_type_keeps_what_the_new_one_takes_and_names_the_rest"),
+    Mutation("runs are compared at their last epochs", "tools/diff.py",
+             "if monitor is None:", "if True:", "test_runs_are_compared_at_their_best_epochs"),
+    Mutation("a monitored value that is the same is not shown", "tools/diff.py",
+             "if key in shown or any(", "if any(", "test_runs_are_compared_at_their_best_epochs"),
     # -- defaults, versions, other batches
     Mutation("defaults of the engine are not written into a config", "base/complete_config.py",
              'if isinstance(options := _given(config, "data_loader"), dict):', "if False:",

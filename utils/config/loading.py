@@ -335,7 +335,7 @@ def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
     return [Fault((*path, key), _NOT_DELETED) for key in left] + below
 
 
-def _read_text(file: Path) -> str:
+def read_text(file: Path) -> str:
     """The text of a config file. Raises ConfigError for what could be read without end."""
     if file.exists() and not (file.is_file() or file.is_dir()):
         raise ConfigError(f"{file}: is no regular file. A config is a file of YAML or JSON.")
@@ -380,7 +380,7 @@ class _Files:
         if len(self.layers) + len(chain) >= _MAX_FILES:
             raise ConfigError(f"{where}{file}: a config extends at most {_MAX_FILES} files")
         try:
-            text = _read_text(file)
+            text = read_text(file)
         except OSError as error:
             folder = file if file.is_dir() else file.parent
             others = sorted(p.name for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
