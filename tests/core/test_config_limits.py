@@ -105,6 +105,8 @@ def test_control_characters_of_a_config_reach_neither_terminal_nor_log(tmp_path,
                 setup_logging()
             with pytest.raises(SystemExit), exit_codes():
                 validate_config(config, places)
+            with pytest.raises(SystemExit), exit_codes():
+                raise ConfigError(f"a library says: {ESCAPE}")
             shown = "".join(capsys.readouterr())
             assert "\\x1b[2J" in shown and not any(sign in shown for sign in ESCAPE if sign not in "[2J")
             assert all("\nmodel" not in line and "\nERROR" not in line for line in [shown])
