@@ -81,9 +81,9 @@ def test_what_is_no_file_of_a_sensible_size_is_not_read(tmp_path):
 
 
 def test_files_that_extend_ever_more_files_are_refused(tmp_path):
-    for number in range(12):
+    for number in range(4):
         (tmp_path / f"{number}.yaml").write_text(f"extends: [{f'{number + 1}.yaml, ' * 5}]")
-    (tmp_path / "12.yaml").write_text("seed: 1")
+    (tmp_path / "4.yaml").write_text("seed: 1")
     with pytest.raises(ConfigError, match="extends at most 100 files"):
         load_config(tmp_path / "0.yaml")
 
