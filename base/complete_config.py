@@ -182,7 +182,8 @@ def _gives(written: Any, default: Any, name: str, signature: Signature) -> bool:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        plain = all(type(key) is str and key[:1] != "~" and _is_plain(value[key]) for key in value)
+        plain = all(type(key) in (str, int, float, bool) and str(key)[:1] != "~" and _is_plain(value[key])
+                    for key in value)
         return type(value) is dict and plain
     if isinstance(value, list):
         return type(value) is list and all(map(_is_plain, value))

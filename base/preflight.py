@@ -72,7 +72,7 @@ def require_monitored(name: str, produced: Mapping[str, float]) -> None:
     if name.startswith("val/") and not any(other.startswith("val/") for other in produced):
         hint = (" There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train "
                 "value.")
-    raise ConfigError.at("trainer.args.monitor", f"nothing produces '{name}'.{hint} "
+    raise ConfigError.at("trainer.args.monitor", f"nothing produces {name!r}.{hint} "
                                                  f"This experiment produces: {', '.join(produced)}.")
 
 

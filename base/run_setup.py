@@ -9,6 +9,7 @@ import torch
 
 from base.base_trainer import BaseTrainer
 from base.build import as_block, build_trainer
+from base.changed_types import keep_arguments
 from base.complete_config import complete_config, in_tables
 from base.preflight import preflight, require_monitored
 from base.registries import WRITERS
@@ -170,6 +171,7 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     effect on a resumed run.
     """
     reading = given or override_config(written_config(checkpoint.config), str(checkpoint.file), overrides)
+    reading = keep_arguments(reading)
     if checkpoint is None:
         config = validate_config(reading.config, reading.places, num_processes, reading.faults)
         config, complete = complete_config(config)

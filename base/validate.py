@@ -1,5 +1,6 @@
 """Finds all faults of a config before anything is built or any data is read."""
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
@@ -23,6 +24,7 @@ from utils.errors import ConfigError, Fault, UnresolvedReference, WrongValue
 from utils.run_folder import folder_name_fault
 
 log = logging.getLogger(__name__)
+_METRIC_NAME = re.compile(r"\w[\w .,:/@+=%#^*()\[\]-]*")  # harmless in a shell, a table, a page
 
 
 def validate_config(config: Mapping, places: Mapping | None = None, num_processes: int = 1,
@@ -154,7 +156,7 @@ def _transform_faults(transforms) -> Iterator[Fault]:
             faults = list(_list_faults(TRANSFORMS, [] if blocks is None else blocks, path))
             yield from faults or _misplaced(blocks or [], path)
         else:
-            yield UnknownKey.of(path, f"there are no '{key}' transforms.", TRANSFORM_KEYS,
+            yield UnknownKey.of(path, f"there are no {key!r} transforms.", TRANSFORM_KEYS,
                                 f"There are: {known}.")
 
 
@@ -192,7 +194,11 @@ def _metric_faults(blocks) -> Iterator[Fault]:
             continue
         yield from METRICS.faults(block, path, keys=SECTIONS["metrics"].keys)
         if name in map(log_name, blocks[:number]):
-            yield Fault(path, f"two metrics are called '{name}'. Give one a 'name' of its own.")
+            yield Fault(path, f"two metrics are called {name!r}. Give one a 'name' of its own.")
+        if not _METRIC_NAME.fullmatch(name):
+            yield WrongValue((*path, "name"), f"{name!r} names values in logs and tables: it begins with a "
+                                              "letter or a digit; spaces and _ . , : / @ + - = % # ^ * ( ) "
+                                              "[ ] may follow.")
         if name == "loss":
             yield Fault(path, "'loss' is what the loss is called. Give this metric another 'name'.")
 
@@ -240,7 +246,7 @@ def _schedule_faults(scheduler, optimizer) -> Iterator[Fault]:
     for name, chain in scheduler_blocks(scheduler, optimizer).items():
         path = ("scheduler",) if name == "optimizer" else ("scheduler", name)
         if name not in optimizers:
-            yield Fault(path, f"there is no optimizer '{name}'. Write the scheduler under one of: "
+            yield Fault(path, f"there is no optimizer {name!r}. Write the scheduler under one of: "
                               f"{', '.join(optimizers)}.")
         for number, block in enumerate(chain):
             yield from _scheduler_faults(block, (*path, number) if isinstance(scheduler, list) else path)
@@ -248,7 +254,7 @@ def _schedule_faults(scheduler, optimizer) -> Iterator[Fault]:
 
 def _scheduler_faults(block, path: tuple) -> Iterator[Fault]:
     if isinstance(block, str) and block.lower() in ("none", "off"):
-        yield Fault(path, f"'{block}' is text. For no scheduler write null, or leave the section out.")
+        yield Fault(path, f"{block!r} is text. For no scheduler write null, or leave the section out.")
         return
     args = _args(block)
     yield from SCHEDULERS.faults(block, path, provided={"T_max", "total_steps"} - args.keys(),

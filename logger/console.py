@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.errors import ConfigError
+from utils.errors import ConfigError, printable
 
 
 class _Console(logging.Handler):
@@ -21,6 +21,13 @@ class _Console(logging.Handler):
             pass  # `... | head`, a closed terminal, an ASCII console: the run continues, run.log has it
 
 
+class _Formatter(logging.Formatter):
+    """Formats a message without control characters, which a name in a config or a file may have."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _RunLogFile(logging.FileHandler):
     """Writes run.log. If the disk is full, the run continues, and the console has the message."""
 
@@ -32,7 +39,7 @@ class _RunLogFile(logging.FileHandler):
 def setup_logging(level: int = logging.INFO, rank: int = 0) -> None:
     """Sends all logging to the console, at `level`. A `rank` above 0 sends only its own (`_only_its_own`)."""
     console = _Console(level)
-    console.setFormatter(logging.Formatter(_mark(rank) + "%(message)s"))
+    console.setFormatter(_Formatter(_mark(rank) + "%(message)s"))
     console.addFilter(_only_its_own if rank else lambda record: True)
     early = logging.handlers.MemoryHandler(  # until there is a run.log
         capacity=10_000, flushLevel=logging.CRITICAL + 1)
@@ -64,7 +71,7 @@ def log_to_file(file: Path, rank: int = 0) -> None:
         handler = _RunLogFile(file, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror or error}") from error
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {_mark(rank)}%(message)s"))
+    handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)-7s {_mark(rank)}%(message)s"))
     handler.addFilter(_only_its_own if rank else lambda record: True)
     root = logging.getLogger()
     for early in [h for h in root.handlers if isinstance(h, logging.handlers.MemoryHandler)]:

@@ -1,43 +1,62 @@
-"""`train.py --diff A B`: the differences between two configs, or two runs."""
+"""`train.py --diff A B ...`: the differences between configs, or runs and their best epochs."""
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from utils.config.loading import default_values, flatten, load_config
+from utils.config.loading import default_values, flatten, load_config, read_text, value_at
 from utils.config.sections import with_defaults
-from utils.config.syntax import format_value
+from utils.config.syntax import format_value, parse_yaml
 from utils.errors import ConfigError
+from utils.training.monitor import Monitor
+
+Row = tuple[str, ...]  # a key and its value in each config
 
 
 def run_tool(args, reading=None) -> str:
-    """The text that `--diff A B` prints."""
+    """The text that `--diff A B ...` prints."""
     return diff(*args.diff)
 
 
-def diff(one: Path, other: Path) -> str:
-    """The differences between two configs or runs, as a table. For runs also in environment and results."""
-    files = [_config_of(path) for path in (one, other)]
-    configs = [with_defaults(load_config(file)[0]) for file in files]
-    rows, runs = _differing_rows(*map(_leaves_of, configs)), [file.parent for file in files]
-    kept = [_kept_defaults(file) for file in files]
-    common = kept[0].keys() & kept[1].keys()
-    rows += _differing_rows(*({key: values[key] for key in values if key in common} for values in kept))
+def diff(*paths: Path) -> str:
+    """The differences between configs or runs, as a table. For runs also in environment and results.
+
+    The results of a run are those of its best epoch, by its own monitor. That epoch and its monitored value
+    are always shown.
+    """
+    files = [_config_of(path) for path in paths]
+    rows = _differing_rows([_leaves_of(with_defaults(load_config(file)[0])) for file in files])
+    runs, contents = [file.parent for file in files], [_complete_config(file) for file in files]
+    defaults = [{key: format_value(value) for key, value in default_values(content).items()}
+                for content in contents]
+    common = set.intersection(*({*values} for values in defaults))
+    rows += _differing_rows([{key: values[key] for key in values if key in common} for values in defaults])
+    shown: set[str] = set()
     if all((run / "metrics.jsonl").exists() for run in runs):
-        rows += _differing_rows(*map(_environment_of, runs)) + _differing_rows(*map(_results_of, runs))
-    if not rows:
-        return f"{one} and {other} do not differ."
-    rows = [("", str(one), str(other)), *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"{key:<{widths[0]}}  {first:<{widths[1]}}  {second}" for key, first, second in rows)
+        monitors = [_monitor_of(content) for content in contents]
+        shown = {"best epoch", *(monitor.name for monitor in monitors if monitor)}
+        rows += _differing_rows([_environment_of(run) for run in runs])
+        results = [_results_of(run, monitor) for run, monitor in zip(runs, monitors, strict=True)]
+        rows += _differing_rows(results, shown)
+    names = [str(path) for path in paths]
+    if all(key in shown and len({*values}) == 1 for key, *values in rows):
+        same = f"{', '.join(names[:-1])} and {names[-1]} do not differ."
+        return "\n".join([same, *(f"{row[0]}  {row[1]}" for row in rows)])
+    rows = [("", *names), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+    return "\n".join("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]])
+                     for row in rows)
 
 
-def _kept_defaults(file: Path) -> dict[str, str]:
-    """The defaults in the complete config of a run that were not written; {} for another config."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.name == "config.yaml" else {}
-    return {key: format_value(value) for key, value in default_values(content).items()}
+def _complete_config(file: Path) -> dict[str, Any]:
+    """The complete config of a run, with its defaults; {} for another config."""
+    return parse_yaml(read_text(file), str(file)).value if file.name == "config.yaml" else {}
+
+
+def _monitor_of(config: Mapping) -> Monitor | None:
+    """The monitor of a complete config; None without one."""
+    text = value_at(config, "trainer.args.monitor", "min val/loss")  # 1.0.0 did not write its default
+    return text and Monitor(text, min_delta=value_at(config, "trainer.args.min_delta", 0.0))
 
 
 def _leaves_of(config: dict) -> dict[str, str]:
@@ -53,10 +72,11 @@ def _in_short(config: Any) -> Any:
     return config["type"] if config.keys() == {"type"} else {k: _in_short(v) for k, v in config.items()}
 
 
-def _differing_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    keys = {**first, **second}
-    return [(key, str(first.get(key, "-")), str(second.get(key, "-")))
-            for key in keys if first.get(key) != second.get(key)]
+def _differing_rows(tables: list[Mapping[str, Any]], shown: set[str] = frozenset()) -> list[Row]:
+    """A row for each key whose value is not the same in all tables, or that is always `shown`."""
+    keys = {key: None for table in tables for key in table}
+    return [(key, *(str(table.get(key, "-")) for table in tables)) for key in keys
+            if key in shown or any(table.get(key) != tables[0].get(key) for table in tables)]
 
 
 def _config_of(path: Path) -> Path:
@@ -82,18 +102,28 @@ def _environment_of(run: Path) -> dict[str, Any]:
     return known | dict(start.get("packages") or {})
 
 
-def _results_of(run: Path) -> dict[str, Any]:
-    """The values of a run's last epoch, and the results of test.py."""
-    values: dict[str, Any] = {}
+def _results_of(run: Path, monitor: Monitor | None) -> dict[str, Any]:
+    """The values of a run's best epoch (without a monitor: of its last one), and the results of test.py."""
+    best: dict[str, Any] = {}
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         try:
             point = json.loads(line)
         except ValueError:  # incomplete, because of a full disk
             continue
-        if any(name.startswith("train/") for name in point):
-            values = ({name: value for name, value in point.items() if "/" in name}
-                      | {"epoch": point.get("epoch")})
+        if any(name.startswith("train/") for name in point) and _is_best(point, monitor):
+            best = point
+    values = {name: value for name, value in best.items() if "/" in name}
+    by = f"by {monitor.mode} {monitor.name}" if monitor else "the last one; there is no monitor"
+    values["best epoch"] = f"{best.get('epoch', '-')}, {by}"
     try:
         return values | {k: v for k, v in json.loads((run / "test.json").read_text()).items() if "/" in k}
     except (OSError, ValueError):
         return values
+
+
+def _is_best(point: dict, monitor: Monitor | None) -> bool:
+    """Whether an epoch is the best so far, by the rule of the run itself."""
+    if monitor is None:
+        return True
+    value = point.get(monitor.name)
+    return isinstance(value, (int, float)) and monitor.update(value, point.get("epoch", 0))

@@ -1,7 +1,7 @@
 """`train.py --explain KEY`: what a config key is, where its value comes from, and what uses it."""
 from typing import Any
 
-from tools.print_config import MISSING, Rows, origin, value_at
+from tools.print_config import MISSING, Rows, origin, value_at, with_kept_arguments
 from utils.config.loading import Layer, Reading, flatten, place_of
 from utils.config.sections import EXTENDS, SECTIONS, with_defaults
 from utils.config.suggestions import suggest_name
@@ -11,7 +11,7 @@ from utils.errors import ConfigError
 
 def run_tool(args, reading: Reading | None) -> str:
     """The text that `--explain KEY` prints for the config, if any. Loads torch only if a class takes KEY."""
-    reading = reading or Reading({}, {}, [], [])
+    reading = with_kept_arguments(reading or Reading({}, {}, [], []))
     path = path_of(args.explain, reading.config)
     rows = explain_value(reading, path)
     if path[0] in ("extends", "name", "seed"):

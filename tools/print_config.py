@@ -5,7 +5,7 @@ import yaml
 
 from utils.config.loading import Reading, place_of
 from utils.config.sections import with_defaults
-from utils.config.syntax import KeyPath, dump_yaml
+from utils.config.syntax import KeyPath, dump_yaml, key_in
 
 MISSING = object()
 Rows = list[tuple[str, str]]  # facts about a key: (name, text)
@@ -13,7 +13,16 @@ Rows = list[tuple[str, str]]  # facts about a key: (name, text)
 
 def run_tool(args, reading: Reading) -> str:
     """The text that `--print-config` prints for the config that was read."""
-    return print_config(reading, args.origins)
+    return print_config(with_kept_arguments(reading), args.origins)
+
+
+def with_kept_arguments(reading: Reading) -> Reading:
+    """The reading as a run has it: `base.changed_types`. Loads torch only if an override changes a type."""
+    if not reading.changed_types:
+        return reading
+    from base.changed_types import keep_arguments
+
+    return keep_arguments(reading)
 
 
 def print_config(reading: Reading, origins: bool = False) -> str:
@@ -50,8 +59,8 @@ def origin(reading: Reading, path: KeyPath) -> str:
 def value_at(config: Any, path: KeyPath) -> Any:
     """The value at a path; MISSING if there is none. A bare name is short for `{type: name}`."""
     for part in path:
-        if isinstance(config, dict) and part in config:
-            config = config[part]
+        if isinstance(config, dict) and key_in(config, part) in config:
+            config = config[key_in(config, part)]
         elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
             config = config[int(part)]
         elif not (isinstance(config, str) and part == "type"):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.errors import PROJECT
+from utils.errors import PROJECT, printable
 from utils.training.progress import parse_duration
 
 # Short flags for config values that change often; add your own. `--lr 0.01` means `optimizer.args.lr=0.01`.
@@ -62,6 +62,15 @@ def _num_profiled(text: str) -> int:
     return _positive(text)
 
 
+class _SeveralPaths(argparse.Action):
+    """Takes two paths or more."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) < 2:
+            parser.error(f"argument {option_string}: expected 2 arguments or more")
+        setattr(namespace, self.dest, values)
+
+
 TOOLS = (
     Tool("--verify-resume", "tools.verify_resume", "command",
          "prove that a run of this config, killed and resumed, ends with the same bits as one that was not; "
@@ -81,8 +90,8 @@ TOOLS = (
     Tool("--print-config", "tools.print_config", "config", "print the config that a run would have"),
     Tool("--list", "tools.list_names", "config", f"print what a config can name: {', '.join(KINDS)}",
          {"choices": ("all", *KINDS), "nargs": "?", "const": "all", "metavar": "KIND"}),
-    Tool("--diff", "tools.diff", "config", "print how two configs, or two runs, differ",
-         {"type": Path, "nargs": 2, "metavar": ("A", "B")}),
+    Tool("--diff", "tools.diff", "config", "print how configs, or the best epochs of runs, differ",
+         {"type": Path, "nargs": "+", "action": _SeveralPaths, "metavar": "A B"}),
 )
 
 
@@ -194,7 +203,7 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
 def print_answer(text: str) -> None:
     """Prints a text. Its reader, such as `head`, may stop before the end."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,6 +1,7 @@
 """Errors of a user's run and how they are reported: one message, an exit code, no traceback."""
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -14,6 +15,13 @@ __getattr__ = former_names_of(__name__)
 
 PROJECT = Path(__file__).resolve().parent.parent
 log = logging.getLogger(__name__)
+# All but newlines and tabs; also those that change the order of the text around them.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """The text with its control characters as escapes: a terminal must not obey the names in a config."""
+    return _CONTROL_CHARACTERS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Fault:
     @property
     def key(self) -> str:
         """The path as it is written: `optimizer.args.lr`."""
-        return ".".join(map(str, self.path))
+        return printable(".".join(map(str, self.path)).replace("\n", "\\n"))
 
     def below(self, path: tuple) -> "Fault":
         """The same fault of a config that is a part of another one, at `path`."""
@@ -141,7 +149,7 @@ def exit_codes(verbose: bool = False):
         if logging.getLogger().handlers:
             log.log(logging.INFO if isinstance(error, Interrupted) else logging.ERROR, "%s", error)
         else:  # the error was raised before logging was set up
-            print(error, file=sys.stderr)
+            print(printable(str(error)), file=sys.stderr)
         sys.exit(exit_code(error))
     except KeyboardInterrupt:  # before the training loop
         print("interrupted", file=sys.stderr)

@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "torchmetrics", "tensorboard")
 def folder_name_fault(name: str) -> str | None:
     """Why `name` is not valid for an experiment or a run; None if it is."""
     if not re.fullmatch(r"\w[\w.+=-]*", name):
-        return f"'{name}' names a folder: letters, digits and _ . + = - only, no slashes"
+        return f"{name!r} names a folder: letters, digits and _ . + = - only, no slashes"
 
 
 def new_run(out: Path, name: str, run_name: str | None) -> Path:

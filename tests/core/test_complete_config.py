@@ -42,6 +42,23 @@ def stopped(*args, out, steps: int):
     return next(out.glob("*/*"))
 
 
+def test_a_run_keeps_the_keys_of_an_argument_that_are_numbers(small, tmp_path):
+    seen = []
+
+    @MODELS.register
+    class Labelled(nn.Sequential):
+        def __init__(self, labels: dict | None = None, names: dict = {0: "a", 1: "b"}):  # noqa: B006
+            seen.append((labels, names))
+            super().__init__(nn.Flatten(), nn.Linear(64, 10))
+
+    args = ("model={type: Labelled, args: {labels: {0: cat, 1: dog}}}", "trainer.args.epochs=1")
+    run = train("-c", small, *args, out=tmp_path)
+    train("-r", run, "trainer.args.epochs=2", out=tmp_path)
+    train("-c", run / "config.yaml", out=tmp_path / "again")
+    assert load(run)["config"]["model"]["args"]["names"] == {0: "a", 1: "b"}
+    assert len(seen) == 3 and all(given == ({0: "cat", 1: "dog"}, {0: "a", 1: "b"}) for given in seen)
+
+
 def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_path):
     define_model(width=12)
     run = train("-c", small, "model=Grown", "writers=[TensorBoard]", "trainer.args.epochs=1", out=tmp_path)

@@ -5,9 +5,15 @@ import re
 
 import pytest
 
+from base import TRAINERS
+from base.changed_types import keep_arguments
+from base.run_setup import resolve_config
 from base.validate import validate_config
 from conftest import PROJECT, needs
-from utils.config.loading import load_config, located, place_of
+from trainer.trainer import Trainer
+from utils.config.loading import (
+    flatten, load_config, located, override_config, place_of, read_config, value_at)
+from utils.config.signature import Signature
 from utils.config.syntax import COMMAND_LINE, Place, dump_yaml
 from utils.errors import ConfigError, Fault
 
@@ -63,6 +69,40 @@ def test_plain_yaml_scalars_mean_what_they_look_like(write, text, value):
 def test_nan_can_be_written(write):
     config, _ = load_config(write("c.yaml", "value: .nan\n"))
     assert math.isnan(config["value"])
+
+
+NUMBERS = "model: {type: Net, args: {labels: {0: cat, 1: dog}, 2: x}}\n"
+
+
+def test_keys_of_arguments_that_are_numbers_stay_numbers(write, monkeypatch):
+    labels = "{0: cat, 0.5: half, true: yes, no: Norway, '7': seven, on: ${model.args.t.2}}"
+    file = write("c.yaml", f"model: {{type: Net, args: {{labels: {labels.replace('${', chr(34) + '${', 1)}, t: {{2: x}}}}}}"
+                 .replace("t.2}", 't.2}"'))
+    config, places = load_config(file)
+    table = config["model"]["args"]["labels"]
+    assert table == {0: "cat", 0.5: "half", True: True, "no": "Norway", "7": "seven", "on": "x"}
+    assert [type(key) for key in table] == [int, float, bool, str, str, str]
+    assert place_of(places, ("model", "args", "labels", 0)) == place_of(places, ("model", "args", "labels", "0"))
+    again, _ = load_config(write("again.yaml", dump_yaml({**config, "default_values": {"model.args.t": {2: "x"}}})))
+    assert again["model"]["args"]["labels"] == table and "t" not in again["model"]["args"]
+    assert flatten(config)["model.args.labels.0"] == value_at(config, "model.args.labels.0") == "cat"
+    assert "written twice" in refused(write("twice.yaml", "model: {args: {labels: {1: a, 1: b}}}"))
+
+
+@pytest.mark.parametrize("override, labels", [
+    ("model.args.labels.1=wolf", {0: "cat", 1: "wolf"}), ("model.args.labels.2=emu", {0: "cat", 1: "dog", 2: "emu"}),
+    ("model.args.labels={2: emu}", {0: "cat", 1: "dog", 2: "emu"}), ("~model.args.labels.0", {1: "dog"})])
+def test_overrides_reach_keys_that_are_numbers(write, override, labels):
+    config, _ = load_config(write("c.yaml", NUMBERS), [override])
+    assert config["model"]["args"] == {"labels": labels, "2": "x"}  # arguments are words
+
+
+def test_text_becomes_the_numbers_that_an_argument_asks_for_as_keys():
+    def net(labels: dict[int, str] | None = None, words: dict[str, int] | None = None, table: dict | None = None):
+        pass
+
+    given = {name: {"0": 1, "a": 2} for name in ("labels", "words", "table")}
+    assert Signature(net).convert(given) == {**given, "labels": {0: 1, "a": 2}}
 
 
 def test_keys_are_text_whatever_they_look_like(write):
@@ -343,3 +383,56 @@ def test_plain_tuples_of_path_and_message_are_taken_as_faults():
     with pytest.raises(ConfigError, match="^mine.yaml:3  optimizer.args.lr: it is too high\n"):
         with located({("optimizer", "args", "lr"): Place("mine.yaml:3"), (): Place("mine.yaml:1")}):
             raise error
+
+
+# -- another type --------------------------------------------------------------------------------------------------
+
+FULL = """\
+name: base
+seed: 3
+dataset: Digits
+model: {type: MLP, args: {sizes: [64, 10]}}
+loss: CrossEntropyLoss
+metrics: [{type: top_k_accuracy, name: mine, args: {k: 3}}]
+optimizer: {type: AdamW, args: {lr: 0.5, weight_decay: 0.2, amsgrad: true}, decay_bias_and_norm: false}
+scheduler: {type: StepLR, args: {step_size: '${seed}', gamma: 0.5}, per: step}
+trainer: {type: Trainer, args: {epochs: 3, monitor: max val/mine}}
+"""
+
+
+@pytest.mark.parametrize("override, section, block, dropped", [
+    ("optimizer.type=SGD", "optimizer", {"args": {"lr": 0.5, "weight_decay": 0.2}, "decay_bias_and_norm": False},
+     "AdamW: amsgrad."),
+    ("scheduler.type=MultiStepLR", "scheduler", {"args": {"gamma": 0.5}, "per": "step"}, "StepLR: step_size."),
+    ("trainer.type=Other", "trainer", {"args": {"epochs": 3, "monitor": "max val/mine"}}, ""),
+    ("metrics.0.type=accuracy", "metrics", {"name": "mine"}, "top_k_accuracy: k.")])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_override_of_a_type_keeps_what_the_new_one_takes_and_names_the_rest(
+        write, caplog, override, section, block, dropped, resumed):
+    @TRAINERS.register
+    class Other(Trainer):
+        pass
+
+    file = write("c.yaml", FULL)
+    reading = read_config(file, [override])
+    if resumed:
+        reading = override_config(load_config(file)[0], "last.pt", [override])
+    config = keep_arguments(reading).config
+    given = config[section][0] if section == "metrics" else config[section]
+    assert given == {"type": override.split("=")[1], **block}
+    assert caplog.text.count("They are dropped") == bool(dropped) and dropped in caplog.text
+    assert reading.config != config and (resumed or keep_arguments(reading).places)
+
+
+def test_an_argument_that_a_step_size_refers_to_is_kept_as_a_value(write):
+    reading = keep_arguments(read_config(write("c.yaml", FULL), ["scheduler.type=StepLR", "seed=5"]))
+    assert reading.config["scheduler"]["args"]["step_size"] == 5
+    arguments = ["optimizer.type=RAdam", "optimizer.args.lr=0.1"]
+    reading = keep_arguments(read_config(write("c.yaml", FULL), arguments))
+    assert reading.config["optimizer"]["args"] == {"lr": 0.1, "weight_decay": 0.2}
+    assert reading.places[("optimizer", "args", "weight_decay")].source.endswith("c.yaml:7")
+
+
+def test_a_run_with_another_type_keeps_the_arguments(write):
+    reading = read_config(write("c.yaml", FULL), ["optimizer.type=SGD"])
+    assert resolve_config(reading, None, []).config["optimizer"]["args"] == {"lr": 0.5, "weight_decay": 0.2}

@@ -4,6 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from base.registries import KINDS
 from conftest import PROJECT, needs, program, train
@@ -166,6 +167,26 @@ def test_the_difference_of_two_runs_tells_what_came_out(ask, small, tmp_path):
         ask("--diff", one, tmp_path / "small/one/checkpoints")
 
 
+def test_runs_are_compared_at_their_best_epochs(ask, tmp_path):
+    runs = []
+    for name, values, monitor in (("a", [0.5, 0.9, 0.7], "max val/acc"), ("b", [0.9, 0.6, 0.6], "max val/acc"),
+                                  ("c", [0.1, 0.2, 0.4], None)):
+        runs.append(tmp_path / name)
+        runs[-1].mkdir()
+        trainer = {"type": "Trainer", "args": {"monitor": monitor}}
+        (runs[-1] / "config.yaml").write_text(yaml.safe_dump({"name": "x", "trainer": trainer}))
+        lines = [{"epoch": i, "train/loss": i, "val/acc": value} for i, value in enumerate(values, 1)]
+        (runs[-1] / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = [re.split(" {2,}", line.strip()) for line in ask("--diff", *runs).splitlines()]
+    assert found[0] == [str(run) for run in runs] and ["train/loss", "2", "1", "3"] in found
+    assert ["val/acc", "0.9", "0.9", "0.4"] in found
+    assert found[-1] == ["best epoch", "2, by max val/acc", "1, by max val/acc",
+                         "3, the last one; there is no monitor"]
+    assert ["val/acc", "0.9", "0.9"] in [re.split(" {2,}", line) for line in ask("--diff", *runs[:2]).splitlines()]
+    same = ask("--diff", runs[0], runs[0]).splitlines()
+    assert "do not differ" in same[0] and same[1:] == ["val/acc  0.9", "best epoch  2, by max val/acc"]
+
+
 def test_an_answer_that_nobody_reads_to_its_end_is_no_error(monkeypatch, chained):
     def broken(*args, **kwargs):
         raise BrokenPipeError
@@ -184,7 +205,7 @@ def test_an_answer_that_nobody_reads_to_its_end_is_no_error(monkeypatch, chained
     (["--print-config"], "name a config"), (["--origins", "-c", "c.yaml"], "--origins goes with"),
     (["--list", "modles"], "choose from"), (["--list", "-c", "c.yaml"], "take no config"),
     (["--explain", "seed", "seed=3"], "name a config"), (["--explain", "seed", "-r", "saved/x"], "answer from configs"),
-    (["--print-config", "--check", "-c", "c.yaml"], "not allowed with"), (["--diff", "a.yaml"], "expected 2 arguments"),
+    (["--print-config", "--check", "-c", "c.yaml"], "not allowed with"), (["--diff", "a.yaml"], "expected 2 arguments or more"),
     (["--check"], "nothing to do"), (["--check", "-c", "c.yaml", "--distributed"], "in one process"),
     (["--check", "-c", "c.yaml", "--out", "x"], "make no run"),
 ])

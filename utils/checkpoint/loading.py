@@ -67,9 +67,9 @@ def _read(file: Path) -> tuple[dict, list[str]]:
 
 
 def _is_config(value) -> bool:
-    """Whether a value could stand in a config: no tensors, and tables with names."""
+    """Whether a value could stand in a config: no tensors, and tables whose keys are names or numbers."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_config(item) for key, item in value.items())
+        return all(isinstance(key, (str, int, float)) and _is_config(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return all(map(_is_config, value))
     return not isinstance(value, torch.Tensor)

@@ -6,9 +6,10 @@ from typing import Any
 
 from utils.config.sections import with_defaults
 from utils.config.suggestions import suggest_name
-from utils.config.syntax import KeyPath, items_of, read_number
-from utils.errors import Fault, UnresolvedReference
+from utils.config.syntax import KeyPath, items_of, key_in, read_number
+from utils.errors import ConfigError, Fault, UnresolvedReference
 
+_MAX_SIZE, _MAX_CHAIN = 300_000, 50  # what all references of a config stand for; from one to the next
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
 
 
@@ -29,11 +30,13 @@ class _Unresolved(Exception):
 class _References:
     def __init__(self, config: dict, where: Callable[[KeyPath], bool]):
         self.config, self.where, self.faults = config, where, []
+        self.full = with_defaults(config)
+        self.size = 0  # characters and values that stand in place of references
 
     def replaced_in(self, value: Any, path: KeyPath) -> Any:
         """Returns the `value` at `path` without references; records unresolved ones and keeps them."""
         if isinstance(value, dict):
-            return {key: self.replaced_in(item, (*path, key)) for key, item in value.items()}
+            return {key: self.replaced_in(item, (*path, str(key))) for key, item in value.items()}
         if isinstance(value, list):
             return [self.replaced_in(item, (*path, str(number))) for number, item in enumerate(value)]
         try:
@@ -44,8 +47,9 @@ class _References:
 
     def _followed(self, value: Any, path: KeyPath, chain: tuple[str, ...]) -> Any:
         """Resolves `value`; `chain` holds the keys that led to it."""
+        self._count(value, path, chain)
         if isinstance(value, dict):
-            return {key: self._followed(item, (*path, key), chain) for key, item in value.items()}
+            return {key: self._followed(item, (*path, str(key)), chain) for key, item in value.items()}
         if isinstance(value, list):
             return [self._followed(item, (*path, str(number)), chain) for number, item in enumerate(value)]
         if not isinstance(value, str) or "${" not in value or not self.where(path):
@@ -55,10 +59,20 @@ class _References:
         return _REFERENCE.sub(
             lambda match: "${" if match[1] is None else _as_text(match, self._value(match, chain)), value)
 
+    def _count(self, value: Any, path: KeyPath, chain: tuple[str, ...]) -> None:
+        """Adds what a reference leads to; raises ConfigError beyond a size that no config needs."""
+        if len(chain) > 1:
+            self.size += 1 + (len(value) if isinstance(value, (str, dict, list)) else 0)
+        if self.size > _MAX_SIZE:
+            raise ConfigError.at(chain[0], f"references stand for more than {_MAX_SIZE} values or "
+                                           "characters, too many for a config")
+
     def _value(self, match: re.Match, chain: tuple[str, ...]) -> Any:
         name = match[1].strip()
+        if len(chain) > _MAX_CHAIN:
+            raise _Unresolved(f"leads through more than {_MAX_CHAIN} references, one to the next")
         if not match.group().endswith("}"):
-            raise _Unresolved(f"'{match.group()}' is not closed. A reference looks like ${{seed}}; "
+            raise _Unresolved(f"{match.group()!r} is not closed. A reference looks like ${{seed}}; "
                               "for the signs write $${")
         if name.startswith("env:"):
             return _of_environment(name.removeprefix("env:"))
@@ -68,14 +82,14 @@ class _References:
         return self._followed(self._at(path, name), path, (*chain, name))
 
     def _at(self, path: KeyPath, name: str) -> Any:
-        value: Any = with_defaults(self.config)
+        value: Any = self.full
         for part in path:
             if isinstance(value, list) and part.isdigit() and int(part) < len(value):
                 value = value[int(part)]
-            elif isinstance(value, dict) and part in value:
-                value = value[part]
+            elif isinstance(value, dict) and key_in(value, part) in value:
+                value = value[key_in(value, part)]
             elif not (isinstance(value, str) and part == "type"):  # a bare name is short for {type: name}
-                raise _Unresolved(f"there is no '{name}' in this config."
+                raise _Unresolved(f"there is no {name!r} in this config."
                                   f"{suggest_name(name, _keys(self.config))} "
                                   "A variable of the environment is ${env:NAME}.")
         return value
@@ -84,7 +98,7 @@ class _References:
 def _as_text(match: re.Match, value: Any) -> str:
     if isinstance(value, (dict, list)):
         kind = "a table" if isinstance(value, dict) else "a list"
-        raise _Unresolved(f"'{match.group()}' is {kind}: it cannot stand within text")
+        raise _Unresolved(f"{match.group()!r} is {kind}: it cannot stand within text")
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from utils.config.interpolation import resolve
 from utils.config.suggestions import suggest_name
-from utils.config.syntax import COMMAND_LINE, KeyPath, Parsed, Place, items_of, parse_json, parse_yaml
+from utils.config.syntax import (
+    COMMAND_LINE, DEFAULT_VALUES, KeyPath, Parsed, Place, items_of, key_in, parse_json, parse_yaml)
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
-DEFAULT_VALUES = "default_values"  # the key of a complete config for its unwritten values
+_MAX_BYTES, _MAX_FILES = 10 * 10**6, 100  # of a file; of files that one config extends
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
 
@@ -26,13 +27,25 @@ class Layer(NamedTuple):
     places: dict[KeyPath, Place]
 
 
+class ChangedType(NamedTuple):
+    """The `block` at `path`, with its places, before an override such as `trainer.type=X` replaced it."""
+
+    path: KeyPath
+    block: dict
+    places: dict[KeyPath, Place]
+
+
 class Reading(NamedTuple):
-    """A config, its places, its faults so far, and the layers it was merged from, lowest first."""
+    """A config, its places, its faults so far, and the layers it was merged from, lowest first.
+
+    `changed_types`: see `base.changed_types.keep_arguments`.
+    """
 
     config: dict
     places: dict[KeyPath, Place]
     faults: list[Fault]
     layers: list[Layer]
+    changed_types: Iterable[ChangedType] = ()
 
 
 def load_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> tuple[dict, dict]:
@@ -56,16 +69,19 @@ def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Readi
 
     Raises one ConfigError for all files that are missing, broken or circular, and for malformed overrides.
     """
-    files, attempts = _Files(), Attempts()
+    files, attempts, overrides = _Files(), Attempts(), list(overrides)
     config, places = files.read(Path(file), attempts)
     with attempts:
         over = parse_overrides(overrides)
     attempts.end()
+    before = Layer(config, places)
     if over.config:
         config, places = merge_with_places((config, places), over)
         files.layers.append(over)
-    config, unresolved = resolve(config)
-    return Reading(config, places, [*files.faults, *unresolved, *_take_undeleted(config)], files.layers)
+    with located(places):
+        config, unresolved = resolve(config)
+    return Reading(config, places, [*files.faults, *unresolved, *_take_undeleted(config)], files.layers,
+                   _changed_types(before, config, overrides))
 
 
 def override_config(config: dict, source: str, overrides: Iterable[str]) -> Reading:
@@ -77,8 +93,36 @@ def override_config(config: dict, source: str, overrides: Iterable[str]) -> Read
     given, over = Layer(config, _places_in(config, Place(source))), parse_overrides(overrides)
     config, places = merge_with_places(given, over)
     keys = [_path_of(override.partition("=")[0]) for override in overrides]
-    config, unresolved = resolve(config, lambda path: any(path[:len(key)] == key for key in keys))
-    return Reading(config, places, [*unresolved, *_take_undeleted(config)], [given, over])
+    with located(places):
+        config, unresolved = resolve(config, lambda path: any(path[:len(key)] == key for key in keys))
+    return Reading(config, places, [*unresolved, *_take_undeleted(config)], [given, over],
+                   _changed_types(given, config, overrides, has_references=False))
+
+
+def _changed_types(before: Layer, config: dict, overrides: list[str],
+                   has_references: bool = True) -> list[ChangedType]:
+    """The blocks whose type was changed by overrides of the `type` itself; references in them resolved."""
+    found = []
+    for path in {_path_of(override.partition("=")[0]) for override in overrides}:
+        key = ".".join(path[:-1])
+        old, new = value_at(before.config, key), value_at(config, key)
+        is_block = path[1:] and path[-1] == "type" and isinstance(old, dict) and isinstance(new, dict)
+        if is_block and old.get("type") not in (None, new.get("type")):
+            places = {at: place for at, place in before.places.items() if at[:len(path) - 1] == path[:-1]}
+            whole = set_value(config, path[:-1], old)
+            old = value_at(resolve(whole)[0], key) if has_references else old
+            found.append(ChangedType(path[:-1], old, places))
+    return found
+
+
+def set_value(config: Any, path: KeyPath, value: Any) -> Any:
+    """The config with another value at a path whose tables and lists there are; changes nothing in place."""
+    if not path:
+        return value
+    if isinstance(config, list):
+        return [set_value(item, path[1:], value) if str(i) == path[0] else item
+                for i, item in enumerate(config)]
+    return {**config, path[0]: set_value(config[path[0]], path[1:], value)}
 
 
 def parse_overrides(overrides: Iterable[str]) -> Layer:
@@ -109,7 +153,7 @@ def _parse_override(override: str) -> Layer:
     if not (equals or key.startswith("~")) or not all(part.removeprefix("~") for part in path):
         raise ConfigError(f"{COMMAND_LINE}: cannot read '{override}'. Overrides look like "
                           "optimizer.args.lr=0.01")
-    nested, inner_places, faults = parse_yaml(text, COMMAND_LINE)
+    nested, inner_places, faults = parse_yaml(text, COMMAND_LINE, path)
     if faults:
         raise ConfigError(format_faults([fault.below(path) for fault in faults], {}))
     for part in reversed(path):
@@ -148,7 +192,8 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
     merged = {key: value for key, value in base.items() if f"~{key}" not in deleting}
     for key, value in new.items():
         if key not in deleting:
-            merged[key] = merge(merged[key], value, (*path, key), replaced) if key in merged else value
+            key = key_in(merged, key)
+            merged[key] = merge(merged[key], value, (*path, str(key)), replaced) if key in merged else value
     return merged
 
 
@@ -156,7 +201,7 @@ def _merge_items(base: list, new: dict, path: KeyPath, replaced: list[KeyPath]) 
     """`merge` for some items of a list, by their index."""
     if beyond := [key for key in new if int(key) >= len(base)]:
         raise ConfigError.at(".".join(path), f"the list has {len(base)} items; there is no item {beyond[0]}")
-    return [merge(item, new[str(i)], (*path, str(i)), replaced) if str(i) in new else item
+    return [merge(item, new[key], (*path, str(i)), replaced) if (key := key_in(new, str(i))) in new else item
             for i, item in enumerate(base)]
 
 
@@ -202,8 +247,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def value_at(config: Any, key: str, missing: Any = None) -> Any:
     """The value of `optimizer.args.lr` or `metrics.0.args.k` in a config; `missing` if there is none."""
     for part in key.split("."):
-        if isinstance(config, dict) and part in config:
-            config = config[part]
+        if isinstance(config, dict) and key_in(config, part) in config:
+            config = config[key_in(config, part)]
         elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
             config = config[int(part)]
         else:
@@ -284,11 +329,23 @@ def located(places: Mapping):
 
 def _take_undeleted(value: Any, path: KeyPath = ()) -> list[Fault]:
     """Removes the remaining `~key`s, which deleted nothing, and returns them as faults."""
-    left = [key for key in value if key.startswith("~")] if isinstance(value, dict) else []
+    left = [key for key in value if str(key).startswith("~")] if isinstance(value, dict) else []
     for key in left:
         del value[key]
     below = [fault for key, item in items_of(value) for fault in _take_undeleted(item, (*path, str(key)))]
     return [Fault((*path, key), _NOT_DELETED) for key in left] + below
+
+
+def read_text(file: Path) -> str:
+    """The text of a config file. Raises ConfigError for what could be read without end."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise ConfigError(f"{file}: is no regular file. A config is a file of YAML or JSON.")
+    with file.open("rb") as stream:
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(f"{file}: is larger than {_MAX_BYTES // 10**6} MB, too large for a config. Long "
+                          "tables belong into a file of their own that a plug-in reads.")
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 class _Files:
@@ -321,8 +378,10 @@ class _Files:
         if file.resolve() in chain:
             raise ConfigError(f"{where}{file}: extends itself, by way of " +
                               " -> ".join(f.name for f in (*chain, file)))
+        if len(self.layers) + len(chain) >= _MAX_FILES:
+            raise ConfigError(f"{where}{file}: a config extends at most {_MAX_FILES} files")
         try:
-            text = file.read_text(encoding="utf-8-sig")
+            text = read_text(file)
         except OSError as error:
             folder = file if file.is_dir() else file.parent
             others = sorted(p.name for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
@@ -334,7 +393,7 @@ class _Files:
         parsed = (parse_json if file.suffix == ".json" else parse_yaml)(text, str(file))
         if not isinstance(parsed.value, dict):
             raise ConfigError(f"{file}: a config is a table of sections (name, dataset, model, ...); "
-                              f"this is {parsed.value!r}")
+                              f"this is {str(parsed.value)[:100]!r}")
         return parsed
 
     def _parents(self, config: dict, places: dict) -> list[str]:
@@ -342,7 +401,8 @@ class _Files:
         config.pop("$schema", None)
         parents = config.pop("extends", [])
         parents = [parents] if isinstance(parents, str) else parents
-        if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        if not isinstance(parents, list) or not all(
+                isinstance(parent, str) and parent.isprintable() for parent in parents):
             raise ConfigError(f"{places[('extends',)].source}  extends: "
                               "a file name or a list of them is needed")
         return parents

@@ -83,7 +83,7 @@ class Registry:
                       for word in reversed(re.findall(r"\w+", name))
                       if word in known), suggest_name(name, known))
         meant = self._unregistered(name) or meant
-        raise ConfigError(f"no {self.kind} '{name}'.{meant} There are: {self.describe_options()}.{broken}")
+        raise ConfigError(f"no {self.kind} {name!r}.{meant} There are: {self.describe_options()}.{broken}")
 
     def _unregistered(self, name: str) -> str:
         """A hint if the project has a class or function of that name that is not registered as this kind."""
@@ -138,7 +138,7 @@ class Registry:
         missing = f"'type' is missing: the name of {self.one}."
         for key, value in block.items():
             if key in _CALLED_TYPE and "type" not in block:
-                return WrongValue((*path, key), f"{missing} It is not called '{key}' here: "
+                return WrongValue((*path, key), f"{missing} It is not called {key!r} here: "
                                                 f"type: {str(value).split('.')[-1]}")
             if len(block) == 1 and isinstance(value, (dict, type(None))) and key in self._known():
                 return Fault((*path, key), f"{missing} Write {{type: {key}, args: {{...}}}}.")
@@ -149,7 +149,7 @@ class Registry:
         """The faults of keys that the block must not have."""
         return [Fault((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}")
                 if key in parameters else
-                UnknownKey.of((*path, key), f"there is no key '{key}' for {self.one}.", allowed,
+                UnknownKey.of((*path, key), f"there is no key {key!r} for {self.one}.", allowed,
                               f"Keys: {', '.join(allowed)}.")
                 for key in beside]
 

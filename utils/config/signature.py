@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.config.annotations import annotation_of, is_tensor, mismatch
 from utils.config.suggestions import suggest_name
+from utils.config.syntax import read_number
 from utils.errors import Fault, WrongValue
 
 
@@ -70,9 +71,9 @@ class Signature:
         free, found = self.free(), []
         for name, value in args.items():
             if name in self.provided:
-                found.append(Fault((name,), f"'{name}' is filled in by the program. Leave it out."))
+                found.append(Fault((name,), f"{name!r} is filled in by the program. Leave it out."))
             elif name not in free and not self.open:
-                found.append(UnknownKey.of((name,), f"{self.name} has no argument '{name}'.", free,
+                found.append(UnknownKey.of((name,), f"{self.name} has no argument {name!r}.", free,
                                            str(self)))
             elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
                 found.append(WrongValue((name,), wrong))
@@ -98,6 +99,8 @@ def _convert(value, parameter: Parameter | None):
     wanted = [typing.get_origin(part) or part for part in (annotation, *typing.get_args(annotation))]
     if isinstance(value, str):
         return _convert_text(value, wanted)
+    if isinstance(value, dict):
+        return _with_number_keys(value, annotation)
     if isinstance(value, list) and any(map(is_tensor, wanted)):
         import torch  # a plug-in with such an argument has loaded it already
 
@@ -106,6 +109,16 @@ def _convert(value, parameter: Parameter | None):
     if isinstance(value, list) and list not in wanted:
         return next((part(value) for part in wanted if part in (tuple, set)), value)
     return value
+
+
+def _with_number_keys(table: dict, annotation) -> dict:
+    """A table with numbers for text keys, as all are in JSON, where `dict[int, ...]` asks for them."""
+    kinds = {typing.get_args(part)[0] for part in (annotation, *typing.get_args(annotation))
+             if typing.get_origin(part) in (dict, Mapping)}
+    if not kinds or str in kinds:
+        return table
+    read = {key: read_number(key) if isinstance(key, str) else key for key in table}
+    return {read[key] if type(read[key]) in kinds else key: value for key, value in table.items()}
 
 
 def _convert_text(value: str, wanted: list):

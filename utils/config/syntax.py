@@ -9,6 +9,8 @@ import yaml
 from utils.errors import ConfigError, Fault
 
 COMMAND_LINE = "command line"
+DEFAULT_VALUES = "default_values"  # the key of a complete config for its unwritten values
+_MAX_REPEATED = 300_000  # characters and items that stand in a config again by YAML aliases
 KeyPath = tuple[str, ...]  # ("optimizer", "args", "lr"); list items by index: ("metrics", "0", "args", "k")
 
 
@@ -32,7 +34,28 @@ class _TooDeepError(ConfigError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the numbers of YAML 1.2: `1e-3` is a float, `010` and `1:30` are text, so are dates."""
+    """SafeLoader with the numbers of YAML 1.2: `1e-3` is a float, `010` and `1:30` are text, so are dates.
+
+    Refuses aliases that repeat too much: ten lines of `[*a, *a, ...]` could stand for 10^9 values.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._seen: set[int] = set()
+        self._repeated = 0
+
+    def visit(self, node: yaml.Node) -> None:
+        """Counts the characters or items of a node that was visited before: an alias repeats it."""
+        if id(node) in self._seen:
+            self._repeated += 1 + len(node.value)
+        self._seen.add(id(node))
+        if self._repeated > _MAX_REPEATED:
+            raise yaml.YAMLError(f"aliases repeat more than {_MAX_REPEATED} values and characters, too many "
+                                 f"for a config (those of line {node.start_mark.line + 1}, for one)")
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self.visit(node)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -46,6 +69,8 @@ _FLOAT = re.compile(
 )
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$|0x[0-9a-fA-F_]+$|0b[01_]+$")
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+_NUMBER_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float")}
+_SWITCHES = ("yes", "no", "on", "off")  # as keys they are words: {no: Norway}
 _OURS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
@@ -90,6 +115,15 @@ def items_of(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, dict):
         return value.items()
     return enumerate(value) if isinstance(value, list) else ()
+
+
+def key_in(table: dict, key: Any) -> Any:
+    """`key`, or the number that it reads as if that is a key of the table, or all keys are numbers."""
+    if not table or key in table or not isinstance(key, str):
+        return key
+    number = read_number(key)
+    has_numbers = number in table or not any(isinstance(known, str) for known in table)
+    return number if has_numbers and number is not None else key
 
 
 def read_number(text: str) -> Any:
@@ -147,8 +181,10 @@ def _caret(text: str, line: int, column: int) -> str:
     return f"    {shown[start:start + 100]}\n    {' ' * (column - 1 - start)}^"
 
 
-def parse_yaml(text: str, source: str) -> Parsed:
+def parse_yaml(text: str, source: str, above: KeyPath = ()) -> Parsed:
     """Parses YAML text. A duplicate key is a fault. `source` names the file, or is COMMAND_LINE.
+
+    `above`: the key path in the config whose value the text is.
 
     Raises ConfigError for invalid syntax.
     """
@@ -157,7 +193,7 @@ def parse_yaml(text: str, source: str) -> Parsed:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        value = _Construction(loader, source, places, faults).of(node, ()) if node else None
+        value = _Construction(loader, source, places, faults, above).of(node, ()) if node else None
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_broken_yaml(error, text, source)) from error
     except RecursionError as error:
@@ -200,10 +236,14 @@ def _at_place(source: str, text: str, line: int, column: int, message: str) -> s
 class _Construction:
     """Builds plain values from the nodes of a YAML document; records their places and duplicate keys."""
 
-    def __init__(self, loader: _Loader, source: str, places: dict, faults: list[Fault]):
+    def __init__(self, loader: _Loader, source: str, places: dict, faults: list[Fault],
+                 above: KeyPath):
         self.loader, self.source, self.places, self.faults = loader, source, places, faults
+        self.above = above
 
     def of(self, node: yaml.Node, path: KeyPath, key: yaml.Node | None = None) -> Any:
+        if not isinstance(node, yaml.MappingNode):  # a table is counted where it is flattened
+            self.loader.visit(node)
         where = self.where(  # tables and lists: the line of the key
             node if key is None or isinstance(node, yaml.ScalarNode) else key)
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
@@ -219,17 +259,25 @@ class _Construction:
         return self.table(node, path)
 
     def table(self, node: yaml.MappingNode, path: KeyPath) -> dict:
-        written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        written = [self.key(key, path) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         self.loader.flatten_mapping(node)  # `<<: *anchor` comes first, so that keys written here win
         values = {}
         for key_node, value_node in node.value:
-            key = key_node.value  # unconverted: keys are text, as in JSON
-            if not isinstance(key, str):
+            key = self.key(key_node, path)
+            if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError(f"{self.where(node)}: a key is a word, not a list or a table")
             if key in values and written.count(key) > 1:
-                self.faults.append(Fault((*path, key), _TWICE, self.where(key_node)))
-            values[key] = self.of(value_node, (*path, key), key_node)
+                self.faults.append(Fault((*path, str(key)), _TWICE, self.where(key_node)))
+            values[key] = self.of(value_node, (*path, str(key)), key_node)
         return values
+
+    def key(self, node: yaml.Node, path: KeyPath) -> Any:
+        """The key of a table at `path`: text, as in JSON; in a table that is an argument, also a number."""
+        place = (*self.above, *path)
+        is_argument = "args" in place[:-1] or (place[:1] == (DEFAULT_VALUES,) and len(place) > 1)
+        if is_argument and node.tag in _NUMBER_TAGS and node.value.lower() not in _SWITCHES:
+            return self.loader.construct_object(node)
+        return node.value
 
     def where(self, node: yaml.Node) -> str:
         return self.source if self.source == COMMAND_LINE else f"{self.source}:{node.start_mark.line + 1}"

@@ -1,0 +1,43 @@
+"""What a block keeps when an override gives it another type: `trainer.type=MyTrainer`."""
+import logging
+
+from base.registries import KINDS
+from utils.config.loading import ChangedType, Reading, set_value, value_at
+from utils.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def keep_arguments(reading: Reading) -> Reading:
+    """The reading, where blocks of another type keep the arguments that the new one takes. Logs the others.
+
+    Keys beside `args` (a scheduler's `per`, a metric's `name`) are kept, too.
+    """
+    config, places = reading.config, dict(reading.places)
+    for change in reading.changed_types:
+        block = value_at(config, ".".join(change.path))
+        free = _free_arguments(change, block["type"])
+        if free is None:
+            continue
+        new, old = block.get("args") or {}, change.block.get("args") or {}
+        taken = {name: value for name, value in old.items() if name in free and name not in new}
+        dropped = [name for name in old if name not in free]
+        beside = {key: value for key, value in change.block.items() if key not in ("type", "args")}
+        args = {"args": {**taken, **new}} if taken or new else {}
+        config = set_value(config, change.path, {**beside, **block, **args})
+        places = {**change.places, **places}
+        if dropped:
+            log.warning("%s is now %s, which does not take these arguments of %s: %s. They are dropped.",
+                        ".".join(change.path), block["type"], change.block["type"], ", ".join(dropped))
+    return reading._replace(config=config, places=places)
+
+
+def _free_arguments(change: ChangedType, name: object) -> set[str] | None:
+    """The arguments of the new type; None for what is no block, or for a name that does not exist."""
+    registry = KINDS.get(change.path[0])
+    if registry is None or ("args" in change.path and change.path[0] != "scheduler"):
+        return None
+    try:
+        return {*registry.signature(registry.get(name)).free()} if isinstance(name, str) else None
+    except ConfigError:  # reported with the other faults of the config
+        return None
