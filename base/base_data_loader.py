@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from base.data.arrays import batch_fetcher
 from base.data.batch_transforms import BatchPreparation
+from base.data.fingerprint import DataFingerprint
 from base.data.sampler import Batch, PositionSampler, RankSlice
 from base.data.streams import Stream, StreamCollate, StreamPlace, copy_state, is_stateful, track_place
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
@@ -90,6 +91,7 @@ class DataSplits:
         self._build_dataset = build_dataset
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
+        self.fingerprint = DataFingerprint(self)
         self._datasets: dict[str, Dataset | None] = {}
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._first_states: dict[str, Any] = {}
@@ -193,9 +195,21 @@ class DataSplits:
         self.close()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
 
-    def to_checkpoint(self) -> dict[str, StreamPlace]:
-        """The data's part of a checkpoint: `place` for a train stream with a `state_dict`, else nothing."""
-        return {"stream": self.place} if is_stateful(self.dataset("train")) else {}
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The data's parts of a checkpoint: its fingerprint; `place` for a train stream with a `state_dict`.
+        """
+        stream = {"stream": self.place} if is_stateful(self.dataset("train")) else {}
+        return {"data_fingerprint": self.fingerprint, **stream}
+
+    def sample_reader(self, split: str) -> Callable[[int], Any] | None:
+        """The function from a sample's place in a split to the sample, untransformed; None for a stream."""
+        dataset = self.dataset(split)
+        if isinstance(dataset, IterableDataset):
+            return None
+        fetch, indices = self._fetch(split), self.indices(split)
+        if fetch:
+            return lambda place: fetch([int(indices[place])])
+        return lambda place: dataset[int(indices[place])]
 
     def close(self) -> None:
         """Ends the loader workers, also in the middle of an epoch. Nothing else does: they ignore SIGTERM."""
