@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the data: sizes, class names, digests of a few samples. Data that changed shows."""
+"""What a checkpoint keeps of the data: sizes, class names, digests of a few samples."""
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -41,6 +41,16 @@ MUTATIONS = [
              'self.state |= {"monitor": self.monitor} if self.monitor else {}', "pass",
              "test_early_stopping_counts_on_after_a_resume "
              "test_a_resumed_run_keeps_its_best_epoch_until_there_is_a_better_one"),
+    Mutation("a run is resumed with other data", "base/run_setup.py",
+             "require_kept_data(trainer.data, checkpoint.state, checkpoint.file)", "pass",
+             "test_a_run_is_not_resumed_with_other_sizes_or_classes[more] "
+             "test_other_samples_are_a_warning_and_a_moved_root_is_none"),
+    Mutation("the digests of samples draw from the run's generators", "base/data/fingerprint.py",
+             "with _generators_kept(dataset):", "if True:",
+             "test_a_fingerprint_moves_no_generator"),
+    Mutation("processes with other data train together", "base/same_data.py",
+             "if change := _difference(first, other):", "if change := None:",
+             "test_a_process_with_other_data_is_named"),
     Mutation("a resumed run forgets its best value", "utils/training/monitor.py",
              'float(state["best"])', "self.best",
              "test_a_resumed_run_keeps_its_best_epoch_until_there_is_a_better_one"),
