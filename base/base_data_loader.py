@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from base.data.arrays import batch_fetcher
+from base.data.arrays import batch_fetcher, is_in_memory
 from base.data.batch_transforms import BatchPreparation
 from base.data.fingerprint import DataFingerprint
-from base.data.sampler import Batch, PositionSampler, RankSlice
+from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
 from base.data.streams import Stream, StreamCollate, StreamPlace, copy_state, is_stateful, track_place
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
 from utils.config.annotations import PositiveInt, at_least, below
@@ -94,6 +94,7 @@ class DataSplits:
         self.fingerprint = DataFingerprint(self)
         self._datasets: dict[str, Dataset | None] = {}
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
+        self._orders: dict[str, EpochOrder] = {}
         self._first_states: dict[str, Any] = {}
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
@@ -124,12 +125,24 @@ class DataSplits:
 
     def indices(self, split: str) -> torch.Tensor:
         """The dataset indices of `split`, ascending, int64 `[N]`. Raises ConfigError if there are none."""
-        num_samples = len(self.dataset(split))
+        indices = self._order(split).indices
+        return torch.arange(len(indices)) if isinstance(indices, range) else indices
+
+    def num_samples(self, split: str) -> int | None:
+        """The size of a split; None for an IterableDataset without a length."""
+        dataset = self.dataset(split)
+        if isinstance(dataset, IterableDataset):
+            return len(dataset) if hasattr(dataset, "__len__") else None
+        num_val = self._num_held_out(split)
+        return num_val if num_val and split == "val" else len(dataset) - num_val
+
+    def _num_held_out(self, split: str) -> int:
+        """How many samples of train are validated on instead; 0 if the split is a whole dataset."""
+        num_samples, fraction = len(self.dataset(split)), self.validation_split
         if num_samples == 0:
             raise ConfigError.at("dataset", f"the {split} split holds no samples")
-        if split == "test" or not self.validation_split:
-            return torch.arange(num_samples)
-        fraction = self.validation_split
+        if split == "test" or not fraction:
+            return 0
         num_val = int(fraction) if fraction >= 1 else round(num_samples * fraction)
         if not 0 < num_val < num_samples:
             raise ConfigError.at("data_loader.validation_split",
@@ -137,14 +150,20 @@ class DataSplits:
                                  f"{max(num_samples - num_val, 0)} for training and "
                                  f"{min(num_val, num_samples)} for validation. Set it to a part, such as "
                                  f"0.1, or to a number below {num_samples}.")
-        order = permutation(derive(self.seed, "split"), num_samples)
-        return (order[:num_val] if split == "val" else order[num_val:]).sort().values
+        return num_val
 
-    def num_samples(self, split: str) -> int | None:
-        """The size of a split; None for an IterableDataset without a length."""
-        if isinstance(self.dataset(split), IterableDataset):
-            return len(self.dataset(split)) if hasattr(self.dataset(split), "__len__") else None
-        return len(self.indices(split))
+    def _order(self, split: str) -> EpochOrder:
+        """The order of a split's samples, kept: with 10 million samples each draw takes a second."""
+        if split not in self._orders:
+            num_samples, num_val = len(self.dataset(split)), self._num_held_out(split)
+            if not num_val:
+                self._orders[split] = EpochOrder(range(num_samples), derive(self.seed, "order"))
+                return self._orders[split]
+            held_out = torch.zeros(num_samples, dtype=torch.bool)
+            held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
+            for name, chosen in (("train", ~held_out), ("val", held_out)):
+                self._orders[name] = EpochOrder(chosen.nonzero().flatten(), derive(self.seed, "order"))
+        return self._orders[split]
 
     def num_batches(self, split: str, training: bool | None = None) -> int | None:
         """Batches in an epoch; None for an IterableDataset without a length. Raises ConfigError for none."""
@@ -206,7 +225,7 @@ class DataSplits:
         dataset = self.dataset(split)
         if isinstance(dataset, IterableDataset):
             return None
-        fetch, indices = self._fetch(split), self.indices(split)
+        fetch, indices = self._fetch(split), self._order(split).indices
         if fetch:
             return lambda place: fetch([int(indices[place])])
         return lambda place: dataset[int(indices[place])]
@@ -260,6 +279,9 @@ class DataSplits:
             if options["num_workers"]:
                 log.info("%s is kept on a device: no worker processes read it", type(dataset).__name__)
             return BatchLoader(view, self._sampler(split, training), options["pin_memory"])
+        if isinstance(view, BatchView) and split == "train" and is_in_memory(dataset):
+            log.info("%s is in memory: data_loader.num_workers=0 is faster, since workers only copy its batches",
+                     type(dataset).__name__)
         options |= {"collate_fn": self._collate(view), "generator": torch.Generator()}
         if not isinstance(dataset, IterableDataset):
             options |= {"batch_sampler": self._sampler(split, training)}
@@ -294,9 +316,9 @@ class DataSplits:
         return self._batches_of[id(dataset)]
 
     def _sampler(self, split: str, training: bool) -> PositionSampler:
-        return PositionSampler(self.indices(split), self._batch_size(training), derive(self.seed, "order"),
+        return PositionSampler(self._order(split), self._batch_size(training), rank_slice=self.rank_slice,
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training,
-                               rank_slice=self.rank_slice, with_chosen=self.prepare.augments)
+                               with_chosen=self.prepare.augments)
 
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
         return (identity_collate if isinstance(view, BatchView)

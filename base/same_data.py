@@ -32,7 +32,7 @@ def require_kept_data(data: DataSplits, state: Mapping[str, Any], file: Path) ->
 
 
 def require_same_data_everywhere(data: DataSplits) -> None:
-    """Raises ConfigError that names a process with other data than the main process. A collective."""
+    """Raises ConfigError naming a process with other data than the main process. A collective."""
     if dist.world_size() == 1:
         return
     gathered = dist.all_gather_object([data.fingerprint.of(split) for split in TRAINED])
