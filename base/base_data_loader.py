@@ -13,7 +13,8 @@ from base.data.arrays import batch_fetcher, is_in_memory
 from base.data.batch_transforms import BatchPreparation
 from base.data.fingerprint import DataFingerprint
 from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
-from base.data.streams import Stream, StreamCollate, StreamPlace, copy_state, is_stateful, track_place
+from base.data.streams import (
+    Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_resume, track_place)
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
 from utils.config.annotations import PositiveInt, at_least, below
 from utils.distributed import collectives as dist
@@ -63,6 +64,9 @@ class DataSplits:
         timeout: seconds to wait for a worker's batch; 0 for no limit.
         prefetch_factor: batches that each worker loads ahead; by default torch's 2.
         persistent_workers: whether workers stay alive from epoch to epoch; by default they do.
+        stream_resume: how a train stream with a `state_dict` continues: by its `state`, or by `replay`: it is
+            read again from its beginning, without the samples that it gave before. That is slower, and exact
+            also if the state lacks something, such as a shuffle buffer.
         multiprocessing_context: how workers are started; by default as Python does on this system.
     """
 
@@ -75,13 +79,14 @@ class DataSplits:
                  num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None,
-                 multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
+                 multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+                 stream_resume: Literal["state", "replay"] = "state"):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         self.prepare = BatchPreparation(self.transforms["batch"], seed)
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches = eval_batches
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
                                "pin_memory": bool(pin_memory)}
         if num_workers:
@@ -200,7 +205,7 @@ class DataSplits:
         if isinstance(stream := loader.dataset, Stream):
             continues = key == ("train", True) and is_stateful(stream.dataset)
             stream.enter(epoch, start, self.place if continues else StreamPlace())
-            _report_rereading(stream)
+            report_resume(stream)
             loaded = self._iterators[key] = iter(loader)
             batches = track_place(loaded, stream.place)
         else:
@@ -280,8 +285,8 @@ class DataSplits:
                 log.info("%s is kept on a device: no worker processes read it", type(dataset).__name__)
             return BatchLoader(view, self._sampler(split, training), options["pin_memory"])
         if isinstance(view, BatchView) and split == "train" and is_in_memory(dataset):
-            log.info("%s is in memory: data_loader.num_workers=0 is faster, since workers only copy its batches",
-                     type(dataset).__name__)
+            log.info("%s is in memory: data_loader.num_workers=0 is faster, since workers only copy its "
+                     "batches", type(dataset).__name__)
         options |= {"collate_fn": self._collate(view), "generator": torch.Generator()}
         if not isinstance(dataset, IterableDataset):
             options |= {"batch_sampler": self._sampler(split, training)}
@@ -303,7 +308,7 @@ class DataSplits:
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],
-                          rank_slice=self.rank_slice)
+                          rank_slice=self.rank_slice, replays=self.replays)
         if not transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed)
         return SampleView(dataset, transforms, seed)
@@ -323,13 +328,6 @@ class DataSplits:
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
         return (identity_collate if isinstance(view, BatchView)
                 else getattr(view.dataset, "collate_fn", default_collate))
-
-
-def _report_rereading(stream: Stream) -> None:
-    if stream.start and stream.place.state is None and not stream.place.over:
-        lacks = "saved state" if is_stateful(stream.dataset) else "state_dict"
-        log.info("%s has no %s: the stream is read again from the start of epoch %d, and %d batches are "
-                 "passed over", type(stream.dataset).__name__, lacks, stream.epoch + 1, stream.start)
 
 
 def _close(splits: weakref.ref) -> None:

@@ -23,8 +23,8 @@ def require_kept_data(data: DataSplits, state: Mapping[str, Any], file: Path) ->
         if before is None or now is None:
             continue
         if change := shape_change(before, now):
-            raise ConfigError.at("dataset", f"the data changed under the run: its {split} split had {change}. "
-                                 "With other data the run would mix up what it trained and validated on. "
+            raise ConfigError.at("dataset", f"the data changed under the run: its {split} split had "
+                                 f"{change}. With other data the run would mix up what it trained and validated on. "
                                  "Resume with the data as it was, or begin a new run from these weights: "
                                  f"python train.py -c CONFIG --init-from {file}")
         if change := content_change(before, now):
@@ -32,7 +32,7 @@ def require_kept_data(data: DataSplits, state: Mapping[str, Any], file: Path) ->
 
 
 def require_same_data_everywhere(data: DataSplits) -> None:
-    """Raises ConfigError naming a process with other data than the main process. A collective."""
+    """Raises ConfigError naming a process whose data is not the main process's. A collective."""
     if dist.world_size() == 1:
         return
     gathered = dist.all_gather_object([data.fingerprint.of(split) for split in TRAINED])

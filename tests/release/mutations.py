@@ -54,6 +54,13 @@ MUTATIONS = [
     Mutation("the order of an epoch is drawn by each loader", "base/data/sampler.py",
              "if self._kept is None or self._kept[0] != epoch:", "if True:",
              "test_the_split_and_the_order_of_an_epoch_are_drawn_once[20-expected0]"),
+    Mutation("a replayed stream passes over none of its samples", "base/data/streams.py",
+             "range(place.num_read if replay else 0)", "range(0)",
+             "test_a_stream_is_replayed_to_the_sample_and_one_that_loses_its_buffer_is_warned_of[replay-0] "
+             "test_a_replayed_stream_goes_on_after_an_epoch_that_was_cut"),
+    Mutation("a stream that loses its shuffle buffer is taken for exact", "base/data/streams.py",
+             "elif place.state is not None and forgets_shuffle_buffer(stream.dataset):", "elif False:",
+             "test_a_stream_is_replayed_to_the_sample_and_one_that_loses_its_buffer_is_warned_of[state-0]"),
     Mutation("a resumed run forgets its best value", "utils/training/monitor.py",
              'float(state["best"])', "self.best",
              "test_a_resumed_run_keeps_its_best_epoch_until_there_is_a_better_one"),
