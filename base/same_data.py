@@ -24,7 +24,7 @@ def require_kept_data(data: DataSplits, state: Mapping[str, Any], file: Path) ->
             continue
         if change := shape_change(before, now):
             raise ConfigError.at("dataset", f"the data changed under the run: its {split} split had "
-                                 f"{change}. With other data the run would mix up what it trained and validated on. "
+                                 f"{change}. With other data it would mix up training and validation. "
                                  "Resume with the data as it was, or begin a new run from these weights: "
                                  f"python train.py -c CONFIG --init-from {file}")
         if change := content_change(before, now):

@@ -61,6 +61,8 @@ MUTATIONS = [
     Mutation("a stream that loses its shuffle buffer is taken for exact", "base/data/streams.py",
              "elif place.state is not None and forgets_shuffle_buffer(stream.dataset):", "elif False:",
              "test_a_stream_is_replayed_to_the_sample_and_one_that_loses_its_buffer_is_warned_of[state-0]"),
+    Mutation("images lie on their side", "data_loader/image_folder.py",
+             "image = ImageOps.exif_transpose(image)", "pass", "test_images_are_turned_as_their_exif_says"),
     Mutation("a resumed run forgets its best value", "utils/training/monitor.py",
              'float(state["best"])', "self.best",
              "test_a_resumed_run_keeps_its_best_epoch_until_there_is_a_better_one"),
