@@ -19,6 +19,7 @@ log = logging.getLogger("test")
 def main(args) -> None:
     from base.build import build_trainer
     from base.run_setup import load_evaluated_weights, open_checkpoint, resolve_config
+    from base.same_data import report_scored_data
     from base.summary import format_table
     from logger.console import setup_logging
     from logger.run_log import SilentRun
@@ -40,6 +41,7 @@ def main(args) -> None:
         trainer.use_run(SilentRun(bars=not args.quiet))
         if trainer.data.dataset(args.split) is None:
             raise ConfigError(f"--split {args.split}: the dataset has no such split")
+        report_scored_data(trainer.data, checkpoint.state, args.split)
         values = trainer.evaluate(args.split)
 
     progress = checkpoint.state["progress"]

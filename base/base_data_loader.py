@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from base.data.arrays import batch_fetcher
+from base.data.arrays import batch_fetcher, is_in_memory
 from base.data.batch_transforms import BatchPreparation
+from base.data.fingerprint import DataFingerprint
 from base.data.sample_count import SampleCounter
-from base.data.sampler import Batch, PositionSampler, RankSlice
-from base.data.streams import Stream, StreamCollate, StreamPlace, copy_state, is_stateful, track_place
+from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
+from base.data.streams import (
+    Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_resume, track_place)
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
 from utils.config.annotations import PositiveInt, at_least, below
 from utils.distributed import collectives as dist
@@ -63,6 +65,9 @@ class DataSplits:
         timeout: seconds to wait for a worker's batch; 0 for no limit.
         prefetch_factor: batches that each worker loads ahead; by default torch's 2.
         persistent_workers: whether workers stay alive from epoch to epoch; by default they do.
+        stream_resume: how a train stream with a `state_dict` continues: by its `state`, or by `replay`: it is
+            read again from its beginning, without the samples that it gave before. That is slower, and exact
+            also if the state lacks something, such as a shuffle buffer.
         multiprocessing_context: how workers are started; by default as Python does on this system.
     """
 
@@ -75,13 +80,14 @@ class DataSplits:
                  num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None,
-                 multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None):
+                 multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+                 stream_resume: Literal["state", "replay"] = "state"):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         self.prepare = BatchPreparation(self.transforms["batch"], seed)
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches = eval_batches
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
                                "pin_memory": bool(pin_memory)}
         if num_workers:
@@ -91,8 +97,10 @@ class DataSplits:
         self._build_dataset = build_dataset
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
+        self.fingerprint = DataFingerprint(self)
         self._datasets: dict[str, Dataset | None] = {}
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
+        self._orders: dict[str, EpochOrder] = {}
         self._first_states: dict[str, Any] = {}
         self._counters: dict[tuple[str, bool], SampleCounter] = {}  # where the dataset collates by itself
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
@@ -124,12 +132,24 @@ class DataSplits:
 
     def indices(self, split: str) -> torch.Tensor:
         """The dataset indices of `split`, ascending, int64 `[N]`. Raises ConfigError if there are none."""
-        num_samples = len(self.dataset(split))
+        indices = self._order(split).indices
+        return torch.arange(len(indices)) if isinstance(indices, range) else indices
+
+    def num_samples(self, split: str) -> int | None:
+        """The size of a split; None for an IterableDataset without a length."""
+        dataset = self.dataset(split)
+        if isinstance(dataset, IterableDataset):
+            return len(dataset) if hasattr(dataset, "__len__") else None
+        num_val = self._num_held_out(split)
+        return num_val if num_val and split == "val" else len(dataset) - num_val
+
+    def _num_held_out(self, split: str) -> int:
+        """How many samples of train are validated on instead; 0 if the split is a whole dataset."""
+        num_samples, fraction = len(self.dataset(split)), self.validation_split
         if num_samples == 0:
             raise ConfigError.at("dataset", f"the {split} split holds no samples")
-        if split == "test" or not self.validation_split:
-            return torch.arange(num_samples)
-        fraction = self.validation_split
+        if split == "test" or not fraction:
+            return 0
         num_val = int(fraction) if fraction >= 1 else round(num_samples * fraction)
         if not 0 < num_val < num_samples:
             raise ConfigError.at("data_loader.validation_split",
@@ -137,14 +157,20 @@ class DataSplits:
                                  f"{max(num_samples - num_val, 0)} for training and "
                                  f"{min(num_val, num_samples)} for validation. Set it to a part, such as "
                                  f"0.1, or to a number below {num_samples}.")
-        order = permutation(derive(self.seed, "split"), num_samples)
-        return (order[:num_val] if split == "val" else order[num_val:]).sort().values
+        return num_val
 
-    def num_samples(self, split: str) -> int | None:
-        """The size of a split; None for an IterableDataset without a length."""
-        if isinstance(self.dataset(split), IterableDataset):
-            return len(self.dataset(split)) if hasattr(self.dataset(split), "__len__") else None
-        return len(self.indices(split))
+    def _order(self, split: str) -> EpochOrder:
+        """The order of a split's samples, kept: with 10 million samples each draw takes a second."""
+        if split not in self._orders:
+            num_samples, num_val = len(self.dataset(split)), self._num_held_out(split)
+            if not num_val:
+                self._orders[split] = EpochOrder(range(num_samples), derive(self.seed, "order"))
+                return self._orders[split]
+            held_out = torch.zeros(num_samples, dtype=torch.bool)
+            held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
+            for name, chosen in (("train", ~held_out), ("val", held_out)):
+                self._orders[name] = EpochOrder(chosen.nonzero().flatten(), derive(self.seed, "order"))
+        return self._orders[split]
 
     def num_batches(self, split: str, training: bool | None = None) -> int | None:
         """Batches in an epoch; None for an IterableDataset without a length. Raises ConfigError for none."""
@@ -181,7 +207,7 @@ class DataSplits:
         if isinstance(stream := loader.dataset, Stream):
             continues = key == ("train", True) and is_stateful(stream.dataset)
             stream.enter(epoch, start, self.place if continues else StreamPlace())
-            _report_rereading(stream)
+            report_resume(stream)
             loaded = self._iterators[key] = iter(loader)
             batches = track_place(loaded, stream.place)
         else:
@@ -214,9 +240,21 @@ class DataSplits:
         self.close()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
 
-    def to_checkpoint(self) -> dict[str, StreamPlace]:
-        """The data's part of a checkpoint: `place` for a train stream with a `state_dict`, else nothing."""
-        return {"stream": self.place} if is_stateful(self.dataset("train")) else {}
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The data's parts of a checkpoint: its fingerprint; `place` for a train stream with a `state_dict`.
+        """
+        stream = {"stream": self.place} if is_stateful(self.dataset("train")) else {}
+        return {"data_fingerprint": self.fingerprint, **stream}
+
+    def sample_reader(self, split: str) -> Callable[[int], Any] | None:
+        """The function from a sample's place in a split to the sample, untransformed; None for a stream."""
+        dataset = self.dataset(split)
+        if isinstance(dataset, IterableDataset):
+            return None
+        fetch, indices = self._fetch(split), self._order(split).indices
+        if fetch:
+            return lambda place: fetch([int(indices[place])])
+        return lambda place: dataset[int(indices[place])]
 
     def close(self) -> None:
         """Ends the loader workers, also in the middle of an epoch. Nothing else does: they ignore SIGTERM."""
@@ -269,6 +307,9 @@ class DataSplits:
             if options["num_workers"]:
                 log.info("%s is kept on a device: no worker processes read it", type(dataset).__name__)
             return BatchLoader(view, self._sampler(split, training), options["pin_memory"])
+        if isinstance(view, BatchView) and split == "train" and is_in_memory(dataset):
+            log.info("%s is in memory: data_loader.num_workers=0 is faster, since workers only copy its "
+                     "batches", type(dataset).__name__)
         options |= {"collate_fn": self._collate(view), "generator": torch.Generator()}
         if not isinstance(dataset, IterableDataset):
             options |= {"batch_sampler": self._sampler(split, training)}
@@ -290,7 +331,7 @@ class DataSplits:
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],
-                          rank_slice=self.rank_slice)
+                          rank_slice=self.rank_slice, replays=self.replays)
         if not transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed)
         return SampleView(dataset, transforms, seed)
@@ -303,20 +344,13 @@ class DataSplits:
         return self._batches_of[id(dataset)]
 
     def _sampler(self, split: str, training: bool) -> PositionSampler:
-        return PositionSampler(self.indices(split), self._batch_size(training), derive(self.seed, "order"),
+        return PositionSampler(self._order(split), self._batch_size(training), rank_slice=self.rank_slice,
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training,
-                               rank_slice=self.rank_slice, with_chosen=self.prepare.augments)
+                               with_chosen=self.prepare.augments)
 
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
         return (identity_collate if isinstance(view, BatchView)
                 else getattr(view.dataset, "collate_fn", default_collate))
-
-
-def _report_rereading(stream: Stream) -> None:
-    if stream.start and stream.place.state is None and not stream.place.over:
-        lacks = "saved state" if is_stateful(stream.dataset) else "state_dict"
-        log.info("%s has no %s: the stream is read again from the start of epoch %d, and %d batches are "
-                 "passed over", type(stream.dataset).__name__, lacks, stream.epoch + 1, stream.start)
 
 
 def _close(splits: weakref.ref) -> None:

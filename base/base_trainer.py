@@ -468,14 +468,15 @@ class BaseTrainer(FormerTrainerNames):
     def own_parts(self) -> list:
         """The parts in `self.state` that are not the engine's: a step that is left out undoes them."""
         engine = [self.unwrapped_model, self.loss, self.position, self.totals, self.metrics, self.monitor,
-                  self.guard, self.ema, self.data.place, *self.updaters.values()]
+                  self.guard, self.ema, self.data.place, self.data.fingerprint, *self.updaters.values()]
         return [part for name, part in self.state.items()
                 if name != "metrics_file" and not any(part is known for known in engine)]
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Loads a checkpoint's state. Raises ConfigError if it does not fit what the config builds."""
         # these parts may be missing on one side: they depend on the config, the data, the run, the version
-        optional = {"monitor", "guard", "stream", "metrics_file", "splitting"}
+        optional = {"monitor", "guard", "stream", "metrics_file", "splitting",
+                    "data_fingerprint"}
         load_parts(self.state, place_state(state, self.state), optional)
         draws = self._step_seeds.drawn or state["progress"].get("draws", False)
         self._step_seeds = StepSeeds(self._step_seeds.seed, self.device, draws)

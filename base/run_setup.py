@@ -13,6 +13,7 @@ from base.changed_types import keep_arguments
 from base.complete_config import complete_config, in_tables
 from base.preflight import preflight, require_monitored
 from base.registries import WRITERS
+from base.same_data import require_kept_data, require_same_data_everywhere
 from base.trainer_options import TrainerOptions
 from base.validate import validate_config
 from logger.run_log import RunLog, SilentRun
@@ -277,6 +278,9 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
     trainer.prepare_training()
     if not check:
         return TrainingSetup(trainer, checkpoint, {})
+    require_same_data_everywhere(trainer.data)
+    if checkpoint:
+        require_kept_data(trainer.data, checkpoint.state, checkpoint.file)
     with trainer.errors_explained():
         first_values = preflight(trainer, config)
     if trainer.monitor:

@@ -20,6 +20,7 @@ from base.registries import WRITERS
 from base.summary import describe_parts
 from logger.run_log import SilentRun
 from tools.find_lr import Placed, steps
+from tools.image_headers import describe_images
 from tools.overlap import find_overlap
 from tools.verify_resume import describe_difference
 from utils.checkpoint.loading import load_checkpoint
@@ -103,6 +104,8 @@ def check_experiment(setup, config: dict) -> str:
                               start_step=None).close()
         with _faults_noted(faults, trainer, trainer.position):
             faults += _overlap_faults(trainer.data)
+            for line in describe_images(trainer.data):
+                log.warning("dataset: %s", line)
         with _faults_noted(faults, trainer, trainer.position):
             with _gradients_seen(trainer.unwrapped_model) as seen:
                 step_s, all_made = _time_steps(trainer)

@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from base.base_data_loader import DataSplits
 from base.data.arrays import ArrayDataset, as_arrays
+from base.data.nested import bytes_of, raw_rows
 
 
 class Overlap(NamedTuple):
@@ -44,30 +44,13 @@ def _fingerprints(data: DataSplits, split: str, limit_s: float) -> list[int]:
     end = time.monotonic() + limit_s
     samples = itertools.takewhile(lambda sample: time.monotonic() < end,
                                   _samples(dataset, arrays, data.indices(split)))
-    return [hash(b"".join(_bytes_of(sample))) for sample in samples]
+    return [hash(b"".join(bytes_of(sample))) for sample in samples]
 
 
 def _samples(dataset: Dataset, arrays: ArrayDataset | None, indices: torch.Tensor) -> Iterator[Any]:
     for some in indices.split(256):
         if arrays:
-            yield from zip(*(_raw(array.reshape(len(some), -1)) for array in arrays.__getitems__(some)),
+            yield from zip(*(raw_rows(array.reshape(len(some), -1)) for array in arrays.__getitems__(some)),
                            strict=True)
         else:
             yield from (dataset[index] for index in some.tolist())
-
-
-def _bytes_of(value: Any) -> Iterator[bytes]:
-    if isinstance(value, dict):
-        value = list(value.items())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _bytes_of(item)
-    elif isinstance(value, torch.Tensor):
-        yield _raw(value.reshape(1, -1)).tobytes()
-    else:  # NumPy arrays and PIL images have tobytes; numbers and text do not
-        yield value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
-
-
-def _raw(rows: torch.Tensor) -> np.ndarray:
-    """The bytes of a tensor `[N, M]`, row by row."""
-    return rows.detach().cpu().contiguous().view(torch.uint8).numpy()

@@ -96,6 +96,12 @@ def as_arrays(dataset: Dataset) -> ArrayDataset | None:
     return arrays and ArrayDataset(*arrays(dataset))
 
 
+def is_in_memory(dataset: Dataset) -> bool:
+    """Whether a dataset's samples are arrays in main memory, and none is a file's."""
+    arrays = as_arrays(dataset)
+    return arrays is not None and not any(isinstance(array, np.memmap) for array in arrays.arrays)
+
+
 # By the name of the method that fetches a sample, so nothing has to be imported. A subclass with its own
 # method does not match.
 _ARRAYS_OF: dict[tuple[str, str], Callable[[Any], tuple]] = {

@@ -1,7 +1,8 @@
-"""Applies a function to the tensors of a batch, inside tuples, lists and dicts."""
-from collections.abc import Callable, Mapping
+"""What is inside the tuples, lists and dicts of samples and batches: tensors to change, bytes to compare."""
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -30,3 +31,26 @@ def on_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
 def to_device(batch: Any, device: torch.device) -> Any:
     """Tensors on `device`; the host does not wait for a copy to an accelerator, later work there does."""
     return on_tensors(batch, lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"))
+
+
+def bytes_of(value: Any) -> Iterator[bytes]:
+    """The content of a sample, for a hash; of objects that are not known only the type, never an address."""
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from bytes_of(item)
+    elif isinstance(value, torch.Tensor):
+        yield raw_rows(value.reshape(1, -1)).tobytes()
+    elif hasattr(value, "tobytes"):  # NumPy arrays and PIL images; numbers and text have none
+        yield value.tobytes()
+    else:
+        plain = value is None or isinstance(value, (str, bytes, int, float, complex))
+        yield (repr(value) if plain else type(value).__qualname__).encode()
+
+
+def raw_rows(rows: torch.Tensor) -> np.ndarray:
+    """The bytes of a tensor `[N, M]`, row by row."""
+    return rows.detach().cpu().contiguous().view(torch.uint8).numpy()

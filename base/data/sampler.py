@@ -46,6 +46,38 @@ class Batch:
     chosen: Chosen | None = None
 
 
+class EpochOrder:
+    """The order in which a split's samples are read, a function of `(seed, epoch)`; the last one is kept.
+
+    Args:
+        indices: the dataset indices of the split, int64 `[N]`; `range(N)` for a whole dataset, which then
+            takes no memory.
+        seed: any whole number, of the run.
+    """
+
+    def __init__(self, indices: torch.Tensor | range, seed: int):
+        self.indices, self.seed = indices, seed
+        self._kept: tuple[int, np.ndarray] | None = None  # the epoch, and its order
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def shuffled(self, epoch: int) -> np.ndarray:
+        """The indices as epoch `epoch` reads them, int64 `[N]`."""
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = None  # its memory is free for the next
+            order = permutation(derive(self.seed, "epoch", epoch), len(self.indices))
+            whole = isinstance(self.indices, range)
+            self._kept = epoch, (order if whole else self.indices[order]).numpy()
+        return self._kept[1]
+
+    def unshuffled(self, first: int, last: int) -> np.ndarray:
+        """The indices from place `first` up to `last`, ascending."""
+        if isinstance(self.indices, range):
+            return np.arange(first, last)
+        return self.indices[first:last].numpy()
+
+
 class PositionSampler(Sampler[Chosen]):
     """This process's part of every batch of the epoch that it has entered.
 
@@ -54,14 +86,12 @@ class PositionSampler(Sampler[Chosen]):
     not count. `with_chosen`: whether batches carry the chosen samples.
     """
 
-    def __init__(self, indices: torch.Tensor, batch_size: int, seed: int, *, shuffle: bool, drop_last: bool,
+    def __init__(self, order: EpochOrder, batch_size: int, *, shuffle: bool, drop_last: bool,
                  rank_slice: RankSlice = RankSlice(), with_chosen: bool = True):
-        self.indices, self.batch_size, self.seed, self.shuffle, self.rank_slice = (
-            indices, batch_size, seed, shuffle, rank_slice)
-        self.num_used = len(indices) // batch_size * batch_size if drop_last else len(indices)
+        self.order, self.batch_size, self.shuffle, self.rank_slice = order, batch_size, shuffle, rank_slice
+        self.num_used = len(order) // batch_size * batch_size if drop_last else len(order)
         self.with_chosen = with_chosen
         self.epoch = self.start = 0
-        self._order: tuple[int, np.ndarray] | None = None  # of the current epoch
 
     def enter(self, epoch: int, start: int = 0) -> None:
         """From here on iterates over this epoch, from batch `start` on."""
@@ -75,12 +105,10 @@ class PositionSampler(Sampler[Chosen]):
 
     def chosen(self, number: int) -> Chosen:
         """The samples that this process gets of batch `number`."""
-        if self._order is None or self._order[0] != self.epoch:
-            order = (permutation(derive(self.seed, "epoch", self.epoch), len(self.indices)) if self.shuffle
-                     else slice(None))
-            self._order = self.epoch, self.indices[order].numpy()
         first = number * self.batch_size
-        indices = self._order[1][first : min(first + self.batch_size, self.num_used)]
+        last = min(first + self.batch_size, self.num_used)
+        indices = (self.order.shuffled(self.epoch)[first:last] if self.shuffle
+                   else self.order.unshuffled(first, last))
         if self.rank_slice.world_size > 1:
             own = self.rank_slice.of(len(indices))
             indices = indices[own] if own.stop > own.start else indices[:1]

@@ -1,6 +1,7 @@
 """Datasets that are read from front to back: their position, and each process's part of them."""
 import copy
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from torch.utils.data import Dataset, IterableDataset
 from base.data.sampler import Batch, Chosen, RankSlice
 from base.data.views import Transform, apply_transforms
 from utils.random import derive, seed_cpu
+
+log = logging.getLogger(__name__)
 
 
 class StreamPlace:
@@ -21,16 +24,18 @@ class StreamPlace:
         epoch: the epoch in which this pass over the stream began.
         state: the dataset's state; None at the beginning and at the end of a pass.
         over: whether the pass is over; the next epoch then begins another one.
+        num_read: samples of the pass up to here, to replay it; None in checkpoints of 1.0.0.
     """
 
-    def __init__(self, epoch: int = 0, state: Any = None, over: bool = False):
-        self.epoch, self.state, self.over = epoch, state, over
+    def __init__(self, epoch: int = 0, state: Any = None, over: bool = False, num_read: int | None = 0):
+        self.epoch, self.state, self.over, self.num_read = epoch, state, over, num_read
 
     def state_dict(self) -> dict:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict) -> None:
         self.epoch, self.state, self.over = state["epoch"], state["state"], state["over"]
+        self.num_read = state.get("num_read")
 
 
 class ReadBatch(NamedTuple):
@@ -48,16 +53,18 @@ class Stream(IterableDataset):
 
     Every process reads the whole stream, and transforms its own part. `(epoch, index)` seeds the randomness
     of a sample; `set_epoch`, if the dataset has it, gets the epoch in which the pass began. A dataset with
-    `state_dict` and `load_state_dict` continues at `place`, or begins at `first_state`. Any other is read
-    from its beginning, and the batches before `start` are skipped.
+    `state_dict` and `load_state_dict` continues at `place`, or begins at `first_state`; if it `replays`, it
+    always begins there, and the samples of the pass before `place` are skipped. Any other is read from its
+    beginning, and the batches before `start` are skipped.
     """
 
     def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
-                 drop_last: bool, first_state: Any = None, rank_slice: RankSlice = RankSlice()):
+                 drop_last: bool, first_state: Any = None, rank_slice: RankSlice = RankSlice(),
+                 replays: bool = False):
         self.dataset, self.transforms, self.seed, self.first_state = dataset, transforms, seed, first_state
         self.batch_size, self.drop_last, self.own = batch_size, drop_last, rank_slice.of(batch_size)
         self.epoch = self.start = 0
-        self.place = StreamPlace()
+        self.place, self.replays = StreamPlace(), replays
 
     def enter(self, epoch: int, start: int, place: StreamPlace) -> None:
         """From here on iterates over this epoch, from batch `start` on; if stateful, from `place` on."""
@@ -79,7 +86,8 @@ class Stream(IterableDataset):
             yield from batches
 
     def _read(self, place: StreamPlace, first_index: int) -> Iterator[ReadBatch]:
-        epoch, samples, batch, others, total = place.epoch, self._open(place), [], [], 0
+        epoch, before = place.epoch, place.num_read  # `place` moves along while this reads
+        samples, batch, others, total = self._open(place), [], [], 0
         for index in itertools.count(first_index):
             seed_cpu(derive(self.seed, "sample", self.epoch, index))
             try:
@@ -94,7 +102,8 @@ class Stream(IterableDataset):
                 others = [sample]
             total += 1
             if total == self.batch_size:
-                after = StreamPlace(epoch, copy_state(self.dataset))
+                num_read = None if before is None else before + index + 1 - first_index
+                after = StreamPlace(epoch, copy_state(self.dataset), num_read=num_read)
                 yield self._own_part(batch, others, total, index, after)
                 batch, others, total = [], [], 0
         if total and not self.drop_last:
@@ -110,9 +119,19 @@ class Stream(IterableDataset):
     def _open(self, place: StreamPlace) -> Iterator[Any]:
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(place.epoch)
+        replay = self.replays_from(place)
         if is_stateful(self.dataset):
-            self.dataset.load_state_dict(copy.deepcopy(place.state))  # the dataset may keep it, and change it
-        return iter(self.dataset)
+            # a copy: the dataset may keep it, and change it
+            self.dataset.load_state_dict(copy.deepcopy(self.first_state if replay else place.state))
+        samples = iter(self.dataset)
+        for index in range(place.num_read if replay else 0):
+            seed_cpu(derive(self.seed, "sample", place.epoch, index))
+            next(samples, None)
+        return samples
+
+    def replays_from(self, place: StreamPlace) -> bool:
+        """Whether the samples before `place` are read again, rather than its state taken."""
+        return self.replays and place.state is not None and place.num_read is not None
 
 
 def is_stateful(dataset: Dataset | None) -> bool:
@@ -124,6 +143,31 @@ def is_stateful(dataset: Dataset | None) -> bool:
 def copy_state(dataset: Dataset | None) -> Any:
     """A copy of a stateful stream's state, which later reads do not change; None for any other dataset."""
     return copy.deepcopy(dataset.state_dict()) if is_stateful(dataset) else None
+
+
+def forgets_shuffle_buffer(dataset: Any) -> bool:
+    """Whether a stream is one of Hugging Face that shuffles in a buffer, whose content its state lacks."""
+    inner = getattr(dataset, "_ex_iterable", None)
+    while inner is not None:
+        if hasattr(inner, "buffer_size") and "Shuffled" in type(inner).__name__:
+            return True
+        inner = getattr(inner, "ex_iterable", None)
+    return False
+
+
+def report_resume(stream: Stream) -> None:
+    """Logs what a resume within a stream reads again, or what it loses."""
+    name, place = type(stream.dataset).__name__, stream.place
+    if stream.replays_from(place):
+        log.info("%s is replayed: it is read again from its beginning, and %d samples are passed over",
+                 name, place.num_read)
+    elif place.state is not None and forgets_shuffle_buffer(stream.dataset):
+        log.warning("%s continues by its state, which lacks the content of its shuffle buffer: these samples "
+                    "are not seen. data_loader.stream_resume=replay reads it again and loses none", name)
+    elif stream.start and place.state is None and not place.over:
+        lacks = "saved state" if is_stateful(stream.dataset) else "state_dict"
+        log.info("%s has no %s: the stream is read again from the start of epoch %d, and %d batches are "
+                 "passed over", name, lacks, stream.epoch + 1, stream.start)
 
 
 class StreamCollate:

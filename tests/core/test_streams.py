@@ -267,3 +267,47 @@ def test_evaluation_and_preflight_begin_at_the_beginning_and_leave_no_trace(kind
     assert trained == [labels(untouched, epoch=epoch) for epoch in range(4)] and trained[0][0] == first[0]
     assert all(one == evaluated[0] for one in evaluated)
     assert len(sum(evaluated[0][0], [])) == 10 and len(sum(evaluated[0][1], [])) == 34
+
+
+# -- a stream whose state lacks its shuffle buffer -----------------------------------------------------------------
+
+
+class BufferShuffledExamples:
+    """What tells such a stream of Hugging Face."""
+
+    buffer_size = 8
+
+
+class Shuffled(Tape):
+    """Shuffles in a buffer. Its state counts what was taken into the buffer."""
+
+    _ex_iterable = BufferShuffledExamples()
+
+    def __iter__(self):
+        buffer, draws = [], torch.Generator().manual_seed(self.position)
+        for sample in super().__iter__():
+            buffer.append(sample)
+            if len(buffer) == 8:
+                yield buffer.pop(torch.randint(8, (), generator=draws))
+        yield from buffer
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("way", ["replay", "state"])
+def test_a_stream_is_replayed_to_the_sample_and_one_that_loses_its_buffer_is_warned_of(way, workers, caplog):
+    caplog.set_level("INFO")
+    straight = labels(splits(Shuffled()))
+    first, second = (splits(Shuffled(), stream_resume=way, num_workers=workers) for _ in range(2))
+    begun = [batch.data[1].tolist() for batch in islice(first.batches("train"), 3)]
+    second.place.load_state_dict(first.place.state_dict())
+    rest = labels(second, start=3)
+    assert begun == straight[:3] and (rest == straight[3:]) == (way == "replay")
+    assert ("lacks the content of its shuffle buffer" in caplog.text) == (way == "state")
+    assert ("12 samples are passed over" in caplog.text) == (way == "replay")
+    first.close()
+    second.close()
+
+
+def test_a_replayed_stream_goes_on_after_an_epoch_that_was_cut():
+    data = splits(Shuffled(), stream_resume="replay", batches_per_epoch=3)
+    assert [*labels(data, epoch=0), *labels(data, epoch=1)] == labels(splits(Shuffled()))[:6]

@@ -6,7 +6,8 @@ log = logging.getLogger(__name__)
 DATA_LOADER = {
     "batch_size": 32, "eval_batch_size": None, "validation_split": None, "batches_per_epoch": None,
     "eval_batches": None, "shuffle": True, "drop_last": False, "num_workers": 0, "pin_memory": None,
-    "timeout": 0, "prefetch_factor": None, "persistent_workers": None, "multiprocessing_context": None}
+    "timeout": 0, "prefetch_factor": None, "persistent_workers": None, "multiprocessing_context": None,
+    "stream_resume": "state"}
 TRAINER = {
     "epochs": 10, "monitor": "min val/loss", "early_stop": None, "min_delta": 0.0, "eval_every": 1,
     "checkpoint_every": None, "save_every": None, "keep_last": None, "async_save": True,
@@ -16,7 +17,8 @@ TRAINER = {
     "max_nan_steps": 10, "strategy": "ddp", "sync_batchnorm": False, "frozen_norm": "train"}
 # By the class or function that takes an argument, or by the section of a block's own key. A key that is
 # newer than 1.0.0 has the value that gives its behaviour: a run that was begun without the key keeps it.
-DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER, "optimizer": {"keep_frozen": False}}
+DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER, "optimizer": {"keep_frozen": False},
+            "ImageFolder": {"decoder": "torchvision"}}
 
 
 def upgrade(content: dict) -> dict:
