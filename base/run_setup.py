@@ -39,6 +39,7 @@ from utils.run_folder import (
     run_of,
     run_of_launch,
 )
+from utils.training.schedule_length import check_lengths
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
@@ -255,6 +256,9 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
         return TrainingSetup(trainer, checkpoint, {})
     with trainer.errors_explained():
         first_values = preflight(trainer, config)
+    check_lengths([updater.schedule for updater in trainer.updaters.values()],
+                  trainer.monitor is not None and trainer.monitor.patience is not None,
+                  resumed=checkpoint is not None)
     if trainer.monitor:
         require_monitored(trainer.monitor.name, first_values)
     if checkpoint:

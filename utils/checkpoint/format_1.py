@@ -16,7 +16,7 @@ TRAINER = {
     "max_nan_steps": 10, "strategy": "ddp", "sync_batchnorm": False}
 # By the class or function that takes an argument, or by the section of a block's own key. A key that is
 # newer than 1.0.0 has the value that gives its behaviour: a run that was begun without the key keeps it.
-DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER}
+DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER, "scheduler": {"per": "epoch"}}
 
 
 def upgrade(content: dict) -> dict:
