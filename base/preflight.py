@@ -102,6 +102,9 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
     with loss_inputs_watched(trainer, config, batch):
         values = _train_on(trainer, batch)
+    if values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):
+        log.warning("the first batch's loss is exactly 0, and so are its gradients: nothing would be learned "
+                    "from it. Check the loss, and the labels it gets.")
     if trainer.data.smallest_local_batch() == 1 and batch.num_samples != 1:
         _try_one_sample(trainer)
     shared = [updater.gradients for updater in trainer.updaters.values() if updater.gradients]

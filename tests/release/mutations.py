@@ -290,6 +290,12 @@ MUTATIONS = [
     Mutation("a OneCycleLR that ends before the run fails within it", "utils/training/schedule_length.py",
              "if fails and not resumed:", "if False:",
              "test_mistakes_of_the_second_kind_are_config_errors"),
+    Mutation("a NaN in an evaluation is counted from 0", "base/base_metric.py",
+             "enumerate(parts, 1) if math.isnan(part)", "enumerate(parts, 0) if math.isnan(part)",
+             "test_a_nan_in_an_evaluation_is_reported_with_its_batch_and_with_what_the_loss_ignores"),
+    Mutation("a loss of zero is reported no more", "base/preflight.py",
+             'if values.get("loss") == 0 and', "if False and",
+             "test_a_loss_of_zero_without_gradients_is_reported_before_the_run"),
     # -- defaults, versions, other batches
     Mutation("defaults of the engine are not written into a config", "base/complete_config.py",
              'if isinstance(options := _given(config, "data_loader"), dict):', "if False:",
