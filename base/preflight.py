@@ -11,6 +11,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.data.sampler import Batch
 from base.locate_error import describe_shapes, locate_error
+from base.preflight_geometry import warn_of_moved_images
 from base.preflight_loss import loss_inputs_watched, require_samples_for_a_batch
 from base.recovery import StepSnapshot
 from utils.checkpoint.state import StateCopier
@@ -100,6 +101,7 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
 
 
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
+    warn_of_moved_images(trainer.data, batch.data)
     with loss_inputs_watched(trainer, config, batch):
         values = _train_on(trainer, batch)
     if values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):

@@ -296,6 +296,9 @@ MUTATIONS = [
     Mutation("a loss of zero is reported no more", "base/preflight.py",
              'if values.get("loss") == 0 and', "if False and",
              "test_a_loss_of_zero_without_gradients_is_reported_before_the_run"),
+    Mutation("images that move without their masks are not reported", "base/preflight.py",
+             "    warn_of_moved_images(trainer.data, batch.data)\n", "",
+             "test_geometry_of_the_image_alone_is_reported_beside_targets_that_lie_on_it"),
     # -- defaults, versions, other batches
     Mutation("defaults of the engine are not written into a config", "base/complete_config.py",
              'if isinstance(options := _given(config, "data_loader"), dict):', "if False:",
