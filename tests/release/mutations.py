@@ -299,6 +299,9 @@ MUTATIONS = [
     Mutation("images that move without their masks are not reported", "base/preflight.py",
              "    warn_of_moved_images(trainer.data, batch.data)\n", "",
              "test_geometry_of_the_image_alone_is_reported_beside_targets_that_lie_on_it"),
+    Mutation("processes that were started by hand each train a run", "utils/distributed/environment.py",
+             "size.isdecimal() and int(size) > 1", "False",
+             "test_one_of_several_processes_that_cannot_join_is_an_error"),
     # -- defaults, versions, other batches
     Mutation("defaults of the engine are not written into a config", "base/complete_config.py",
              'if isinstance(options := _given(config, "data_loader"), dict):', "if False:",
