@@ -39,6 +39,7 @@ from utils.run_folder import (
     run_of,
     run_of_launch,
 )
+from utils.training.monitor import warn_of_direction
 from utils.training.schedule_length import check_lengths
 
 log = logging.getLogger(__name__)
@@ -261,6 +262,7 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
                   resumed=checkpoint is not None)
     if trainer.monitor:
         require_monitored(trainer.monitor.name, first_values)
+        warn_of_direction(f"{trainer.monitor.mode} {trainer.monitor.name}")
     if checkpoint:
         trainer.resume(checkpoint.state)
         format_1.warn_of_split_batches(checkpoint.state, trainer.data.batch_size, trainer.accumulate)

@@ -302,6 +302,11 @@ MUTATIONS = [
     Mutation("processes that were started by hand each train a run", "utils/distributed/environment.py",
              "size.isdecimal() and int(size) > 1", "False",
              "test_one_of_several_processes_that_cannot_join_is_an_error"),
+    Mutation("a monitor against its name is not reported", "utils/training/monitor.py",
+             "if mode != wanted:", "if False:", "test_a_monitor_against_its_name_is_reported"),
+    Mutation("another number of threads is not reported", "utils/run_folder.py",
+             "if before != num_threads:", "if False:",
+             "test_a_resume_with_another_number_of_threads_is_reported"),
     # -- defaults, versions, other batches
     Mutation("defaults of the engine are not written into a config", "base/complete_config.py",
              'if isinstance(options := _given(config, "data_loader"), dict):', "if False:",
