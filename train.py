@@ -20,6 +20,7 @@ from utils.distributed.environment import (
     before_group,
     end_with_launcher,
     expected_rank,
+    has_launcher,
     is_launched,
     local_rank,
 )
@@ -117,7 +118,7 @@ if __name__ == "__main__":
     # off until all is imported: imports leave a million objects, which it would scan again and again
     gc.disable()
     arguments = train_arguments()
-    if is_launched():
+    if has_launcher():
         end_with_launcher()
         die_of_interrupts()  # its launcher reports them
     with exit_codes(arguments.verbose):

@@ -1,5 +1,6 @@
 """Averages over samples, which add up over batches; torchmetrics objects for metrics that do not."""
 import copy
+import math
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from typing import Any
@@ -27,6 +28,7 @@ class Totals:
         self.counts: dict[str, int] = {}
         self._mark: dict[str, tuple[float, int]] = {}
         self._pending: dict[str, list[tuple]] = {}  # (value, its weight, samples, whether it is skipped)
+        self.first_nan: dict[str, int] = {}  # number of the first NaN among the values that were read last
 
     def add(self, values: Mapping[str, Any], count: int, skipped: bool | torch.Tensor = False) -> None:
         """Adds the values of a batch of `count` samples: each its mean (0-dim) or one per sample `[count]`.
@@ -51,6 +53,7 @@ class Totals:
             self._pending[name].append(entry)
 
     def _reduce_pending(self) -> None:
+        self.first_nan = {}
         gathered = dist.all_gather_object({name: _read_values(entries)
                                            for name, entries in self._pending.items()})
         for name in dict.fromkeys(name for read in gathered for name in read):
@@ -64,6 +67,9 @@ class Totals:
                 total, count = total + part, count + num_samples
             if count:
                 self.sums[name], self.counts[name] = total, count
+            if math.isnan(total):  # found afterwards: no batch waits for the device
+                number = next((number for number, (part, _) in enumerate(parts, 1) if math.isnan(part)), None)
+                self.first_nan |= {name: number} if number else {}
         self._pending = {}
 
     def estimate(self, name: str) -> float | None:

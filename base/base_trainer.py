@@ -10,7 +10,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.base_model import set_training
 from base.data.sampler import Batch
-from base.nan_report import report_non_finite
+from base.nan_report import report_non_finite, warn_of_nan_means
 from base.recovery import StepSnapshot, describe_out_of_memory
 from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
@@ -356,6 +356,7 @@ class BaseTrainer(FormerTrainerNames):
                 bar.update(1)
                 self.stop_if_requested(self.poll_requests(ballot), time_limit=False)
             values = totals.means() | self.metrics.compute()
+        warn_of_nan_means(split, totals.first_nan, self.loss)
         self.timers.record("evaluation")
         return {f"{split}/{name}": value for name, value in values.items()}
 

@@ -1,10 +1,12 @@
 """From a checked config to its parts, and to the trainer that holds them."""
+import inspect
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
 from torch.nn.parameter import is_lazy
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from base.base_data_loader import DataSplits
 from base.base_model import as_floats, parameter_groups
@@ -156,7 +158,17 @@ def build_scheduler_factory(block, trainer_block) -> tuple:
     """`(build, per)` of a scheduler block, for utils.training.schedule.Schedule."""
     block = as_block(block)
     trainer_args = as_block(trainer_block).get("args") or {}
-    return partial(build_scheduler, block, trainer_args), block.get("per", "epoch")
+    return partial(build_scheduler, block, trainer_args), block.get("per", default_per(block))
+
+
+def default_per(block) -> str:
+    """What a scheduler is stepped after if its block does not say it: the lengths of cycles are steps."""
+    block = as_block(block)
+    kind, args = SCHEDULERS.get(block["type"]), block.get("args")
+    if inspect.isclass(kind) and issubclass(kind, (OneCycleLR, CyclicLR)):
+        return "step"
+    inner = args.get("schedulers") if isinstance(args, dict) else None
+    return "step" if "step" in map(default_per, inner if isinstance(inner, list) else ()) else "epoch"
 
 
 def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from base.base_data_loader import PROVIDED, DataSplits
-from base.build import as_block
+from base.build import as_block, default_per
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
@@ -21,8 +21,9 @@ from utils.errors import ConfigError, is_ours
 # Arguments that are not kept, by section: the program fills them in, or chooses them for the machine.
 _LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps"),
               "optimizer": ("fused", "foreach", "differentiable")}
-# Keys of blocks besides `type` and `args`, with their defaults, by section.
-_BLOCK_KEYS = {"optimizer": {"decay_bias_and_norm": True, "keep_frozen": True}, "scheduler": {"per": "epoch"}}
+# Keys of blocks besides `type` and `args`, with what gives their defaults, by section.
+_BLOCK_KEYS = {"optimizer": {key: lambda block: True for key in ("decay_bias_and_norm", "keep_frozen")},
+               "scheduler": {"per": default_per}}
 _ENGINE = (DataSplits, TrainerOptions)
 _SINGLE = {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}
 _SEVERAL = {"metrics": METRICS, "writers": WRITERS, "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
@@ -90,16 +91,23 @@ def _tables(config: Mapping,
     for path, registry, block in _blocks(config):
         try:
             signature = registry.signature(registry.get(block["type"]))
+            unwritten = _unwritten_keys(path, block, former)
         except (ConfigError, KeyError, TypeError, ValueError):  # nothing that could be built
             continue
-        keys = _BLOCK_KEYS.get(path[0], {}).items()
-        earlier = former.get(path[0], {})
-        unwritten = {key: _Default(value, earlier.get(key, value), True) for key, value in keys
-                     if key not in block}
         yield path, block["type"], unwritten
         if isinstance(args := _given(block, "args"), dict):
             left_open = _LEFT_OPEN.get(path[0], ())
             yield (*path, "args"), block["type"], _unwritten(args, signature, former, left_open)
+
+
+def _unwritten_keys(path: tuple, block: Mapping, former: Mapping[str, Mapping]) -> dict[str, _Default]:
+    """The defaults of a block's own keys that are not written. The schedulers of a sequence have none."""
+    earlier, found = former.get(path[0], {}), {}
+    keys = {} if "schedulers" in path else _BLOCK_KEYS.get(path[0], {})
+    for key in keys.keys() - block.keys():
+        today = keys[key](block)
+        found[key] = _Default(today, earlier.get(key, today), True)
+    return found
 
 
 def _given(table: Mapping, key: str) -> Any:

@@ -79,6 +79,17 @@ def report_non_finite(trainer: FailedTraining, error: NonFinite, batches: Sequen
     return dist.broadcast_object(f"{where}: {message}{who}. {found}.{made}\n{kept}\n{ADVICE}")
 
 
+def warn_of_nan_means(split: str, first_nan: Mapping[str, int], loss: Any) -> None:
+    """Logs the means of an evaluation that are NaN, each with the first batch whose value was NaN."""
+    if not first_nan:
+        return
+    found = ", ".join(f"{split}/{name} (first in batch {number})" for name, number in first_nan.items())
+    ignored = getattr(loss, "ignore_index", None)
+    cause = (f" A loss is nan where all labels of a batch are ignored (ignore_index {ignored})."
+             if ignored is not None else "")
+    log.warning("nan in the evaluation: %s.%s Such a mean is never the best one.", found, cause)
+
+
 def _refetch_batches(trainer: FailedTraining) -> list[Batch]:
     position = trainer.position
     if is_stateful(trainer.data.dataset("train")):

@@ -11,6 +11,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.data.sampler import Batch
 from base.locate_error import describe_shapes, locate_error
+from base.preflight_geometry import warn_of_moved_images
 from base.preflight_loss import loss_inputs_watched, require_samples_for_a_batch
 from base.recovery import StepSnapshot
 from utils.checkpoint.state import StateCopier
@@ -101,8 +102,12 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
 
 
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
+    warn_of_moved_images(trainer.data, batch.data)
     with loss_inputs_watched(trainer, config, batch):
         values = _train_on(trainer, batch)
+    if values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):
+        log.warning("the first batch's loss is exactly 0, and so are its gradients: nothing would be learned "
+                    "from it. Check the loss, and the labels it gets.")
     # all processes decide alike, though a collate function may have left them different numbers of samples
     if trainer.data.smallest_local_batch() == 1 and any(dist.agree(batch.num_samples != 1)):
         _try_one_sample(trainer)

@@ -44,6 +44,8 @@ from utils.run_folder import (
 )
 from utils.run_files import remove_links, replace_file
 from utils.run_lock import RunLock
+from utils.training.monitor import warn_of_direction
+from utils.training.schedule_length import check_lengths
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
@@ -283,8 +285,12 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
         require_kept_data(trainer.data, checkpoint.state, checkpoint.file)
     with trainer.errors_explained():
         first_values = preflight(trainer, config)
+    check_lengths([updater.schedule for updater in trainer.updaters.values()],
+                  trainer.monitor is not None and trainer.monitor.patience is not None,
+                  resumed=checkpoint is not None)
     if trainer.monitor:
         require_monitored(trainer.monitor.name, first_values)
+        warn_of_direction(f"{trainer.monitor.mode} {trainer.monitor.name}")
     if checkpoint:
         trainer.resume(checkpoint.state)
         format_1.warn_of_split_batches(checkpoint.state, trainer.data.batch_size, trainer.accumulate)

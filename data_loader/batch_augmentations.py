@@ -34,6 +34,8 @@ class BatchRandomCrop(BatchAugmentation):
         padding: width in pixels of the frame of zeros that is added on every side before the crop.
     """
 
+    is_geometric = True
+
     def __init__(self, size: PositiveInt | tuple[int, int], padding: CountInt = 0):
         height, width = (size, size) if isinstance(size, int) else size if len(size) == 2 else (0, 0)
         if height < 1 or width < 1:
@@ -63,6 +65,8 @@ class BatchRandomHorizontalFlip(BatchAugmentation):
         p: the probability that an image is mirrored.
     """
 
+    is_geometric = True
+
     def __init__(self, p: Probability = 0.5):
         self.p = probability(p)
 
@@ -78,6 +82,8 @@ class BatchRandomVerticalFlip(BatchAugmentation):
     Args:
         p: the probability that an image is mirrored.
     """
+
+    is_geometric = True
 
     def __init__(self, p: Probability = 0.5):
         self.p = probability(p)
@@ -100,6 +106,8 @@ class BatchRandomAffine(BatchAugmentation):
         shear: range of the angle along x in degrees, or four numbers for x and y; one number `d`: (-d, d).
         interpolation: how values between pixels are computed.
     """
+
+    is_geometric = True
 
     def __init__(self, degrees: float | tuple[float, float], translate: tuple[float, float] | None = None,
                  scale: tuple[float, float] | None = None, shear: float | tuple[float, ...] | None = None,

@@ -1,5 +1,6 @@
 """Run folders, `saved/<name>/<run>/`: making a new one, finding an old one, recording the environment."""
 import json
+import logging
 import os
 import platform
 import re
@@ -9,6 +10,8 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
 from utils.checkpoint.loading import step_of
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
@@ -16,6 +19,7 @@ from utils.errors import ConfigError
 from utils.git import git, uncommitted_changes
 from utils.run_files import append_line, replace_file
 
+log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 _ENVIRONMENT = "environment.jsonl"
 _PACKAGES = ("torch", "torchvision", "numpy", "torchmetrics", "tensorboard")
@@ -155,17 +159,28 @@ def environment(device: str) -> dict:
         "num_processes": dist.world_size(),
         "launch": launch_id(),
         "num_cpus": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
     }
 
 
 def record_environment(run: Path, start: dict) -> None:
     """Appends `environment` to the run's environment.jsonl; uncommitted changes go to a .diff beside it."""
+    _warn_of_threads(run / _ENVIRONMENT, start["num_threads"])
     record = {**start, "last_checkpoint": file_stamp(run / CHECKPOINTS / "last.pt")}
     if diff := start["git_diff"]:
         record["git_diff"] = f"code_{datetime.fromtimestamp(start['started_s']):%Y-%m-%d_%H-%M-%S}.diff"
     append_line(run / _ENVIRONMENT, json.dumps(record))
     if diff:
         replace_file(run / record["git_diff"], diff + "\n", errors="surrogateescape")
+
+
+def _warn_of_threads(file: Path, num_threads: int) -> None:
+    """Logs a warning if the start before had another number of threads: sums differ in their last bits."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    before = json.loads(lines[-1]).get("num_threads", num_threads) if lines else num_threads
+    if before != num_threads:
+        log.warning("torch computes with %d threads, and did with %d before: the last bits of numbers may "
+                    "differ. OMP_NUM_THREADS=%d gives the same ones.", num_threads, before, before)
 
 
 def _version(package: str) -> str | None:

@@ -79,6 +79,8 @@ class BatchAugmentation:
     the device: no `.item()`, no `if tensor:`, no `images[mask]`, and no tensor from a list (use `Constant`).
     """
 
+    is_geometric = False  # whether `augment` moves pixels; masks and boxes beside them are then reported
+
     def __call__(self, batch: Any, draws: Draws) -> Any:
         """The batch with its input augmented: the first item of a tuple or list, else (a dict) the whole."""
         return on_input(batch, lambda inputs: self.augment(inputs, draws))

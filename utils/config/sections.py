@@ -32,7 +32,7 @@ SECTIONS = {
                            "once they are unfrozen (true); without, rules that freeze come first."}),
     "scheduler": Section(
         None, "How the learning rate moves; all of a list are stepped; several optimizers by their names.", {
-            "per": "What it is stepped after, epoch or step (epoch)."}),
+            "per": "Stepped after each epoch or step (step for OneCycleLR and CyclicLR, else epoch)."}),
     "trainer": Section({"type": "Trainer"}, "What happens to a batch, and how a run goes."),
     "writers": Section(["TensorBoard"], "Where numbers and images go, besides metrics.jsonl."),
 }

@@ -19,9 +19,15 @@ END_SIGNALS = {code: getattr(signal, name)
                for code, name in {1: "SIGALRM", 2: "SIGUSR2"}.items() if hasattr(signal, name)}
 
 
-def is_launched() -> bool:
+def has_launcher() -> bool:
     """Whether torchrun or `launch` has started this process, as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several: it has a launcher, or RANK and WORLD_SIZE were set by hand."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return has_launcher() or ("RANK" in os.environ and size.isdecimal() and int(size) > 1)
 
 
 def expected_world_size() -> int:
@@ -46,7 +52,7 @@ def is_launched_by_us() -> bool:
 
 def launch_id() -> str | None:
     """A name of this launch, unchanged after a restart; None without a launcher."""
-    if not is_launched():
+    if not has_launcher():
         return None
     given = os.environ["TORCHELASTIC_RUN_ID"]
     return given if given != "none" else f"{socket.gethostname()}:{_PARENT}:{_start_time(_PARENT)}"
@@ -54,7 +60,7 @@ def launch_id() -> str | None:
 
 def launcher_died() -> bool:
     """Whether the launcher is gone, so that it can neither end this process nor see it end."""
-    return os.getppid() != _PARENT and is_launched()  # the cheap check first: called at every step
+    return os.getppid() != _PARENT and has_launcher()  # the cheap check first: called at every step
 
 
 def end_with_launcher() -> None:
@@ -80,16 +86,14 @@ def _start_time(process_number: int) -> str:
 def before_group(joins: bool) -> Iterator[None]:
     """Context: one process of each machine reports a ConfigError that all have, and ends the launcher.
 
-    Raises ConfigError if torchrun has started this process and it does not join (`joins`) the others.
+    Raises ConfigError if this process is one of several and does not join (`joins`) the others, or cannot.
     """
     try:
-        if is_launched() and not joins:
-            raise ConfigError("torchrun has started several of these, and without --distributed each would "
-                              "work by itself. Add --distributed to the command of train.py; test.py and "
-                              "--verify-resume go without torchrun.")
+        if is_launched():
+            _require_joining(joins)
         yield
     except ConfigError as error:
-        if not is_launched():
+        if not has_launcher():
             raise
         if local_rank() == 0:  # on each machine, because a machine may lack what the others have
             log.error("%s", error)
@@ -97,6 +101,22 @@ def before_group(joins: bool) -> Iterator[None]:
         else:
             time.sleep(30)  # rank 0 reports the error meanwhile, and the launcher ends this process
         sys.exit(exit_code(error))
+
+
+def _require_joining(joins: bool) -> None:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if not joins and has_launcher():
+        raise ConfigError("torchrun has started several of these, and without --distributed each would "
+                          "work by itself. Add --distributed to the command of train.py; test.py and "
+                          "--verify-resume go without torchrun.")
+    if not joins:
+        raise ConfigError(f"RANK and WORLD_SIZE say that this is one of {expected_world_size()} "
+                          "processes, and without --distributed each would work by itself. Add --distributed to the command "
+                          "of train.py; for a single process unset RANK and WORLD_SIZE.")
+    if missing and not has_launcher():
+        raise ConfigError(f"RANK and WORLD_SIZE are set, and {' and '.join(missing)} not: the "
+                          "processes would not find each other. Set them to the address of the machine of rank 0, and to a "
+                          "free port there.")
 
 
 def forbid_restart(code: int) -> None:

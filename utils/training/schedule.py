@@ -24,8 +24,8 @@ class Schedule:
                                 category=UserWarning)
         self.optimizer = optimizer
         self.num_epochs, self.steps_per_epoch = num_epochs, steps_per_epoch
-        length = {"epoch": num_epochs, "step": steps_per_epoch and num_epochs * steps_per_epoch}
-        self.schedulers = [(build(optimizer, length[per]), per) for build, per in factories]
+        self.lengths = {"epoch": num_epochs, "step": steps_per_epoch and num_epochs * steps_per_epoch}
+        self.schedulers = [(build(optimizer, self.lengths[per]), per) for build, per in factories]
         self.num_steps_done = self.num_epochs_done = 0
         self._first = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 

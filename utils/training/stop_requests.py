@@ -5,7 +5,7 @@ import time
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from utils.distributed.environment import is_launched, launcher_died
+from utils.distributed.environment import has_launcher, launcher_died
 from utils.distributed.group import num_restarts
 from utils.signals import NAMES
 
@@ -32,7 +32,7 @@ class StopRequest:
         self.signal_number: int | None = None
         self.max_time_s, self.started = max_time_s, time.monotonic()
         self.last_step: int | None = None
-        self._crash_at_step, self._next_look_s, self._launched = 0, 0.0, is_launched()
+        self._crash_at_step, self._next_look_s, self._launched = 0, 0.0, has_launcher()
 
     @contextmanager
     def listening(self, last_step: int | None = None):

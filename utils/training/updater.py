@@ -121,7 +121,7 @@ class Updater:
         if self.clip_norm:
             self.grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         elif measured or self.guard.tolerated:
-            self.grad_norm = self._measure_norm()
+            self.grad_norm = self.measure_norm()
         if uses_scaler:  # it skips steps with infinite gradients itself, to find its scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -139,7 +139,8 @@ class Updater:
             closure = [lambda: 0.0] if isinstance(self.optimizer, torch.optim.LBFGS) else []
             self.optimizer.step(*closure)
 
-    def _measure_norm(self) -> torch.Tensor:
+    def measure_norm(self) -> torch.Tensor:
+        """The global norm of the gradients as they are, 0-dim."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return full_tensor(torch.nn.utils.get_total_norm([
             gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]))

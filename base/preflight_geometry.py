@@ -1,0 +1,63 @@
+"""Finds transforms that move the image alone while its targets (masks, boxes) lie on the image."""
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from base.base_data_loader import DataSplits
+from base.data.augmentation import BatchAugmentation
+
+log = logging.getLogger(__name__)
+# Modules of torchvision's transforms whose classes move pixels. By name: torchvision need not be there.
+_GEOMETRIC = ("torchvision.transforms.v2._geometry", "torchvision.transforms.v2._auto_augment")
+
+
+def warn_of_moved_images(data: DataSplits, batch: Any) -> None:
+    """Logs a warning for a geometric transform beside targets that lie on the image.
+
+    `batch` is one of training, before batch transforms. The transforms of a tuple get its first item alone;
+    those of a dict get all of it. A mask of the image's size may have been resized by the dataset.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not _is_images(batch[0]):
+        return
+    found = next(_spatial(batch[1:], list(batch[0].shape[-2:])), None)
+    if found is None:
+        return
+    names = [f"{type(transform).__name__} in transforms.{key}" for key in ("train", "batch")
+             for transform in _geometric(data.transforms[key])
+             if found.startswith("boxes") or type(transform).__name__ != "Resize"]
+    if names:
+        log.warning("%s moves the images %s alone, and not their targets, %s, which lie on them. Transform "
+                    "both in the dataset.", ", ".join(names), list(batch[0].shape), found)
+
+
+def _is_images(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 4
+
+
+def _spatial(targets: Any, size: list[int]) -> Iterator[str]:
+    """Describes the targets that lie on images of `size` (height and width), inside lists and dicts."""
+    if isinstance(targets, Mapping):
+        if isinstance(boxes := targets.get("boxes"), torch.Tensor):
+            yield f"boxes {list(boxes.shape)}"
+        targets = list(targets.values())
+    if isinstance(targets, (tuple, list)):
+        for target in targets:
+            yield from _spatial(target, size)
+    elif type(targets).__name__ == "BoundingBoxes":
+        yield f"boxes {list(targets.shape)}"
+    elif isinstance(targets, torch.Tensor) and targets.ndim > 2 and list(targets.shape[-2:]) == size:
+        yield f"masks {list(targets.shape)}"
+
+
+def _geometric(transforms: Iterable[Any]) -> Iterator[Any]:
+    """The transforms that move pixels of the input alone, also inside containers such as RandomApply."""
+    for transform in transforms:
+        if isinstance(transform, BatchAugmentation):
+            if transform.is_geometric and type(transform).__call__ is BatchAugmentation.__call__:
+                yield transform
+        elif any(kind.__module__ in _GEOMETRIC for kind in type(transform).__mro__):
+            yield transform
+        elif isinstance(inner := getattr(transform, "transforms", None), (list, tuple)):
+            yield from _geometric(inner)
