@@ -102,7 +102,7 @@ class DataSplits:
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._orders: dict[str, EpochOrder] = {}
         self._first_states: dict[str, Any] = {}
-        self._counters: dict[tuple[str, bool], SampleCounter] = {}  # where the dataset collates by itself
+        self._counters: dict[tuple[str, bool], SampleCounter] = {}  # of datasets with a collate_fn
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
         atexit.register(_close, weakref.ref(self))  # runs before multiprocessing waits for its children

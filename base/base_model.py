@@ -83,13 +83,13 @@ def _require_matches(rules: list[Mapping], matches: list[int], names: list[str])
         raise ConfigError.at("optimizer.groups", f"'{rule['match']}' {why} There are: {_some_names(names)}")
 
 
-def set_training(module: nn.Module, frozen_norm: str) -> None:
-    """Puts a module into training mode; with `frozen_norm` "eval" without its frozen normalisation layers.
+def set_mode(module: nn.Module, training: bool, frozen_norm: str) -> None:
+    """Sets training or evaluation mode; with `frozen_norm` "eval" frozen normalisation layers do not train.
 
     These are layers with running statistics (BatchNorm) that have parameters, all of them frozen.
     """
-    module.train()
-    for layer in module.modules() if frozen_norm == "eval" else ():
+    module.train(training)
+    for layer in module.modules() if training and frozen_norm == "eval" else ():
         own = list(layer.parameters(recurse=False))
         if own and getattr(layer, "running_mean", None) is not None and not any(p.requires_grad for p in own):
             layer.eval()

@@ -8,7 +8,7 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
-from base.base_model import set_training
+from base.base_model import set_mode
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite, warn_of_nan_means
 from base.recovery import StepSnapshot, describe_out_of_memory
@@ -401,12 +401,9 @@ class BaseTrainer(FormerTrainerNames):
 
     def set_mode(self, training: bool) -> None:
         """Sets training or evaluation mode for the model, and for a loss that is a module."""
-        modules = [module for module in (self.model, self.loss) if isinstance(module, nn.Module)]
-        for module in modules:
-            if training:
-                set_training(module, self.trainer_options.frozen_norm)
-            else:
-                module.eval()
+        for module in (self.model, self.loss):
+            if isinstance(module, nn.Module):
+                set_mode(module, training, self.trainer_options.frozen_norm)
 
     # -- what ends training early ----------------------------------------------------------------------------
 

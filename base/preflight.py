@@ -121,8 +121,11 @@ def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> di
 
 def _try_one_sample(trainer: PreparedTrainer) -> None:
     """Tries a single sample: some models cannot train on it, and a process may get one as its last batch."""
+    batch = trainer.data.first_batch("train", at_most=1)
+    if not trainer.data.num_in_step([batch]):  # a collate function has left it out
+        return
     try:
-        _train_on(trainer, trainer.data.first_batch("train", at_most=1))
+        _train_on(trainer, batch)
     except Exception as error:
         if is_peer_failure(error) or is_out_of_memory(error):
             raise

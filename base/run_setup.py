@@ -96,8 +96,7 @@ def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> 
 
 def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
                          run_name: str | None) -> Checkpoint | None:
-    """The checkpoint for `--resume PATH`; None for a new run. "auto": the experiment's newest unfinished run.
-    """
+    """The checkpoint for `--resume PATH`, "auto": the experiment's newest unfinished run. None: a new run."""
     if path is None:
         return None
     if str(path) != "auto":
@@ -270,8 +269,7 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
 
     The optimizers are built when the model has its initial weights; the preflight comes before the state of
     the checkpoint, which it would change. Without `check` there is neither. `lock`: taken for the run that
-    is resumed. Raises ConfigError for what
-    cannot be built and for a step that fails. All processes call it.
+    is resumed. Raises ConfigError for what cannot be built and for a step that fails. All processes call it.
     """
     checkpoint = broadcast_checkpoint(checkpoint, out, config["name"], lock)
     trainer = build_trainer(config, device, splits=("train", "val"))

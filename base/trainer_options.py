@@ -47,7 +47,7 @@ class TrainerOptions:
         strategy: how processes share the model: "ddp", "fsdp", or a block; see utils/distributed/strategy.py.
         sync_batchnorm: whether BatchNorm uses the whole batch of all processes, not only this process's part.
         frozen_norm: the mode of BatchNorm layers whose parameters are frozen, in training: "eval" keeps their
-            running statistics, "train" goes on to update them.
+            running statistics, "train" updates them.
     """
 
     epochs: PositiveInt = 10

@@ -143,7 +143,7 @@ def test_the_table_of_1_0_0_has_every_option_of_the_engine():
 
 
 def test_a_checkpoint_of_format_1_is_completed_from_the_defaults_of_1_0_0(small, tmp_path, monkeypatch):
-    options = ["-c", small, "trainer.type=Longer", "data_loader.batches_per_epoch=6"]
+    options = ["-c", small, "trainer=Longer", "data_loader.batches_per_epoch=6"]
     straight = train(*options, out=tmp_path / "straight")
     run = stopped(*options, out=tmp_path / "old", steps=4)
     as_format_1(run / "checkpoints" / "last.pt")

@@ -1,4 +1,4 @@
-"""Configs that somebody wrote to do harm: endless ones, and names that a terminal or a shell would obey."""
+"""Configs that were written to do harm: endless ones, and names that a terminal or a shell would obey."""
 import logging
 import os
 import time

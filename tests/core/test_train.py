@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from base import DATASETS, METRICS, TRAINERS
-from base.base_model import set_training
+from base.base_model import set_mode
 from conftest import PROJECT, assert_same_run, assert_same_state, epochs, load, metrics, needs, score, train
 from trainer.trainer import Trainer
 from utils.errors import ConfigError, TrainingError
@@ -225,7 +225,7 @@ def test_a_part_that_is_unfrozen_later_is_trained_from_then_on(small, tmp_path):
 def test_frozen_normalisation_layers_keep_their_statistics_unless_the_config_says_otherwise(mode):
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2, affine=False))
     model[0].requires_grad_(False)
-    set_training(model.eval(), mode)
+    set_mode(model.eval(), True, mode)
     assert [layer.training for layer in model] == [mode == "train", True, True]
 
 

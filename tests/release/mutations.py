@@ -439,7 +439,7 @@ MUTATIONS = [
              "return True",
              "test_a_run_and_its_checkpoints_hold_every_default_of_the_project"),
     Mutation("a run that is resumed with its config takes the defaults of today", "base/run_setup.py",
-             "config, complete = complete_config(config, checkpoint.config)",
+             "config, complete = complete_config(config, checkpoint.config, format_1.DEFAULTS)",
              "config, complete = complete_config(config)",
              "test_a_default_of_a_plug_in_that_changes_leaves_a_run_as_it_is[True]"),
     Mutation("a key that was taken out keeps its value", "base/complete_config.py",
