@@ -39,8 +39,8 @@ def require_a_mean(loss: Any, accumulate: int, resumed: bool) -> None:
     """
     if getattr(loss, "reduction", None) != "sum" or accumulate * dist.world_size() == 1:
         return
-    message = ("'sum' gives other steps with several processes or trainer.args.accumulate, which "
-               "take the mean over their parts. Set it to mean; the learning rate then does not depend on the batch size.")
+    message = ("'sum' gives other steps with several processes or trainer.args.accumulate, which take the "
+               "mean over their parts. Set it to mean; the rate then does not depend on the batch size.")
     if not resumed:
         raise ConfigError.at("loss.args.reduction", message)
     log.warning("loss.args.reduction: %s", message)
