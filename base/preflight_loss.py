@@ -1,4 +1,5 @@
 """Checks whether the parts of an experiment fit each other: batches and samples, outputs and labels."""
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
 from base.data.arrays import as_arrays
 from base.data.sampler import Batch
+from utils.distributed import collectives as dist
 from utils.errors import ConfigError, Fault
 
+log = logging.getLogger(__name__)
 OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 OVER_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -27,6 +30,20 @@ def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
         raise ConfigError.at("data_loader.batch_size",
                              f"{size} is more than the {num_samples} samples there are to train on. Set it "
                              f"to {num_samples} at most.")
+
+
+def require_a_mean(loss: Any, accumulate: int, resumed: bool) -> None:
+    """Raises ConfigError for a loss that is a sum where a step has several parts, each weighted as a mean.
+
+    A resumed run keeps what it did, with a warning.
+    """
+    if getattr(loss, "reduction", None) != "sum" or accumulate * dist.world_size() == 1:
+        return
+    message = ("'sum' gives other steps with several processes or trainer.args.accumulate, which take the "
+               "mean over their parts. Set it to mean; the rate then does not depend on the batch size.")
+    if not resumed:
+        raise ConfigError.at("loss.args.reduction", message)
+    log.warning("loss.args.reduction: %s", message)
 
 
 class LossInputs(Protocol):

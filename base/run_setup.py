@@ -12,6 +12,7 @@ from base.build import as_block, build_trainer
 from base.changed_types import keep_arguments
 from base.complete_config import complete_config, in_tables
 from base.preflight import preflight, require_monitored
+from base.preflight_loss import require_a_mean
 from base.registries import WRITERS
 from base.same_data import require_kept_data, require_same_data_everywhere
 from base.trainer_options import TrainerOptions
@@ -275,6 +276,7 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
     trainer = build_trainer(config, device, splits=("train", "val"))
     if init_from:
         log.info(load_initial_weights(trainer.unwrapped_model, init_from))
+    require_a_mean(trainer.loss, trainer.accumulate, resumed=checkpoint is not None)
     trainer.prepare_training()
     if not check:
         return TrainingSetup(trainer, checkpoint, {})

@@ -1,4 +1,4 @@
-"""Losses that say nothing: NaN in an evaluation, and exactly 0 before the run."""
+"""Losses that say nothing or are no means: NaN in an evaluation, exactly 0 before the run, sums."""
 import math
 
 import pytest
@@ -7,7 +7,9 @@ from torch import nn
 
 from base import LOSSES
 from base.base_metric import Totals
+from base.preflight_loss import require_a_mean
 from conftest import epochs, train
+from utils.errors import ConfigError
 
 
 @LOSSES.register
@@ -50,3 +52,13 @@ def test_a_loss_of_zero_without_gradients_is_reported_before_the_run(
     train("-c", small, f"loss={{type: Spares, args: {{times: {times}}}}}", "trainer.args.epochs=1",
           out=tmp_path)
     assert ("loss is exactly 0" in capsys.readouterr().err) == reported
+
+
+def test_a_sum_is_refused_where_a_step_has_several_parts(small, tmp_path, capsys):
+    options = ["-c", small, "loss={type: CrossEntropyLoss, args: {reduction: sum}}", "trainer.args.epochs=1"]
+    with pytest.raises(ConfigError, match="loss.args.reduction: 'sum' gives other steps"):
+        train(*options, "trainer.args.accumulate=2", out=tmp_path)
+    train(*options, out=tmp_path)
+    assert "other steps" not in capsys.readouterr().err
+    require_a_mean(nn.MSELoss(reduction="sum"), 2, resumed=True)
+    assert "'sum' gives other steps" in capsys.readouterr().err

@@ -426,6 +426,10 @@ MUTATIONS = [
     Mutation("another number of threads is not reported", "utils/run_folder.py",
              "if before != num_threads:", "if False:",
              "test_a_resume_with_another_number_of_threads_is_reported"),
+    Mutation("a sum over samples is weighted as a mean", "base/preflight_loss.py",
+             "    if not resumed:\n        raise ConfigError.at(\"loss.args.reduction\"",
+             "    if False:\n        raise ConfigError.at(\"loss.args.reduction\"",
+             "test_a_sum_is_refused_where_a_step_has_several_parts"),
     # -- defaults, versions, other batches
     Mutation("defaults of the engine are not written into a config", "base/complete_config.py",
              'if isinstance(options := _given(config, "data_loader"), dict):', "if False:",

@@ -110,13 +110,13 @@ def _require_joining(joins: bool) -> None:
                           "work by itself. Add --distributed to the command of train.py; test.py and "
                           "--verify-resume go without torchrun.")
     if not joins:
-        raise ConfigError(f"RANK and WORLD_SIZE say that this is one of {expected_world_size()} "
-                          "processes, and without --distributed each would work by itself. Add --distributed to the command "
-                          "of train.py; for a single process unset RANK and WORLD_SIZE.")
+        raise ConfigError(f"RANK and WORLD_SIZE say that this is one of {expected_world_size()} processes, "
+                          "and without --distributed each would work by itself. Add --distributed to the "
+                          "command of train.py; for a single process unset RANK and WORLD_SIZE.")
     if missing and not has_launcher():
-        raise ConfigError(f"RANK and WORLD_SIZE are set, and {' and '.join(missing)} not: the "
-                          "processes would not find each other. Set them to the address of the machine of rank 0, and to a "
-                          "free port there.")
+        raise ConfigError(f"RANK and WORLD_SIZE are set, and {' and '.join(missing)} not: the processes "
+                          "would not find each other. Set them to the address of the machine of rank 0, and "
+                          "to a free port there.")
 
 
 def forbid_restart(code: int) -> None:
