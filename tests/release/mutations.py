@@ -268,6 +268,12 @@ MUTATIONS = [
     Mutation("a mistake in a config exits with 1", "utils/errors.py",
              "return 2 if isinstance(error, ConfigError) else 1", "return 1",
              "test_a_users_mistake_is_one_message_and_exit_code_2"),
+    Mutation("a loader worker that was killed is a traceback", "utils/torch_messages.py",
+             'signs = ("DataLoader worker (pid", ', 'signs = ("DataLoader (pid", ',
+             "test_a_killed_loader_worker_ends_the_run_with_settings_that_help_and_the_last_checkpoint"),
+    Mutation("a full shared memory is a mistake of the config", "base/preflight.py",
+             " or is_out_of_memory(error) or is_loader_worker_death(error)", " or is_out_of_memory(error)",
+             "test_what_ends_a_worker_is_no_mistake_of_a_config"),
     # -- configs
     Mutation("a section that nobody knows is ignored", "base/validate.py",
              "[*unknown, *_faults(full),", "[*_faults(full),",
