@@ -76,7 +76,8 @@ def describe_out_of_memory(trainer: MemoryUse) -> str:
         accumulate = trainer.accumulate * data.batch_size // size
         half = f"data_loader.batch_size={size} trainer.args.accumulate={accumulate}"
         lines.append(f"  {half}  (the same samples in each step, in less memory)")
-        if _is_run(folder) and not (data.drop_last or data.batches_per_epoch):  # with these, not within an epoch
+        # with these, not within an epoch
+        if _is_run(folder) and not (data.drop_last or data.batches_per_epoch):
             lines.append(f"    This run can go on with it: python train.py -r {folder} {half}")
     if trainer.precision == "fp32":
         lines.append("  trainer.args.precision=bf16  (nearly halves what activations take)")

@@ -249,6 +249,12 @@ MUTATIONS = [
     Mutation("a damaged checkpoint ends the look for one", "base/run_setup.py",
              'log.warning("%s. Looking for an older one.", error)', "raise",
              "test_a_damaged_checkpoint_is_named_and_the_newest_sound_one_is_used"),
+    Mutation("a disk that fails for a moment ends the run", "utils/checkpoint/store.py",
+             "self._failing_s >= PATIENCE_S", "True",
+             "test_so_many_failures_in_a_row_end_the_run_after_a_minute"),
+    Mutation("the minute of failed saves counts from the run's first failure", "utils/checkpoint/store.py",
+             "if self.num_failures == 0:", "if not self._first_failed_at:",
+             "test_so_many_failures_in_a_row_end_the_run_after_a_minute"),
     # -- signals and exit codes
     Mutation("SIGHUP is not heard", "utils/signals.py",
              '"SIGTERM", "SIGHUP", "SIGUSR1")', '"SIGTERM", "SIGUSR1")',
