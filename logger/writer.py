@@ -15,8 +15,8 @@ class Writer:
         start_step: the optimizer step from which a run resumes; later points will be written again. None for
             a new run.
 
-    `train.py --check` builds each writer in a temporary folder, and closes it. One that talks to a service has
-    `outside = True` in its class: only `--check --writers` builds it.
+    `train.py --check` builds each writer in a temporary folder, and closes it. One that talks to a service
+    has `outside = True` in its class: only `--check --writers` builds it.
 
     A separate thread calls all methods in order during training, with plain numbers or CPU tensors. After an
     error the writer is not called again, and training continues; a warning says so, at once and at the end.

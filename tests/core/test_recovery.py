@@ -264,6 +264,19 @@ def test_a_part_of_the_trainers_own_is_put_back_with_the_step(small, tmp_path):
     assert load(run)["state"]["seen"] == {"num_samples": 240}
 
 
+@pytest.mark.parametrize("findings, culprit", [
+    ([("gradients", "", False), ("batch", "", True)], 1),
+    ([("gradients", "", False), (None, "", True)], 1),  # run again, it was finite: it is still this one
+    ([(None, "", True), ("batch", "", True)], 1),  # noticed late: all have seen it
+    ([("batch", "", True), ("batch", "", True)], 0),
+    ([(None, "", False), (None, "", False)], 0),
+])
+def test_the_process_that_saw_the_value_that_is_not_finite_is_named_first(findings, culprit):
+    from base.nan_report import _guiltiest
+
+    assert _guiltiest(findings) == culprit
+
+
 def test_nan_in_the_data_is_told(small, tmp_path):
     with pytest.raises(TrainingError, match="The batch itself holds values that are not finite"):
         train("-c", small, "transforms.batch=[{type: Normalize, args: {mean: [0.3], std: [.nan]}}]", out=tmp_path)
