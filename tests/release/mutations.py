@@ -293,6 +293,9 @@ MUTATIONS = [
     Mutation("of two things of one name the later is taken", "utils/config/registry.py",
              "if name in self._twice:", "if False:",
              "test_two_things_of_one_name_are_a_mistake_that_names_both_files"),
+    Mutation("the type of a bare name is not found", "utils/config/loading.py",
+             'elif not (isinstance(config, str) and part == "type"):', "else:",
+             "test_a_value_is_found_by_its_key_where_a_bare_name_is_a_block"),
     # -- defaults, versions, other batches
     Mutation("defaults of the engine are not written into a config", "base/complete_config.py",
              'if isinstance(options := _given(config, "data_loader"), dict):', "if False:",
