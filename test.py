@@ -6,6 +6,7 @@
 import gc
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 
 from utils.cli import log_level, test_arguments
@@ -42,7 +43,8 @@ def main(args) -> None:
         if trainer.data.dataset(args.split) is None:
             raise ConfigError(f"--split {args.split}: the dataset has no such split")
         report_scored_data(trainer.data, checkpoint.state, args.split)
-        values = trainer.evaluate(args.split)
+        with closing(trainer.data), trainer.errors_explained():
+            values = trainer.evaluate(args.split)
 
     progress = checkpoint.state["progress"]
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}

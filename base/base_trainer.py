@@ -11,7 +11,7 @@ from base.base_metric import Metrics, Totals, as_values
 from base.base_model import set_mode
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite, warn_of_nan_means
-from base.recovery import StepSnapshot, describe_out_of_memory
+from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death
 from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint.sharded import place_state
@@ -28,7 +28,7 @@ from utils.distributed.sync_batchnorm import convert_sync_batchnorm
 from utils.errors import ConfigError, Interrupted, TrainingError
 from utils.moved import FormerTrainerNames
 from utils.random import StepSeeds, derive, seed_all
-from utils.torch_messages import is_out_of_memory
+from utils.torch_messages import is_loader_worker_death, is_out_of_memory
 from utils.training.compile_options import parse_compile_options
 from utils.training.ema import WeightAverage
 from utils.training.monitor import Monitor
@@ -409,15 +409,19 @@ class BaseTrainer(FormerTrainerNames):
 
     @contextmanager
     def errors_explained(self):
-        """Turns a non-finite loss or a lack of memory inside into a TrainingError that says what helps."""
+        """Turns a non-finite loss, a lack of memory, a dead loader worker into a TrainingError that helps."""
         try:
             yield
         except NonFinite as error:
             raise TrainingError(report_non_finite(self, error, self._step_batches)) from error
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if is_loader_worker_death(error):
+                what = describe_worker_death(self, error)
+            elif is_out_of_memory(error):
+                what = describe_out_of_memory(self)
+            else:
                 raise
-            raise TrainingError(f"{self.position}: {describe_out_of_memory(self)}") from error
+            raise TrainingError(f"{self.position}: {what}") from error
 
     def poll_requests(self, agree: Callable) -> StopRequests:
         """What any process asks for: to end (a signal, `max_time`), to save.

@@ -58,6 +58,8 @@ def report_non_finite(trainer: FailedTraining, error: NonFinite, batches: Sequen
     kept, and the step is not run again. Returns the report as text.
     """
     trainer.position.step_back(error.num_late, trainer.accumulate)
+    for updater in trainer.updaters.values():  # averaged ones would make every process look guilty
+        updater.optimizer.zero_grad(set_to_none=True)
     where, sharded = trainer.position, any(map(is_sharded, trainer.unwrapped_model.parameters()))
     try:
         batches = _refetch_batches(trainer) if error.num_late else batches
@@ -66,9 +68,9 @@ def report_non_finite(trainer: FailedTraining, error: NonFinite, batches: Sequen
     except Exception as failure:  # a failure here must not hide the original error
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
-    findings = dist.all_gather_object((found, str(error)))
-    culprit = next((number for number, (found, _) in enumerate(findings) if found), 0)
-    found, message = findings[culprit]
+    findings = dist.all_gather_object((found, str(error), error.here))
+    culprit = _guiltiest(findings)
+    found, message, _ = findings[culprit]
     found = found or "Run again, it was finite everywhere: the step is not the same every time"
     kept = _keep(trainer, state, dist.broadcast_object(_storable(prepared), culprit),
                  {**where.state_dict(), "error": message, "found": found})
@@ -77,6 +79,11 @@ def report_non_finite(trainer: FailedTraining, error: NonFinite, batches: Sequen
     who = f" (process {culprit} of {len(findings)})" if known else ""
     made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     return dist.broadcast_object(f"{where}: {message}{who}. {found}.{made}\n{kept}\n{ADVICE}")
+
+
+def _guiltiest(findings: list[tuple[str | None, str, bool]]) -> int:
+    """The process that saw the value itself, and found where it arose; else one for which either is true."""
+    return max(range(len(findings)), key=lambda number: (findings[number][2], bool(findings[number][0])))
 
 
 def warn_of_nan_means(split: str, first_nan: Mapping[str, int], loss: Any) -> None:

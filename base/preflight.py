@@ -19,7 +19,7 @@ from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.group import is_peer_failure
 from utils.errors import ConfigError, describe_error
-from utils.torch_messages import is_out_of_memory
+from utils.torch_messages import is_loader_worker_death, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
     except ConfigError:
         raise
     except Exception as error:
-        if is_peer_failure(error) or is_out_of_memory(error):
+        if _is_of_the_machine(error):
             raise
         what = "training" if split == "train" else "evaluation"
         key, given = locate_error(trainer, error)
@@ -99,6 +99,11 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
         message += f"{shapes} (--verbose shows the traceback)"
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether an error says nothing on the config: it is explained elsewhere."""
+    return is_peer_failure(error) or is_out_of_memory(error) or is_loader_worker_death(error)
 
 
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
@@ -127,7 +132,7 @@ def _try_one_sample(trainer: PreparedTrainer) -> None:
     try:
         _train_on(trainer, batch)
     except Exception as error:
-        if is_peer_failure(error) or is_out_of_memory(error):
+        if _is_of_the_machine(error):
             raise
         raise ConfigError.at("data_loader",
                              "an epoch's last batch leaves a process a single sample, and one was tried: "

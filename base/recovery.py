@@ -1,5 +1,6 @@
 """Steps that go wrong: what an error says, and how a step is undone."""
 import copy
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +9,8 @@ from torch import nn
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
 from utils.moved import former_names_of
+from utils.run_folder import CHECKPOINTS
+from utils.torch_messages import is_loader_worker_death
 
 __getattr__ = former_names_of(__name__)
 
@@ -48,7 +51,7 @@ class StepSnapshot:
 
 
 class MemoryUse(Protocol):
-    """What `describe_out_of_memory` needs of a trainer."""
+    """What `describe_out_of_memory` and `describe_worker_death` need of a trainer."""
 
     data: DataSplits
     device: torch.device
@@ -73,8 +76,8 @@ def describe_out_of_memory(trainer: MemoryUse) -> str:
         accumulate = trainer.accumulate * data.batch_size // size
         half = f"data_loader.batch_size={size} trainer.args.accumulate={accumulate}"
         lines.append(f"  {half}  (the same samples in each step, in less memory)")
-        is_run = folder and (folder / "config.yaml").exists()  # and not a tool's folder
-        if is_run and not (data.drop_last or data.batches_per_epoch):  # with these, not within an epoch
+        # with these, not within an epoch
+        if _is_run(folder) and not (data.drop_last or data.batches_per_epoch):
             lines.append(f"    This run can go on with it: python train.py -r {folder} {half}")
     if trainer.precision == "fp32":
         lines.append("  trainer.args.precision=bf16  (nearly halves what activations take)")
@@ -82,3 +85,30 @@ def describe_out_of_memory(trainer: MemoryUse) -> str:
               "evaluation)",
               "  torch.utils.checkpoint in the model  (computes activations again instead of keeping them)"]
     return "\n".join(lines)
+
+
+def describe_worker_death(trainer: MemoryUse, error: RuntimeError) -> str:
+    """What torch says of a loader worker that ended, the usual causes, and the settings that help."""
+    num_workers, folder = trainer.data.loader_options["num_workers"], trainer.run.folder
+    fewer = f"data_loader.num_workers={num_workers // 2}"
+    cause = error.__cause__
+    if cause is not None and is_loader_worker_death(cause):  # it names the signal
+        error = cause
+    lines = [f"a loader worker ended: {str(error).splitlines()[-1].strip()}",
+             "'Killed': most often the machine or the job had no memory left, and the system's out-of-memory "
+             "killer ended it",
+             "(dmesg, or the log of the cluster, shows that). 'Bus error', or no shared memory: /dev/shm is "
+             "full or too small.",
+             "What helps:",
+             f"  {fewer}  (each worker has memory of its own; with 0 there are no workers, and errors show)",
+             "  data_loader.prefetch_factor=1  (each worker keeps fewer batches ready)",
+             "  more memory for the job, or more shared memory (docker run --shm-size=8g)"]
+    if _is_run(folder):
+        lines.append(f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
+                     f"python train.py -r {folder} {fewer}")
+    return "\n".join(lines)
+
+
+def _is_run(folder: Path | None) -> bool:
+    """Whether a folder is a run, and not one of a tool."""
+    return folder is not None and (folder / "config.yaml").exists()

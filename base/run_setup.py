@@ -334,11 +334,10 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
 def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, bars: bool) -> RunLog:
     config = resolved.complete
     start_step = checkpoint.state["progress"]["step"] if checkpoint and run_of(checkpoint.file) else None
-    writers = [WRITERS.build(as_block(block), f"writers.{number}", folder=folder, start_step=start_step)
-               for number, block in enumerate(resolved.config["writers"])]
+    writers = _build_writers(resolved.config["writers"], folder, start_step)
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
     store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from)
-    run = RunLog(folder, store, writers, bars)
+    run = RunLog(folder, store, writers, bars, resumed=start_step is not None)
     # as a whole: a full disk must not cost a resumed run its config
     replace_file(folder / "config.yaml", dump_yaml(config))
     if start_step is None:
@@ -346,6 +345,20 @@ def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, 
     else:
         run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
     return run
+
+
+def _build_writers(blocks: list, folder: Path, start_step: int | None) -> list:
+    """The writers of a run. At a resume those that cannot be built are left out."""
+    writers = []
+    for number, block in enumerate(blocks):
+        try:
+            writers.append(WRITERS.build(as_block(block), f"writers.{number}", folder=folder,
+                                         start_step=start_step))
+        except ConfigError as error:
+            if start_step is None:
+                raise
+            log.warning("%s. Training goes on without this writer.", error)
+    return writers
 
 
 def load_initial_weights(model: torch.nn.Module, path: Path) -> str:

@@ -28,7 +28,8 @@ class TrainerOptions:
         keep_last: how many `epoch_NNNN.pt` files to keep; by default all.
         async_save: whether to write checkpoints in the background; training only waits for a copy of the
             state.
-        max_failed_saves: how many saves in a row may fail, for example on a full disk, before the run ends.
+        max_failed_saves: how many failed saves in a row end the run, for example on a full disk, once they
+            have failed for a minute; 1 ends it at once.
         log_every: steps between log points.
         log_images_every: epochs between grids of input images; 0 for none.
         log_weights_every: epochs between histograms of the weights; 0 for none.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from logger.writer import Writer
+from utils.errors import ConfigError, describe_error
 
 log = logging.getLogger(__name__)
 MOST_WAITING = 256  # queued calls; `send` waits while there are that many
@@ -15,14 +16,22 @@ MOST_WAITING = 256  # queued calls; `send` waits while there are that many
 class Feeder:
     """Calls the methods of writers one after the other, in the order of `send`.
 
-    A writer that raises OSError is removed, with a warning. The next `send` or `close` raises other errors.
+    A writer that raises an error is removed, with a warning, which `close` repeats. But an error in the first
+    thing that a writer does, other than OSError, is a mistake: the next `send` or `close` raises ConfigError.
+
+    Args:
+        writers: those of the config.
+        resumed: whether the run goes on; an error is then no mistake, since often there is no user who looks.
     """
 
-    def __init__(self, writers: Iterable[Writer]):
+    def __init__(self, writers: Iterable[Writer], resumed: bool = False):
         self.writers = list(writers)
+        self._keys = {id(writer): f"writers.{number}" for number, writer in enumerate(self.writers)}
+        self._proven = {id(writer) for writer in self.writers if resumed}
+        self._left_out: list[str] = []
         self._calls: queue.Queue = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._error: ConfigError | None = None
 
     def send(self, method: str, *args) -> None:
         """Queues a call of `method(*args)` for every writer."""
@@ -45,6 +54,9 @@ class Feeder:
             self._calls.put(None)
             self._thread.join()
             self._thread, self.writers = None, []
+        for earlier in self._left_out:
+            log.warning("Left out before the end of the run: %s", earlier)
+        self._left_out = []
         self._raise()
 
     def _work(self) -> None:
@@ -56,15 +68,27 @@ class Feeder:
 
     def _make(self, method: str, args: tuple) -> None:
         for writer in list(self.writers):
+            call = getattr(writer, method)
+            if getattr(call, "__func__", None) is getattr(Writer, method):  # does nothing
+                continue
             try:
-                getattr(writer, method)(*args)
-            except OSError as error:
-                self.writers.remove(writer)
-                log.warning("%s: cannot write: %s. Training goes on without this writer.",
-                            type(writer).__name__, error.strerror or error)
+                call(*args)
+                self._proven.add(id(writer))
             except Exception as error:
                 self.writers.remove(writer)
-                self._error = self._error or error
+                self._report(writer, method, error)
+
+    def _report(self, writer: Writer, method: str, error: Exception) -> None:
+        name, refused = type(writer).__name__, isinstance(error, OSError)
+        what = f"cannot write: {error.strerror or error}" if refused else f"{method}: {describe_error(error)}"
+        if refused or id(writer) in self._proven or method == "close":
+            log.warning("%s: %s. Training goes on without this writer.", name, what)
+            self._left_out += [f"{name}: {what}"] if method != "close" else []
+        else:
+            self._error = self._error or ConfigError.at(
+                self._keys[id(writer)], f"{name} failed in its first call, of {what}. Correct it, or take it "
+                                        "out of writers.")
+        log.debug("a writer failed", exc_info=error)
 
     def _raise(self) -> None:
         error, self._error = self._error, None

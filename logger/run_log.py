@@ -58,11 +58,13 @@ class RunLog:
         store: the run's checkpoint store.
         writers: writers besides metrics.jsonl.
         bars: whether to show progress bars on a terminal.
+        resumed: whether the run goes on. Then no failure of a writer ends it.
     """
 
-    def __init__(self, folder: Path, store: CheckpointStore, writers: list[Writer] = (), bars: bool = True):
+    def __init__(self, folder: Path, store: CheckpointStore, writers: list[Writer] = (), bars: bool = True,
+                 resumed: bool = False):
         self.folder, self.store, self.bars = folder, store, bars
-        self.metrics_file, self.feeder = MetricsFile(folder), Feeder(writers)
+        self.metrics_file, self.feeder = MetricsFile(folder), Feeder(writers, resumed)
 
     def __enter__(self):
         return self

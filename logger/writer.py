@@ -15,11 +15,15 @@ class Writer:
         start_step: the optimizer step from which a run resumes; later points will be written again. None for
             a new run.
 
-    `train.py --check` builds each writer in a temporary folder, and closes it.
+    `train.py --check` builds each writer in a temporary folder, and closes it. One that talks to a service
+    has `outside = True` in its class: only `--check --writers` builds it.
 
     A separate thread calls all methods in order during training, with plain numbers or CPU tensors. After an
-    OSError (a full disk) the writer is not called again and training continues. Other errors end training.
+    error the writer is not called again, and training continues; a warning says so, at once and at the end.
+    Only an error in the first call of a new run (but OSError: a full disk, no network) ends it, as a mistake.
     """
+
+    outside = False
 
     def __init__(self, folder: Path, start_step: int | None = None):
         self.folder, self.start_step = folder, start_step

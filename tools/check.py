@@ -84,13 +84,14 @@ class Plan(Protocol):
 def run_tool(args, setup, config: dict) -> None:
     """Runs `--check`: logs the estimate, prints OK."""
     with setup.trainer.errors_explained():
-        log.info("%s\n%s", describe_parts(setup.trainer), check_experiment(setup, config))
+        log.info("%s\n%s", describe_parts(setup.trainer), check_experiment(setup, config, args.writers))
     print("OK")
 
 
-def check_experiment(setup, config: dict) -> str:
+def check_experiment(setup, config: dict, outside: bool = False) -> str:
     """Checks what a TrainingSetup holds. Its trainer cannot be used afterwards.
 
+    `outside`: whether to build also the writers that talk to a service.
     Returns an estimate for a run. Logs a warning for what is odd. Raises one ConfigError for all mistakes.
     """
     trainer = setup.trainer
@@ -100,8 +101,9 @@ def check_experiment(setup, config: dict) -> str:
         trainer.use_run(SilentRun(Path(folder), bars=False))
         for number, block in enumerate(config["writers"]):
             with _faults_noted(faults, trainer, trainer.position):
-                WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder),
-                              start_step=None).close()
+                if outside or not getattr(WRITERS.get(as_block(block)["type"]), "outside", False):
+                    WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder),
+                                  start_step=None).close()
         with _faults_noted(faults, trainer, trainer.position):
             faults += _overlap_faults(trainer.data)
             for line in describe_images(trainer.data):

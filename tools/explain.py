@@ -1,8 +1,8 @@
 """`train.py --explain KEY`: what a config key is, where its value comes from, and what uses it."""
 from typing import Any
 
-from tools.print_config import MISSING, Rows, origin, value_at, with_kept_arguments
-from utils.config.loading import Layer, Reading, flatten, place_of
+from tools.print_config import MISSING, Rows, origin, with_kept_arguments
+from utils.config.loading import Layer, Reading, flatten, place_of, value_at
 from utils.config.sections import EXTENDS, SECTIONS, with_defaults
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import KeyPath, format_value
@@ -36,7 +36,7 @@ def path_of(key: str, config: Any) -> KeyPath:
 
 def explain_value(reading: Reading, path: KeyPath) -> Rows:
     """The purpose of the section, the value at a path, its origin, and the values that it replaces."""
-    value = value_at(with_defaults(reading.config), path)
+    value = value_at(with_defaults(reading.config), path, MISSING)
     section = (path[0], EXTENDS if path[0] == "extends" else SECTIONS[path[0]].text)
     if value is MISSING:
         return [section, ("value", "not set")]
@@ -50,7 +50,7 @@ def explain_value(reading: Reading, path: KeyPath) -> Rows:
 
 def _explain_layers(reading: Reading, path: KeyPath, value: Any) -> Rows:
     """How the value was written, if otherwise or deleted, and the values of lower layers that it replaces."""
-    written = [(value_at(layer.config, path), place_of(layer.places, path).source)
+    written = [(value_at(layer.config, path, MISSING), place_of(layer.places, path).source)
                for layer in reversed(reading.layers)]
     written = [(there, source) for there, source in written if there is not MISSING]
     gone = (*path[:-1], f"~{path[-1]}")

@@ -1,11 +1,9 @@
 """`train.py --print-config [--origins]`: the config of a run, and where each value was written."""
-from typing import Any
-
 import yaml
 
-from utils.config.loading import Reading, place_of
+from utils.config.loading import Reading, place_of, value_at
 from utils.config.sections import with_defaults
-from utils.config.syntax import KeyPath, dump_yaml, key_in
+from utils.config.syntax import KeyPath, dump_yaml
 
 MISSING = object()
 Rows = list[tuple[str, str]]  # facts about a key: (name, text)
@@ -53,16 +51,5 @@ def _leaves(node: yaml.Node, path: KeyPath):
 
 def origin(reading: Reading, path: KeyPath) -> str:
     """Where a value was written: `configs/digits.yaml:14`, `command line`, or `default`."""
-    return "default" if value_at(reading.config, path) is MISSING else place_of(reading.places, path).source
-
-
-def value_at(config: Any, path: KeyPath) -> Any:
-    """The value at a path; MISSING if there is none. A bare name is short for `{type: name}`."""
-    for part in path:
-        if isinstance(config, dict) and key_in(config, part) in config:
-            config = config[key_in(config, part)]
-        elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
-            config = config[int(part)]
-        elif not (isinstance(config, str) and part == "type"):
-            return MISSING
-    return config
+    unset = value_at(reading.config, path, MISSING) is MISSING
+    return "default" if unset else place_of(reading.places, path).source

@@ -114,6 +114,7 @@ _OF_A_RUN = {"steps", "out", "run_name"}
 # The first rule that is broken is reported.
 _RULES = (
     Rule({"origins"}, "--origins goes with --print-config", needs={"print_config"}),
+    Rule({"writers"}, "--writers goes with --check", needs={"check"}),
     Rule(_QUESTIONS, "--explain, --print-config, --list and --diff answer from configs: "
                      "-c CONFIG and overrides go with them",
          excludes={"resume", "auto", "init_from", "distributed", "device", *_OF_A_RUN}),
@@ -182,6 +183,8 @@ def _add_tools(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(tool.flag, help=argparse.SUPPRESS, **tool.value)
     parser.add_argument("--origins", action="store_true",
                         help="with --print-config: where each value was written")
+    parser.add_argument("--writers", action="store_true",
+                        help="with --check: build also the writers that talk to a service")
 
 
 def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

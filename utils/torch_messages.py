@@ -12,6 +12,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and in_message)
 
 
+def is_loader_worker_death(error: BaseException) -> bool:
+    """Whether a worker process of a DataLoader was killed, or ended, or had no shared memory for a batch."""
+    signs = ("DataLoader worker (pid", "unable to allocate shared memory")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
 def is_unused_parameters(error: RuntimeError) -> bool:
     """Whether DistributedDataParallel complains about parameters that had no part in the loss."""
     return "find_unused_parameters" in str(error)

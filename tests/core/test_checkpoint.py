@@ -209,7 +209,7 @@ def test_a_failed_save_leaves_what_was_saved_and_makes_up_for_the_best(store, no
     save(store, 2, "best.pt")
     save(store, 3)
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
-    assert "no space left" in caplog.text and "failure 2 in a row, 3 end the run" in caplog.text
+    assert "no space left" in caplog.text and "failure 2 in a row, 3 end the run after a minute" in caplog.text
     assert step_in(store, "last.pt") == step_in(store, "best.pt") == 1
     assert not list(store.folder.glob(".*"))
     no_space.clear()
@@ -218,7 +218,26 @@ def test_a_failed_save_leaves_what_was_saved_and_makes_up_for_the_best(store, no
     store.finish()
 
 
-def test_so_many_failures_in_a_row_end_the_run(store, no_space):
+def test_so_many_failures_in_a_row_end_the_run_after_a_minute(store, no_space, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    for step in range(9):  # a row that a save ends says nothing on the next one
+        save(store, step)
+    no_space.clear()
+    save(store, 9)
+    no_space.set()
+    for clock[0] in (2000.0, 2000.1, 2000.2, 2059.9):
+        save(store, 10)
+        store.check()
+    clock[0] = 2060.0
+    with pytest.raises(TrainingError, match="no space left.*failure 5 in a row, which ends"):
+        save(store, 10)
+    with pytest.raises(TrainingError):
+        store.finish()
+
+
+def test_saves_that_fail_seldom_end_the_run_by_their_number(store, no_space, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PATIENCE_S", 0.0)
     for step in (1, 2):
         save(store, step)
     with pytest.raises(TrainingError, match="no space left.*failure 3 in a row, which ends"):

@@ -510,3 +510,13 @@ def test_batches_that_would_leave_other_samples_out_are_refused_within_an_epoch(
     run = stopped("-c", file, option, out=tmp_path, steps=3)
     with pytest.raises(ConfigError, match="With drop_last or batches_per_epoch other batches would leave"):
         train("-r", run, "data_loader.batch_size=2", "trainer.args.accumulate=2", out=tmp_path)
+
+
+@pytest.mark.parametrize("key, expected", [
+    ("model", "MLP"), ("model.type", "MLP"), (("metrics", "1", "type"), "top_k"), ("metrics.1.args.k", 3),
+    ("loss", None), ("model.args", "none"), ("metrics.2", "none"), ("seed.type", "none"),
+    ((), "all")])
+def test_a_value_is_found_by_its_key_where_a_bare_name_is_a_block(key, expected):
+    config = {"model": "MLP", "metrics": ["accuracy", {"type": "top_k", "args": {"k": 3}}], "loss": None,
+              "seed": 1}
+    assert value_at(config, key, "none") == (config if expected == "all" else expected)

@@ -1,5 +1,8 @@
 """Runs that go wrong, end in between, are retried, or are asked to prove themselves."""
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS
-from conftest import assert_same_run, assert_same_state, epochs, load, metrics, program, train
+from conftest import assert_same_run, assert_same_state, epochs, load, metrics, program, score, train
 from model.mlp import MLP
 from trainer.trainer import Trainer
 from utils.checkpoint.loading import load_checkpoint
@@ -261,6 +264,19 @@ def test_a_part_of_the_trainers_own_is_put_back_with_the_step(small, tmp_path):
     assert load(run)["state"]["seen"] == {"num_samples": 240}
 
 
+@pytest.mark.parametrize("findings, culprit", [
+    ([("gradients", "", False), ("batch", "", True)], 1),
+    ([("gradients", "", False), (None, "", True)], 1),  # run again, it was finite: it is still this one
+    ([(None, "", True), ("batch", "", True)], 1),  # noticed late: all have seen it
+    ([("batch", "", True), ("batch", "", True)], 0),
+    ([(None, "", False), (None, "", False)], 0),
+])
+def test_the_process_that_saw_the_value_that_is_not_finite_is_named_first(findings, culprit):
+    from base.nan_report import _guiltiest
+
+    assert _guiltiest(findings) == culprit
+
+
 def test_nan_in_the_data_is_told(small, tmp_path):
     with pytest.raises(TrainingError, match="The batch itself holds values that are not finite"):
         train("-c", small, "transforms.batch=[{type: Normalize, args: {mean: [0.3], std: [.nan]}}]", out=tmp_path)
@@ -350,6 +366,54 @@ def test_a_run_without_memory_goes_on_by_the_command_that_it_tells_with_the_same
     assert load(run)["state"]["progress"]["step"] == load(whole)["state"]["progress"]["step"] == 94
     for one, other in zip(metrics(whole), metrics(run), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+@DATASETS.register
+class KillsItsWorker(Dataset):
+    """Its worker is killed, as the system does without memory, once it reads its 100th sample; `split`: where."""
+
+    def __init__(self, split: str, at: str = "train"):
+        self.num_read, self.kills = 0, split == at
+
+    def __len__(self):
+        return 150
+
+    def __getitem__(self, index):
+        self.num_read += 1
+        if self.kills and self.num_read == 100 and torch.utils.data.get_worker_info():
+            time.sleep(0.2)  # by then the loader knows its worker
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1, 8, 8), index % 10
+
+
+def test_a_killed_loader_worker_ends_the_run_with_settings_that_help_and_the_last_checkpoint(small, tmp_path):
+    with pytest.raises(TrainingError) as error:
+        train("-c", small, "dataset=KillsItsWorker", "~transforms", "data_loader.num_workers=1", out=tmp_path)
+    said, run = str(error.value), next(tmp_path.glob("*/*"))
+    for text in ("epoch 1, batch ", "a loader worker ended: DataLoader worker (pid", "out-of-memory killer", "data_loader.num_workers=0", "data_loader.prefetch_factor=1", "/dev/shm",
+                 str(run / "checkpoints" / "last.pt")):
+        assert text in said
+    command, = commands_in(said)
+    assert command == ["-r", str(run), "data_loader.num_workers=0"]
+    train(*command, out=tmp_path)
+    with pytest.raises(TrainingError, match="num_workers=0") as error:  # in test.py
+        score("-r", run, "dataset.args.at=test", "--split", "test", "data_loader.num_workers=1")
+    assert "-r" not in str(error.value)
+
+
+@pytest.mark.parametrize("said", [
+    "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+    "shared memory.", "DataLoader worker (pid(s) 7) exited unexpectedly",
+    "unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)"])
+def test_what_ends_a_worker_is_no_mistake_of_a_config(small, tmp_path, monkeypatch, said):
+    monkeypatch.setattr("base.base_data_loader.DataSplits.first_batch", lambda *args: raises(RuntimeError(said)))
+    with pytest.raises(TrainingError) as error:
+        train("-c", small, out=tmp_path)
+    assert said in str(error.value) and "/dev/shm" in str(error.value)
+
+
+def raises(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize("limit", ["data_loader.batches_per_epoch=5", "data_loader={batches_per_epoch: null, drop_last: true}"])

@@ -90,6 +90,7 @@ def runs(jobs) -> dict[str, Path]:
     folder, new, stopped, resumed = jobs.folder, jobs.new, jobs.stopped, jobs.resumed
     gan = ["-q", *GAN, "--out", str(folder), "--run-name", "gan"]
     nan = new("plain-nan", "dataset.args.poisoned=7", "trainer.args.accumulate=2")
+    second = new("plain-nan1", "dataset.args.poisoned=7", "data_loader.shuffle=false")
     unused = [new("plain-refused", "model.args.now_and_then=true"),
               new("plain-told", "model.args.now_and_then=true",
                   "trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}")]
@@ -99,7 +100,7 @@ def runs(jobs) -> dict[str, Path]:
     for job in [new(f"{name}-1") for name in names] + stopped("1to2"):
         group.run(job)
     of_two = [new(f"{name}-2") for name in names] + stopped("2to2", "2to1") + resumed("2to2", "1to2")
-    in_group(2, [*of_two, nan, *unused, *examples], folder)
+    in_group(2, [*of_two, nan, second, *unused, *examples], folder)
     group.run(*resumed("2to1"))
     return jobs.runs()
 
@@ -185,6 +186,14 @@ def test_a_loss_that_is_not_finite_on_one_process_ends_all_with_its_evidence(run
     assert sum(points.isnan().any().item() for points, _ in batches) == 1
     step = json.loads((report / "report.json").read_text())["step"]
     assert torch.load(report / "checkpoint.pt", weights_only=True)["state"]["progress"]["step"] == step
+
+
+def test_a_loss_that_is_not_finite_on_the_second_process_is_reported_of_that_one_with_its_batch(runs):
+    """Sample 7 of a first batch of 12 belongs to process 1; the averaged gradients are not finite on both."""
+    told = (runs["plain-nan1"].parents[1] / "error_plain-nan1_0_of_2.txt").read_text()
+    assert "the loss is nan (process 1 of 2). The batch itself holds values" in told
+    (points, _), = torch.load(runs["plain-nan1"] / "nan_report" / "batch.pt", weights_only=True)["batches"]
+    assert points.isnan().any()
 
 
 def test_parameters_that_are_not_used_in_every_step_are_a_matter_of_an_option(runs):

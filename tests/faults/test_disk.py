@@ -1,7 +1,7 @@
 """What is promised here: a disk that fills up or cannot be written while training costs checkpoints, never the run at once.
 
 A save that fails is told, loudly, once; training goes on, and the old checkpoint stays sound. After
-`trainer.args.max_failed_saves` (3) failures in a row, or where the last save of all fails, the run ends with exit code 1 and
+`trainer.args.max_failed_saves` (3) failures in a row that last for a minute (here for no time), or where the last save of all fails, the run ends with exit code 1 and
 a message. When there is space again, the run goes on as if nothing had been. A disk that is full before the first step ends
 the run in the first seconds.
 
@@ -34,6 +34,9 @@ from harness import (
 STEADY = BUSY.replace("sizes: [64, 4096, 1024, 10], dropout: 0.2", "sizes: [64, 256, 10]").replace(
     "scheduler: {type: OneCycleLR, args: {max_lr: 0.003}, per: step}\n", "").replace("lr: 0.001", "lr: 0.0003").replace(
     "epochs: 6", "epochs: 8").replace("save_every: 1, keep_last: 2", "")
+# train.py without patience: saves that fail end the run by their number alone
+IMPATIENT = ("import runpy, sys; sys.argv[0] = 'train.py'; from utils.checkpoint import store; store.PATIENCE_S = 0; "
+             "runpy.run_path('train.py', run_name='__main__')")
 NO_LIMIT = resource.RLIM_INFINITY
 
 
@@ -196,7 +199,8 @@ def test_training_goes_on_past_a_failed_save_and_ends_right_when_there_is_space_
 def test_several_failed_saves_in_a_row_end_the_run_with_code_1_and_a_sound_checkpoint(tmp_path, straight, kind, most):
     options = () if most == 3 else (f"trainer.args.max_failed_saves={most}",)
     with disk(kind, tmp_path / "disk") as place:
-        with Started(*new_run(tmp_path, place.folder, *options), preexec=place.preexec) as program:
+        arguments = ["-c", IMPATIENT, *new_run(tmp_path, place.folder, *options)[1:]]
+        with Started(*arguments, preexec=place.preexec) as program:
             run, step = start_and_fail(place, program)
             assert program.end() == 1, program.said
             assert most <= len(told(program)) <= most + 1, program.said  # a warning for each, and why it ends

@@ -398,6 +398,16 @@ class RaisingWriter(Writer):
 WRITERS.register(RaisingWriter)
 
 
+@WRITERS.register
+class OutsideWriter(RaisingWriter):
+    outside = True
+
+
+def test_a_writer_that_talks_to_a_service_is_built_if_that_is_wanted(check):
+    assert "OK" in check("writers=[OutsideWriter]")
+    assert "OutsideWriter could not be built: RuntimeError: no server" in listed(check, "--writers", "writers=[OutsideWriter]")
+
+
 @MODELS.register
 class Normed(nn.Sequential):
     def __init__(self):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +20,14 @@ from utils.distributed import collectives as dist
 from utils.errors import TrainingError
 
 log = logging.getLogger(__name__)
+PATIENCE_S = 60.0  # how long saves have to fail before they end a run
 
 
 class SavePolicy(NamedTuple):
     """How a CheckpointStore saves.
 
-    `background`: a thread writes while training continues. `max_failures`: how many saves in a row may fail.
+    `background`: a thread writes while training continues. `max_failures`: how many failures in a row end the
+    run, once they have lasted for a minute: a disk that others fill may soon have space again. 1: at once.
     `keep_last`: how many `epoch_NNNN.pt` to keep, None for all.
     """
 
@@ -45,6 +48,7 @@ class CheckpointStore:
     def __init__(self, folder: Path, config: dict, resumed_from: Path | None = None):
         self.folder, self.config = folder, config
         self.num_failures, self._failure = 0, ""  # failures in a row; the message of the last one
+        self._first_failed_at = self._failing_s = 0.0  # of that row: its start, its time up to the last one
         self._resumed_from = resumed_from.name if resumed_from else None
         self._last_is_valid = self._resumed_from == "last.pt" or (
             resumed_from is not None and is_valid_checkpoint(folder / "last.pt"))
@@ -65,7 +69,7 @@ class CheckpointStore:
         The old "last.pt", if it is valid, becomes "previous.pt", so damage to one file does not lose the run.
         If the disk refuses a save, it logs an error, keeps old files, and the next save adds missing names
         except "last.pt". Raises TrainingError if state cannot be stored, weights are not finite, or too many
-        saves failed in a row.
+        saves failed in a row, for too long.
         """
         if unstorable := find_unstorable(state, "state"):
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. "
@@ -100,10 +104,14 @@ class CheckpointStore:
         """Raises errors of a background save: TrainingError after too many failures in a row."""
         if self._bug is not None:
             raise self._bug
-        if self.num_failures >= self._policy.max_failures:
+        if self._has_failed_too_often():
             raise TrainingError(f"{self._failure} (failure {self.num_failures} in a row, "
                                 "which ends the run). "
                                 f"What was saved before is in {self.folder}.")
+
+    def _has_failed_too_often(self) -> bool:
+        most = self._policy.max_failures
+        return self.num_failures >= most and (most == 1 or self._failing_s >= PATIENCE_S)
 
     def finish(self) -> None:
         """Calls `join`. Raises TrainingError if the last save failed."""
@@ -126,13 +134,21 @@ class CheckpointStore:
         except OSError as error:
             self._owed = {**owed, **{name: saving for name in names if name != "last.pt"}}
             self._copies = StateCopier()  # the old copies hold the saves that are owed
-            self.num_failures += 1
+            self._note_failure()
             self._failure = f"{self.folder / names[-1]}: not saved: {_reason(error)}"
-            if self.num_failures < self._policy.max_failures and dist.is_main():  # else `check` raises
-                log.error("%s (failure %d in a row, %d end the run; what was saved before stays)",
+            if not self._has_failed_too_often() and dist.is_main():  # else `check` raises
+                log.error("%s (failure %d in a row, %d end the run after a minute; "
+                          "what was saved before stays)",
                           self._failure, self.num_failures, self._policy.max_failures)
         except BaseException as error:  # `check` raises it in the loop
             self._bug = error
+
+    def _note_failure(self) -> None:
+        now = time.monotonic()
+        if self.num_failures == 0:
+            self._first_failed_at = now
+        self.num_failures += 1
+        self._failing_s = now - self._first_failed_at
 
     def _write(self, content: dict, names: list[str]) -> None:
         require_space(self.folder, sum(map(num_bytes, iter_tensors(content))))

@@ -244,14 +244,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
             for name, leaf in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
-def value_at(config: Any, key: str, missing: Any = None) -> Any:
-    """The value of `optimizer.args.lr` or `metrics.0.args.k` in a config; `missing` if there is none."""
-    for part in key.split("."):
+def value_at(config: Any, key: str | KeyPath, missing: Any = None) -> Any:
+    """The value of `optimizer.args.lr` or `metrics.0.args.k` in a config; `missing` if there is none.
+
+    A bare name is short for `{type: name}`.
+    """
+    for part in key.split(".") if isinstance(key, str) else key:
         if isinstance(config, dict) and key_in(config, part) in config:
             config = config[key_in(config, part)]
         elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
             config = config[int(part)]
-        else:
+        elif not (isinstance(config, str) and part == "type"):
             return missing
     return config
 
