@@ -181,10 +181,11 @@ def _add_tools(parser: argparse.ArgumentParser) -> None:
             exclusive.add_argument(tool.flag, help=tool.help, **tool.value)
         else:  # the flag gives an error that names the missing file
             parser.add_argument(tool.flag, help=argparse.SUPPRESS, **tool.value)
-    parser.add_argument("--origins", action="store_true",
-                        help="with --print-config: where each value was written")
-    parser.add_argument("--writers", action="store_true",
-                        help="with --check: build also the writers that talk to a service")
+    flags = {tool.flag for tool in present}
+    for option, flag, text in (("--origins", "--print-config", "where each value was written"),
+                               ("--writers", "--check", "build also the writers that talk to a service")):
+        parser.add_argument(option, action="store_true",
+                            help=f"with {flag}: {text}" if flag in flags else argparse.SUPPRESS)
 
 
 def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """What a checkpoint keeps of the data: sizes, class names, digests of a few samples."""
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -44,7 +45,9 @@ class DataFingerprint:
     """The fingerprints of the splits that training uses, as a part of the checkpoint."""
 
     def __init__(self, data: FingerprintedData):
-        self._data, self._taken = data, {}
+        # a circle of references would leave the end of the data's loader workers to the garbage collector,
+        # which stops their queues first: each worker then waits for 5 seconds
+        self._data, self._taken = weakref.proxy(data), {}
 
     def of(self, split: str) -> Fingerprint | None:
         """The fingerprint of a split, taken on first use; None if there is no such split."""

@@ -100,8 +100,8 @@ def test_a_fingerprint_moves_no_generator():
             random.getstate(), np.random.get_state(), torch.get_rng_state().tolist(), own.py.getstate(),
             own.torch.get_state().tolist(), own.np.bit_generator.state)]
 
-    before = states()
-    DataSplits(lambda split: own, validation_split=5).fingerprint.state_dict()
+    before, data = states(), DataSplits(lambda split: own, validation_split=5)
+    assert len(data.fingerprint.state_dict()) == 2
     assert before == states()
 
 
@@ -111,7 +111,8 @@ def broken(index):
 
 @pytest.mark.parametrize("function", [lambda index: os.urandom(8), broken], ids=["unsteady", "broken"])
 def test_samples_that_differ_on_each_reading_or_cannot_be_read_have_no_digest(function):
-    fingerprint = DataSplits(lambda split: Read(function)).fingerprint.of("train")
+    data = DataSplits(lambda split: Read(function))
+    fingerprint = data.fingerprint.of("train")
     assert (fingerprint.num_samples, fingerprint.digests) == (20, {})
 
 

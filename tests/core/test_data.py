@@ -1,7 +1,10 @@
 """Splits, order, augmentation and batches are functions of the seed, the epoch and the sample, and of nothing else."""
+import gc
+import multiprocessing
 import random
 import subprocess
 import sys
+import weakref
 from collections import namedtuple
 
 import numpy as np
@@ -284,6 +287,19 @@ def test_each_split_draws_numbers_of_its_own():
     data = splits(Numbers(8), transforms={"train": [jitter], "eval": [jitter]}, val=Numbers(8), test=Numbers(8), shuffle=False)
     (train,), (val,), (test,) = (inputs_of(data, split) for split in ("train", "val", "test"))
     assert not (train == val).any() and not (val == test).any() and not (train == test).any()
+
+
+def test_data_that_is_no_longer_used_ends_its_workers_at_once():
+    gc.disable()  # what waits for the garbage collector finds the queues of its workers gone
+    try:
+        data = splits(Numbers(12), num_workers=1, batch_size=4)
+        assert len(list(data.batches("train", 0))) == 3
+        assert data.fingerprint.state_dict() and multiprocessing.active_children()
+        kept = weakref.ref(data)
+        del data
+        assert kept() is None and not multiprocessing.active_children()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
