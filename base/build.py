@@ -13,7 +13,7 @@ from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
 from base.data.arrays import move_arrays
 from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
-from utils.config.loading import is_single
+from utils.config.blocks import as_block, blocks_by_name
 from utils.config.signature import Signature
 from utils.distributed.sharding import is_sharded
 from utils.errors import Attempts, ConfigError
@@ -201,11 +201,6 @@ def _phase_lengths(milestones: list, length: int | None, num_phases: int) -> lis
     return (lengths + [length] * num_phases)[:num_phases]
 
 
-def as_block(block) -> dict:
-    """A bare name is short for `{type: name}`."""
-    return block if isinstance(block, dict) else {"type": block}
-
-
 def log_name(block) -> str:
     """The name of a metric in the logs: its `name`, or its type."""
     return str(as_block(block).get("name") or as_block(block).get("type"))
@@ -218,7 +213,7 @@ def optimizer_path(name: str) -> str:
 
 def optimizer_blocks(optimizer) -> dict:
     """Optimizer blocks by name. A single one is called "optimizer"; several are named after submodules."""
-    return optimizer if isinstance(optimizer, dict) and not is_single(optimizer) else {"optimizer": optimizer}
+    return blocks_by_name(optimizer, "optimizer")
 
 
 def scheduler_blocks(scheduler, optimizer) -> dict[str, list]:

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from base.base_data_loader import PROVIDED, DataSplits
-from base.build import as_block, default_per
+from base.build import default_per
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
-from utils.config.loading import DEFAULT_VALUES, default_values, is_same, is_single, value_at
+from utils.config.blocks import as_block, is_single
+from utils.config.loading import DEFAULT_VALUES, default_values, is_same, value_at
 from utils.config.registry import Registry
 from utils.config.signature import Signature
 from utils.errors import ConfigError, is_ours

@@ -3,8 +3,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from base.base_data_loader import PROVIDED, DataSplits
-from base.build import as_block
 from base.registries import MODELS, OPTIMIZERS, TRAINERS
+from utils.config.blocks import as_block
 from utils.config.registry import Registry
 from utils.config.sections import SECTIONS
 from utils.config.signature import Signature, UnknownKey

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from base.base_trainer import BaseTrainer
-from base.build import as_block, build_trainer
+from base.build import build_trainer
 from base.changed_types import keep_arguments
 from base.complete_config import complete_config, in_tables
 from base.preflight import preflight, require_monitored
@@ -22,6 +22,7 @@ from utils.checkpoint import format_1
 from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
+from utils.config.blocks import as_block
 from utils.config.loading import (
     DEFAULT_VALUES, Reading, default_values, differences, flatten, located, override_config, value_at,
     written_config)

@@ -6,14 +6,15 @@ from contextlib import suppress
 
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
-    FUSED_WHEN_SHARDED, as_block, log_name, open_split_arguments, optimizer_blocks, optimizer_path,
-    scheduler_blocks, split_device_argument)
+    FUSED_WHEN_SHARDED, log_name, open_split_arguments, optimizer_blocks, optimizer_path, scheduler_blocks,
+    split_device_argument)
 from base.data.augmentation import BatchAugmentation
 from base.key_hints import add_key_hints
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
 from utils.config.annotations import mismatch
+from utils.config.blocks import as_block
 from utils.config.loading import format_faults, written_config
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults

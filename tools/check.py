@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 
 from base.base_data_loader import DataSplits
-from base.build import as_block
 from base.data.sampler import Batch
 from base.locate_error import Parts, locate_error
 from base.registries import WRITERS
@@ -26,6 +25,7 @@ from tools.verify_resume import describe_difference
 from utils.checkpoint.loading import load_checkpoint
 from utils.checkpoint.state import flatten_state
 from utils.checkpoint.store import CheckpointStore, SavePolicy
+from utils.config.blocks import as_block
 from utils.device import peak_memory, synchronize
 from utils.errors import ConfigError, Fault, TrainingError, describe_error
 from utils.training.non_finite_guard import NonFinite, NonFiniteGuard

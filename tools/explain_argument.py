@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from torch.utils.data import Dataset
 
 from base.base_data_loader import PROVIDED, DataSplits
-from base.build import as_block
 from base.registries import KINDS
 from tools.print_config import Rows
 from tools.reference.docstrings import argument_text, summary
 from tools.reference.settable import KEPT_ON, LEFT_OPEN
 from utils.config.annotations import describe_argument
+from utils.config.blocks import as_block
 from utils.config.loading import value_at
 from utils.config.sections import SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature

@@ -14,8 +14,9 @@ import numpy as np
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Totals
-from base.build import as_block, optimizer_blocks, optimizer_path, scheduler_blocks
+from base.build import optimizer_blocks, optimizer_path, scheduler_blocks
 from logger.run_log import SilentRun
+from utils.config.blocks import as_block
 from utils.errors import ConfigError, TrainingError
 from utils.training.non_finite_guard import NonFinite
 from utils.training.progress import Position, ProgressBar, accumulation_windows

@@ -30,7 +30,7 @@ from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.errors import exit_codes
 
-_SEVERAL = {"type": "object", "not": {"anyOf": [  # blocks by name, as `is_single` in utils/config/loading.py
+_SEVERAL = {"type": "object", "not": {"anyOf": [  # blocks by name, as `is_single` in utils/config/blocks.py
     {"required": [key]}
     for key in ("type", "args", *SECTIONS["optimizer"].keys, *SECTIONS["scheduler"].keys)]}}
 _NO_TABLE = {"not": {"type": "object"}}  # a table in place of a list would change inherited items

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.config.blocks import is_single
 from utils.config.interpolation import resolve
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import (
@@ -225,14 +226,6 @@ def _is_same_thing(base: Any, new: Any, path: KeyPath) -> bool:
     if path in (("optimizer",), ("scheduler",)) and is_single(base) != is_single(new):
         return False
     return "type" not in base or new.get("type", base["type"]) == base["type"]
-
-
-def is_single(block: dict) -> bool:
-    """Whether a table is (part of) one optimizer or scheduler, and not several blocks by name."""
-    keys = {key.removeprefix("~") for key in block}
-    numbers = any(isinstance(value, (int, float)) for value in block.values())
-    own = {"type", "args", "per", "groups", "decay_bias_and_norm", "keep_frozen"}
-    return bool(keys & own) or numbers or not block
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
