@@ -96,6 +96,7 @@ def train(args, resolved, checkpoint, device) -> None:
 
 def write_run(args, resolved, setup, device, lock) -> None:
     """Trains, in the run's folder."""
+    from base.run_end import recorded
     from base.run_setup import open_run
     from base.summary import describe_end, describe_parts, describe_resumed
     from logger.console import log_to_file
@@ -110,7 +111,8 @@ def write_run(args, resolved, setup, device, lock) -> None:
     profiler = call_tool(args, trainer, run) if args.tool and args.tool.stage == "run" else None
     started = time.monotonic()
     extra = {"last_step": args.steps, "profiler": profiler}
-    trainer.train(run, **{name: value for name, value in extra.items() if value})
+    with recorded(trainer, run):
+        trainer.train(run, **{name: value for name, value in extra.items() if value})
     log.info(describe_end(trainer, time.monotonic() - started))
 
 

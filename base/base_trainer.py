@@ -12,6 +12,7 @@ from base.base_model import set_mode
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite, warn_of_nan_means
 from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death
+from base.run_end import progress_of
 from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint.sharded import place_state
@@ -319,9 +320,10 @@ class BaseTrainer(FormerTrainerNames):
         values = {f"train/{name}": value
                   for name, value in (self.totals.means() | self.metrics.compute()).items()}
         self.timers.record("compute")
+        scores = {}
         if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
-            values |= self.evaluate("val")
-        values |= self.learning_rates()
+            scores = self.evaluate("val")
+        values |= scores | self.learning_rates()
         monitored = values.get(self.monitor.name) if self.monitor else None
         improved = monitored is not None and self.monitor.update(monitored, epoch)
         for updater in self.updaters.values():
@@ -331,6 +333,8 @@ class BaseTrainer(FormerTrainerNames):
         self.totals.reset()
         self.metrics.reset()
         self.run.epoch(values, epoch, self.epochs, self.position.step, improved, self.timers.recent())
+        if scores:
+            self.run.summarize(progress_of(self), scores)
         self.log_pictures(epoch)
         self.timers.record("logging")
         self.seed_for("epoch end", epoch)
@@ -441,7 +445,7 @@ class BaseTrainer(FormerTrainerNames):
             self.save("last.pt")
         self.run.store.finish()
         raise Interrupted(f"{why}: saved at {self.position}. To go on: python train.py -r {self.run.folder}",
-                          self.stop_request.signal_number)
+                          self.stop_request.signal_number, why)
 
     # -- state -----------------------------------------------------------------------------------------------
 

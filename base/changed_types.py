@@ -13,7 +13,7 @@ def keep_arguments(reading: Reading) -> Reading:
 
     Keys beside `args` (a scheduler's `per`, a metric's `name`) are kept, too.
     """
-    config, places = reading.config, dict(reading.places)
+    config, places, hidden = reading.config, dict(reading.places), reading.from_environment
     for change in reading.changed_types:
         block = value_at(config, ".".join(change.path))
         free = _free_arguments(change, block["type"])
@@ -25,11 +25,11 @@ def keep_arguments(reading: Reading) -> Reading:
         beside = {key: value for key, value in change.block.items() if key not in ("type", "args")}
         args = {"args": {**taken, **new}} if taken or new else {}
         config = set_value(config, change.path, {**beside, **block, **args})
-        places = {**change.places, **places}
+        places, hidden = {**change.places, **places}, hidden | change.from_environment
         if dropped:
             log.warning("%s is now %s, which does not take these arguments of %s: %s. They are dropped.",
                         ".".join(change.path), block["type"], change.block["type"], ", ".join(dropped))
-    return reading._replace(config=config, places=places)
+    return reading._replace(config=config, places=places, from_environment=hidden)
 
 
 def _free_arguments(change: ChangedType, name: object) -> set[str] | None:

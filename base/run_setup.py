@@ -24,7 +24,7 @@ from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
 from utils.config.blocks import as_block
 from utils.config.loading import (
-    DEFAULT_VALUES, Reading, default_values, differences, flatten, located, override_config, value_at,
+    DEFAULT_VALUES, Reading, default_values, differences, flatten, located, masked, override_config, value_at,
     written_config)
 from utils.config.syntax import dump_yaml, format_value
 from utils.distributed import collectives as dist
@@ -33,21 +33,19 @@ from utils.distributed.group import num_restarts
 from utils.errors import ConfigError, Fault, TrainingError
 from utils.run_folder import (
     CHECKPOINTS,
-    environment,
     find_checkpoints,
-    file_stamp,
     has_saved,
     list_runs,
     new_run,
-    record_environment,
     require_unused,
     run_of,
     run_of_launch,
 )
-from utils.run_files import remove_links, replace_file
+from utils.run_files import file_stamp, remove_links, replace_file
 from utils.run_lock import RunLock
+from utils.run_record import environment, is_finished, keys_from_environment, record_start
 from utils.training.monitor import warn_of_direction
-from utils.training.schedule_length import check_lengths
+from utils.training.schedule_length import check_lengths, warn_of_plateau_mode
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
@@ -67,11 +65,15 @@ class Checkpoint(NamedTuple):
 
 
 class RunConfig(NamedTuple):
-    """`config`: what parts are built from. `places`: where its keys were written. `complete`: as kept."""
+    """`config`: what parts are built from. `places`: where its keys were written. `complete`: as kept.
+
+    `from_environment`: the keys whose values came from `${env:...}` in this start.
+    """
 
     config: dict
     places: dict
     complete: dict
+    from_environment: frozenset[str] = frozenset()
 
 
 def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> Checkpoint:
@@ -112,7 +114,7 @@ def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
 def _unfinished_checkpoint(experiment: Path, run_name: str | None) -> Checkpoint | None:
     """With a `run_name` only that run, finished or not. Runs without valid checkpoint are logged, skipped."""
     for run in [experiment / run_name] if run_name else list_runs(experiment):
-        if not any((run / CHECKPOINTS).glob("*.pt")):
+        if (not run_name and is_finished(run)) or not any((run / CHECKPOINTS).glob("*.pt")):
             continue
         try:
             checkpoint = open_checkpoint(run, ("last.pt",), whole=False)
@@ -179,7 +181,7 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     if checkpoint is None:
         config = validate_config(reading.config, reading.places, num_processes, reading.faults)
         config, complete = complete_config(config)
-        return RunConfig(config, reading.places, complete)
+        return RunConfig(config, reading.places, complete, reading.from_environment)
     # kept values of the engine's own keys are checked with what is written
     checked = complete_config(reading.config, checkpoint.config, format_1.DEFAULTS, engine_only=True).config
     config = validate_config(checked, reading.places, num_processes, reading.faults)
@@ -187,7 +189,7 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     config, complete = complete_config(config, checkpoint.config, format_1.DEFAULTS)
     with located(reading.places):
         _refuse_changes_without_effect(checkpoint, complete)
-    return RunConfig(config, reading.places, complete)
+    return RunConfig(config, reading.places, complete, reading.from_environment)
 
 
 def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:
@@ -286,12 +288,13 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
         require_kept_data(trainer.data, checkpoint.state, checkpoint.file)
     with trainer.errors_explained():
         first_values = preflight(trainer, config)
-    check_lengths([updater.schedule for updater in trainer.updaters.values()],
-                  trainer.monitor is not None and trainer.monitor.patience is not None,
+    schedules = [updater.schedule for updater in trainer.updaters.values()]
+    check_lengths(schedules, trainer.monitor is not None and trainer.monitor.patience is not None,
                   resumed=checkpoint is not None)
     if trainer.monitor:
         require_monitored(trainer.monitor.name, first_values)
         warn_of_direction(f"{trainer.monitor.mode} {trainer.monitor.name}")
+        warn_of_plateau_mode(schedules, trainer.monitor.mode)
     if checkpoint:
         trainer.resume(checkpoint.state)
         format_1.warn_of_split_batches(checkpoint.state, trainer.data.batch_size, trainer.accumulate)
@@ -323,7 +326,9 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         if is_new:
             require_unused(folder)  # another process may have had it meanwhile
         remove_links(folder)
-        record_environment(folder, start)
+        record_start(folder, {**start, "from_environment": sorted(resolved.from_environment),
+                              "locked": bool(lock and lock.holds),
+                              "last_checkpoint": file_stamp(folder / CHECKPOINTS / "last.pt")})
         run = _open_run(folder, resolved, checkpoint, bars)
         dist.broadcast_object(folder)
         return run
@@ -338,11 +343,12 @@ def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, 
     writers = _build_writers(resolved.config["writers"], folder, start_step)
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
     store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from)
-    run = RunLog(folder, store, writers, bars, resumed=start_step is not None)
+    shown = masked(flatten(resolved.config), keys_from_environment(folder))
+    run = RunLog(folder, store, writers, bars, resumed=start_step is not None, config=shown)
     # as a whole: a full disk must not cost a resumed run its config
     replace_file(folder / "config.yaml", dump_yaml(config))
     if start_step is None:
-        run.hparams(flatten(resolved.config))
+        run.hparams(shown)
     else:
         run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
     return run

@@ -3,14 +3,17 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from logger.feeder import Feeder
 from logger.metrics_file import MetricsFile
+from logger.summary_file import SummaryFile
 from logger.writer import Writer
 from utils.checkpoint.store import CheckpointStore
 from utils.distributed.group import is_peer_failure
+from utils.run_record import record_end
 from utils.training.timers import describe_times
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ class SilentRun:
     def scalars(self, *args, **kwargs) -> None:
         """Does nothing."""
 
-    start_epoch = step = epoch = images = histograms = scalars
+    start_epoch = step = epoch = images = histograms = summarize = end = scalars
 
 
 class RunLog:
@@ -59,12 +62,14 @@ class RunLog:
         writers: writers besides metrics.jsonl.
         bars: whether to show progress bars on a terminal.
         resumed: whether the run goes on. Then no failure of a writer ends it.
+        config: the flat config, as summary.json shows it.
     """
 
     def __init__(self, folder: Path, store: CheckpointStore, writers: list[Writer] = (), bars: bool = True,
-                 resumed: bool = False):
+                 resumed: bool = False, config: Mapping[str, Any] | None = None):
         self.folder, self.store, self.bars = folder, store, bars
         self.metrics_file, self.feeder = MetricsFile(folder), Feeder(writers, resumed)
+        self.summary_file = SummaryFile(folder, config or {})
 
     def __enter__(self):
         return self
@@ -112,6 +117,15 @@ class RunLog:
         best = "  * best" if improved else ""
         log.info("epoch %*d/%d  %s | %.1f s (%s)%s", len(str(epochs)), epoch, epochs, parts, elapsed_s,
                  describe_times(seconds_of), best)
+
+    def summarize(self, progress: Mapping[str, Any], scores: Mapping[str, float] | None = None) -> None:
+        """Writes summary.json: the epochs, steps and best value so far, and the scores of an evaluation."""
+        self.summary_file.write("running", progress, scores)
+
+    def end(self, outcome: str, reason: str | None, progress: Mapping[str, Any]) -> None:
+        """Records how this start ended: finished, stopped or failed."""
+        self.summary_file.write(outcome, progress, reason=reason)
+        record_end(self.folder, outcome, reason, progress)
 
     def scalars(self, values: Mapping[str, float], epoch: int, step: int,
                 timings: Mapping[str, float] | None = None) -> None:

@@ -141,10 +141,10 @@ def copy_project(target: Path, *without: str) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def git_is_asked_once():
     """What is not committed is written down at every start, and costs three processes; here it stays the same."""
-    from utils import run_folder
+    from utils import run_record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "uncommitted_changes", functools.cache(run_folder.uncommitted_changes))
+        patch.setattr(run_record, "uncommitted_changes", functools.cache(run_record.uncommitted_changes))
         yield
 
 

@@ -8,6 +8,7 @@ from utils.config.loading import default_values, flatten, load_config, read_text
 from utils.config.sections import with_defaults
 from utils.config.syntax import format_value, parse_yaml
 from utils.errors import ConfigError
+from utils.run_record import starts_of, state_of
 from utils.training.monitor import Monitor
 
 Row = tuple[str, ...]  # a key and its value in each config
@@ -93,13 +94,11 @@ def _config_of(path: Path) -> Path:
 
 
 def _environment_of(run: Path) -> dict[str, Any]:
-    """Part of the record of a run's last start."""
-    try:
-        start = json.loads((run / "environment.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    except (OSError, ValueError, IndexError):
-        return {}
-    known = {key: start.get(key) for key in ("git_commit", "git_diff", "python", "device", "num_processes")}
-    return known | dict(start.get("packages") or {})
+    """The state of a run, and part of the record of its last start."""
+    start = next(reversed(starts_of(run)), {})
+    keys = ("git_commit", "git_diff", "python", "device", "num_processes")
+    known = {key: start.get(key) for key in keys}
+    return {"state": state_of(run)} | known | dict(start.get("packages") or {})
 
 
 def _results_of(run: Path, monitor: Monitor | None) -> dict[str, Any]:

@@ -108,9 +108,9 @@ class TrainingError(Exception):
 class Interrupted(Exception):
     """A signal or the end of max_time stopped the run after a save. Exit code 128 + signal, or 0."""
 
-    def __init__(self, message: str, signal_number: int | None = None):
+    def __init__(self, message: str, signal_number: int | None = None, reason: str | None = None):
         super().__init__(message)
-        self.signal_number = signal_number
+        self.signal_number, self.reason = signal_number, reason or message
 
 
 def describe_error(error: BaseException) -> str:

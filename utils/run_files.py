@@ -20,6 +20,11 @@ def replace_file(file: Path, text: str, errors: str = "strict") -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def file_stamp(file: Path) -> str | None:
+    """A text that differs when the file was replaced or written again; None if there is none."""
+    return f"{file.stat().st_ino}-{file.stat().st_mtime_ns}" if file.exists() else None
+
+
 def append_line(file: Path, line: str) -> None:
     """Appends to a file that is no link. Raises OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)

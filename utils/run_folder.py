@@ -1,28 +1,15 @@
-"""Run folders, `saved/<name>/<run>/`: making a new one, finding an old one, recording the environment."""
-import json
-import logging
-import os
-import platform
+"""Run folders, `saved/<name>/<run>/`: making a new one, finding an old one."""
 import re
-import sys
 from collections.abc import Iterator
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from utils.checkpoint.loading import step_of
-from utils.distributed import collectives as dist
-from utils.distributed.environment import launch_id
 from utils.errors import ConfigError
-from utils.git import git, uncommitted_changes
-from utils.run_files import append_line, replace_file
+from utils.run_files import file_stamp
+from utils.run_record import RECORD, starts_of
 
-log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
-_ENVIRONMENT = "environment.jsonl"
-_PACKAGES = ("torch", "torchvision", "numpy", "torchmetrics", "tensorboard")
 
 
 def folder_name_fault(name: str) -> str | None:
@@ -112,79 +99,18 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def run_of_launch(experiment: Path, launch: str) -> Path | None:
     """The run that processes of this launch have started or resumed; None if they have not got that far."""
-    ours = {file.parent: start["started_s"] for file in experiment.glob(f"*/{_ENVIRONMENT}")
-            for start in _starts(file.parent)[-1:] if start.get("launch") == launch}
+    ours = {file.parent: start["started_s"] for file in experiment.glob(f"*/{RECORD}")
+            for start in starts_of(file.parent)[-1:] if start.get("launch") == launch}
     return max(ours, key=ours.get, default=None)  # an earlier launch may have had the same name
 
 
 def has_saved(run: Path, launch: str) -> bool:
     """Whether this launch has written a last.pt: it differs from the one at the launch's first start."""
-    found = next((start.get("last_checkpoint") for start in _starts(run)
+    found = next((start.get("last_checkpoint") for start in starts_of(run)
                   if start.get("launch") == launch), None)
     return file_stamp(run / CHECKPOINTS / "last.pt") != found
 
 
-def file_stamp(file: Path) -> str | None:
-    """A text that differs when the file was replaced or written again; None if there is none."""
-    return f"{file.stat().st_ino}-{file.stat().st_mtime_ns}" if file.exists() else None
-
-
 def _start_time(run: Path) -> float:
-    starts = _starts(run)
+    starts = starts_of(run)
     return starts[0]["started_s"] if starts else run.stat().st_mtime
-
-
-def _starts(run: Path) -> list[dict]:
-    """The records of a run's starts; [] if they are missing, or cut off by a full disk."""
-    try:
-        return [json.loads(line) for line in (run / _ENVIRONMENT).read_text().splitlines()]
-    except (OSError, ValueError):
-        return []
-
-
-def environment(device: str) -> dict:
-    """Describes this start in plain values; "git_diff" is the text of uncommitted changes."""
-    now = datetime.now().astimezone()
-    return {
-        "started": now.isoformat(timespec="seconds"),
-        "started_s": now.timestamp(),
-        "command": [sys.executable, *sys.argv],
-        "folder": os.getcwd(),
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_diff": uncommitted_changes(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "platform": platform.platform(),
-        "device": device,
-        "num_processes": dist.world_size(),
-        "launch": launch_id(),
-        "num_cpus": os.cpu_count(),
-        "num_threads": torch.get_num_threads(),
-    }
-
-
-def record_environment(run: Path, start: dict) -> None:
-    """Appends `environment` to the run's environment.jsonl; uncommitted changes go to a .diff beside it."""
-    _warn_of_threads(run / _ENVIRONMENT, start["num_threads"])
-    record = {**start, "last_checkpoint": file_stamp(run / CHECKPOINTS / "last.pt")}
-    if diff := start["git_diff"]:
-        record["git_diff"] = f"code_{datetime.fromtimestamp(start['started_s']):%Y-%m-%d_%H-%M-%S}.diff"
-    append_line(run / _ENVIRONMENT, json.dumps(record))
-    if diff:
-        replace_file(run / record["git_diff"], diff + "\n", errors="surrogateescape")
-
-
-def _warn_of_threads(file: Path, num_threads: int) -> None:
-    """Logs a warning if the start before had another number of threads: sums differ in their last bits."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    before = json.loads(lines[-1]).get("num_threads", num_threads) if lines else num_threads
-    if before != num_threads:
-        log.warning("torch computes with %d threads, and did with %d before: the last bits of numbers may "
-                    "differ. OMP_NUM_THREADS=%d gives the same ones.", num_threads, before, before)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,4 +1,5 @@
 """What is reported and does not stop a run: a monitor against its name, another number of threads."""
+import json
 import logging
 
 import pytest
@@ -18,6 +19,13 @@ def test_a_monitor_against_its_name_is_reported(caplog, monitor, usual):
     with caplog.at_level(logging.WARNING):
         warn_of_direction(monitor)
     assert (f"Usual is '{usual}'" in caplog.text) if usual else not caplog.text
+
+
+@pytest.mark.parametrize("mode, reported", [("max", True), ("min", False), (None, False)])
+def test_a_plateau_that_waits_for_the_other_direction_is_reported(small, tmp_path, capsys, mode, reported):
+    block = {"type": "ReduceLROnPlateau", "args": {"mode": mode} if mode else {}}
+    train("-c", small, f"scheduler={json.dumps(block)}", "trainer.args.epochs=1", out=tmp_path)
+    assert ("has mode: max, and the monitor is 'min ...'" in capsys.readouterr().err) == reported
 
 
 def test_a_resume_with_another_number_of_threads_is_reported(small, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,4 @@
 """A run that was stopped and resumed ends with the bits of one that never stopped."""
-import json
 
 import pytest
 import torch
@@ -8,6 +7,7 @@ from base import TRAINERS
 from conftest import assert_same_run, assert_same_state, load, metrics, needs, score, train
 from trainer.trainer import Trainer
 from utils.errors import ConfigError, Interrupted
+from utils.run_record import starts_of
 
 EVERYTHING = ["trainer.args.ema=0.9", "trainer.args.accumulate=2", "trainer.args.clip_norm=1.0",
               "scheduler={type: ExponentialLR, args: {gamma: 0.9}, per: step}", "trainer.args.early_stop=9"]
@@ -198,6 +198,6 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_sound_one_is_used(small, t
 def test_the_environment_of_every_start_is_recorded(small, tmp_path):
     run = train("-c", small, out=tmp_path)
     train("-r", run, "trainer.args.epochs=3", out=tmp_path)
-    records = [json.loads(line) for line in (run / "environment.jsonl").read_text().splitlines()]
+    records = starts_of(run)
     assert len(records) == 2 and records[0]["packages"]["torch"] == torch.__version__.split("+")[0]
     assert {"command", "python", "device", "git_commit"} <= records[0].keys()

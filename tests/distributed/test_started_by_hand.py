@@ -1,5 +1,4 @@
 """Processes that get RANK and WORLD_SIZE by hand are one group, or end with a sentence."""
-import json
 import os
 import socket
 import subprocess
@@ -9,6 +8,7 @@ import pytest
 
 from conftest import PROJECT, train
 from utils.errors import ConfigError
+from utils.run_record import starts_of
 
 
 @pytest.mark.parametrize("options, said", [
@@ -34,4 +34,4 @@ def test_processes_that_are_started_by_hand_train_one_run(small, tmp_path):
     started = [subprocess.Popen(command, cwd=PROJECT, env={**given, "RANK": rank}) for rank in ("0", "1")]
     assert [process.wait(timeout=100) for process in started] == [0, 0]
     run, = (tmp_path / "out").glob("*/*")
-    assert json.loads((run / "environment.jsonl").read_text())["num_processes"] == 2
+    assert [start["num_processes"] for start in starts_of(run)] == [2]

@@ -21,7 +21,7 @@ OURS = ("train.py", "--nproc", 2, "--max-restarts", 20)
 
 def look(folder: Path) -> tuple[int, int]:
     """How many starts there were, and how large metrics.jsonl is."""
-    starts = sum(len(file.read_text().splitlines()) for file in folder.glob("group/*/environment.jsonl"))
+    starts = sum(file.read_text().count('"started"') for file in folder.glob("group/*/environment.jsonl"))
     return starts, sum(file.stat().st_size for file in folder.glob("group/*/metrics.jsonl"))
 
 

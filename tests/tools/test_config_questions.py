@@ -13,6 +13,7 @@ from utils.cli import KINDS as PLURALS, train_arguments
 from utils.config.loading import load_config
 from utils.config.sections import with_defaults
 from utils.errors import ConfigError
+from utils.run_record import starts_of
 
 
 @pytest.fixture
@@ -160,9 +161,11 @@ def test_the_difference_of_two_runs_tells_what_came_out(ask, small, tmp_path):
     assert re.search(r"^val/loss +\d\S* +\d\S*$", text, re.MULTILINE) and "torch " not in text
     lines = ask("--diff", small, one).splitlines()  # a run has every default in its config
     assert [line.split() for line in lines[1:]] == [["trainer.args.epochs", "2", "1"]]
-    record = json.loads((one / "environment.jsonl").read_text())
+    record, = starts_of(one)
     (one / "environment.jsonl").write_text(json.dumps({**record, "packages": {"torch": "1.0"}}) + "\n")
-    assert re.search(r"^torch +1\.0 ", ask("--diff", one, tmp_path / "small"), re.MULTILINE)
+    text = ask("--diff", one, tmp_path / "small")
+    assert re.search(r"^torch +1\.0 ", text, re.MULTILINE)
+    assert re.search(r"^state +killed +finished$", text, re.MULTILINE)
     with pytest.raises(ConfigError, match="neither a config file nor a run"):
         ask("--diff", one, tmp_path / "small/one/checkpoints")
 

@@ -2,7 +2,7 @@
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.config.sections import with_defaults
 from utils.config.suggestions import suggest_name
@@ -13,14 +13,24 @@ _MAX_SIZE, _MAX_CHAIN = 300_000, 50  # what all references of a config stand for
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
 
 
-def resolve(config: dict, where: Callable[[KeyPath], bool] = lambda path: True) -> tuple[dict, list[Fault]]:
-    """Returns `config` with its references resolved, and the faults of references that lead nowhere.
+class Resolved(NamedTuple):
+    """A config without references, the faults of references that lead nowhere, the keys that hold values of
+    `${env:...}`."""
+
+    config: dict
+    faults: list[Fault]
+    from_environment: frozenset[str]
+
+
+def resolve(config: dict, where: Callable[[KeyPath], bool] = lambda path: True) -> Resolved:
+    """Resolves the references of a config.
 
     A value that is a single reference takes over the value and its type; within other text it becomes text.
     `$${` means a literal `${`. `where` decides at which key paths references are resolved.
     """
     references = _References(config, where)
-    return references.replaced_in(config, ()), references.faults
+    config = references.replaced_in(config, ())
+    return Resolved(config, references.faults, frozenset(references.from_environment))
 
 
 class _Unresolved(Exception):
@@ -30,6 +40,7 @@ class _Unresolved(Exception):
 class _References:
     def __init__(self, config: dict, where: Callable[[KeyPath], bool]):
         self.config, self.where, self.faults = config, where, []
+        self.from_environment: set[str] = set()
         self.full = with_defaults(config)
         self.size = 0  # characters and values that stand in place of references
 
@@ -75,6 +86,7 @@ class _References:
             raise _Unresolved(f"{match.group()!r} is not closed. A reference looks like ${{seed}}; "
                               "for the signs write $${")
         if name.startswith("env:"):
+            self.from_environment.add(chain[0])
             return _of_environment(name.removeprefix("env:"))
         if name in chain:
             raise _Unresolved(f"refers to itself, by way of {' -> '.join((*chain, name))}")

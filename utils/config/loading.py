@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.config.blocks import is_single
-from utils.config.interpolation import resolve
+from utils.config.interpolation import Resolved, resolve
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import (
     COMMAND_LINE, DEFAULT_VALUES, KeyPath, Parsed, Place, items_of, key_in, parse_json, parse_yaml)
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
+MASK = "***"
 _MAX_BYTES, _MAX_FILES = 10 * 10**6, 100  # of a file; of files that one config extends
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
@@ -34,12 +35,14 @@ class ChangedType(NamedTuple):
     path: KeyPath
     block: dict
     places: dict[KeyPath, Place]
+    from_environment: frozenset[str] = frozenset()
 
 
 class Reading(NamedTuple):
     """A config, its places, its faults so far, and the layers it was merged from, lowest first.
 
-    `changed_types`: see `base.changed_types.keep_arguments`.
+    `changed_types`: see `base.changed_types.keep_arguments`. `from_environment`: the keys whose values came
+    from `${env:...}`.
     """
 
     config: dict
@@ -47,6 +50,7 @@ class Reading(NamedTuple):
     faults: list[Fault]
     layers: list[Layer]
     changed_types: Iterable[ChangedType] = ()
+    from_environment: frozenset[str] = frozenset()
 
 
 def load_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> tuple[dict, dict]:
@@ -80,9 +84,9 @@ def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Readi
         config, places = merge_with_places((config, places), over)
         files.layers.append(over)
     with located(places):
-        config, unresolved = resolve(config)
+        config, unresolved, hidden = resolve(config)
     return Reading(config, places, [*files.faults, *unresolved, *_take_undeleted(config)], files.layers,
-                   _changed_types(before, config, overrides))
+                   _changed_types(before, config, overrides), hidden)
 
 
 def override_config(config: dict, source: str, overrides: Iterable[str]) -> Reading:
@@ -95,9 +99,9 @@ def override_config(config: dict, source: str, overrides: Iterable[str]) -> Read
     config, places = merge_with_places(given, over)
     keys = [_path_of(override.partition("=")[0]) for override in overrides]
     with located(places):
-        config, unresolved = resolve(config, lambda path: any(path[:len(key)] == key for key in keys))
+        config, unresolved, hidden = resolve(config, lambda path: any(path[:len(key)] == key for key in keys))
     return Reading(config, places, [*unresolved, *_take_undeleted(config)], [given, over],
-                   _changed_types(given, config, overrides, has_references=False))
+                   _changed_types(given, config, overrides, has_references=False), hidden)
 
 
 def _changed_types(before: Layer, config: dict, overrides: list[str],
@@ -111,8 +115,9 @@ def _changed_types(before: Layer, config: dict, overrides: list[str],
         if is_block and old.get("type") not in (None, new.get("type")):
             places = {at: place for at, place in before.places.items() if at[:len(path) - 1] == path[:-1]}
             whole = set_value(config, path[:-1], old)
-            old = value_at(resolve(whole)[0], key) if has_references else old
-            found.append(ChangedType(path[:-1], old, places))
+            resolved = resolve(whole) if has_references else Resolved(whole, [], frozenset())
+            found.append(ChangedType(path[:-1], value_at(resolved.config, key), places,
+                                     resolved.from_environment))
     return found
 
 
@@ -226,6 +231,13 @@ def _is_same_thing(base: Any, new: Any, path: KeyPath) -> bool:
     if path in (("optimizer",), ("scheduler",)) and is_single(base) != is_single(new):
         return False
     return "type" not in base or new.get("type", base["type"]) == base["type"]
+
+
+def masked(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """A flat config, as others may see it: `MASK` in place of the values at and below `keys`."""
+    hidden = tuple(keys)
+    return {name: MASK if any(name == key or name.startswith(f"{key}.") for key in hidden) else value
+            for name, value in config.items()}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
