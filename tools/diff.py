@@ -26,25 +26,32 @@ def diff(*paths: Path) -> str:
     are always shown.
     """
     files = [_config_of(path) for path in paths]
-    rows = _differing_rows([_leaves_of(with_defaults(load_config(file)[0])) for file in files])
     runs, contents = [file.parent for file in files], [_complete_config(file) for file in files]
-    defaults = [{key: format_value(value) for key, value in default_values(content).items()}
-                for content in contents]
-    common = set.intersection(*({*values} for values in defaults))
-    rows += _differing_rows([{key: values[key] for key in values if key in common} for values in defaults])
-    shown: set[str] = set()
+    rows, shown = _config_rows(files, contents), set()
     if all((run / "metrics.jsonl").exists() for run in runs):
         monitors = [_monitor_of(content) for content in contents]
         shown = {"best epoch", *(monitor.name for monitor in monitors if monitor)}
         rows += _differing_rows([_environment_of(run) for run in runs])
-        results = [_results_of(run, monitor) for run, monitor in zip(runs, monitors, strict=True)]
-        rows += _differing_rows(results, shown)
+        rows += _differing_rows([*map(_results_of, runs, monitors)], shown)
     names = [str(path) for path in paths]
     if all(key in shown and len({*values}) == 1 for key, *values in rows):
         same = f"{', '.join(names[:-1])} and {names[-1]} do not differ."
         return "\n".join([same, *(f"{row[0]}  {row[1]}" for row in rows)])
-    rows = [("", *names), *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+    return _table([("", *names), *rows])
+
+
+def _config_rows(files: list[Path], contents: list[dict[str, Any]]) -> list[Row]:
+    """What the configs say in different ways, and the defaults that differ among the `contents` of runs."""
+    written = [_leaves_of(with_defaults(load_config(file)[0])) for file in files]
+    defaults = [{key: format_value(value) for key, value in default_values(content).items()}
+                for content in contents]
+    common = set.intersection(*({*values} for values in defaults))
+    return _differing_rows(written) + _differing_rows([{key: values[key] for key in values if key in common}
+                                                       for values in defaults])
+
+
+def _table(rows: list[Row]) -> str:
+    widths = [max(map(len, column)) for column in [*zip(*rows, strict=True)][:-1]]
     return "\n".join("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths)), row[-1]])
                      for row in rows)
 
