@@ -191,9 +191,10 @@ def test_tensorboard_on_a_full_disk_is_left_out_and_neither_hangs_nor_prints_a_t
         thread.start()
         thread.join(20)
     assert not thread.is_alive() and run.feeder.writers == []
-    assert [text for text in warnings(caplog) if "TensorBoard" in text] == [
-        "TensorBoard: cannot write: File too large. Training goes on without this writer.",
-        "Left out before the end of the run: TensorBoard: cannot write: File too large"]
+    first, *repeated = [text for text in warnings(caplog) if "TensorBoard" in text]
+    assert first == "TensorBoard: cannot write: File too large. Training goes on without this writer."
+    # its own thread writes: where the error comes out at the end only, there is nothing to repeat
+    assert repeated in ([], ["Left out before the end of the run: TensorBoard: cannot write: File too large"])
     assert "Traceback" not in capsys.readouterr().err
 
 
