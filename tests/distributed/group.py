@@ -45,6 +45,21 @@ class Points(Dataset):
 
 
 @DATASETS.register
+class RandomImages(Dataset):
+    """Images of noise, float32 `[C, H, W]` in [0, 1], of ten classes."""
+
+    def __init__(self, split: str, num_channels: int, size_px: int):
+        generator = torch.Generator().manual_seed(len(split))
+        self.images = torch.rand(24, num_channels, size_px, size_px, generator=generator)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], index % 10
+
+
+@DATASETS.register
 class LeftOutPoints(Points):
     """Points 12 to 17, and every fifth, come without data; its collate function leaves these out."""
 
