@@ -1,4 +1,4 @@
-"""Every config in configs/ trains, saves, is resumed and scored, on one process and on two. A new one is tested unasked."""
+"""Every config in configs/ trains, is resumed and scored, on one process and on two. A new one is tested unasked."""
 import math
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def options(name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """A folder for each number of processes, with runs named after configs; `NAME-resumed` stopped after a step."""
+    """A folder for each number of processes. Runs have the names of configs; `NAME-resumed` was stopped."""
     folder, whole, stopped, resumed = tmp_path_factory.mktemp("shipped"), [], [], []
     for name in CONFIGS:
         whole.append([*options(name), "--run-name", name])
