@@ -1,4 +1,4 @@
-"""Every config in configs/ trains, is resumed and scored, on one process and on two. A new one is tested unasked."""
+"""Every config in configs/ trains, is resumed and scored on one process and on two, a new one unasked."""
 import math
 from pathlib import Path
 
