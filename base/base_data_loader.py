@@ -18,6 +18,7 @@ from base.data.streams import (
     Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_resume, track_place)
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
 from utils.config.annotations import PositiveInt, at_least, below
+from utils.config.blocks import SPLITS
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
 from utils.moved import former_names_of
@@ -27,8 +28,8 @@ from utils.signals import ignore_in_worker
 __getattr__ = former_names_of(__name__)
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
-PROVIDED = ("build_dataset", "transforms", "seed")  # arguments of DataSplits that the program passes
+# arguments of DataSplits that the program passes
+PROVIDED = ("build_dataset", "transforms", "seed", "evaluation_sets")
 
 
 def fraction_or_count(value: float) -> None:
@@ -50,6 +51,8 @@ class DataSplits:
         transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see apply_transforms and
             BatchPreparation.
         seed: the run's seed.
+        evaluation_sets: the names of a split's sets where it has several,
+            `{"val": ["val/clean", "val/noisy"]}`. Each is used like a split.
         batch_size: samples in a batch, over all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: fraction (0.1) or number (500) of the train samples to validate on; 0 for no
@@ -73,7 +76,8 @@ class DataSplits:
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None],
                  transforms: Mapping[str, list[Transform]] = (), seed: int = 0, *,
-                 batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
+                 evaluation_sets: Mapping[str, list[str]] | None = None, batch_size: PositiveInt = 32,
+                 eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False,
@@ -94,7 +98,7 @@ class DataSplits:
             self.loader_options |= {
                 "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,
                 "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
-        self._build_dataset = build_dataset
+        self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
         self.fingerprint = DataFingerprint(self)
@@ -112,7 +116,7 @@ class DataSplits:
 
         Raises ConfigError if it cannot be built, or if val would have to be split from a stream.
         """
-        if split == "val" and self.validation_split == 0:
+        if split.partition("/")[0] == "val" and self.validation_split == 0:
             return None
         source = "train" if split == "val" and self.validation_split else split
         if source != split and isinstance(self.dataset("train"), IterableDataset):
@@ -120,15 +124,15 @@ class DataSplits:
                                  "a stream cannot be split. Set it to null; the dataset may have "
                                  "a val split of its own.")
         if source not in self._datasets:
-            try:
-                with dist.main_first():  # it may have to be downloaded
-                    self._datasets[source] = self._build_dataset(source)
-            except ConfigError as error:
-                hint = ("Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 "
-                        "for no validation.")
-                raise error.with_hint(hint) if source == "val" else error
+            with dist.main_first():  # it may have to be downloaded
+                self._datasets[source] = self._build_dataset(source)
             self._first_states[source] = copy_state(self._datasets[source])
         return self._datasets[source]
+
+    def sets(self, split: str) -> list[str]:
+        """The names under which `split` is evaluated: `["val"]`, or those of its sets; [] for no split."""
+        names = self.evaluation_sets.get(split, [split])
+        return [name for name in names if self.dataset(name) is not None]
 
     def indices(self, split: str) -> torch.Tensor:
         """The dataset indices of `split`, ascending, int64 `[N]`. Raises ConfigError if there are none."""
@@ -148,7 +152,7 @@ class DataSplits:
         num_samples, fraction = len(self.dataset(split)), self.validation_split
         if num_samples == 0:
             raise ConfigError.at("dataset", f"the {split} split holds no samples")
-        if split == "test" or not fraction:
+        if split not in ("train", "val") or not fraction:
             return 0
         num_val = int(fraction) if fraction >= 1 else round(num_samples * fraction)
         if not 0 < num_val < num_samples:
@@ -327,7 +331,8 @@ class DataSplits:
     def _view(self, split: str, training: bool) -> Dataset:
         dataset = self.dataset(split)
         transforms = self.transforms["train" if training else "eval"]
-        seed = derive(self.seed, "sample", SPLITS.index(split))
+        source, *name = split.split("/")
+        seed = derive(self.seed, "sample", SPLITS.index(source), *name)
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],

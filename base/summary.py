@@ -40,7 +40,7 @@ class Described(Protocol):
 def describe_parts(trainer: Described) -> str:
     """Layers, parameters, device, sizes of the splits."""
     data = trainer.data
-    sizes = {split: data.num_samples(split) for split in ("train", "val") if data.dataset(split) is not None}
+    sizes = {split: data.num_samples(split) for split in ("train", *data.sets("val"))}
     splits = " | ".join(f"{split} {size:,}" if size is not None else f"{split} a stream"
                         for split, size in sizes.items())
     num_batches = data.num_batches("train")
@@ -97,6 +97,13 @@ def describe_outcome(trainer: Described) -> str:
     if monitor and monitor.exhausted and epoch < trainer.epochs:
         text += f", stopped early: no better {monitor.name} in {monitor.num_bad} evaluations"
     return text + (f"; best {monitor}" if monitor and monitor.best_epoch else "")
+
+
+def describe_scores(data: DataSplits, splits: list[str], values: dict[str, float]) -> str:
+    """`test split: 360 samples`, with a table of the values below."""
+    sizes = ", ".join(f"{split} split: {data.num_samples(split) or 'a stream of'} samples"
+                      for split in splits)
+    return f"{sizes}\n{format_table(values)}"
 
 
 def format_table(values: dict[str, float]) -> str:
