@@ -61,6 +61,8 @@ class DataSplits:
             with a `state_dict` continues after the cut; its end also ends the epoch, and the next starts it
             again.
         eval_batches: cuts evaluations to this many batches; an endless val or test stream needs it.
+        limit: at most this many samples of train and of each val set, the first ones, to debug: a model
+            should learn 64 samples by heart. The name of the run's folder then ends in `-limit64`.
         shuffle: whether the train split is shuffled, anew in every epoch.
         drop_last: whether the train split's last batch is left out if it is smaller than the others.
         num_workers: processes that load samples; 0 loads them in the main process.
@@ -80,7 +82,7 @@ class DataSplits:
                  eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
-                 shuffle: bool = True, drop_last: bool = False,
+                 limit: PositiveInt | None = None, shuffle: bool = True, drop_last: bool = False,
                  num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None,
@@ -90,7 +92,7 @@ class DataSplits:
         self.prepare = BatchPreparation(self.transforms["batch"], seed)
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.eval_batches = eval_batches
+        self.eval_batches, self.limit = eval_batches, limit
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
                                "pin_memory": bool(pin_memory)}
@@ -141,11 +143,16 @@ class DataSplits:
 
     def num_samples(self, split: str) -> int | None:
         """The size of a split; None for an IterableDataset without a length."""
-        dataset = self.dataset(split)
+        dataset, limit = self.dataset(split), self._sample_limit(split)
         if isinstance(dataset, IterableDataset):
-            return len(dataset) if hasattr(dataset, "__len__") else None
-        num_val = self._num_held_out(split)
-        return num_val if num_val and split == "val" else len(dataset) - num_val
+            size = len(dataset) if hasattr(dataset, "__len__") else None
+        else:
+            num_val = self._num_held_out(split)
+            size = num_val if num_val and split == "val" else len(dataset) - num_val
+        return min(size, limit) if size is not None and limit else size
+
+    def _sample_limit(self, split: str) -> int | None:
+        return None if split.partition("/")[0] == "test" else self.limit
 
     def _num_held_out(self, split: str) -> int:
         """How many samples of train are validated on instead; 0 if the split is a whole dataset."""
@@ -168,12 +175,14 @@ class DataSplits:
         if split not in self._orders:
             num_samples, num_val = len(self.dataset(split)), self._num_held_out(split)
             if not num_val:
-                self._orders[split] = EpochOrder(range(num_samples), derive(self.seed, "order"))
+                indices = range(num_samples)[:self._sample_limit(split)]
+                self._orders[split] = EpochOrder(indices, derive(self.seed, "order"))
                 return self._orders[split]
             held_out = torch.zeros(num_samples, dtype=torch.bool)
             held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
             for name, chosen in (("train", ~held_out), ("val", held_out)):
-                self._orders[name] = EpochOrder(chosen.nonzero().flatten(), derive(self.seed, "order"))
+                self._orders[name] = EpochOrder(chosen.nonzero().flatten()[:self.limit],
+                                                derive(self.seed, "order"))
         return self._orders[split]
 
     def num_batches(self, split: str, training: bool | None = None) -> int | None:
@@ -336,7 +345,7 @@ class DataSplits:
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],
-                          rank_slice=self.rank_slice, replays=self.replays)
+                          rank_slice=self.rank_slice, replays=self.replays, limit=self._sample_limit(split))
         if not transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed)
         return SampleView(dataset, transforms, seed)

@@ -43,6 +43,7 @@ def describe_parts(trainer: Described) -> str:
     sizes = {split: data.num_samples(split) for split in ("train", *data.sets("val"))}
     splits = " | ".join(f"{split} {size:,}" if size is not None else f"{split} a stream"
                         for split, size in sizes.items())
+    limited = f" (data_loader.limit: {data.limit})" if data.limit else ""
     num_batches = data.num_batches("train")
     epoch = (f"{num_batches:,} batches of {data.batch_size} an epoch" if num_batches
              else f"batches of {data.batch_size}")
@@ -53,7 +54,7 @@ def describe_parts(trainer: Described) -> str:
                f"{num_processes} processes ({trainer.strategy})": num_processes > 1}
     options = [text for text, applies in options.items() if applies]
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
-    return "\n".join([summarize(trainer.unwrapped_model), f"data: {splits} samples; {epoch}",
+    return "\n".join([summarize(trainer.unwrapped_model), f"data: {splits} samples{limited}; {epoch}",
                       f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
 
 

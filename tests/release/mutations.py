@@ -254,6 +254,12 @@ MUTATIONS = [
              "elif self.num_in_a_row > self.tolerated:", "elif self.num_in_a_row > self.tolerated + 1:",
              "test_steps_with_a_bad_loss_can_be_left_out_as_if_they_had_not_been"),
     # -- evaluation, the best epoch, schedules
+    Mutation("a limit forgets what a stream has read", "base/data/streams.py",
+             "(before or 0) + index - first_index >=", "index - first_index >=",
+             "test_a_stream_ends_at_the_limit_in_every_pass_also_when_it_goes_on"),
+    Mutation("another limit is resumed by auto", "base/run_setup.py",
+             "and value_at(checkpoint.config, _LIMIT) == limit):", "):",
+             "test_auto_goes_on_with_a_run_of_the_same_limit"),
     Mutation("only the first set is evaluated", "base/base_trainer.py",
              'for split in self.data.sets("val"):', 'for split in self.data.sets("val")[:1]:',
              "test_every_set_is_measured_by_itself_and_scored_in_one_file"),
