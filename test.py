@@ -20,9 +20,9 @@ log = logging.getLogger("test")
 
 def main(args) -> None:
     from base.build import build_trainer
-    from base.data.scored_splits import scored_splits
     from base.run_setup import load_evaluated_weights, open_checkpoint, resolve_config
     from base.same_data import report_scored_data
+    from base.scored_splits import scored_splits
     from base.summary import describe_scores
     from logger.console import setup_logging
     from logger.run_log import SilentRun

@@ -34,7 +34,7 @@ def require_same_data_everywhere(data: DataSplits) -> None:
     """Raises ConfigError naming a process whose data is not the main process's. A collective."""
     if dist.world_size() == 1:
         return
-    trained = ("train", *data.sets("val"))
+    trained = ("train", *data.evaluation_sets.get("val", ["val"]))  # a process may lack one
     gathered = dist.all_gather_object([data.fingerprint.of(split) for split in trained])
     for number, others in enumerate(gathered):
         for split, first, other in zip(trained, gathered[0], others, strict=True):

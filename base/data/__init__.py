@@ -3,5 +3,4 @@
 sampler    which samples make up a batch      views     reads the samples of a batch from a dataset
 arrays     whole batches from arrays          streams   IterableDataset: position and resume
 batch_transforms, augmentation    whole batches on the device      nested    tensors in tuples and dicts
-fingerprint    what a checkpoint keeps of the data      scored_splits    what `test.py --split` means
 """

@@ -1,21 +1,11 @@
 """Which splits and evaluation sets `test.py --split NAME` means."""
-from collections.abc import Mapping
-from typing import Protocol
-
+from base.base_data_loader import DataSplits
 from utils.config.blocks import SPLITS
 from utils.config.suggestions import suggest_name
 from utils.errors import ConfigError
 
 
-class EvaluatedData(Protocol):
-    """What `scored_splits` needs of the data."""
-
-    evaluation_sets: Mapping[str, list[str]]
-
-    def sets(self, split: str) -> list[str]: ...
-
-
-def scored_splits(data: EvaluatedData, name: str) -> list[str]:
+def scored_splits(data: DataSplits, name: str) -> list[str]:
     """The splits and sets to score: of `name`, or of val and test for "all".
 
     `name` is a split, or a set (`clean`, `val/clean`). Raises ConfigError if there is none, or more than one.
