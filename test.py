@@ -1,7 +1,8 @@
-"""Score a checkpoint on a split of its dataset.
+"""Score a checkpoint on a split of its dataset, or on all of val and test.
 
     python test.py -r saved/digits_lenet
     python test.py -r saved/digits_lenet/2026-01-31_12-00-00/checkpoints/last.pt --split val
+    python test.py -r saved/digits_lenet --split all
 """
 import gc
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from utils.cli import log_level, test_arguments
 from utils.distributed.environment import before_group, expected_rank
-from utils.errors import ConfigError, exit_codes
+from utils.errors import exit_codes
 from utils.run_files import replace_file
 
 log = logging.getLogger("test")
@@ -21,7 +22,8 @@ def main(args) -> None:
     from base.build import build_trainer
     from base.run_setup import load_evaluated_weights, open_checkpoint, resolve_config
     from base.same_data import report_scored_data
-    from base.summary import format_table
+    from base.scored_splits import scored_splits
+    from base.summary import describe_scores
     from logger.console import setup_logging
     from logger.run_log import SilentRun
     from utils.config.loading import located
@@ -40,17 +42,17 @@ def main(args) -> None:
         trainer = build_trainer(resolved.config, pick_device(args.device))
         load_evaluated_weights(trainer, checkpoint)
         trainer.use_run(SilentRun(bars=not args.quiet))
-        if trainer.data.dataset(args.split) is None:
-            raise ConfigError(f"--split {args.split}: the dataset has no such split")
-        report_scored_data(trainer.data, checkpoint.state, args.split)
+        splits, values = scored_splits(trainer.data, args.split), {}
+        for split in splits:
+            report_scored_data(trainer.data, checkpoint.state, split)
         with closing(trainer.data), trainer.errors_explained():
-            values = trainer.evaluate(args.split)
+            for split in splits:
+                values |= trainer.evaluate(split)
 
     progress = checkpoint.state["progress"]
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}
     file = (run_of(checkpoint.file) or checkpoint.file.parent) / "test.json"
-    log.info(f"{checkpoint.file}, epoch {progress['epoch']}, {args.split} split: "
-             f"{trainer.data.num_samples(args.split) or 'a stream of'} samples\n{format_table(values)}")
+    log.info(f"{checkpoint.file}, epoch {progress['epoch']}, {describe_scores(trainer.data, splits, values)}")
     try:
         keep_scores(file, about, values)
         log.info(f"written to {file}")

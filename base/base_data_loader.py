@@ -18,6 +18,7 @@ from base.data.streams import (
     Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_resume, track_place)
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
 from utils.config.annotations import PositiveInt, at_least, below
+from utils.config.blocks import SPLITS
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
 from utils.moved import former_names_of
@@ -27,8 +28,8 @@ from utils.signals import ignore_in_worker
 __getattr__ = former_names_of(__name__)
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
-PROVIDED = ("build_dataset", "transforms", "seed")  # arguments of DataSplits that the program passes
+# arguments of DataSplits that the program passes
+PROVIDED = ("build_dataset", "transforms", "seed", "evaluation_sets")
 
 
 def fraction_or_count(value: float) -> None:
@@ -50,6 +51,8 @@ class DataSplits:
         transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see apply_transforms and
             BatchPreparation.
         seed: the run's seed.
+        evaluation_sets: the names of a split's sets where it has several,
+            `{"val": ["val/clean", "val/noisy"]}`. Each is used like a split.
         batch_size: samples in a batch, over all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: fraction (0.1) or number (500) of the train samples to validate on; 0 for no
@@ -58,6 +61,8 @@ class DataSplits:
             with a `state_dict` continues after the cut; its end also ends the epoch, and the next starts it
             again.
         eval_batches: cuts evaluations to this many batches; an endless val or test stream needs it.
+        limit: at most this many samples of train and of each val set, the first ones, to debug: a model
+            should learn 64 samples by heart. The name of the run's folder then ends in `-limit64`.
         shuffle: whether the train split is shuffled, anew in every epoch.
         drop_last: whether the train split's last batch is left out if it is smaller than the others.
         num_workers: processes that load samples; 0 loads them in the main process.
@@ -73,10 +78,11 @@ class DataSplits:
 
     def __init__(self, build_dataset: Callable[[str], Dataset | None],
                  transforms: Mapping[str, list[Transform]] = (), seed: int = 0, *,
-                 batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
+                 evaluation_sets: Mapping[str, list[str]] | None = None, batch_size: PositiveInt = 32,
+                 eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
-                 shuffle: bool = True, drop_last: bool = False,
+                 limit: PositiveInt | None = None, shuffle: bool = True, drop_last: bool = False,
                  num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None,
@@ -86,7 +92,7 @@ class DataSplits:
         self.prepare = BatchPreparation(self.transforms["batch"], seed)
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.eval_batches = eval_batches
+        self.eval_batches, self.limit = eval_batches, limit
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
                                "pin_memory": bool(pin_memory)}
@@ -94,7 +100,7 @@ class DataSplits:
             self.loader_options |= {
                 "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,
                 "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
-        self._build_dataset = build_dataset
+        self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
         self.fingerprint = DataFingerprint(self)
@@ -112,7 +118,7 @@ class DataSplits:
 
         Raises ConfigError if it cannot be built, or if val would have to be split from a stream.
         """
-        if split == "val" and self.validation_split == 0:
+        if split.partition("/")[0] == "val" and self.validation_split == 0:
             return None
         source = "train" if split == "val" and self.validation_split else split
         if source != split and isinstance(self.dataset("train"), IterableDataset):
@@ -120,15 +126,15 @@ class DataSplits:
                                  "a stream cannot be split. Set it to null; the dataset may have "
                                  "a val split of its own.")
         if source not in self._datasets:
-            try:
-                with dist.main_first():  # it may have to be downloaded
-                    self._datasets[source] = self._build_dataset(source)
-            except ConfigError as error:
-                hint = ("Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 "
-                        "for no validation.")
-                raise error.with_hint(hint) if source == "val" else error
+            with dist.main_first():  # it may have to be downloaded
+                self._datasets[source] = self._build_dataset(source)
             self._first_states[source] = copy_state(self._datasets[source])
         return self._datasets[source]
+
+    def sets(self, split: str) -> list[str]:
+        """The names under which `split` is evaluated: `["val"]`, or those of its sets; [] for no split."""
+        names = self.evaluation_sets.get(split, [split])
+        return [name for name in names if self.dataset(name) is not None]
 
     def indices(self, split: str) -> torch.Tensor:
         """The dataset indices of `split`, ascending, int64 `[N]`. Raises ConfigError if there are none."""
@@ -137,18 +143,23 @@ class DataSplits:
 
     def num_samples(self, split: str) -> int | None:
         """The size of a split; None for an IterableDataset without a length."""
-        dataset = self.dataset(split)
+        dataset, limit = self.dataset(split), self._sample_limit(split)
         if isinstance(dataset, IterableDataset):
-            return len(dataset) if hasattr(dataset, "__len__") else None
-        num_val = self._num_held_out(split)
-        return num_val if num_val and split == "val" else len(dataset) - num_val
+            size = len(dataset) if hasattr(dataset, "__len__") else None
+        else:
+            num_val = self._num_held_out(split)
+            size = num_val if num_val and split == "val" else len(dataset) - num_val
+        return min(size, limit) if size is not None and limit else size
+
+    def _sample_limit(self, split: str) -> int | None:
+        return None if split.partition("/")[0] == "test" else self.limit
 
     def _num_held_out(self, split: str) -> int:
         """How many samples of train are validated on instead; 0 if the split is a whole dataset."""
         num_samples, fraction = len(self.dataset(split)), self.validation_split
         if num_samples == 0:
             raise ConfigError.at("dataset", f"the {split} split holds no samples")
-        if split == "test" or not fraction:
+        if split not in ("train", "val") or not fraction:
             return 0
         num_val = int(fraction) if fraction >= 1 else round(num_samples * fraction)
         if not 0 < num_val < num_samples:
@@ -164,12 +175,14 @@ class DataSplits:
         if split not in self._orders:
             num_samples, num_val = len(self.dataset(split)), self._num_held_out(split)
             if not num_val:
-                self._orders[split] = EpochOrder(range(num_samples), derive(self.seed, "order"))
+                indices = range(num_samples)[:self._sample_limit(split)]
+                self._orders[split] = EpochOrder(indices, derive(self.seed, "order"))
                 return self._orders[split]
             held_out = torch.zeros(num_samples, dtype=torch.bool)
             held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
             for name, chosen in (("train", ~held_out), ("val", held_out)):
-                self._orders[name] = EpochOrder(chosen.nonzero().flatten(), derive(self.seed, "order"))
+                self._orders[name] = EpochOrder(chosen.nonzero().flatten()[:self.limit],
+                                                derive(self.seed, "order"))
         return self._orders[split]
 
     def num_batches(self, split: str, training: bool | None = None) -> int | None:
@@ -327,11 +340,12 @@ class DataSplits:
     def _view(self, split: str, training: bool) -> Dataset:
         dataset = self.dataset(split)
         transforms = self.transforms["train" if training else "eval"]
-        seed = derive(self.seed, "sample", SPLITS.index(split))
+        source, *name = split.split("/")
+        seed = derive(self.seed, "sample", SPLITS.index(source), *name)
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],
-                          rank_slice=self.rank_slice, replays=self.replays)
+                          rank_slice=self.rank_slice, replays=self.replays, limit=self._sample_limit(split))
         if not transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed)
         return SampleView(dataset, transforms, seed)

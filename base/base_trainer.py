@@ -320,9 +320,10 @@ class BaseTrainer(FormerTrainerNames):
         values = {f"train/{name}": value
                   for name, value in (self.totals.means() | self.metrics.compute()).items()}
         self.timers.record("compute")
-        scores = {}
-        if self.data.dataset("val") is not None and epoch % self.eval_every == 0:
-            scores = self.evaluate("val")
+        scores: dict[str, float] = {}
+        if epoch % self.eval_every == 0:
+            for split in self.data.sets("val"):
+                scores |= self.evaluate(split)
         values |= scores | self.learning_rates()
         monitored = values.get(self.monitor.name) if self.monitor else None
         improved = monitored is not None and self.monitor.update(monitored, epoch)
@@ -349,7 +350,10 @@ class BaseTrainer(FormerTrainerNames):
             self.stop_if_requested(requests)
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Averages over a split's samples, as `{"val/loss": 0.1, ...}`. Training state does not change."""
+        """Averages over the samples of a split or of one of its sets, as `{"val/loss": 0.1, ...}`.
+
+        Training state does not change.
+        """
         totals = Totals()
         bar = ProgressBar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
         with closing(bar), self.evaluating(), Ballot() as ballot:

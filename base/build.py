@@ -13,7 +13,7 @@ from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
 from base.data.arrays import move_arrays
 from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
-from utils.config.blocks import as_block, blocks_by_name
+from utils.config.blocks import as_block, blocks_by_name, dataset_blocks
 from utils.config.signature import Signature
 from utils.distributed.sharding import is_sharded
 from utils.errors import Attempts, ConfigError
@@ -24,6 +24,8 @@ from utils.training.monitor import parse_monitor
 __getattr__ = former_names_of(__name__)
 
 FUSED_WHEN_SHARDED = ("Adam", "AdamW")  # optimizers whose fused step accepts the weights of strategy fsdp
+_NO_VAL = ("Without a val split of its own, set data_loader.validation_split: 0.1, say, or 0 for no "
+           "validation.")
 
 
 def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()) -> BaseTrainer:
@@ -47,8 +49,9 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
             metrics[log_name(block)] = build_callable(METRICS, block, f"metrics.{number}", device)
     # Now: a dataset that draws random numbers has always been built at this place in their sequence.
     for split in splits if data else ():
-        with attempts:
-            data.dataset(split)
+        for name in data.evaluation_sets.get(split, [split]):
+            with attempts:
+                data.dataset(name)
     attempts.end()
     optimizers = {name: partial(build_optimizer, block, optimizer_path(name))
                   for name, block in optimizer_blocks(config["optimizer"]).items()}
@@ -76,15 +79,26 @@ def build_data(config: dict, device: torch.device) -> DataSplits:
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}")
                         for i, block in enumerate(blocks or [])]
                   for key, blocks in config["transforms"].items()}
+    sets: dict[str, list[str]] = {}
+    for _, split, *name in (path for path in dataset_blocks(config["dataset"]) if len(path) > 2):
+        sets.setdefault(split, []).append("/".join([split, *name]))
     return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"],
-                      **options)
+                      evaluation_sets=sets, **options)
 
 
-def build_dataset(block, device: torch.device, split: str):
-    """The dataset of a split, its arrays on `device` if its block says so. None for no such split."""
-    block, kept = split_device_argument(block)
-    dataset = _build_split(block, split)
-    return move_arrays(dataset, kept, device) if kept and dataset is not None else dataset
+def build_dataset(section, device: torch.device, split: str):
+    """The dataset of a split or of one of its sets, `val/clean`; None if there is none.
+
+    Its arrays are on `device` if its block says so.
+    """
+    blocks = dataset_blocks(section)
+    path = ("dataset",) if ("dataset",) in blocks else ("dataset", *split.split("/"))
+    if path not in blocks:
+        return None
+    block, kept = split_device_argument(blocks[path])
+    where = ".".join(path)
+    dataset = _build_split(block, split.partition("/")[0], where)
+    return move_arrays(dataset, kept, device, where) if kept and dataset is not None else dataset
 
 
 def split_device_argument(block) -> tuple[dict, str | None]:
@@ -97,15 +111,18 @@ def split_device_argument(block) -> tuple[dict, str | None]:
     return {**block, "args": args}, device
 
 
-def _build_split(block: dict, split: str):
+def _build_split(block: dict, split: str, where: str):
     """Uses the dataset's argument `split`, or torchvision's `train`, which has no val."""
-    name, args = block["type"], block.get("args") or {}
-    if "split" in open_split_arguments(block):
-        return DATASETS.build(block, "dataset", split=split)
-    if split == "val":
+    name, args, left_open = block["type"], block.get("args") or {}, open_split_arguments(block)
+    if "split" in left_open:
+        try:
+            return DATASETS.build(block, where, split=split)
+        except ConfigError as error:
+            raise error.with_hint(_NO_VAL) if (where, split) == ("dataset", "val") else error
+    if split == "val" and where == "dataset":
         return None
     try:
-        return DATASETS.build(block, "dataset", train=split == "train")
+        return DATASETS.build(block, where, **({"train": split == "train"} if left_open else {}))
     except ConfigError as error:
         raise error.with_hint(_download_hint(DATASETS.get(name), args)) from error
 

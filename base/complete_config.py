@@ -13,7 +13,7 @@ from base.build import default_per
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
-from utils.config.blocks import as_block, is_single
+from utils.config.blocks import as_block, holds_blocks
 from utils.config.loading import DEFAULT_VALUES, default_values, is_same, value_at
 from utils.config.registry import Registry
 from utils.config.signature import Signature
@@ -129,8 +129,7 @@ def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
             found += [((*path, number), registry, block) for number, block in enumerate(given)]
         elif isinstance(given, str):
             yield path, registry, as_block(given)
-        elif isinstance(given, dict) and len(path) == 1 and path[0] in ("optimizer", "scheduler") and (
-                all(isinstance(key, str) for key in given) and not is_single(given)):
+        elif holds_blocks(path, given):
             found += [((*path, name), registry, block) for name, block in given.items()]
         elif isinstance(given, dict):
             yield path, registry, given

@@ -20,13 +20,14 @@ _ON_COMMAND_LINE = ("It is about the machine, not the experiment: --device cuda;
                     "--distributed.")
 _OUT = "The folder is named on the command line: --out DIR."
 _LOG = "The command line says how much is told: --quiet, --verbose."
-_SPLITS = ("One dataset gives all splits: 'dataset', and 'data_loader' with validation_split; what differs "
-           "is transforms.train and transforms.eval.")
+_SPLITS = ("One dataset gives all splits, by data_loader.validation_split, too, or each split has a block: "
+           "dataset: {train: BLOCK, val: BLOCK}. What else differs is transforms.train and transforms.eval.")
 # Hints for other unknown keys: by their path, or by their name at any place.
 _HINTS = {
     "data_loader.type": "The loader is always the same, and its options stand under data_loader; the data "
                         "are 'dataset'.",
     "data_loader.args": "Its options stand directly under it: data_loader: {batch_size: 32}.",
+    "dataset.validation": "It is called 'val' here.", "dataset.valid": "It is called 'val' here.",
     "train": _SPLITS, "val": _SPLITS, "validation": _SPLITS, "test": _SPLITS,
     "transforms.test": "eval is for val and test.", "transforms.val": "eval is for val and test.",
     **dict.fromkeys(("n_gpu", "num_gpus", "gpus", "gpu", "device", "devices", "accelerator", "cuda"),

@@ -57,7 +57,9 @@ def _config_keys(trainer: Parts) -> dict[int, str]:
                for metrics_of in (trainer.metrics, trainer.eval_metrics)
                for i, name in enumerate(trainer.metrics.names)}
     main = {"model": trainer.unwrapped_model, "loss": trainer.loss, "dataset": trainer.data.dataset("train")}
-    others = {"model": trainer.ema and trainer.ema.model, "dataset": trainer.data.dataset("val")}
+    sets = {f"dataset.{split}".replace("/", "."): trainer.data.dataset(split)
+            for split in trainer.data.sets("val")}
+    others = {"model": trainer.ema and trainer.ema.model, "dataset": sets.pop("dataset.val", None), **sets}
     return {id(getattr(_unwrap_partial(part), "__code__", part)): key
             for group in (objects, others, transforms, metrics, main)
             for key, part in group.items() if part is not None}

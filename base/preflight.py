@@ -53,11 +53,11 @@ def preflight(trainer: PreparedTrainer, config: Mapping) -> dict[str, float]:
     """
     require_samples_for_a_batch(config, trainer.data)
     produced = _preflight_split(trainer, "train", config)
-    if trainer.data.dataset("val") is not None:
-        if trainer.data.num_batches("val") is None:
-            log.warning("val is a stream that does not tell its length; an endless one needs "
-                        "data_loader.eval_batches")
-        produced |= _preflight_split(trainer, "val", config)
+    for split in trainer.data.sets("val"):
+        if trainer.data.num_batches(split) is None:
+            log.warning("%s is a stream that does not tell its length; an endless one needs "
+                        "data_loader.eval_batches", split)
+        produced |= _preflight_split(trainer, split, config)
     for updater in trainer.updaters.values():
         updater.schedule.preflight()
     return produced

@@ -134,7 +134,7 @@ def _find_num_classes(value: Any, path: tuple) -> Iterator[tuple[tuple, int]]:
 
 def _label_range(data: DataSplits, ignored: int) -> tuple[int, int]:
     """The lowest and the highest label of train and val, without the ones that the loss ignores."""
-    found = [_labels(data.dataset(split)) for split in ("train", "val") if data.dataset(split) is not None]
+    found = [_labels(data.dataset(split)) for split in ("train", *data.sets("val"))]
     found = [labels[labels != ignored] for labels in found if labels is not None]
     found = [labels for labels in found if len(labels)]
     return (min((int(labels.min()) for labels in found), default=0),

@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 _KEPT_SECTIONS = ("name", "seed", "optimizer", "scheduler")
 # Keys that decide which samples the batches of an epoch hold.
 _BATCH_SIZE, _ACCUMULATE = "data_loader.batch_size", "trainer.args.accumulate"
+_LIMIT = "data_loader.limit"
 _WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _ACCUMULATE)
 
 
@@ -105,14 +106,19 @@ def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
         return None
     if str(path) != "auto":
         return open_checkpoint(path, ("last.pt",), whole=False)
-    checkpoint = _unfinished_checkpoint(out / str(given.config.get("name")), run_name)
+    checkpoint = _unfinished_checkpoint(out / str(given.config.get("name")), run_name,
+                                        value_at(given.config, _LIMIT))
     log.info("--resume auto: %s",
              f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
     return checkpoint
 
 
-def _unfinished_checkpoint(experiment: Path, run_name: str | None) -> Checkpoint | None:
-    """With a `run_name` only that run, finished or not. Runs without valid checkpoint are logged, skipped."""
+def _unfinished_checkpoint(experiment: Path, run_name: str | None,
+                           limit: int | None = None) -> Checkpoint | None:
+    """With a `run_name` only that run, finished or not; else one with this `data_loader.limit`.
+
+    Runs without valid checkpoint are logged, skipped.
+    """
     for run in [experiment / run_name] if run_name else list_runs(experiment):
         if (not run_name and is_finished(run)) or not any((run / CHECKPOINTS).glob("*.pt")):
             continue
@@ -121,7 +127,8 @@ def _unfinished_checkpoint(experiment: Path, run_name: str | None) -> Checkpoint
         except ConfigError as error:
             log.warning("%s", error)
             continue
-        if run_name or not checkpoint.state["progress"].get("finished"):
+        if run_name or (not checkpoint.state["progress"].get("finished")
+                        and value_at(checkpoint.config, _LIMIT) == limit):
             return checkpoint
     return None
 
@@ -204,8 +211,9 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
         elif key == "data_loader.validation_split":
             why = (f"a run under way keeps its split ({old!r}); with another it would train on samples that "
                    "it validates on.")
-        elif key.split(".")[0] in _KEPT_SECTIONS:
-            why = (f"a run under way keeps its {key.split('.')[0]} ({old!r}); it cannot become {new!r}. For "
+        elif key == _LIMIT or key.split(".")[0] in _KEPT_SECTIONS:
+            what = "limit" if key == _LIMIT else key.split(".")[0]
+            why = (f"a run under way keeps its {what} ({old!r}); it cannot become {new!r}. For "
                    f"a new run from these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
         else:
             log.info("%s is now %s; the checkpoint was made with %s", key, format_value(new),
@@ -320,7 +328,8 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         # takes a moment, so before the folder is made: a folder without this record should not be seen
         start = environment(str(device))
         is_new = folder is None
-        folder = folder or new_run(out, config["name"], run_name)
+        limit = value_at(config, _LIMIT)
+        folder = folder or new_run(out, config["name"], run_name, f"-limit{limit}" if limit else "")
         if lock:
             lock.take(folder, waits=restarted)
         if is_new:

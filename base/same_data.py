@@ -10,7 +10,6 @@ from utils.distributed import collectives as dist
 from utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
-TRAINED = ("train", "val")
 
 
 def require_kept_data(data: DataSplits, state: Mapping[str, Any], file: Path) -> None:
@@ -18,7 +17,7 @@ def require_kept_data(data: DataSplits, state: Mapping[str, Any], file: Path) ->
 
     Samples of another content are a warning. A checkpoint without fingerprint is compared with nothing.
     """
-    for split in TRAINED:
+    for split in ("train", *data.sets("val")):
         before, now = kept_fingerprint(state, split), data.fingerprint.of(split)
         if before is None or now is None:
             continue
@@ -35,9 +34,10 @@ def require_same_data_everywhere(data: DataSplits) -> None:
     """Raises ConfigError naming a process whose data is not the main process's. A collective."""
     if dist.world_size() == 1:
         return
-    gathered = dist.all_gather_object([data.fingerprint.of(split) for split in TRAINED])
+    trained = ("train", *data.evaluation_sets.get("val", ["val"]))  # a process may lack one
+    gathered = dist.all_gather_object([data.fingerprint.of(split) for split in trained])
     for number, others in enumerate(gathered):
-        for split, first, other in zip(TRAINED, gathered[0], others, strict=True):
+        for split, first, other in zip(trained, gathered[0], others, strict=True):
             if change := _difference(first, other):
                 raise ConfigError.at("dataset", f"process {number} has other data than process 0, whose "
                                      f"{split} split has {change.replace('now', f'in process {number}')}. "
@@ -55,10 +55,11 @@ def report_scored_data(data: DataSplits, state: Mapping[str, Any], split: str) -
 
     The test split is not known from training: its classes are compared with those of train.
     """
-    before, now = kept_fingerprint(state, "train" if split == "test" else split), data.fingerprint.of(split)
+    is_test = split.partition("/")[0] == "test"
+    before, now = kept_fingerprint(state, "train" if is_test else split), data.fingerprint.of(split)
     if before is None or now is None:
         return
-    if split == "test":
+    if is_test:
         before = Fingerprint(None, before.classes)
     if change := shape_change(before, now) or content_change(before, now):
         log.warning("dataset: the data is not that of the training: the %s split had %s", split, change)

@@ -40,9 +40,10 @@ class Described(Protocol):
 def describe_parts(trainer: Described) -> str:
     """Layers, parameters, device, sizes of the splits."""
     data = trainer.data
-    sizes = {split: data.num_samples(split) for split in ("train", "val") if data.dataset(split) is not None}
+    sizes = {split: data.num_samples(split) for split in ("train", *data.sets("val"))}
     splits = " | ".join(f"{split} {size:,}" if size is not None else f"{split} a stream"
                         for split, size in sizes.items())
+    limited = f" (data_loader.limit: {data.limit})" if data.limit else ""
     num_batches = data.num_batches("train")
     epoch = (f"{num_batches:,} batches of {data.batch_size} an epoch" if num_batches
              else f"batches of {data.batch_size}")
@@ -53,7 +54,7 @@ def describe_parts(trainer: Described) -> str:
                f"{num_processes} processes ({trainer.strategy})": num_processes > 1}
     options = [text for text, applies in options.items() if applies]
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
-    return "\n".join([summarize(trainer.unwrapped_model), f"data: {splits} samples; {epoch}",
+    return "\n".join([summarize(trainer.unwrapped_model), f"data: {splits} samples{limited}; {epoch}",
                       f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
 
 
@@ -97,6 +98,13 @@ def describe_outcome(trainer: Described) -> str:
     if monitor and monitor.exhausted and epoch < trainer.epochs:
         text += f", stopped early: no better {monitor.name} in {monitor.num_bad} evaluations"
     return text + (f"; best {monitor}" if monitor and monitor.best_epoch else "")
+
+
+def describe_scores(data: DataSplits, splits: list[str], values: dict[str, float]) -> str:
+    """`test split: 360 samples`, with a table of the values below."""
+    sizes = ", ".join(f"{split} split: {data.num_samples(split) or 'a stream of'} samples"
+                      for split in splits)
+    return f"{sizes}\n{format_table(values)}"
 
 
 def format_table(values: dict[str, float]) -> str:

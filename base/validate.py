@@ -2,17 +2,16 @@
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
-    FUSED_WHEN_SHARDED, log_name, open_split_arguments, optimizer_blocks, optimizer_path, scheduler_blocks,
-    split_device_argument)
+    FUSED_WHEN_SHARDED, log_name, optimizer_blocks, optimizer_path, scheduler_blocks)
 from base.data.augmentation import BatchAugmentation
 from base.key_hints import add_key_hints
 from base.registries import (
-    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
+    LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
+from base.validate_dataset import dataset_faults
 from utils.config.annotations import mismatch
 from utils.config.blocks import as_block
 from utils.config.loading import format_faults, written_config
@@ -20,7 +19,6 @@ from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
 from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_value
-from utils.device import device_fault
 from utils.errors import ConfigError, Fault, UnresolvedReference, WrongValue
 from utils.run_folder import folder_name_fault
 
@@ -68,7 +66,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
         yield WrongValue(("name",), wrong)
     yield from _mismatches(config["seed"], int, ("seed",))
     if config["dataset"] is not None:
-        yield from _dataset_faults(config["dataset"], config["transforms"])
+        yield from dataset_faults(config["dataset"], config["transforms"], config["data_loader"])
     yield from _transform_faults(config["transforms"])
     yield from _data_loader_faults(config["data_loader"])
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
@@ -125,25 +123,6 @@ def _args(block) -> Mapping:
     """The arguments of a block of any form; empty if it has none."""
     args = block.get("args") if isinstance(block, dict) else None
     return args if isinstance(args, dict) else {}
-
-
-def _dataset_faults(block, transforms) -> Iterator[Fault]:
-    kept = None
-    if "device" in _args(block) and isinstance(block.get("type"), str):
-        with suppress(ConfigError):  # unknown type; reported below
-            block, kept = split_device_argument(block)
-    if kept is not None and (wrong := device_fault(kept)):
-        yield WrongValue(("dataset", "args", "device"), wrong)
-    elif kept and isinstance(transforms, dict) and (transforms.get("train") or transforms.get("eval")):
-        yield Fault(("dataset", "args", "device"),
-                    "what is kept on a device is not transformed sample by sample. Move transforms.train and "
-                    "transforms.eval to transforms.batch, or leave it out.")
-    faults = DATASETS.faults(block, ("dataset",), provided={"split", "train"} - _args(block).keys())
-    yield from faults
-    if not faults and not open_split_arguments(block):
-        yield Fault(("dataset",),
-                    f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' "
-                    "or 'train' left open. Wrap it in a dataset of your own that takes 'split'.")
 
 
 def _transform_faults(transforms) -> Iterator[Fault]:

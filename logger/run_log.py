@@ -110,7 +110,7 @@ class RunLog:
         self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
         groups: dict[str, list[str]] = {}
         for name, value in values.items():
-            group, _, rest = name.partition("/")
+            group, _, rest = name.rpartition("/")  # a group for each set of val
             shown = f"{value:.3g}" if group == "lr" else f"{value:.4f}"
             groups.setdefault(group, []).append(shown if rest == "optimizer" else f"{rest} {shown}")
         parts = " | ".join(f"{group} {' '.join(items)}" for group, items in groups.items())

@@ -105,7 +105,8 @@ def check_experiment(setup, config: dict, outside: bool = False) -> str:
                     WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder),
                                   start_step=None).close()
         with _faults_noted(faults, trainer, trainer.position):
-            faults += _overlap_faults(trainer.data)
+            for split in trainer.data.sets("val"):
+                faults += _overlap_faults(trainer.data, split)
             for line in describe_images(trainer.data):
                 log.warning("dataset: %s", line)
         with _faults_noted(faults, trainer, trainer.position):
@@ -176,11 +177,12 @@ def _untrained(model: torch.nn.Module, seen: set[str], num_steps: int, all_made:
                                     "optimizer.groups=[{match: NAME, frozen: true}].")
 
 
-def _overlap_faults(data: DataSplits) -> Iterator[Fault]:
-    overlap = find_overlap(data)
+def _overlap_faults(data: DataSplits, split: str) -> Iterator[Fault]:
+    overlap = find_overlap(data, split)
     if overlap is None or not overlap.shared:
         return
-    message = (f"{overlap.shared:,} of {overlap.num_val:,} validation samples are training samples, too (of "
+    which = "validation samples" if split == "val" else f"samples of {split}"
+    message = (f"{overlap.shared:,} of {overlap.num_val:,} {which} are training samples, too (of "
                f"{overlap.num_train:,} looked at)")
     if overlap.shared > max(2, overlap.num_val / 100) and not overlap.repeats:
         yield Fault(("dataset",), f"{message}: what validation measures is in part memory. Take them out of "
@@ -225,12 +227,13 @@ def _steps_left(trainer: Stepping) -> Iterator[list]:
 
 def _time_evaluation(trainer: Evaluating) -> float | None:
     """The median time of an evaluation batch; None without validation."""
-    if trainer.data.dataset("val") is None:
+    sets = trainer.data.sets("val")
+    if not sets:
         return None
     times, begun = [], time.perf_counter()
     with trainer.evaluating():
         for number, batch in enumerate(
-                itertools.islice(trainer.data.batches("val", training=False), NUM_STEPS)):
+                itertools.islice(trainer.data.batches(sets[0], training=False), NUM_STEPS)):
             started = time.perf_counter()
             trainer.eval_values(number, batch)
             synchronize(trainer.device)
@@ -275,7 +278,7 @@ def _estimate(trainer: Plan, step_s: float | None, eval_s: float | None, size: i
                      "stream has")
     else:
         num_steps = -(-num_batches // trainer.accumulate)
-        num_evaluated = (data.num_batches("val", training=False) or 0) if eval_s else 0
+        num_evaluated = sum(data.num_batches(split, training=False) or 0 for split in data.sets("val"))
         epoch_s = num_steps * step_s + num_evaluated * (eval_s or 0) / trainer.eval_every
         lines.append(f"time     {_duration(epoch_s)} an epoch: {num_steps:,} steps of {step_s * 1000:.3g} ms"
                      + (f", {num_evaluated:,} batches of evaluation of {eval_s * 1000:.3g} ms"

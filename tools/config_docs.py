@@ -35,8 +35,11 @@ the environment, and what it is without one. In a file that inherits, `~key: nul
 away.
 """
 _NOTES = {
-    "dataset": "The program fills in `split` or `train`. Any dataset may have `args.device`, whether or not "
-               f"it takes one.\n{KEPT_ON}\n",
+    "dataset": "A block for all splits, or `{train: BLOCK, val: BLOCK, test: BLOCK}`; val and test\n"
+               "may be several sets by name, `val: {clean: BLOCK, noisy: BLOCK}`, measured as\n"
+               "`val/clean/loss` and so on. The program fills in `split` or `train` where they are left\n"
+               "open. Any dataset may have `args.device`, whether or not it takes one.\n"
+               f"{KEPT_ON}\n",
     "optimizer": "It is fused where torch offers that; `args: {fused: false}` turns it off.\n",
     "scheduler": "`T_max` and `total_steps` are the length of the run where a config leaves them open. "
                  "ReduceLROnPlateau is\n"

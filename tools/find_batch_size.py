@@ -156,8 +156,8 @@ class Trial:
         trainer.set_mode(training=True)
         for _ in range(2):
             trainer.optimizer_step([batch] * (1 if size >= self._effective else 2))
-        if data.dataset("val") is not None:
-            held_out = data.first_batch("val")
+        for split in data.sets("val"):
+            held_out = data.first_batch(split)
             with trainer.evaluating():
                 trainer.eval_values(0, held_out)
         return batch.num_samples >= size  # a stream may give fewer samples

@@ -16,7 +16,7 @@ def describe_images(data: DataSplits) -> list[str]:
     Empty for datasets that are no image folders, as by their attribute `imgs` of `(path, class)`.
     """
     files: dict[str, None] = {}
-    for split in ("train", "val"):
+    for split in ("train", *data.sets("val")):
         images = getattr(data.dataset(split), "imgs", None)
         if isinstance(images, list):
             files |= dict.fromkeys(str(path) for path, _ in images)

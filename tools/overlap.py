@@ -24,15 +24,15 @@ class Overlap(NamedTuple):
     repeats: bool
 
 
-def find_overlap(data: DataSplits, limit_s: float = 1.0) -> Overlap | None:
+def find_overlap(data: DataSplits, split: str = "val", limit_s: float = 1.0) -> Overlap | None:
     """Counts bit-equal samples, targets included, as the datasets return them, before any transform.
 
-    Reads as many as it can in `limit_s` seconds. None without validation, or if a split is a stream.
+    Reads as many as it can of train and `split` in `limit_s` seconds. None if one is not there or a stream.
     """
-    datasets = [data.dataset("train"), data.dataset("val")]
+    datasets = [data.dataset("train"), data.dataset(split)]
     if any(dataset is None or isinstance(dataset, IterableDataset) for dataset in datasets):
         return None
-    val, train = _fingerprints(data, "val", limit_s / 4), _fingerprints(data, "train", limit_s)
+    val, train = _fingerprints(data, split, limit_s / 4), _fingerprints(data, "train", limit_s)
     known = set(train)
     return Overlap(sum(mark in known for mark in val), len(val), len(train),
                    repeats=2 * len(known) < len(train))

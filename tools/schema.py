@@ -15,6 +15,7 @@ from tools.reference.schema_blocks import LIBRARY, OWN, block_definitions, share
 from tools.reference.schema_types import (
     REFERENCE,
     TYPES,
+    all_of,
     any_of,
     argument_schema,
     closed,
@@ -25,6 +26,7 @@ from tools.reference.schema_types import (
     value_schema,
 )
 from tools.reference.settable import config_sources, library_things, own_things
+from utils.config.blocks import SPLITS
 from utils.config.registry import Registry
 from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
@@ -33,6 +35,7 @@ from utils.errors import exit_codes
 _SEVERAL = {"type": "object", "not": {"anyOf": [  # blocks by name, as `is_single` in utils/config/blocks.py
     {"required": [key]}
     for key in ("type", "args", *SECTIONS["optimizer"].keys, *SECTIONS["scheduler"].keys)]}}
+_BY_SPLIT = {**_SEVERAL, "anyOf": [{"required": [split]} for split in SPLITS]}
 _NO_TABLE = {"not": {"type": "object"}}  # a table in place of a list would change inherited items
 
 
@@ -95,6 +98,8 @@ def _blocks(section: str, kind: str) -> dict:
     shape = ref(kind)
     if section == "scheduler":
         shape = {"if": {"type": "array"}, "then": ref(f"{kind}.list"), "else": shape}
+    if section == "dataset":
+        return _for_splits(shape, all_of(shape, ref(f"{kind}.single")))
     if section in ("optimizer", "scheduler"):
         keys = ("type", "args", *SECTIONS[section].keys)
         shape = {**_one_or_several(shape),
@@ -107,6 +112,12 @@ def _one_or_several(shape: dict) -> dict:
     return {"if": _SEVERAL, "then": {**closed({}), "additionalProperties": shape}, "else": shape}
 
 
+def _for_splits(shape: dict, single: dict) -> dict:
+    """`single` for one dataset; or a table of blocks, each of a `shape`, by their splits."""
+    sets = any_of(_one_or_several(any_of(shape, {"type": "null"})), {"type": "null"})
+    return {"if": _BY_SPLIT, "then": closed({"train": shape, "val": sets, "test": sets}), "else": single}
+
+
 def _whole(registries: Mapping[str, Registry]) -> dict:
     """The additional requirements on the sections of a file that inherits nothing."""
     whole: dict = {"transforms": {"additionalProperties": _NO_TABLE}}
@@ -114,6 +125,8 @@ def _whole(registries: Mapping[str, Registry]) -> dict:
         is_list = isinstance(SECTIONS[section].default, list)
         whole.setdefault(section, _NO_TABLE if is_list else ref(f"{registry.kind}.whole"))
     whole["scheduler"] = _one_or_several(whole["scheduler"])
+    by_split = _for_splits(whole["dataset"], whole["dataset"])
+    whole["dataset"] = {**by_split, "then": {**by_split["then"], "required": ["train"]}}
     whole["optimizer"] = {**_one_or_several(whole["optimizer"]), "minProperties": 1}
     return whole
 

@@ -219,8 +219,9 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="python test.py -r saved/digits_lenet")
     parser.add_argument("-r", "--resume", type=Path, metavar="PATH", required=True,
                         help=f"{_TARGET}; best.pt unless said otherwise")
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test",
-                        help="what to evaluate (test)")
+    parser.add_argument("--split", default="test",
+                        help="what to evaluate: test, val, train, the name of one of their sets, or all, "
+                        "which is val and test (test)")
     return _parse(parser, argv)
 
 

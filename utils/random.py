@@ -16,7 +16,7 @@ __getattr__ = former_names_of(__name__)
 _64_BITS = 2**64 - 1
 
 
-def derive(seed: int, purpose: str, *counters: int) -> int:
+def derive(seed: int, purpose: str, *counters: int | str) -> int:
     """A 63-bit seed for `purpose` ("order", "sample", "step", ...) at a position. About 1 microsecond.
 
     A hash, not a sum: with `seed + epoch`, seed 7 at epoch 2 would equal seed 8 at epoch 1.

@@ -18,8 +18,8 @@ def folder_name_fault(name: str) -> str | None:
         return f"{name!r} names a folder: letters, digits and _ . + = - only, no slashes"
 
 
-def new_run(out: Path, name: str, run_name: str | None) -> Path:
-    """Makes and returns `out/name/run_name`. The default run name is the start time.
+def new_run(out: Path, name: str, run_name: str | None, suffix: str = "") -> Path:
+    """Makes and returns `out/name/run_name`. The default run name is the start time and the suffix.
 
     Reuses a folder that an earlier start left without a checkpoint. Raises ConfigError if the run exists
     already or the folder cannot be made.
@@ -27,7 +27,8 @@ def new_run(out: Path, name: str, run_name: str | None) -> Path:
     if run_name and (fault := folder_name_fault(run_name)):
         raise ConfigError(f"--run-name: {fault}")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    candidates = [run_name] if run_name else [stamp, *(f"{stamp}-{i}" for i in range(2, 100))]
+    numbered = (f"{stamp}-{i}{suffix}" for i in range(2, 100))
+    candidates = [run_name] if run_name else [f"{stamp}{suffix}", *numbered]
     for candidate in candidates:
         run = out / name / candidate
         try:

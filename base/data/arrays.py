@@ -136,26 +136,26 @@ def batch_fetcher(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
     return dataset.__getitems__
 
 
-def move_arrays(dataset: Dataset, name: str, device: torch.device) -> Dataset:
+def move_arrays(dataset: Dataset, name: str, device: torch.device, where: str = "dataset") -> Dataset:
     """The dataset with its arrays on `device` (the run's), if that is of the device type called `name`.
 
     If the run uses another device, or memory is too small, the dataset stays where it is, and the log says
-    so. Raises ConfigError for samples that are not in arrays.
+    so. `where`: the key of its block. Raises ConfigError for samples that are not in arrays.
     """
     arrays = as_arrays(dataset)
     if arrays is None:
-        raise ConfigError.at("dataset.args.device",
+        raise ConfigError.at(f"{where}.args.device",
                              f"{type(dataset).__name__} gives its samples one by one; only arrays can be "
                              "kept on a device (see ArrayDataset in the README). Leave it out.")
     if torch.device(name).type != device.type:
-        log.info("dataset.args.device: the run computes on %s, so the samples are not kept on %s",
-                 device, name)
+        log.info("%s.args.device: the run computes on %s, so the samples are not kept on %s",
+                 where, device, name)
         return dataset
     if device.type == "cuda":
         needed, free = sum(array.nbytes for array in arrays.arrays), torch.cuda.mem_get_info(device)[0]
         if needed > free / 2:  # the model and its activations need memory, too
-            log.info("dataset.args.device: %.1f GB of samples are more than half of the %.1f GB free on %s: "
-                     "they stay in memory", needed / 1e9, free / 1e9, device)
+            log.info("%s.args.device: %.1f GB of samples are more than half of the %.1f GB free on %s: "
+                     "they stay in memory", where, needed / 1e9, free / 1e9, device)
             return dataset
     arrays.arrays = tuple(_tensor(array).to(device) for array in arrays.arrays)
     return arrays

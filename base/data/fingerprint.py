@@ -37,6 +37,7 @@ class FingerprintedData(Protocol):
     """What `take_fingerprint` needs of the data."""
 
     def dataset(self, split: str) -> Any: ...
+    def sets(self, split: str) -> list[str]: ...
     def num_samples(self, split: str) -> int | None: ...
     def sample_reader(self, split: str) -> Callable[[int], Any] | None: ...
 
@@ -56,7 +57,7 @@ class DataFingerprint:
         return self._taken[split]
 
     def state_dict(self) -> dict[str, dict]:
-        taken = {split: self.of(split) for split in ("train", "val")}
+        taken = {split: self.of(split) for split in ("train", *self._data.sets("val"))}
         return {split: asdict(fingerprint) for split, fingerprint in taken.items() if fingerprint}
 
     def load_state_dict(self, state: Mapping[str, dict]) -> None:

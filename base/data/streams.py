@@ -55,16 +55,16 @@ class Stream(IterableDataset):
     of a sample; `set_epoch`, if the dataset has it, gets the epoch in which the pass began. A dataset with
     `state_dict` and `load_state_dict` continues at `place`, or begins at `first_state`; if it `replays`, it
     always begins there, and the samples of the pass before `place` are skipped. Any other is read from its
-    beginning, and the batches before `start` are skipped.
+    beginning, and the batches before `start` are skipped. A pass ends after `limit` samples.
     """
 
     def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
                  drop_last: bool, first_state: Any = None, rank_slice: RankSlice = RankSlice(),
-                 replays: bool = False):
+                 replays: bool = False, limit: int | None = None):
         self.dataset, self.transforms, self.seed, self.first_state = dataset, transforms, seed, first_state
         self.batch_size, self.drop_last, self.own = batch_size, drop_last, rank_slice.of(batch_size)
         self.epoch = self.start = 0
-        self.place, self.replays = StreamPlace(), replays
+        self.place, self.replays, self.limit = StreamPlace(), replays, limit
 
     def enter(self, epoch: int, start: int, place: StreamPlace) -> None:
         """From here on iterates over this epoch, from batch `start` on; if stateful, from `place` on."""
@@ -89,6 +89,8 @@ class Stream(IterableDataset):
         epoch, before = place.epoch, place.num_read  # `place` moves along while this reads
         samples, batch, others, total = self._open(place), [], [], 0
         for index in itertools.count(first_index):
+            if self.limit and (before or 0) + index - first_index >= self.limit:
+                break
             seed_cpu(derive(self.seed, "sample", self.epoch, index))
             try:
                 sample = next(samples)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import weakref
 from collections import namedtuple
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from base.data.sample_count import count_samples
 from base.base_data_loader import DataSplits
+from base.build import build_dataset
 from conftest import PROJECT
 from utils.errors import ConfigError
 
@@ -176,14 +178,10 @@ def test_fewer_samples_than_a_batch_with_drop_last_is_a_config_error():
 
 
 def test_an_error_of_the_dataset_for_want_of_a_val_split_suggests_to_split():
-    def build(split):
-        if split == "val":
-            raise ConfigError("there is no val here")
-        return Numbers(10)
-
-    with pytest.raises(ConfigError, match="there is no val here\n.*validation_split"):
+    build = partial(build_dataset, "Digits", torch.device("cpu"))
+    with pytest.raises(ConfigError, match="not 'val'.*\n.*validation_split"):
         DataSplits(build).dataset("val")
-    assert DataSplits(build, validation_split=0.5).num_samples("val") == 5
+    assert DataSplits(build, validation_split=5).num_samples("val") == 5
 
 
 # -- order ---------------------------------------------------------------------------------------------------------

@@ -189,6 +189,24 @@ class ByParts(CheckedTrainer):
 
 
 @TRAINERS.register
+class EndedInSecondSet(CheckedTrainer):
+    """Process 1 gets a SIGTERM in the second set of the evaluation of two."""
+
+    def __init__(self, *, ended: bool = False, **rest):
+        super().__init__(**rest)
+        self.ended, self.evaluated = ended, None
+
+    def evaluate(self, split):
+        self.evaluated = split
+        return super().evaluate(split)
+
+    def eval_step(self, batch):
+        if self.ended and self.evaluated == "val/two" and dist.rank() == 1:
+            self.stop_request.signal_number = 15
+        return super().eval_step(batch)
+
+
+@TRAINERS.register
 class Recorded(CheckedTrainer):
     """Each process writes into `folder` its first weights, the points of each batch, and what dropout made of ones."""
 

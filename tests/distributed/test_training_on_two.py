@@ -45,6 +45,9 @@ JOBS = {
     "stream": ["dataset=PointStream", "data_loader.num_workers=1"],
     "stopped early": ["trainer.args.early_stop=1", "trainer.args.min_delta=0.1", "trainer.args.epochs=9",
                       "scheduler={type: ReduceLROnPlateau, args: {patience: 0}}"],
+    "sets": ["dataset={train: Points, val: {one: Points, two: {type: Points, args: {split: test, num_samples: 61}}}}",
+             f"metrics=[accuracy, {F1}, LargestMargin]", "data_loader.eval_batch_size=5",
+             "trainer={type: EndedInSecondSet, args: {epochs: 2, monitor: max val/two/accuracy}}"],
     "skipped": ["dataset.args.poisoned=5", "trainer.args.on_nan=skip"],
     "static": ["trainer.args.strategy={type: ddp, args: {static_graph: true, bucket_cap_mb: 1}}"],
 }
@@ -99,7 +102,9 @@ def runs(jobs) -> dict[str, Path]:
     names = [job.replace(" ", "_") for job in JOBS]
     for job in [new(f"{name}-1") for name in names] + stopped("1to2"):
         group.run(job)
-    of_two = [new(f"{name}-2") for name in names] + stopped("2to2", "2to1") + resumed("2to2", "1to2")
+    ended = [new("sets-ended", "trainer.args.ended=true"),
+             ["-q", "-r", str(folder / "points" / "sets-ended"), "trainer.args.ended=false"]]
+    of_two = [*ended, *(new(f"{name}-2") for name in names)] + stopped("2to2", "2to1") + resumed("2to2", "1to2")
     in_group(2, [*of_two, nan, second, *unused, *examples], folder)
     group.run(*resumed("2to1"))
     return jobs.runs()
@@ -144,6 +149,14 @@ def test_a_run_goes_on_with_another_number_of_processes(first, then, runs):
 
 def test_resumed_with_as_many_processes_it_ends_with_the_same_bits(runs):
     assert_same_run(runs["metrics-2"], runs["metrics-2to2"])
+
+
+def test_stopped_in_the_evaluation_of_the_second_set_they_end_with_the_same_bits(runs):
+    assert_same_run(runs["sets-2"], runs["sets-ended"])
+    assert "Resumed at epoch 1 of 2, batch 6 of 6" in (runs["sets-ended"] / "run.log").read_text()
+    last = metrics(runs["sets-2"])[-1]
+    assert [last[f"val/{name}/LargestMargin_num"] for name in ("one", "two")] == [31, 31]
+    assert last["val/one/loss"] != last["val/two/loss"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from base.base_data_loader import DataSplits
+from base.base_data_loader import PROVIDED, DataSplits
 from base.trainer_options import TrainerOptions
 from conftest import PROJECT, program
 from utils.config.loading import load_config
@@ -99,7 +99,7 @@ def test_the_config_with_every_setting_has_every_setting_at_its_default():
     config, _ = load_config(new.SCAFFOLDS / "config" / "configs" / "example.yaml")
     assert config.keys() == SECTIONS.keys()
     assert config["optimizer"].keys() == {"type", "args", *SECTIONS["optimizer"].keys}
-    assert config["data_loader"].keys() == defaults(DataSplits).keys() - {"build_dataset", "transforms", "seed"}
+    assert config["data_loader"].keys() == defaults(DataSplits).keys() - {*PROVIDED}
     settings = defaults(TrainerOptions)
     assert settings.pop("max_nan_steps")  # goes with on_nan: skip alone, and stands in a comment
     assert config["trainer"] == {"type": "Trainer", "args": settings}

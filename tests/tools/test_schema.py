@@ -65,7 +65,7 @@ def test_the_schema_in_configs_is_up_to_date(monkeypatch):
 def test_the_schema_is_one_and_small_enough_for_an_editor(schema):
     Draft7Validator.check_schema(schema)
     assert all(definition not in ({"allOf": []}, {"enum": []}) for definition in schema["definitions"].values())
-    assert len(dump(schema)) < 650_000
+    assert len(dump(schema)) < 700_000
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
@@ -141,7 +141,7 @@ NOT_MARKED = {
     "epochs: 10.0", "accumulate: 9223372036854775808", "strategy: {type: ddp, args: 5}", "strategy: {type: {}}", "max_time: 1h",
     "keep_last: 3", "name: my run", "seed: 1e3", "", "val_loss", "accuracy", "validation_split: 1.0", "seed: ${sed}",
     "loss: {type: CrossEntropyLoss, args: {weight: [1, a]}}", "seed: ${env:NOT_SET_ANYWHERE}", "seed: ${seed}", "seed: ${seed",
-    "name: ${model}", "~foo:",
+    "name: ${model}", "~foo:", "val: Digits", "test: {a/b: Digits}",
 }
 
 
@@ -169,6 +169,26 @@ def test_what_is_required_may_be_inherited(faults):
         assert faults({**PARTIAL, section: value}) == [], section
     assert faults({**PARTIAL, "model": {"type": "LeNet", "args": {"widht": 3}}})
     assert faults({**PARTIAL, "metrics": [{"args": {"k": 5}}]})  # a list is inherited whole or not at all
+
+
+@pytest.mark.parametrize("dataset", [
+    {"train": "FakeData", "val": {"type": "CIFAR10", "args": {"root": "d", "train": True}}, "test": None},
+    {"train": "Digits", "val": {"a": {"type": "Digits", "args": {"split": "test"}}, "b": "${dataset.train}", "c": None}}])
+def test_blocks_by_split_may_say_their_split_themselves(faults, dataset):
+    assert faults({**GOOD, "dataset": dataset}) == []
+    known = {key: part for key, part in dataset.items() if "$" not in str(part)}
+    validate_config({**GOOD, "dataset": known, "data_loader": {}})
+
+
+@pytest.mark.parametrize("dataset, said", [
+    ({"val": "Digits"}, "'train' is a required property"), ({"train": "Digits", "vall": "Digits"}, "'vall' does not match"),
+    ({"train": "Digits", "val": {"a": "Digts"}}, "dataset.val.a: 'Digts'"),
+    ({"train": "Digits", "val": {"a": "Digits", "args": {}}}, "dataset.val: "),
+    ({"train": "ArrayFiles"}, "dataset.train: 'ArrayFiles' is not of type 'object'")])
+def test_mistakes_in_blocks_by_split_are_marked(faults, dataset, said):
+    with pytest.raises(ConfigError):
+        validate_config({**GOOD, "dataset": dataset})
+    assert any(said in fault for fault in faults({**GOOD, "dataset": dataset})), faults({**GOOD, "dataset": dataset})
 
 
 def test_a_reference_may_stand_for_anything_and_a_tilde_takes_a_key_away(faults):

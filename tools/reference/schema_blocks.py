@@ -17,7 +17,7 @@ from tools.reference.schema_types import (
     typed,
     value_schema,
 )
-from tools.reference.settable import KEPT_ON, ArgumentTable, settable_arguments
+from tools.reference.settable import KEPT_ON, ArgumentTable, settable_arguments, split_arguments
 from utils.config.registry import Registry
 from utils.config.sections import SECTIONS
 
@@ -52,6 +52,8 @@ def block_definitions(section: str, kind: str, sources: list[str]) -> dict:
             "if": has_type, "then": all_of(*(ref(f"{source}{kind}.required") for source in sources)),
             "else": without},
     }
+    if section == "dataset":
+        definitions[f"{kind}.single"] = all_of(*(ref(f"{source}{kind}.single") for source in sources))
     if section in LISTS:
         definitions[f"{kind}.list"] = listed(all_of(ref(kind), ref(f"{kind}.whole")), by_number=ref(kind))
     return definitions
@@ -76,6 +78,8 @@ def thing_definitions(section: str, registry: Registry, source: str, things: Map
         cases.append(_case([name], {"properties": then}))
         if about.required:
             demands.setdefault(tuple(about.required), []).append(name)
+    if section == "dataset":
+        definitions[f"{kind}.single"] = _single(registry, things)
     summaries = [shortened(summary(thing), width) for thing in things.values()]
     return {
         f"{kind}.names": {"enum": list(things), "enumDescriptions": summaries},
@@ -83,6 +87,20 @@ def thing_definitions(section: str, registry: Registry, source: str, things: Map
         f"{kind}.required": _required(demands),
         **definitions,
     }
+
+
+def _single(registry: Registry, things: Mapping) -> dict:
+    """What a block for all splits must not say: which split it gives. The program passes that."""
+    switches = {name: split_arguments(registry, thing) for name, thing in things.items()}
+    without = {"enum": [name for name, found in switches.items() if not found]}
+    cases = []
+    for switch in ("split", "train"):
+        if names := [name for name, found in switches.items() if found == [switch]]:
+            cases.append(_case(names, {"properties": {"args": {"not": {"required": [switch]}}}}))
+    if without["enum"]:
+        named = {"type": "object", "required": ["type"], "properties": {"type": without}}
+        cases.append({"not": any_of(without, named)})
+    return all_of(*cases)
 
 
 def share_arguments(definitions: dict) -> None:
@@ -103,6 +121,8 @@ def _arguments(section: str, thing, about: ArgumentTable, width: int | None) -> 
     properties = {name: argument_schema(thing, parameter, width)
                   for name, parameter in about.parameters.items()}
     if section == "dataset":
+        properties |= {name: argument_schema(thing, parameter, width)
+                       for name, parameter in about.of_split.items()}
         properties.setdefault("device", described(KEPT_ON, typed("string", "null")))
     if section == "scheduler" and "schedulers" in properties:
         properties["schedulers"] = described("Blocks, as in the section.", ref("scheduler.list"))

@@ -19,11 +19,15 @@ def config_sources() -> tuple[Mapping[str, Registry], type, tuple[str, ...]]:
 
 
 class ArgumentTable(NamedTuple):
-    """The arguments that a config may set, the required ones, and whether others are accepted."""
+    """The arguments that a config may set, the required ones, and whether others are accepted.
+
+    `of_split`: those that only the block of one split may set.
+    """
 
     parameters: dict[str, Parameter]
     required: list[str]
     open: bool
+    of_split: dict[str, Parameter]
 
 
 def own_things(section: str, registry: Registry) -> dict:
@@ -32,7 +36,7 @@ def own_things(section: str, registry: Registry) -> dict:
         import_folder(folder)
     things = {name: registry.get(name) for name in registry.names()}
     return {name: thing for name, thing in things.items()
-            if thing.__module__.split(".")[0] in FOLDERS and _can_be_used(section, registry, thing)}
+            if thing.__module__.split(".")[0] in FOLDERS}
 
 
 def library_things(section: str, registry: Registry) -> dict:
@@ -40,7 +44,7 @@ def library_things(section: str, registry: Registry) -> dict:
     things: dict = {}
     for library in registry.libraries:
         for name, thing in sorted(library.members().items()):
-            if name not in registry.names() and _can_be_used(section, registry, thing):
+            if name not in registry.names():
                 things.setdefault(name, thing)
     return things
 
@@ -48,17 +52,14 @@ def library_things(section: str, registry: Registry) -> dict:
 def settable_arguments(section: str, registry: Registry, target) -> ArgumentTable:
     """The arguments of `target` that a config may set in this section."""
     signature = registry.signature(target)
-    parameters = signature.free()
-    if section == "dataset" and len(switches := _switches(parameters)) == 1:
-        del parameters[switches[0]]  # with two, the config may set one and the program the other: EMNIST
+    parameters, of_split = signature.free(), {}
+    if section == "dataset" and len(switches := split_arguments(registry, target)) == 1:
+        # with two, the config may set one and the program the other: EMNIST
+        of_split = {name: parameters.pop(name) for name in switches}
     return ArgumentTable(parameters, registry.signature(target, LEFT_OPEN.get(section, ())).required(),
-                         signature.open)
+                         signature.open, of_split)
 
 
-def _can_be_used(section: str, registry: Registry, target) -> bool:
-    """Whether the program can tell a dataset which split to use. Other things can always be used."""
-    return section != "dataset" or bool(_switches(registry.signature(target).free()))
-
-
-def _switches(parameters: dict[str, Parameter]) -> list[str]:
-    return [name for name in LEFT_OPEN["dataset"] if name in parameters]
+def split_arguments(registry: Registry, target) -> list[str]:
+    """The arguments by which a dataset is told its split; without one it serves in a block of one split."""
+    return [name for name in LEFT_OPEN["dataset"] if name in registry.signature(target).free()]

@@ -5,9 +5,9 @@ log = logging.getLogger(__name__)
 # The defaults of 1.0.0. Its checkpoints hold only what users wrote.
 DATA_LOADER = {
     "batch_size": 32, "eval_batch_size": None, "validation_split": None, "batches_per_epoch": None,
-    "eval_batches": None, "shuffle": True, "drop_last": False, "num_workers": 0, "pin_memory": None,
-    "timeout": 0, "prefetch_factor": None, "persistent_workers": None, "multiprocessing_context": None,
-    "stream_resume": "state"}
+    "eval_batches": None, "limit": None, "shuffle": True, "drop_last": False, "num_workers": 0,
+    "pin_memory": None, "timeout": 0, "prefetch_factor": None, "persistent_workers": None,
+    "multiprocessing_context": None, "stream_resume": "state"}
 TRAINER = {
     "epochs": 10, "monitor": "min val/loss", "early_stop": None, "min_delta": 0.0, "eval_every": 1,
     "checkpoint_every": None, "save_every": None, "keep_last": None, "async_save": True,

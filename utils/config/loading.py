@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.config.blocks import is_single
+from utils.config.blocks import holds_blocks
 from utils.config.interpolation import Resolved, resolve
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import (
@@ -225,10 +225,14 @@ def _as_tables(base: Any, new: Any) -> tuple[Any, Any]:
 
 
 def _is_same_thing(base: Any, new: Any, path: KeyPath) -> bool:
-    """Whether both are tables, of one type, and both of one optimizer or scheduler or both of several."""
+    """Whether both are tables, of one type, and both one block or both several by name.
+
+    What is no whole block is kept beside several datasets, so that the mistake is reported.
+    """
     if not isinstance(base, dict) or not isinstance(new, dict):
         return False
-    if path in (("optimizer",), ("scheduler",)) and is_single(base) != is_single(new):
+    if holds_blocks(path, base) != holds_blocks(path, new) and not (
+            path[:1] == ("dataset",) and holds_blocks(path, base) and "type" not in new):
         return False
     return "type" not in base or new.get("type", base["type"]) == base["type"]
 
