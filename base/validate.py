@@ -9,6 +9,7 @@ from base.build import (
     FUSED_WHEN_SHARDED, log_name, open_split_arguments, optimizer_blocks, optimizer_path, scheduler_blocks,
     split_device_argument)
 from base.data.augmentation import BatchAugmentation
+from base.initial_weights import init_faults
 from base.key_hints import add_key_hints
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
@@ -74,6 +75,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
         if config[key] is not None:
             yield from registry.faults(config[key], (key,))
+    yield from init_faults(config["init"])
     yield from _metric_faults(config["metrics"])
     if config["optimizer"] is not None:
         yield from _optimizer_faults(config["optimizer"])

@@ -11,15 +11,18 @@ import platform
 import sys
 from collections.abc import Mapping
 
+from base.initial_weights import KEYS as INIT_KEYS
 from tools.reference.schema_blocks import LIBRARY, OWN, block_definitions, share_arguments, thing_definitions
 from tools.reference.schema_types import (
     REFERENCE,
     TYPES,
+    all_of,
     any_of,
     argument_schema,
     closed,
     described,
     dump,
+    listed,
     ref,
     typed,
     value_schema,
@@ -78,7 +81,7 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
 def _sections(registries: Mapping[str, Registry]) -> dict:
     """The schemas of all keys at the top of a config."""
     shapes = {"name": typed("string"), "seed": value_schema(int | None), "data_loader": ref("data_loader"),
-              "transforms": ref("transforms")}
+              "transforms": ref("transforms"), "init": _init()}
     shapes = {**{section: _blocks(section, registry.kind) for section, registry in registries.items()},
               **shapes}
     return {
@@ -86,6 +89,15 @@ def _sections(registries: Mapping[str, Registry]) -> dict:
         "extends": described(EXTENDS, {"type": ["string", "array"], "items": {"type": "string"}}),
         **{section: described(about.text, shapes[section]) for section, about in SECTIONS.items()},
     }
+
+
+def _init() -> dict:
+    """The schema of the section `init`."""
+    shapes = {key: value_schema(annotation) for key, annotation in INIT_KEYS.items()}
+    shapes["rename"] = typed("object", additionalProperties=typed("string", "null"))  # null: a ~key
+    item = typed("object", **closed({key: described(SECTIONS["init"].keys[key], shape)
+                                     for key, shape in shapes.items()}))
+    return listed(all_of(item, {"required": ["from"]}), by_number=item)
 
 
 def _blocks(section: str, kind: str) -> dict:

@@ -47,6 +47,13 @@ OPTIMIZER = GOOD[GOOD.index("optimizer:"):GOOD.index("scheduler:")]
 SCHEDULER = GOOD[GOOD.index("scheduler:"):GOOD.index("trainer:")]
 # What of GOOD is written how instead; in which line, under which key, and with which words that is found.
 MISTAKES = [
+    # first weights
+    ("loss: Cross", "init: {from: w.pt}\nloss: Cross", 16, "init", "a list or null is needed"),
+    ("loss: Cross", "init: [w.pt]\nloss: Cross", 16, "init.0", "'from' is missing"),
+    ("loss: Cross", "init: [{from: w.pt, skp: [a]}]\nloss: Cross", 16, "init.0.skp", "Did you mean 'skip'?"),
+    ("loss: Cross", "init: [{from: w.pt, skip: a}]\nloss: Cross", 16, "init.0.skip", "a list is needed. Did you mean [a]?"),
+    ("loss: Cross", "init: [{from: w.pt, rename: {a: 1}}]\nloss: Cross", 16, "init.0.rename", "1 is a whole number"),
+    ("loss: Cross", "init: [{from: nowhere.pt}]\nloss: Cross", 16, "init.0", "there is no such file or folder"),
     # numbers, switches, nothing, lists, text
     ("lr: 0.01", "lr: 1e-3f", 21, "optimizer.args.lr", "'1e-3f' is text; a number is needed. Did you mean 0.001?"),
     ("lr: 0.01", "lr: 0,01", 21, "optimizer.args.lr", "Did you mean 0.01?"),

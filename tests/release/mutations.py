@@ -47,6 +47,12 @@ MUTATIONS = [
     Mutation("processes do not agree on what is left of a step", "base/base_data_loader.py",
              "num_samples = int(dist.all_reduce(torch.tensor(num_samples)))", "num_samples *= 2",
              "test_two_processes_train_to_the_numbers_of_one[dropped]"),
+    # -- first weights
+    Mutation("skipped tensors are loaded", "base/initial_weights.py",
+             "for name, value in given.items() if name not in skipped}", "for name, value in given.items()}",
+             "test_a_part_takes_renamed_weights_and_keeps_what_is_skipped"),
+    Mutation("a resume needs the file of first weights", "base/run_setup.py",
+             "    if not checkpoint:\n", "    if True:\n", "test_init_is_for_step_0_of_a_new_run_alone"),
     # -- frozen parameters
     Mutation("frozen parameters are not in the groups", "base/base_model.py",
              "        if keep_frozen or parameter.requires_grad:", "        if parameter.requires_grad:",

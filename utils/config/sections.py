@@ -19,6 +19,11 @@ SECTIONS = {
     "transforms": Section({}, "What happens to samples on their way, and to batches."),
     "data_loader": Section({}, "How samples become batches, and which of them validate."),
     "model": Section(None, "The network."),
+    "init": Section(None, "The weights that a new run begins with, from files: [{from: PATH}, ...].", {
+        "from": "A checkpoint, a run, or a file of tensors: a state_dict, or one in it, or .safetensors.",
+        "into": "The submodule that takes them; by default the model.",
+        "rename": "Prefixes of names in the file, and what stands in their place: {'backbone.': ''}.",
+        "skip": "Patterns of names, after renaming, that keep their first values: ['head.*']."}),
     "loss": Section(None, "What training minimises."),
     "metrics": Section([], "What else is measured, in training and in evaluation.", {
         "name": "What the metric is called in the logs; by default its type."}),
