@@ -13,6 +13,7 @@ from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
 from base.data.arrays import move_arrays
 from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
+from base.weighted_losses import WeightedLosses
 from utils.config.blocks import as_block, blocks_by_name
 from utils.config.signature import Signature
 from utils.distributed.sharding import is_sharded
@@ -40,7 +41,7 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
     with attempts:
         model = build_model(config["model"])
     with attempts:
-        loss = config.get("loss") and build_callable(LOSSES, config["loss"], "loss", device)
+        loss = config.get("loss") and build_loss(config["loss"], device)
     metrics = {}
     for number, block in enumerate(config["metrics"]):
         with attempts:
@@ -133,6 +134,16 @@ def build_callable(registry, block, where: str, device: torch.device):
     """A loss or metric; on `device` if it has tensors of its own (such as class weights)."""
     thing = registry.build(as_block(block), where)
     return thing.to(device) if isinstance(thing, torch.nn.Module) else thing
+
+
+def build_loss(section, device: torch.device):
+    """The loss of the section `loss`, or the weighted sum of several."""
+    blocks = {name: as_block(block) for name, block in blocks_by_name(section, "loss").items()}
+    if blocks.keys() == {"loss"}:
+        return build_callable(LOSSES, section, "loss", device)
+    return WeightedLosses({name: build_callable(LOSSES, block, f"loss.{name}", device)
+                           for name, block in blocks.items()},
+                          {name: block.get("scale", 1.0) for name, block in blocks.items()})
 
 
 def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence[torch.nn.Parameter] = ()):

@@ -23,8 +23,10 @@ from utils.errors import ConfigError, is_ours
 _LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps"),
               "optimizer": ("fused", "foreach", "differentiable")}
 # Keys of blocks besides `type` and `args`, with what gives their defaults, by section.
-_BLOCK_KEYS = {"optimizer": {key: lambda block: True for key in ("decay_bias_and_norm", "keep_frozen")},
+_BLOCK_KEYS = {"loss": {"scale": lambda block: 1.0},
+               "optimizer": {key: lambda block: True for key in ("decay_bias_and_norm", "keep_frozen")},
                "scheduler": {"per": default_per}}
+_NAMED = ("loss", "optimizer", "scheduler")  # may hold several blocks by name
 _ENGINE = (DataSplits, TrainerOptions)
 _SINGLE = {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}
 _SEVERAL = {"metrics": METRICS, "writers": WRITERS, "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
@@ -102,9 +104,12 @@ def _tables(config: Mapping,
 
 
 def _unwritten_keys(path: tuple, block: Mapping, former: Mapping[str, Mapping]) -> dict[str, _Default]:
-    """The defaults of a block's own keys that are not written. The schedulers of a sequence have none."""
+    """The defaults of a block's own keys that are not written.
+
+    The schedulers of a sequence, and a single loss, have none.
+    """
     earlier, found = former.get(path[0], {}), {}
-    keys = {} if "schedulers" in path else _BLOCK_KEYS.get(path[0], {})
+    keys = {} if "schedulers" in path or path == ("loss",) else _BLOCK_KEYS.get(path[0], {})
     for key in keys.keys() - block.keys():
         today = keys[key](block)
         found[key] = _Default(today, earlier.get(key, today), True)
@@ -129,7 +134,7 @@ def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
             found += [((*path, number), registry, block) for number, block in enumerate(given)]
         elif isinstance(given, str):
             yield path, registry, as_block(given)
-        elif isinstance(given, dict) and len(path) == 1 and path[0] in ("optimizer", "scheduler") and (
+        elif isinstance(given, dict) and len(path) == 1 and path[0] in _NAMED and (
                 all(isinstance(key, str) for key in given) and not is_single(given)):
             found += [((*path, name), registry, block) for name, block in given.items()]
         elif isinstance(given, dict):

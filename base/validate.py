@@ -15,7 +15,7 @@ from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
 from utils.config.annotations import mismatch
-from utils.config.blocks import as_block
+from utils.config.blocks import as_block, blocks_by_name
 from utils.config.loading import format_faults, written_config
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
@@ -72,9 +72,9 @@ def _faults(config: Mapping) -> Iterator[Fault]:
         yield from _dataset_faults(config["dataset"], config["transforms"])
     yield from _transform_faults(config["transforms"])
     yield from _data_loader_faults(config["data_loader"])
-    for key, registry in {"model": MODELS, "loss": LOSSES}.items():
-        if config[key] is not None:
-            yield from registry.faults(config[key], (key,))
+    if config["model"] is not None:
+        yield from MODELS.faults(config["model"], ("model",))
+    yield from _loss_faults(config["loss"], config["metrics"])
     yield from init_faults(config["init"])
     yield from _metric_faults(config["metrics"])
     if config["optimizer"] is not None:
@@ -184,6 +184,18 @@ def _list_faults(registry: Registry, blocks, path: tuple) -> Iterator[Fault]:
         return
     for number, block in enumerate(blocks):
         yield from registry.faults(block, (*path, number))
+
+
+def _loss_faults(section, metrics) -> Iterator[Fault]:
+    blocks = {} if section is None else blocks_by_name(section, "")
+    taken = ["loss", *map(log_name, metrics if isinstance(metrics, list) else ())]
+    for name, block in blocks.items():
+        path = ("loss", name) if name else ("loss",)
+        yield from LOSSES.faults(block, path, keys=SECTIONS["loss"].keys if name else ())
+        if name in taken or (name and not str(name).isidentifier()):
+            yield Fault(path, f"{name!r} cannot name a loss: letters, digits and _ are needed, and not "
+                              f"what other values are called: {', '.join(taken)}.")
+        yield from _mismatches(as_block(block).get("scale", 1.0), float, (*path, "scale"))
 
 
 def _metric_faults(blocks) -> Iterator[Fault]:

@@ -33,9 +33,10 @@ from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.errors import exit_codes
 
+NAMED = ("loss", "optimizer", "scheduler")  # sections that may hold several blocks by name
 _SEVERAL = {"type": "object", "not": {"anyOf": [  # blocks by name, as `is_single` in utils/config/blocks.py
     {"required": [key]}
-    for key in ("type", "args", *SECTIONS["optimizer"].keys, *SECTIONS["scheduler"].keys)]}}
+    for key in ("type", "args", *(key for name in NAMED for key in SECTIONS[name].keys))]}}
 _NO_TABLE = {"not": {"type": "object"}}  # a table in place of a list would change inherited items
 
 
@@ -107,7 +108,7 @@ def _blocks(section: str, kind: str) -> dict:
     shape = ref(kind)
     if section == "scheduler":
         shape = {"if": {"type": "array"}, "then": ref(f"{kind}.list"), "else": shape}
-    if section in ("optimizer", "scheduler"):
+    if section in NAMED:
         keys = ("type", "args", *SECTIONS[section].keys)
         shape = {**_one_or_several(shape),
                  "properties": {key: ref(f"{kind}.table/properties/{key}") for key in keys}}
@@ -125,8 +126,8 @@ def _whole(registries: Mapping[str, Registry]) -> dict:
     for section, registry in registries.items():
         is_list = isinstance(SECTIONS[section].default, list)
         whole.setdefault(section, _NO_TABLE if is_list else ref(f"{registry.kind}.whole"))
-    whole["scheduler"] = _one_or_several(whole["scheduler"])
-    whole["optimizer"] = {**_one_or_several(whole["optimizer"]), "minProperties": 1}
+    whole |= {section: _one_or_several(whole[section]) for section in NAMED}
+    whole["optimizer"]["minProperties"] = 1
     return whole
 
 

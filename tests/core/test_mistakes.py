@@ -54,6 +54,12 @@ MISTAKES = [
     ("loss: Cross", "init: [{from: w.pt, skip: a}]\nloss: Cross", 16, "init.0.skip", "a list is needed. Did you mean [a]?"),
     ("loss: Cross", "init: [{from: w.pt, rename: {a: 1}}]\nloss: Cross", 16, "init.0.rename", "1 is a whole number"),
     ("loss: Cross", "init: [{from: nowhere.pt}]\nloss: Cross", 16, "init.0", "there is no such file or folder"),
+    # several losses
+    ("loss: Cross", "loss: {a: {type: MSELoss, scale: x}, b: L1Loss}\n#", 16, "loss.a.scale", "'x' is text; a number is needed"),
+    ("loss: CrossEntropyLoss", "loss: {a: MSELos, b: L1Loss}", 16, "loss.a.type", "Did you mean 'MSELoss'?"),
+    ("loss: CrossEntropyLoss", "loss: {type: L1Loss, scale: 2}", 16, "loss.scale", "there is no key 'scale'"),
+    ("loss: CrossEntropyLoss", "loss: {loss: L1Loss, b: L1Loss}", 16, "loss.loss", "'loss' cannot name a loss"),
+    ("loss: CrossEntropyLoss", "loss: {accuracy: L1Loss, b: L1Loss}", 16, "loss.accuracy", "what other values are called"),
     # numbers, switches, nothing, lists, text
     ("lr: 0.01", "lr: 1e-3f", 21, "optimizer.args.lr", "'1e-3f' is text; a number is needed. Did you mean 0.001?"),
     ("lr: 0.01", "lr: 0,01", 21, "optimizer.args.lr", "Did you mean 0.01?"),

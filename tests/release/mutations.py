@@ -47,6 +47,13 @@ MUTATIONS = [
     Mutation("processes do not agree on what is left of a step", "base/base_data_loader.py",
              "num_samples = int(dist.all_reduce(torch.tensor(num_samples)))", "num_samples *= 2",
              "test_two_processes_train_to_the_numbers_of_one[dropped]"),
+    # -- several losses
+    Mutation("losses are summed without their scale", "base/weighted_losses.py",
+             "self.scales[name] * term", "term", "test_several_losses_train_as_their_weighted_sum_does"),
+    Mutation("only the first loss may not be a sum", "base/preflight_loss.py",
+             "for key, part in loss_parts(loss).items() if",
+             "for key, part in [*loss_parts(loss).items()][:1] if",
+             "test_each_of_several_losses_is_checked_as_a_single_one_is"),
     # -- first weights
     Mutation("skipped tensors are loaded", "base/initial_weights.py",
              "for name, value in given.items() if name not in skipped}", "for name, value in given.items()}",

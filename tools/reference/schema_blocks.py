@@ -27,7 +27,8 @@ _WIDTH = {OWN: None, LIBRARY: 120}  # length of the texts about things and their
 _RULE = {"match": described("A pattern of parameter names.", typed("string")),
          "frozen": described("Whether they stay as they are.", value_schema(bool))}
 _ARGS = described("The arguments of what the type names.", typed("object", "null"))
-_KEYS = {"per": value_schema(Literal["epoch", "step"]), "decay_bias_and_norm": value_schema(bool),
+_KEYS = {"scale": value_schema(float), "per": value_schema(Literal["epoch", "step"]),
+         "decay_bias_and_norm": value_schema(bool),
          "keep_frozen": value_schema(bool),
          "groups": listed(typed("object", required=["match"], properties=_RULE), by_number=typed("object"))}
 

@@ -220,10 +220,10 @@ def _as_tables(base: Any, new: Any) -> tuple[Any, Any]:
 
 
 def _is_same_thing(base: Any, new: Any, path: KeyPath) -> bool:
-    """Whether both are tables, of one type, and both of one optimizer or scheduler or both of several."""
+    """Whether both are tables, of one type, and both of one loss (or the like) or both of several."""
     if not isinstance(base, dict) or not isinstance(new, dict):
         return False
-    if path in (("optimizer",), ("scheduler",)) and is_single(base) != is_single(new):
+    if path in (("loss",), ("optimizer",), ("scheduler",)) and is_single(base) != is_single(new):
         return False
     return "type" not in base or new.get("type", base["type"]) == base["type"]
 

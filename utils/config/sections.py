@@ -24,7 +24,8 @@ SECTIONS = {
         "into": "The submodule that takes them; by default the model.",
         "rename": "Prefixes of names in the file, and what stands in their place: {'backbone.': ''}.",
         "skip": "Patterns of names, after renaming, that keep their first values: ['head.*']."}),
-    "loss": Section(None, "What training minimises."),
+    "loss": Section(None, "What training minimises: a loss, or the sum of several, each by its name.", {
+        "scale": "What a loss of several is multiplied by in their sum (1); its value is logged without."}),
     "metrics": Section([], "What else is measured, in training and in evaluation.", {
         "name": "What the metric is called in the logs; by default its type."}),
     "optimizer": Section(
