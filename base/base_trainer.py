@@ -11,6 +11,7 @@ from base.base_metric import Metrics, Totals, as_values
 from base.base_model import set_mode
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite, warn_of_nan_means
+from base.phases import begin_phase
 from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death
 from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
@@ -141,6 +142,9 @@ class BaseTrainer(FormerTrainerNames):
         Create what the steps need, and what goes into `self.state`, in `__init__`: the preflight comes first.
         """
 
+    def on_epoch_start(self) -> None:
+        """Called before the first batch of an epoch, and once more in an epoch within which a run resumes."""
+
     def on_step_end(self) -> None:
         """Called after every optimizer step, also one that was left out because of a NaN."""
 
@@ -245,6 +249,9 @@ class BaseTrainer(FormerTrainerNames):
     def train_epoch(self) -> None:
         """Trains the current epoch from its next batch to its last."""
         position, num_batches = self.position, self.data.num_batches("train")
+        begin_phase(self.updaters, position.epoch)
+        self.seed_for("epoch start", position.epoch)
+        self.on_epoch_start()
         self.set_mode(training=True)
         self.run.start_epoch()
         self.shown_input, self._num_samples_seen = None, 0

@@ -14,7 +14,7 @@ from base.key_hints import add_key_hints
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
-from utils.config.annotations import mismatch
+from utils.config.annotations import PositiveInt, mismatch
 from utils.config.blocks import as_block, blocks_by_name
 from utils.config.loading import format_faults, written_config
 from utils.config.registry import Registry
@@ -251,7 +251,12 @@ def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
             yield Fault(where,
                         "a rule is {match: PATTERN} with options of the optimizer, or with frozen: true")
             continue
-        yield from _mismatches(rule.get("frozen", True), bool, (*where, "frozen"))
+        frozen = rule.get("frozen", True)
+        if isinstance(frozen, dict) and frozen.keys() == {"until_epoch"}:
+            yield from _mismatches(frozen["until_epoch"], PositiveInt, (*where, "frozen", "until_epoch"))
+        elif type(frozen) is not bool:
+            yield WrongValue((*where, "frozen"), f"true, false or {{until_epoch: 3}} is needed; this is "
+                                                 f"{frozen!r}.{suggest_value(frozen, [bool])}")
         options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
         yield from (fault.below(where) for fault in signature.faults(options) if fault.path)
 

@@ -60,6 +60,13 @@ MISTAKES = [
     ("loss: CrossEntropyLoss", "loss: {type: L1Loss, scale: 2}", 16, "loss.scale", "there is no key 'scale'"),
     ("loss: CrossEntropyLoss", "loss: {loss: L1Loss, b: L1Loss}", 16, "loss.loss", "'loss' cannot name a loss"),
     ("loss: CrossEntropyLoss", "loss: {accuracy: L1Loss, b: L1Loss}", 16, "loss.accuracy", "what other values are called"),
+    # phases
+    ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until: 3}}]\n", 20, "optimizer.groups.0.frozen",
+     "true, false or {until_epoch: 3} is needed"),
+    ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until_epoch: 0}}]\n", 20,
+     "optimizer.groups.0.frozen.until_epoch", "at least 1"),
+    ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until_epoch: 3}}]\n", 18, "optimizer",
+     "no parameters to train, or none in the first epoch"),
     # numbers, switches, nothing, lists, text
     ("lr: 0.01", "lr: 1e-3f", 21, "optimizer.args.lr", "'1e-3f' is text; a number is needed. Did you mean 0.001?"),
     ("lr: 0.01", "lr: 0,01", 21, "optimizer.args.lr", "Did you mean 0.01?"),

@@ -47,6 +47,13 @@ MUTATIONS = [
     Mutation("processes do not agree on what is left of a step", "base/base_data_loader.py",
              "num_samples = int(dist.all_reduce(torch.tensor(num_samples)))", "num_samples *= 2",
              "test_two_processes_train_to_the_numbers_of_one[dropped]"),
+    # -- phases
+    Mutation("a phase begins an epoch late", "base/phases.py",
+             "trained = epoch >= until", "trained = epoch > until",
+             "test_a_part_is_frozen_for_the_first_epochs_and_then_trained"),
+    Mutation("a resume begins in the first phase", "base/base_trainer.py",
+             "begin_phase(self.updaters, position.epoch)", "begin_phase(self.updaters, 0)",
+             "test_a_part_is_frozen_for_the_first_epochs_and_then_trained"),
     # -- several losses
     Mutation("losses are summed without their scale", "base/weighted_losses.py",
              "self.scales[name] * term", "term", "test_several_losses_train_as_their_weighted_sum_does"),

@@ -31,7 +31,8 @@ SECTIONS = {
     "optimizer": Section(
         None, "What steps the weights; several by the names of the model's submodules that they step.", {
             "groups": "Parameters with options of their own: "
-                      "[{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}].",
+                      "[{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}]; "
+                      "frozen: {until_epoch: 3} is for the first three epochs.",
             "decay_bias_and_norm": "Whether weight decay also shrinks biases and the weights of "
                                    "normalisation layers (true).",
             "keep_frozen": "Whether the optimizer has the frozen parameters, too, so that they are trained "
