@@ -12,7 +12,8 @@ import sys
 from collections.abc import Mapping
 
 from base.initial_weights import KEYS as INIT_KEYS
-from tools.reference.schema_blocks import LIBRARY, OWN, block_definitions, share_arguments, thing_definitions
+from tools.reference.schema_blocks import (
+    LIBRARY, OWN, RULE, block_definitions, share_arguments, thing_definitions)
 from tools.reference.schema_types import (
     REFERENCE,
     TYPES,
@@ -51,6 +52,7 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
     definitions = {
         "reference": REFERENCE,
         **TYPES,
+        **RULE,
         "data_loader": typed("object", "null", **closed({
             name: argument_schema(loader, parameter) for name, parameter in options.items()})),
         "transforms": typed("object", "null", **closed({

@@ -77,4 +77,5 @@ def test_frozen_normalisation_layers_follow_the_phase():
         begin_phase(updaters, epoch)
         set_mode(model, True, "eval")
         modes.append((model[0].training, model[1].training))
-    assert modes == [(False, True), (True, True)] and updaters["optimizer"].optimizer.param_groups[1]["lr"] == 0.1
+    assert modes == [(False, True), (True, True)]
+    assert updaters["optimizer"].optimizer.param_groups[1]["lr"] == 0.1
