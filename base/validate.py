@@ -227,7 +227,11 @@ def _data_loader_faults(options) -> Iterator[Fault]:
 
 
 def _optimizer_faults(optimizer) -> Iterator[Fault]:
-    for name, block in optimizer_blocks(optimizer).items():
+    blocks = optimizer_blocks(optimizer)
+    rest = [name for name, block in blocks.items() if "match" not in as_block(block)]
+    for name, block in blocks.items():
+        if len(rest) < len(blocks) and name in rest[1:]:
+            yield Fault(("optimizer", name), f"'match' is missing, as in {rest[0]}: only one takes the rest")
         path, args = tuple(optimizer_path(name).split(".")), _args(block)
         faults = OPTIMIZERS.faults(block, path, keys=SECTIONS["optimizer"].keys)
         yield from faults or _group_faults(as_block(block), path)
@@ -238,6 +242,11 @@ def _optimizer_faults(optimizer) -> Iterator[Fault]:
 
 
 def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
+    if wrong := mismatch(block.get("match", ""), str | list[str]):
+        yield WrongValue((*path, "match"), wrong)
+    elif "match" in block and path == ("optimizer",):
+        yield Fault((*path, "match"), "is for one of several: "
+                                      "{matrices: {type: Muon, match: '*.weight'}, rest: {type: AdamW}}.")
     for key in ("decay_bias_and_norm", "keep_frozen"):
         yield from _mismatches(block.get(key, True), bool, (*path, key))
     groups = block.get("groups") or []

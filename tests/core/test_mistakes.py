@@ -67,6 +67,15 @@ MISTAKES = [
      "optimizer.groups.0.frozen.until_epoch", "at least 1"),
     ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until_epoch: 3}}]\n", 18, "optimizer",
      "no parameters to train, or none in the first epoch"),
+    # several optimizers
+    ("type: Adam\n", "type: Adam\n  match: '*'\n", 20, "optimizer.match", "is for one of several"),
+    (OPTIMIZER, "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: Adam, c: Adam}\n", 18, "optimizer.c",
+     "only one takes the rest"),
+    (OPTIMIZER, "optimizer: {a: {type: Adam, match: 3}, b: Adam}\n", 18, "optimizer.a.match", "3 is a whole number"),
+    (OPTIMIZER, "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: {type: SGD, match: ['*.weight']}}\n", 18, "optimizer",
+     "the parameter layers.1.weight is matched by a and b; one of them steps it"),
+    (OPTIMIZER, "optimizer: {a: {type: Adam, match: 'layers.1.*'}}\n", 18, "optimizer", "is matched by no optimizer"),
+    (OPTIMIZER, "optimizer: {a: {type: Adam, match: 'lyers.*'}, b: SGD}\n", 18, "optimizer.a", "it matches no parameter"),
     # numbers, switches, nothing, lists, text
     ("lr: 0.01", "lr: 1e-3f", 21, "optimizer.args.lr", "'1e-3f' is text; a number is needed. Did you mean 0.001?"),
     ("lr: 0.01", "lr: 0,01", 21, "optimizer.args.lr", "Did you mean 0.01?"),

@@ -47,6 +47,13 @@ MUTATIONS = [
     Mutation("processes do not agree on what is left of a step", "base/base_data_loader.py",
              "num_samples = int(dist.all_reduce(torch.tensor(num_samples)))", "num_samples *= 2",
              "test_two_processes_train_to_the_numbers_of_one[dropped]"),
+    # -- several optimizers on one loss
+    Mutation("a second optimizer beside the first does not step", "utils/training/updater.py",
+             "            for updater in (self, *beside):", "            for updater in (self,):",
+             "test_optimizers_by_pattern_step_as_those_of_a_plain_loop"),
+    Mutation("rates of groups are not logged", "utils/training/updater.py",
+             'if "match" in group and rate != begun[0]', "if False",
+             "test_rates_of_groups_are_logged_where_they_differ"),
     # -- phases
     Mutation("a phase begins an epoch late", "base/phases.py",
              "trained = epoch >= until", "trained = epoch > until",

@@ -32,7 +32,9 @@ RULE = {"rule.match": described("A pattern of parameter names.", typed("string")
                    typed("object", **closed({"until_epoch": value_schema(PositiveInt)}))))}
 _RULE = {key.removeprefix("rule."): ref(key) for key in RULE}
 _ARGS = described("The arguments of what the type names.", typed("object", "null"))
-_KEYS = {"scale": value_schema(float), "per": value_schema(Literal["epoch", "step"]),
+_KEYS = {"scale": value_schema(float),
+         "match": any_of(typed("string"), typed("array", items=typed("string"))),
+         "per": value_schema(Literal["epoch", "step"]),
          "decay_bias_and_norm": value_schema(bool),
          "keep_frozen": value_schema(bool),
          "groups": listed(typed("object", required=["match"], properties=_RULE), by_number=typed("object"))}

@@ -11,7 +11,7 @@ def is_single(block: dict) -> bool:
     """Whether a table is (part of) one block, and not several by name."""
     keys = {key.removeprefix("~") for key in block}
     numbers = any(isinstance(value, (int, float)) for value in block.values())
-    own = {"type", "args", "per", "scale", "groups", "decay_bias_and_norm", "keep_frozen"}
+    own = {"type", "args", "per", "scale", "match", "groups", "decay_bias_and_norm", "keep_frozen"}
     return bool(keys & own) or numbers or not block
 
 

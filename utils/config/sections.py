@@ -29,7 +29,8 @@ SECTIONS = {
     "metrics": Section([], "What else is measured, in training and in evaluation.", {
         "name": "What the metric is called in the logs; by default its type."}),
     "optimizer": Section(
-        None, "What steps the weights; several by the names of the model's submodules that they step.", {
+        None, "What steps the weights; several by the names of submodules that they step, or by `match`.", {
+            "match": "Patterns of names of parameters that one of several steps; one without takes the rest.",
             "groups": "Parameters with options of their own: "
                       "[{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}]; "
                       "frozen: {until_epoch: 3} is for the first three epochs.",
