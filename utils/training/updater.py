@@ -11,7 +11,6 @@ import torch
 from utils.distributed.sharding import full_tensor
 from utils.distributed.strategy import SharedGradients
 from utils.errors import ConfigError
-from utils.torch_messages import is_freed_graph
 from utils.training.non_finite_guard import NonFiniteGuard
 from utils.training.schedule import Schedule
 
@@ -118,18 +117,11 @@ class Updater:
                                          "somewhere on the way it was cut off, by detach(), item(), argmax() "
                                          "or no_grad(), say.")
         inputs = self._inputs_with(beside)
-        try:
-            if alone or not self.gradients:
-                loss.backward(inputs=inputs)
-            else:
-                self.gradients.backward(loss, True, False, inputs, [other.gradients for other in beside])
-                self.gradients.any_skipped()  # completes what the processes do together
-        except RuntimeError as error:
-            if not is_freed_graph(error):
-                raise
-            raise ConfigError.at(
-                "optimizer", "a loss was given to update() a second time. Optimizers that step on one loss "
-                             "are named in one call: self.update(loss, 'a', 'b')") from error
+        if alone or not self.gradients:
+            loss.backward(inputs=inputs)
+        else:
+            self.gradients.backward(loss, True, False, inputs, [updater.gradients for updater in beside])
+            self.gradients.any_skipped()  # completes what the processes do together
 
     def step(self, measured: bool, scaler: torch.amp.GradScaler) -> None:
         """Steps the optimizer with the accumulated gradients, which are of a loss that `scaler` has scaled.
