@@ -1,6 +1,6 @@
 """Helpers for models: a base class, parameter groups, freezing, a summary."""
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -31,38 +31,44 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
 
 
 def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (),
-                     decay_bias_and_norm: bool = True, keep_frozen: bool = True) -> list[dict]:
+                     decay_bias_and_norm: bool = True, keep_frozen: bool = True,
+                     choose: Callable | None = None) -> list[dict]:
     """The parameters as groups for an optimizer; those of frozen parameters alone come last.
 
     Args:
         model: the module whose parameters are grouped.
         rules: `{"match": "backbone.*", "lr": 1e-4}` gives the parameters with matching names their own
-            options; `{"match": ..., "frozen": True}` freezes them. The first rule that matches counts, so
-            `[{"match": "head.*", "lr": 1e-3}, {"match": "*", "frozen": True}]` trains the head alone.
+            options; `{"match": ..., "frozen": True}` freezes them, `"frozen": {"until_epoch": 3}` for the
+            first epochs: base/phases.py does that, by the option `frozen_until` of the group. The first rule
+            that matches counts, so `[{"match": "head.*", "lr": 1e-3}, {"match": "*", "frozen": True}]` trains
+            the head alone.
         decay_bias_and_norm: False exempts biases, and weights and gains of normalisation layers (all
             parameters of fewer than two dimensions), from weight decay.
         keep_frozen: whether frozen parameters are in the groups, so that they are trained once they are
             unfrozen. False, as in version 1.0.0: they are not, and rules that freeze come before all others.
+        choose: gives those of the names whose parameters are meant; by default all.
 
     Raises ConfigError for a rule that is the first match of no parameter, and if none is left to train.
     """
-    rules = list(rules) if keep_frozen else sorted(rules, key=lambda rule: not rule.get("frozen"))
-    names = [name for name, _ in model.named_parameters()]
+    rules = list(rules) if keep_frozen else sorted(rules, key=lambda rule: rule.get("frozen") is not True)
+    named = dict(model.named_parameters())
+    names = choose(named) if choose else [*named]
     matches = [_first_match(name, rules) for name in names]
     _require_matches(rules, matches, names)
     groups: dict[tuple[int, bool], list] = {}  # by the number of the rule, -1 without one
-    for parameter, number in zip(model.parameters(), matches, strict=True):
-        if number >= 0 and rules[number].get("frozen"):
+    for parameter, number in zip(map(named.get, names), matches, strict=True):
+        if number >= 0 and rules[number].get("frozen") is True:
             parameter.requires_grad_(False)
         if keep_frozen or parameter.requires_grad:
             exempt = not decay_bias_and_norm and parameter.ndim < 2
             groups.setdefault((number, exempt), []).append(parameter)
-    trained = {key for key, group in groups.items() if any(p.requires_grad for p in group)}
+    options = {key: _options(rules[key[0]] if key[0] >= 0 else {}, key[1]) for key in groups}
+    trained = {key for key, group in groups.items()
+               if any(p.requires_grad for p in group) and "frozen_until" not in options[key]}
     if not trained:
-        raise ConfigError.at("optimizer", "the model has no parameters to train")
+        raise ConfigError.at("optimizer", "the model has no parameters to train, or none in the first epoch")
     ordered = sorted(groups, key=lambda key: (key not in trained, key))  # the first group's rate is logged
-    return [{"params": groups[number, exempt], **_options(rules[number] if number >= 0 else {}, exempt)}
-            for number, exempt in ordered]
+    return [{"params": groups[key], **options[key]} for key in ordered]
 
 
 def _first_match(name: str, rules: list[Mapping]) -> int:
@@ -97,7 +103,9 @@ def set_mode(module: nn.Module, training: bool, frozen_norm: str) -> None:
 
 def _options(rule: Mapping, exempt: bool) -> dict:
     """The options of a group; those that are `exempt` have no weight decay, unless the rule sets one."""
-    options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
+    options = {key: value for key, value in rule.items() if key != "frozen"}
+    if isinstance(phase := rule.get("frozen"), Mapping):
+        options["frozen_until"] = phase["until_epoch"]
     return {"weight_decay": 0.0, **options} if exempt else options
 
 

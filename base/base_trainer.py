@@ -11,6 +11,8 @@ from base.base_metric import Metrics, Totals, as_values
 from base.base_model import set_mode
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite, warn_of_nan_means
+from base.optimizers import chosen_updaters, stepped_module
+from base.phases import begin_phase
 from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death
 from base.run_end import progress_of
 from base.trainer_options import TrainerOptions
@@ -19,14 +21,13 @@ from utils.checkpoint.sharded import place_state
 from utils.checkpoint.state import load_parts
 from utils.checkpoint.store import SavePolicy
 from utils.config.signature import FieldsOf
-from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.collectives import Ballot
 from utils.distributed.model_sync import broadcast_buffers, shard_model
 from utils.distributed.sharding import full_tensor
 from utils.distributed.strategy import parse_strategy
 from utils.distributed.sync_batchnorm import convert_sync_batchnorm
-from utils.errors import ConfigError, Interrupted, TrainingError
+from utils.errors import Interrupted, TrainingError
 from utils.moved import FormerTrainerNames
 from utils.random import StepSeeds, derive, seed_all
 from utils.torch_messages import is_loader_worker_death, is_out_of_memory
@@ -142,6 +143,9 @@ class BaseTrainer(FormerTrainerNames):
         Create what the steps need, and what goes into `self.state`, in `__init__`: the preflight comes first.
         """
 
+    def on_epoch_start(self) -> None:
+        """Called before the first batch of an epoch, and once more in an epoch within which a run resumes."""
+
     def on_step_end(self) -> None:
         """Called after every optimizer step, also one that was left out because of a NaN."""
 
@@ -153,15 +157,16 @@ class BaseTrainer(FormerTrainerNames):
 
     # -- what a subclass calls -------------------------------------------------------------------------------
 
-    def update(self, loss: torch.Tensor, name: str = "optimizer") -> None:
-        """Runs backward; at the end of the accumulation window also the step of the optimizer `name`."""
-        if name not in self.updaters:
-            raise ConfigError.at("optimizer",
-                                 f"this trainer updates '{name}'; the config has {', '.join(self.updaters)}")
+    def update(self, loss: torch.Tensor, name: str = "optimizer", *others: str) -> None:
+        """Runs backward; at the end of the accumulation window also the steps of the optimizers named.
+
+        Several that step on one loss are named in one call. "optimizer" is all that a config has by pattern.
+        """
+        first, *beside = chosen_updaters(self.updaters, self.optimizers, (name, *others))
         if self.in_preflight:  # no optimizer step, so that nothing has to be undone
-            self.updaters[name].preflight(loss, self._backward_alone)
+            first.preflight(loss, self._backward_alone, beside)
         else:
-            self.updaters[name].update(loss, self.window)
+            first.update(loss, self.window, beside)
 
     def autocast(self):
         """The context for forward passes and losses, as set by `precision`."""
@@ -172,7 +177,7 @@ class BaseTrainer(FormerTrainerNames):
     def build_updater(self, name: str) -> Updater:
         """The Updater of the optimizer called `name` in the config."""
         of_loss = {}
-        if name == "optimizer" and isinstance(self.loss, nn.Module):
+        if name == getattr(self.optimizers, "rest", "optimizer") and isinstance(self.loss, nn.Module):
             of_loss = dict(self.loss.named_parameters(prefix="loss"))
         optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(of_loss.values()))
         num_batches = self.data.num_batches("train")
@@ -186,11 +191,7 @@ class BaseTrainer(FormerTrainerNames):
 
     def stepped(self, model: nn.Module, name: str) -> nn.Module:
         """The part of `model` that the optimizer called `name` steps: all, or the submodule of that name."""
-        parts = {"optimizer": model, **dict(model.named_modules())}
-        if name not in parts:
-            raise ConfigError.at(f"optimizer.{name}",
-                                 f"the model has no part '{name}'.{suggest_name(name, parts)}")
-        return parts[name]
+        return stepped_module(model, self.optimizers, name)
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -246,6 +247,9 @@ class BaseTrainer(FormerTrainerNames):
     def train_epoch(self) -> None:
         """Trains the current epoch from its next batch to its last."""
         position, num_batches = self.position, self.data.num_batches("train")
+        begin_phase(self.updaters, position.epoch)
+        self.seed_for("epoch start", position.epoch)
+        self.on_epoch_start()
         self.set_mode(training=True)
         self.run.start_epoch()
         self.shown_input, self._num_samples_seen = None, 0
@@ -525,7 +529,8 @@ class BaseTrainer(FormerTrainerNames):
                     self.run.histograms({f"weights/{name}": full_tensor(weight.detach())}, self.position.step)
 
     def learning_rates(self) -> dict[str, float]:
-        return {f"lr/{name}": updater.lr for name, updater in self.updaters.items()}
+        return {f"lr/{group}": rate for name, updater in self.updaters.items()
+                for group, rate in updater.rates(name).items()}
 
     def bar_note(self) -> str:
         loss = self.totals.estimate("loss")

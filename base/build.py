@@ -1,7 +1,7 @@
 """From a checked config to its parts, and to the trainer that holds them."""
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +12,9 @@ from base.base_data_loader import DataSplits
 from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
 from base.data.arrays import move_arrays
+from base.optimizers import OptimizersByPattern
 from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
+from base.weighted_losses import WeightedLosses
 from utils.config.blocks import as_block, blocks_by_name, dataset_blocks
 from utils.config.signature import Signature
 from utils.distributed.sharding import is_sharded
@@ -42,7 +44,7 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
     with attempts:
         model = build_model(config["model"])
     with attempts:
-        loss = config.get("loss") and build_callable(LOSSES, config["loss"], "loss", device)
+        loss = config.get("loss") and build_loss(config["loss"], device)
     metrics = {}
     for number, block in enumerate(config["metrics"]):
         with attempts:
@@ -53,8 +55,7 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
             with attempts:
                 data.dataset(name)
     attempts.end()
-    optimizers = {name: partial(build_optimizer, block, optimizer_path(name))
-                  for name, block in optimizer_blocks(config["optimizer"]).items()}
+    optimizers = optimizer_factories(config["optimizer"])
     schedulers = {name: [build_scheduler_factory(block, config["trainer"]) for block in chain]
                   for name, chain in scheduler_blocks(config.get("scheduler"), config["optimizer"]).items()}
     return TRAINERS.build(config["trainer"], "trainer", model=model, data=data, optimizers=optimizers,
@@ -152,11 +153,34 @@ def build_callable(registry, block, where: str, device: torch.device):
     return thing.to(device) if isinstance(thing, torch.nn.Module) else thing
 
 
-def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence[torch.nn.Parameter] = ()):
-    """The optimizer of a module's parameters, in the block's groups, and `others`; fused if torch can."""
+def build_loss(section, device: torch.device):
+    """The loss of the section `loss`, or the weighted sum of several."""
+    blocks = {name: as_block(block) for name, block in blocks_by_name(section, "loss").items()}
+    if blocks.keys() == {"loss"}:
+        return build_callable(LOSSES, section, "loss", device)
+    return WeightedLosses({name: build_callable(LOSSES, block, f"loss.{name}", device)
+                           for name, block in blocks.items()},
+                          {name: block.get("scale", 1.0) for name, block in blocks.items()})
+
+
+def optimizer_factories(section) -> dict:
+    """What builds each optimizer of the section `optimizer`, by name; see `build_optimizer`."""
+    blocks = {name: as_block(block) for name, block in optimizer_blocks(section).items()}
+    patterns = {name: block.get("match") for name, block in blocks.items()}
+    factories = {name: partial(build_optimizer, block, optimizer_path(name))
+                 for name, block in blocks.items()}
+    return OptimizersByPattern(factories, patterns) if any(patterns.values()) else factories
+
+
+def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence[torch.nn.Parameter] = (),
+                    choose: Callable | None = None):
+    """The optimizer of a module's parameters, in the block's groups, and `others`; fused if torch can.
+
+    `choose`: which of the parameters it steps, by their names; by default all.
+    """
     block = as_block(block)
     groups = parameter_groups(module, block.get("groups") or (), block.get("decay_bias_and_norm", True),
-                              block.get("keep_frozen", True))
+                              block.get("keep_frozen", True), choose)
     groups += [{"params": list(others)}] if others else []
     args = dict(block.get("args") or {})
     parameters = [p for group in groups for p in group["params"]]
@@ -229,7 +253,7 @@ def optimizer_path(name: str) -> str:
 
 
 def optimizer_blocks(optimizer) -> dict:
-    """Optimizer blocks by name. A single one is called "optimizer"; several are named after submodules."""
+    """Optimizer blocks by name. A single one is called "optimizer"."""
     return blocks_by_name(optimizer, "optimizer")
 
 

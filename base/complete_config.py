@@ -23,7 +23,8 @@ from utils.errors import ConfigError, is_ours
 _LEFT_OPEN = {"dataset": ("split", "train"), "scheduler": ("T_max", "total_steps"),
               "optimizer": ("fused", "foreach", "differentiable")}
 # Keys of blocks besides `type` and `args`, with what gives their defaults, by section.
-_BLOCK_KEYS = {"optimizer": {key: lambda block: True for key in ("decay_bias_and_norm", "keep_frozen")},
+_BLOCK_KEYS = {"loss": {"scale": lambda block: 1.0},
+               "optimizer": {key: lambda block: True for key in ("decay_bias_and_norm", "keep_frozen")},
                "scheduler": {"per": default_per}}
 _ENGINE = (DataSplits, TrainerOptions)
 _SINGLE = {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}
@@ -102,9 +103,12 @@ def _tables(config: Mapping,
 
 
 def _unwritten_keys(path: tuple, block: Mapping, former: Mapping[str, Mapping]) -> dict[str, _Default]:
-    """The defaults of a block's own keys that are not written. The schedulers of a sequence have none."""
+    """The defaults of a block's own keys that are not written.
+
+    The schedulers of a sequence, and a single loss, have none.
+    """
     earlier, found = former.get(path[0], {}), {}
-    keys = {} if "schedulers" in path else _BLOCK_KEYS.get(path[0], {})
+    keys = {} if "schedulers" in path or path == ("loss",) else _BLOCK_KEYS.get(path[0], {})
     for key in keys.keys() - block.keys():
         today = keys[key](block)
         found[key] = _Default(today, earlier.get(key, today), True)

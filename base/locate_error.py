@@ -8,6 +8,7 @@ import torch
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals
 from base.preflight_loss import OVER_CLASSES
+from base.weighted_losses import loss_parts
 
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
@@ -43,7 +44,8 @@ def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
 
 def _loss_expects_other_targets(trainer: Parts, key: str, given: list[torch.Tensor]) -> bool:
     """Whether a loss that is not over classes was given outputs `[B, K]` and class numbers `[B]`."""
-    other = key == "loss" and not isinstance(trainer.loss, OVER_CLASSES) and len(given) == 2
+    loss = loss_parts(trainer.loss).get(key)
+    other = loss is not None and not isinstance(loss, OVER_CLASSES) and len(given) == 2
     return other and given[0].ndim == 2 and given[1].ndim == 1 and not given[1].is_floating_point()
 
 
@@ -56,7 +58,8 @@ def _config_keys(trainer: Parts) -> dict[int, str]:
     objects = {f"metrics.{i}": metrics_of.objects.get(name)
                for metrics_of in (trainer.metrics, trainer.eval_metrics)
                for i, name in enumerate(trainer.metrics.names)}
-    main = {"model": trainer.unwrapped_model, "loss": trainer.loss, "dataset": trainer.data.dataset("train")}
+    main = {"model": trainer.unwrapped_model, **loss_parts(trainer.loss),
+            "dataset": trainer.data.dataset("train")}
     sets = {f"dataset.{split}".replace("/", "."): trainer.data.dataset(split)
             for split in trainer.data.sets("val")}
     others = {"model": trainer.ema and trainer.ema.model, "dataset": sets.pop("dataset.val", None), **sets}

@@ -12,6 +12,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import as_values
 from base.data.sampler import Batch
 from base.data.streams import is_stateful
+from base.weighted_losses import loss_parts
 from utils.checkpoint.archive import write_archive
 from utils.checkpoint.state import StateCopier, find_non_finite, find_unstorable, iter_tensors
 from utils.checkpoint.store import CheckpointStore, SavePolicy
@@ -91,9 +92,9 @@ def warn_of_nan_means(split: str, first_nan: Mapping[str, int], loss: Any) -> No
     if not first_nan:
         return
     found = ", ".join(f"{split}/{name} (first in batch {number})" for name, number in first_nan.items())
-    ignored = getattr(loss, "ignore_index", None)
-    cause = (f" A loss is nan where all labels of a batch are ignored (ignore_index {ignored})."
-             if ignored is not None else "")
+    ignored = [part.ignore_index for part in loss_parts(loss).values() if hasattr(part, "ignore_index")]
+    cause = (f" A loss is nan where all labels of a batch are ignored (ignore_index {ignored[0]})."
+             if ignored else "")
     log.warning("nan in the evaluation: %s.%s Such a mean is never the best one.", found, cause)
 
 

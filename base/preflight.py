@@ -19,7 +19,7 @@ from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.group import is_peer_failure
 from utils.errors import ConfigError, describe_error
-from utils.torch_messages import is_loader_worker_death, is_out_of_memory
+from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,9 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
     except Exception as error:
         if _is_of_the_machine(error):
             raise
+        if is_freed_graph(error):
+            raise ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are "
+                                              "named in one call: self.update(loss, 'a', 'b')") from error
         what = "training" if split == "train" else "evaluation"
         key, given = locate_error(trainer, error)
         shapes = (f"The batch: {describe_shapes(batch.data)}." if batch is not None

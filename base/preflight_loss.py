@@ -14,6 +14,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
 from base.data.arrays import as_arrays
 from base.data.sampler import Batch
+from base.weighted_losses import loss_parts
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError, Fault
 
@@ -37,13 +38,14 @@ def require_a_mean(loss: Any, accumulate: int, resumed: bool) -> None:
 
     A resumed run keeps what it did, with a warning.
     """
-    if getattr(loss, "reduction", None) != "sum" or accumulate * dist.world_size() == 1:
+    sums = [key for key, part in loss_parts(loss).items() if getattr(part, "reduction", None) == "sum"]
+    if not sums or accumulate * dist.world_size() == 1:
         return
     message = ("'sum' gives other steps with several processes or trainer.args.accumulate, which take the "
                "mean over their parts. Set it to mean; the rate then does not depend on the batch size.")
     if not resumed:
-        raise ConfigError.at("loss.args.reduction", message)
-    log.warning("loss.args.reduction: %s", message)
+        raise ConfigError.of([((*key.split("."), "args", "reduction"), message) for key in sums])
+    log.warning("%s.args.reduction: %s", sums[0], message)
 
 
 class LossInputs(Protocol):
@@ -62,23 +64,21 @@ def loss_inputs_watched(trainer: LossInputs, config: Mapping, batch: Batch):
     outputs for all labels, also those of later batches. Raises it for a loss over numbers if outputs and
     targets would be broadcast: `[B, 1]` and `[B]` give B * B differences.
     """
-    if type(trainer.loss) not in (*OVER_CLASSES, *OVER_NUMBERS):
-        yield
-        return
-
     def look(loss: nn.Module, given: tuple) -> None:
         if len(given) != 2 or not all(isinstance(value, torch.Tensor) for value in given):
             return
         faults = (_broadcast_faults(*given) if type(loss) in OVER_NUMBERS
-                  else _label_faults(trainer, config, batch, *given))
+                  else _label_faults(trainer, config, batch, *given, loss.ignore_index))
         if faults := list(faults):
             raise ConfigError.of(faults)
 
-    watch = trainer.loss.register_forward_pre_hook(look)
+    watches = [part.register_forward_pre_hook(look) for part in loss_parts(trainer.loss).values()
+               if type(part) in (*OVER_CLASSES, *OVER_NUMBERS)]
     try:
         yield
     finally:
-        watch.remove()
+        for watch in watches:
+            watch.remove()
 
 
 def _broadcast_faults(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[Fault]:
@@ -93,14 +93,14 @@ def _broadcast_faults(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[
 
 
 def _label_faults(trainer: LossInputs, config: Mapping, batch: Batch, outputs: torch.Tensor,
-                  targets: torch.Tensor) -> Iterator[Fault]:
+                  targets: torch.Tensor, ignored: int) -> Iterator[Fault]:
     labels = _labels(trainer.data.dataset("train"))
     if labels is None or outputs.ndim != 2 or targets.ndim != 1:
         return
     chosen = torch.as_tensor(labels[batch.chosen.indices]).cpu()
     if chosen.shape == targets.shape and torch.equal(targets.cpu(), chosen.to(targets.dtype)):
         yield from _class_faults(trainer, config, outputs.shape[1],
-                                 *_label_range(trainer.data, trainer.loss.ignore_index))
+                                 *_label_range(trainer.data, ignored))
 
 
 def _class_faults(trainer: LossInputs, config: Mapping, num_outputs: int, lowest: int,

@@ -10,7 +10,9 @@ import torch
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
 from base.changed_types import keep_arguments
+from base.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
 from base.complete_config import complete_config, in_tables
+from base.initial_weights import initialize_weights
 from base.preflight import preflight, require_monitored
 from base.preflight_loss import require_a_mean
 from base.registries import WRITERS
@@ -19,7 +21,6 @@ from base.trainer_options import TrainerOptions
 from base.validate import validate_config
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint import format_1
-from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
 from utils.config.blocks import as_block
@@ -33,7 +34,6 @@ from utils.distributed.group import num_restarts
 from utils.errors import ConfigError, Fault, TrainingError
 from utils.run_folder import (
     CHECKPOINTS,
-    find_checkpoints,
     has_saved,
     list_runs,
     new_run,
@@ -49,20 +49,11 @@ from utils.training.schedule_length import check_lengths, warn_of_plateau_mode
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
-_KEPT_SECTIONS = ("name", "seed", "optimizer", "scheduler")
+_KEPT_SECTIONS = ("name", "seed", "init", "optimizer", "scheduler")
 # Keys that decide which samples the batches of an epoch hold.
 _BATCH_SIZE, _ACCUMULATE = "data_loader.batch_size", "trainer.args.accumulate"
 _LIMIT = "data_loader.limit"
 _WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _ACCUMULATE)
-
-
-class Checkpoint(NamedTuple):
-    """A loaded checkpoint: its file, complete config and state; `stamp` tells when the file was replaced."""
-
-    file: Path
-    config: dict
-    state: dict
-    stamp: str | None = None
 
 
 class RunConfig(NamedTuple):
@@ -75,28 +66,6 @@ class RunConfig(NamedTuple):
     places: dict
     complete: dict
     from_environment: frozenset[str] = frozenset()
-
-
-def open_checkpoint(path: Path, prefer: tuple[str, ...], whole: bool = True) -> Checkpoint:
-    """The checkpoint of a file, run or experiment. In a run, damaged ones are logged and skipped.
-
-    `whole`: see `load_checkpoint`. Raises ConfigError if there is no valid one, or if the file itself is
-    damaged.
-    """
-    for file in find_checkpoints(path, prefer):
-        try:
-            stamp = file_stamp(file)
-            content = load_checkpoint(file, whole)
-            config = content["config"]
-            if DEFAULT_VALUES not in config:  # of version 1.0.0
-                config = complete_config(config, former=format_1.DEFAULTS).complete
-            return Checkpoint(file, config, content["state"], stamp)
-        except ConfigError as error:
-            if path.is_file():
-                other = newest_valid_checkpoint(file)
-                raise ConfigError(f"{error}{f'. Beside it {other} is sound.' if other else ''}") from error
-            log.warning("%s. Looking for an older one.", error)
-    raise ConfigError(f"{path}: holds no checkpoint that is sound")
 
 
 def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
@@ -131,12 +100,6 @@ def _unfinished_checkpoint(experiment: Path, run_name: str | None,
                         and value_at(checkpoint.config, _LIMIT) == limit):
             return checkpoint
     return None
-
-
-def newest_valid_checkpoint(damaged: Path) -> Path | None:
-    """The newest valid checkpoint in the same run."""
-    others = find_checkpoints(damaged.parent, ("last.pt",)) if run_of(damaged) else ()
-    return next(filter(is_valid_checkpoint, others), None)
 
 
 def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str,
@@ -277,7 +240,7 @@ class TrainingSetup(NamedTuple):
 def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path,
                     init_from: Path | None = None, check: bool = True,
                     lock: RunLock | None = None) -> TrainingSetup:
-    """Builds what a config describes, up to the state of the checkpoint or of the weights `init_from`.
+    """Builds what a config describes, up to the state of the checkpoint or of other first weights.
 
     The optimizers are built when the model has its initial weights; the preflight comes before the state of
     the checkpoint, which it would change. Without `check` there is neither. `lock`: taken for the run that
@@ -285,8 +248,8 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
     """
     checkpoint = broadcast_checkpoint(checkpoint, out, config["name"], lock)
     trainer = build_trainer(config, device, splits=("train", "val"))
-    if init_from:
-        log.info(load_initial_weights(trainer.unwrapped_model, init_from))
+    if not checkpoint:
+        initialize_weights(trainer.unwrapped_model, config["init"], init_from)
     require_a_mean(trainer.loss, trainer.accumulate, resumed=checkpoint is not None)
     trainer.prepare_training()
     if not check:
@@ -377,30 +340,6 @@ def _build_writers(blocks: list, folder: Path, start_step: int | None) -> list:
     return writers
 
 
-def load_initial_weights(model: torch.nn.Module, path: Path) -> str:
-    """Loads the weights of a checkpoint that fit, by name and shape; returns a report on all weights.
-
-    Averaged weights come before plain ones. Raises ConfigError if nothing fits.
-    """
-    checkpoint = open_checkpoint(path, ("best.pt", "last.pt"))
-    given, wanted = evaluated_weights(checkpoint.state), model.state_dict()
-    fitting = {name: value for name, value in given.items()
-               if name in wanted and value.shape == wanted[name].shape}
-    report = {
-        "loaded": list(fitting),
-        "missing (keep their first values)": [name for name in wanted if name not in given],
-        "unexpected (left out)": [name for name in given if name not in wanted],
-        "mismatched (left out)": [f"{name} {list(given[name].shape)}, not {list(wanted[name].shape)}"
-                                  for name in wanted if name in given and name not in fitting],
-    }
-    if not fitting:
-        raise ConfigError(f"--init-from {checkpoint.file}: no tensor fits the model. It has: "
-                          f"{', '.join(list(given)[:8])}, ...")
-    model.load_state_dict(fitting, strict=False)
-    lines = [f"  {len(names):4d} {what}: {', '.join(names)}" for what, names in report.items() if names]
-    return "\n".join([f"Weights from {checkpoint.file}:", *lines])
-
-
 class ScoredTrainer(Protocol):
     """What `load_evaluated_weights` needs of a trainer."""
 
@@ -414,8 +353,3 @@ def load_evaluated_weights(trainer: ScoredTrainer, checkpoint: Checkpoint) -> No
     load_part("model", trainer.unwrapped_model, evaluated_weights(checkpoint.state), str(checkpoint.file))
     if "loss" in trainer.state and "loss" in checkpoint.state:
         load_part("loss", trainer.loss, checkpoint.state["loss"], str(checkpoint.file))
-
-
-def evaluated_weights(state: dict) -> dict[str, torch.Tensor]:
-    """The averaged weights of a state if there are any, else its weights."""
-    return state["ema"]["model"] if "ema" in state else state["model"]

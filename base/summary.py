@@ -6,6 +6,7 @@ import torch
 
 from base.base_data_loader import DataSplits
 from base.base_model import summarize
+from base.phases import describe_phases
 from utils.device import describe_device
 from utils.distributed import collectives as dist
 from utils.moved import former_names_of
@@ -54,8 +55,9 @@ def describe_parts(trainer: Described) -> str:
                f"{num_processes} processes ({trainer.strategy})": num_processes > 1}
     options = [text for text, applies in options.items() if applies]
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
-    return "\n".join([summarize(trainer.unwrapped_model), f"data: {splits} samples{limited}; {epoch}",
-                      f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
+    return "\n".join([summarize(trainer.unwrapped_model), *describe_phases(trainer.updaters),
+                       f"data: {splits} samples{limited}; {epoch}",
+                       f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
 
 
 def describe_end(trainer: Described, elapsed_s: float) -> str:

@@ -7,13 +7,14 @@ from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
     FUSED_WHEN_SHARDED, log_name, optimizer_blocks, optimizer_path, scheduler_blocks)
 from base.data.augmentation import BatchAugmentation
+from base.initial_weights import init_faults
 from base.key_hints import add_key_hints
 from base.registries import (
     LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
 from base.validate_dataset import dataset_faults
-from utils.config.annotations import mismatch
-from utils.config.blocks import as_block
+from utils.config.annotations import PositiveInt, mismatch
+from utils.config.blocks import as_block, blocks_by_name
 from utils.config.loading import format_faults, written_config
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
@@ -69,9 +70,10 @@ def _faults(config: Mapping) -> Iterator[Fault]:
         yield from dataset_faults(config["dataset"], config["transforms"], config["data_loader"])
     yield from _transform_faults(config["transforms"])
     yield from _data_loader_faults(config["data_loader"])
-    for key, registry in {"model": MODELS, "loss": LOSSES}.items():
-        if config[key] is not None:
-            yield from registry.faults(config[key], (key,))
+    if config["model"] is not None:
+        yield from MODELS.faults(config["model"], ("model",))
+    yield from _loss_faults(config["loss"], config["metrics"])
+    yield from init_faults(config["init"])
     yield from _metric_faults(config["metrics"])
     if config["optimizer"] is not None:
         yield from _optimizer_faults(config["optimizer"])
@@ -163,6 +165,18 @@ def _list_faults(registry: Registry, blocks, path: tuple) -> Iterator[Fault]:
         yield from registry.faults(block, (*path, number))
 
 
+def _loss_faults(section, metrics) -> Iterator[Fault]:
+    blocks = {} if section is None else blocks_by_name(section, "")
+    taken = ["loss", *map(log_name, metrics if isinstance(metrics, list) else ())]
+    for name, block in blocks.items():
+        path = ("loss", name) if name else ("loss",)
+        yield from LOSSES.faults(block, path, keys=SECTIONS["loss"].keys if name else ())
+        if name in taken or (name and not str(name).isidentifier()):
+            yield Fault(path, f"{name!r} cannot name a loss: letters, digits and _ are needed, and not "
+                              f"what other values are called: {', '.join(taken)}.")
+        yield from _mismatches(as_block(block).get("scale", 1.0), float, (*path, "scale"))
+
+
 def _metric_faults(blocks) -> Iterator[Fault]:
     if not isinstance(blocks, list):
         yield from _list_faults(METRICS, blocks, ("metrics",))
@@ -192,7 +206,11 @@ def _data_loader_faults(options) -> Iterator[Fault]:
 
 
 def _optimizer_faults(optimizer) -> Iterator[Fault]:
-    for name, block in optimizer_blocks(optimizer).items():
+    blocks = optimizer_blocks(optimizer)
+    rest = [name for name, block in blocks.items() if "match" not in as_block(block)]
+    for name, block in blocks.items():
+        if len(rest) < len(blocks) and name in rest[1:]:
+            yield Fault(("optimizer", name), f"'match' is missing, as in {rest[0]}: only one takes the rest")
         path, args = tuple(optimizer_path(name).split(".")), _args(block)
         faults = OPTIMIZERS.faults(block, path, keys=SECTIONS["optimizer"].keys)
         yield from faults or _group_faults(as_block(block), path)
@@ -203,6 +221,11 @@ def _optimizer_faults(optimizer) -> Iterator[Fault]:
 
 
 def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
+    if wrong := mismatch(block.get("match", ""), str | list[str]):
+        yield WrongValue((*path, "match"), wrong)
+    elif "match" in block and path == ("optimizer",):
+        yield Fault((*path, "match"), "is for one of several: "
+                                      "{matrices: {type: Muon, match: '*.weight'}, rest: {type: AdamW}}.")
     for key in ("decay_bias_and_norm", "keep_frozen"):
         yield from _mismatches(block.get(key, True), bool, (*path, key))
     groups = block.get("groups") or []
@@ -216,7 +239,12 @@ def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
             yield Fault(where,
                         "a rule is {match: PATTERN} with options of the optimizer, or with frozen: true")
             continue
-        yield from _mismatches(rule.get("frozen", True), bool, (*where, "frozen"))
+        frozen = rule.get("frozen", True)
+        if isinstance(frozen, dict) and frozen.keys() == {"until_epoch"}:
+            yield from _mismatches(frozen["until_epoch"], PositiveInt, (*where, "frozen", "until_epoch"))
+        elif type(frozen) is not bool:
+            yield WrongValue((*where, "frozen"), f"true, false or {{until_epoch: 3}} is needed; this is "
+                                                 f"{frozen!r}.{suggest_value(frozen, [bool])}")
         options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
         yield from (fault.below(where) for fault in signature.faults(options) if fault.path)
 

@@ -55,6 +55,8 @@ def config_reference(registries: Mapping[str, Registry], loader: type, loader_pa
             options = Signature(loader, loader_parts).free()
             parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n",
                       _arguments(loader, options.values())]
+        elif section == "init":
+            parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", *_keys_of(section)]
         elif section in registries:
             plural = dict(zip(registries, PLURALS, strict=True))[section]
             parts += _section(section, registries[section], plural)
@@ -92,7 +94,8 @@ def _keys_of(section: str) -> list[str]:
     """The table of the section's own keys, if any, and the note on it."""
     is_list, parts = section == "transforms", []
     if keys := TRANSFORM_KEYS if is_list else SECTIONS[section].keys:
-        head = "list" if is_list else "key of a block, besides `type` and `args`"
+        head = "list" if is_list else (
+            "key of an item" if section == "init" else "key of a block, besides `type` and `args`")
         rows = ((f"`{key}`", _escaped(text)) for key, text in keys.items())
         parts.append(_table((head, "what it is"), rows))
     return [*parts, _NOTES[section]] if section in _NOTES else parts

@@ -30,6 +30,8 @@ def explain_argument(config: Mapping, path: KeyPath) -> Rows:
         return _argument(DataSplits, Signature(DataSplits, PROVIDED), inner[0]) if inner else []
     if section == "transforms" and len(inner) < 2:
         return [("is", TRANSFORM_KEYS[inner[0]])] if inner else []
+    if section == "init":
+        return [("is", SECTIONS[section].keys[key]) for key in inner[1:2] if key in SECTIONS[section].keys]
     end = _end_of_block(config, path)
     if end is None:
         return [("can name", KINDS[section].describe_options())]

@@ -11,7 +11,9 @@ import platform
 import sys
 from collections.abc import Mapping
 
-from tools.reference.schema_blocks import LIBRARY, OWN, block_definitions, share_arguments, thing_definitions
+from base.initial_weights import KEYS as INIT_KEYS
+from tools.reference.schema_blocks import (
+    LIBRARY, OWN, RULE, block_definitions, share_arguments, thing_definitions)
 from tools.reference.schema_types import (
     REFERENCE,
     TYPES,
@@ -21,6 +23,7 @@ from tools.reference.schema_types import (
     closed,
     described,
     dump,
+    listed,
     ref,
     typed,
     value_schema,
@@ -32,9 +35,10 @@ from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.errors import exit_codes
 
+NAMED = ("loss", "optimizer", "scheduler")  # sections that may hold several blocks by name
 _SEVERAL = {"type": "object", "not": {"anyOf": [  # blocks by name, as `is_single` in utils/config/blocks.py
     {"required": [key]}
-    for key in ("type", "args", *SECTIONS["optimizer"].keys, *SECTIONS["scheduler"].keys)]}}
+    for key in ("type", "args", *(key for name in NAMED for key in SECTIONS[name].keys))]}}
 _BY_SPLIT = {**_SEVERAL, "anyOf": [{"required": [split]} for split in SPLITS]}
 _NO_TABLE = {"not": {"type": "object"}}  # a table in place of a list would change inherited items
 
@@ -50,6 +54,7 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
     definitions = {
         "reference": REFERENCE,
         **TYPES,
+        **RULE,
         "data_loader": typed("object", "null", **closed({
             name: argument_schema(loader, parameter) for name, parameter in options.items()})),
         "transforms": typed("object", "null", **closed({
@@ -81,7 +86,7 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
 def _sections(registries: Mapping[str, Registry]) -> dict:
     """The schemas of all keys at the top of a config."""
     shapes = {"name": typed("string"), "seed": value_schema(int | None), "data_loader": ref("data_loader"),
-              "transforms": ref("transforms")}
+              "transforms": ref("transforms"), "init": _init()}
     shapes = {**{section: _blocks(section, registry.kind) for section, registry in registries.items()},
               **shapes}
     return {
@@ -89,6 +94,15 @@ def _sections(registries: Mapping[str, Registry]) -> dict:
         "extends": described(EXTENDS, {"type": ["string", "array"], "items": {"type": "string"}}),
         **{section: described(about.text, shapes[section]) for section, about in SECTIONS.items()},
     }
+
+
+def _init() -> dict:
+    """The schema of the section `init`."""
+    shapes = {key: value_schema(annotation) for key, annotation in INIT_KEYS.items()}
+    shapes["rename"] = typed("object", additionalProperties=typed("string", "null"))  # null: a ~key
+    item = typed("object", **closed({key: described(SECTIONS["init"].keys[key], shape)
+                                     for key, shape in shapes.items()}))
+    return listed(all_of(item, {"required": ["from"]}), by_number=item)
 
 
 def _blocks(section: str, kind: str) -> dict:
@@ -100,7 +114,7 @@ def _blocks(section: str, kind: str) -> dict:
         shape = {"if": {"type": "array"}, "then": ref(f"{kind}.list"), "else": shape}
     if section == "dataset":
         return _for_splits(shape, all_of(shape, ref(f"{kind}.single")))
-    if section in ("optimizer", "scheduler"):
+    if section in NAMED:
         keys = ("type", "args", *SECTIONS[section].keys)
         shape = {**_one_or_several(shape),
                  "properties": {key: ref(f"{kind}.table/properties/{key}") for key in keys}}
@@ -124,10 +138,10 @@ def _whole(registries: Mapping[str, Registry]) -> dict:
     for section, registry in registries.items():
         is_list = isinstance(SECTIONS[section].default, list)
         whole.setdefault(section, _NO_TABLE if is_list else ref(f"{registry.kind}.whole"))
-    whole["scheduler"] = _one_or_several(whole["scheduler"])
     by_split = _for_splits(whole["dataset"], whole["dataset"])
     whole["dataset"] = {**by_split, "then": {**by_split["then"], "required": ["train"]}}
-    whole["optimizer"] = {**_one_or_several(whole["optimizer"]), "minProperties": 1}
+    whole |= {section: _one_or_several(whole[section]) for section in NAMED}
+    whole["optimizer"]["minProperties"] = 1
     return whole
 
 

@@ -31,7 +31,7 @@ MODULES = {
     "base.rehearsal": ("base.preflight",),
     "base.samples": ("base.data.views", "base.data.sampler", "base.data.nested"),
     "base.sharing": ("utils.distributed.model_sync",),
-    "base.starting": ("base.run_setup",),
+    "base.starting": ("base.run_setup", "base.checkpoints", "base.initial_weights"),
     "base.streams": ("base.data.streams",),
     "base.verify": ("tools.verify_resume",),
     "utils.archive": ("utils.checkpoint.archive",),

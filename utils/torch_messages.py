@@ -29,6 +29,11 @@ def is_lost_connection(error: BaseException) -> bool:
     return type(error) is RuntimeError and any(sign in str(error) for sign in signs)
 
 
+def is_freed_graph(error: BaseException) -> bool:
+    """Whether backward ran through a graph that an earlier call had freed."""
+    return "backward through the graph a second time" in str(error)
+
+
 def is_timeout(error: BaseException) -> bool:
     """Whether another process did not answer in time."""
     return "imed out" in str(error)

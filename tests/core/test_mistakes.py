@@ -47,6 +47,37 @@ OPTIMIZER = GOOD[GOOD.index("optimizer:"):GOOD.index("scheduler:")]
 SCHEDULER = GOOD[GOOD.index("scheduler:"):GOOD.index("trainer:")]
 # What of GOOD is written how instead; in which line, under which key, and with which words that is found.
 MISTAKES = [
+    # first weights
+    ("loss: Cross", "init: {from: w.pt}\nloss: Cross", 16, "init", "a list or null is needed"),
+    ("loss: Cross", "init: [w.pt]\nloss: Cross", 16, "init.0", "'from' is missing"),
+    ("loss: Cross", "init: [{from: w.pt, skp: [a]}]\nloss: Cross", 16, "init.0.skp", "Did you mean 'skip'?"),
+    ("loss: Cross", "init: [{from: w.pt, skip: a}]\nloss: Cross", 16, "init.0.skip", "a list is needed. Did you mean [a]?"),
+    ("loss: Cross", "init: [{from: w.pt, rename: {a: 1}}]\nloss: Cross", 16, "init.0.rename", "1 is a whole number"),
+    ("loss: Cross", "init: [{from: nowhere.pt}]\nloss: Cross", 16, "init.0", "there is no such file or folder"),
+    # several losses
+    ("loss: Cross", "loss: {a: {type: MSELoss, scale: x}, b: L1Loss}\n#", 16, "loss.a.scale", "'x' is text; a number is needed"),
+    ("loss: CrossEntropyLoss", "loss: {a: MSELos, b: L1Loss}", 16, "loss.a.type", "Did you mean 'MSELoss'?"),
+    ("loss: CrossEntropyLoss", "loss: {type: L1Loss, scale: 2}", 16, "loss.scale", "there is no key 'scale'"),
+    ("loss: CrossEntropyLoss", "loss: {loss: L1Loss, b: L1Loss}", 16, "loss.loss", "'loss' cannot name a loss"),
+    ("loss: CrossEntropyLoss", "loss: {accuracy: L1Loss, b: L1Loss}", 16, "loss.accuracy", "what other values are called"),
+    # phases
+    ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until: 3}}]\n", 20, "optimizer.groups.0.frozen",
+     "true, false or {until_epoch: 3} is needed"),
+    ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until_epoch: 0}}]\n", 20,
+     "optimizer.groups.0.frozen.until_epoch", "at least 1"),
+    ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until_epoch: 3}}]\n", 18, "optimizer",
+     "no parameters to train, or none in the first epoch"),
+    # several optimizers
+    ("type: Adam\n", "type: Adam\n  match: '*'\n", 20, "optimizer.match", "is for one of several"),
+    (OPTIMIZER + SCHEDULER, "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: Adam, c: Adam}\n", 18, "optimizer.c",
+     "only one takes the rest"),
+    (OPTIMIZER + SCHEDULER, "optimizer: {a: {type: Adam, match: 3}, b: Adam}\n", 18, "optimizer.a.match", "3 is a whole number"),
+    (OPTIMIZER + SCHEDULER, "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: {type: SGD, match: ['*.weight']}}\n", 18,
+     "optimizer",
+     "the parameter layers.1.weight is matched by a and b; one of them steps it"),
+    (OPTIMIZER + SCHEDULER, "optimizer: {a: {type: Adam, match: 'layers.1.*'}}\n", 18, "optimizer", "is matched by no optimizer"),
+    (OPTIMIZER + SCHEDULER, "optimizer: {a: {type: Adam, match: 'lyers.*'}, b: SGD}\n", 18, "optimizer.a",
+     "it matches no parameter"),
     # numbers, switches, nothing, lists, text
     ("lr: 0.01", "lr: 1e-3f", 21, "optimizer.args.lr", "'1e-3f' is text; a number is needed. Did you mean 0.001?"),
     ("lr: 0.01", "lr: 0,01", 21, "optimizer.args.lr", "Did you mean 0.01?"),

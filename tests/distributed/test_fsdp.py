@@ -19,6 +19,8 @@ from utils.errors import ConfigError, Interrupted
 from utils.checkpoint.state import flatten_state
 from utils.distributed.strategy import ShardedGradients, parse_strategy
 
+PATTERNS = ("optimizer={w: {type: SGD, match: '*.weight', args: {lr: 0.1}}, rest: {type: AdamW, args: {lr: 0.01}}}")
+PHASES = ("optimizer.groups=[{match: 'layers.1.*', frozen: {until_epoch: 1}}]", "trainer.args.epochs=2")
 WRAPPED = "trainer.args.strategy={type: fsdp, args: {wrap: [Linear]}}"
 CONFIG = """
 name: parts
@@ -77,7 +79,9 @@ class Runs:
 def runs(tmp_path_factory):
     """Whole ones, one that is broken off two steps into the second epoch's three, of batches 2, 2 and 1, and some resumed."""
     runs, broken_off = Runs(tmp_path_factory.mktemp("runs")), (WRAPPED, "--steps", 5)
-    in_group(2, [runs.new("ddp"), runs.new("fsdp", WRAPPED), runs.new("broken_off", *broken_off)], runs.folder)
+    in_group(2, [runs.new("ddp"), runs.new("fsdp", WRAPPED), runs.new("broken_off", *broken_off),
+                 runs.new("ddp_phases", *PHASES), runs.new("fsdp_phases", WRAPPED, *PHASES),
+                 runs.new("ddp_patterns", PATTERNS), runs.new("fsdp_patterns", WRAPPED, PATTERNS)], runs.folder)
     runs.copy("broken_off", "of_two")
     with pytest.raises(Interrupted):
         train(*runs.new("of_one", *broken_off), out=runs.folder)
@@ -111,6 +115,14 @@ def test_fsdp_trains_as_ddp_does(runs):
     assert named == {folder.name for folder in (in_parts / "checkpoints").glob("shards*")}  # and no others
     model = load(in_parts)["state"]["model"]
     assert set(model) == set(load(runs["ddp"])["state"]["model"]) and set(model.values()) == {None}
+
+
+def test_a_part_is_frozen_in_the_first_epoch_with_fsdp_as_with_ddp(runs):
+    assert_close(runs["ddp_phases"], runs["fsdp_phases"])
+
+
+def test_optimizers_by_pattern_step_with_fsdp_as_with_ddp(runs):
+    assert_close(runs["ddp_patterns"], runs["fsdp_patterns"])
 
 
 def test_a_run_in_parts_goes_on_in_as_many_processes_bit_for_bit(runs):

@@ -41,6 +41,9 @@ JOBS = {
     # process 0 has no sample of the second batch
     "dropped": ["dataset=LeftOutPoints", SGD, "data_loader.shuffle=false", f"metrics=[accuracy, {F1}, LargestMargin]"],
     "dropped accumulate": ["dataset=LeftOutPoints", SGD, "trainer.args.accumulate=2"],
+    "patterns": ["optimizer={w: {type: SGD, match: '*.weight', args: {lr: 0.1}}, rest: {type: AdamW, args: {lr: 0.01}}}",
+                 "loss=WithTemperature", "trainer.args.accumulate=2", "trainer.args.clip_norm=0.5"],
+    "phases": ["optimizer={type: AdamW, args: {lr: 0.01}, groups: [{match: 'body.*', frozen: {until_epoch: 1}}]}"],
     "unfrozen": ["trainer={type: Unfreezing, args: {epochs: 3}}", SGD],
     "stream": ["dataset=PointStream", "data_loader.num_workers=1"],
     "stopped early": ["trainer.args.early_stop=1", "trainer.args.min_delta=0.1", "trainer.args.epochs=9",

@@ -47,6 +47,33 @@ MUTATIONS = [
     Mutation("processes do not agree on what is left of a step", "base/base_data_loader.py",
              "num_samples = int(dist.all_reduce(torch.tensor(num_samples)))", "num_samples *= 2",
              "test_two_processes_train_to_the_numbers_of_one[dropped]"),
+    # -- several optimizers on one loss
+    Mutation("a second optimizer beside the first does not step", "utils/training/updater.py",
+             "            for updater in (self, *beside):", "            for updater in (self,):",
+             "test_optimizers_by_pattern_step_as_those_of_a_plain_loop"),
+    Mutation("rates of groups are not logged", "utils/training/updater.py",
+             'if "match" in group and rate != begun[0]', "if False",
+             "test_rates_of_groups_are_logged_where_they_differ"),
+    # -- phases
+    Mutation("a phase begins an epoch late", "base/phases.py",
+             "trained = epoch >= until", "trained = epoch > until",
+             "test_a_part_is_frozen_for_the_first_epochs_and_then_trained"),
+    Mutation("a resume begins in the first phase", "base/base_trainer.py",
+             "begin_phase(self.updaters, position.epoch)", "begin_phase(self.updaters, 0)",
+             "test_a_part_is_frozen_for_the_first_epochs_and_then_trained"),
+    # -- several losses
+    Mutation("losses are summed without their scale", "base/weighted_losses.py",
+             "self.scales[name] * term", "term", "test_several_losses_train_as_their_weighted_sum_does"),
+    Mutation("only the first loss may not be a sum", "base/preflight_loss.py",
+             "for key, part in loss_parts(loss).items() if",
+             "for key, part in [*loss_parts(loss).items()][:1] if",
+             "test_each_of_several_losses_is_checked_as_a_single_one_is"),
+    # -- first weights
+    Mutation("skipped tensors are loaded", "base/initial_weights.py",
+             "for name, value in given.items() if name not in skipped}", "for name, value in given.items()}",
+             "test_a_part_takes_renamed_weights_and_keeps_what_is_skipped"),
+    Mutation("a resume needs the file of first weights", "base/run_setup.py",
+             "    if not checkpoint:\n", "    if True:\n", "test_init_is_for_step_0_of_a_new_run_alone"),
     # -- frozen parameters
     Mutation("frozen parameters are not in the groups", "base/base_model.py",
              "        if keep_frozen or parameter.requires_grad:", "        if parameter.requires_grad:",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from base import MODELS
-from base.run_setup import load_initial_weights
+from base.initial_weights import load_initial_weights
 from base.validate import validate_config
 from conftest import PROJECT, program
 from tools.migrate import main, migrate

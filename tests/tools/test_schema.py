@@ -142,6 +142,9 @@ NOT_MARKED = {
     "keep_last: 3", "name: my run", "seed: 1e3", "", "val_loss", "accuracy", "validation_split: 1.0", "seed: ${sed}",
     "loss: {type: CrossEntropyLoss, args: {weight: [1, a]}}", "seed: ${env:NOT_SET_ANYWHERE}", "seed: ${seed}", "seed: ${seed",
     "name: ${model}", "~foo:", "val: Digits", "test: {a/b: Digits}",
+    "loss: {type: L1Loss, scale: 2}", "loss: {accuracy: L1Loss, b: L1Loss}",
+    "loss: {loss: L1Loss, b: L1Loss}", "match: '*'",
+    "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: Adam, c: Adam}",
 }
 
 

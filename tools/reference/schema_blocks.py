@@ -18,16 +18,24 @@ from tools.reference.schema_types import (
     value_schema,
 )
 from tools.reference.settable import KEPT_ON, ArgumentTable, settable_arguments, split_arguments
+from utils.config.annotations import PositiveInt
 from utils.config.registry import Registry
 from utils.config.sections import SECTIONS
 
 OWN, LIBRARY = "own.", "library."
 LISTS = ("transforms", "metrics", "scheduler", "writers")  # sections that may hold a list of blocks
 _WIDTH = {OWN: None, LIBRARY: 120}  # length of the texts about things and their arguments, in characters
-_RULE = {"match": described("A pattern of parameter names.", typed("string")),
-         "frozen": described("Whether they stay as they are.", value_schema(bool))}
+RULE = {"rule.match": described("A pattern of parameter names.", typed("string")),  # once for all optimizers
+        "rule.frozen": described(
+            "Whether they stay as they are: always, or in the first epochs.",
+            any_of(value_schema(bool),
+                   typed("object", **closed({"until_epoch": value_schema(PositiveInt)}))))}
+_RULE = {key.removeprefix("rule."): ref(key) for key in RULE}
 _ARGS = described("The arguments of what the type names.", typed("object", "null"))
-_KEYS = {"per": value_schema(Literal["epoch", "step"]), "decay_bias_and_norm": value_schema(bool),
+_KEYS = {"scale": value_schema(float),
+         "match": any_of(typed("string"), typed("array", items=typed("string"))),
+         "per": value_schema(Literal["epoch", "step"]),
+         "decay_bias_and_norm": value_schema(bool),
          "keep_frozen": value_schema(bool),
          "groups": listed(typed("object", required=["match"], properties=_RULE), by_number=typed("object"))}
 

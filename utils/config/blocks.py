@@ -2,6 +2,8 @@
 from typing import Any
 
 SPLITS = ("train", "val", "test")
+# Where several blocks by name may stand.
+_SEVERAL = (("loss",), ("optimizer",), ("scheduler",), ("dataset",), ("dataset", "val"), ("dataset", "test"))
 
 
 def as_block(block: Any) -> dict:
@@ -13,7 +15,7 @@ def is_single(block: dict) -> bool:
     """Whether a table is (part of) one block, and not several by name."""
     keys = {key.removeprefix("~") for key in block}
     numbers = any(isinstance(value, (int, float)) for value in block.values())
-    own = {"type", "args", "per", "groups", "decay_bias_and_norm", "keep_frozen"}
+    own = {"type", "args", "per", "scale", "match", "groups", "decay_bias_and_norm", "keep_frozen"}
     return bool(keys & own) or numbers or not block
 
 
@@ -24,7 +26,7 @@ def blocks_by_name(value: Any, single: str) -> dict[str, Any]:
 
 def holds_blocks(path: tuple, value: Any) -> bool:
     """Whether the value at a key path of a config is a table of blocks by name, where there may be one."""
-    if path not in (("optimizer",), ("scheduler",), ("dataset",), ("dataset", "val"), ("dataset", "test")):
+    if path not in _SEVERAL:
         return False
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         return False

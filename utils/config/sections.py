@@ -19,13 +19,21 @@ SECTIONS = {
     "transforms": Section({}, "What happens to samples on their way, and to batches."),
     "data_loader": Section({}, "How samples become batches, and which of them validate."),
     "model": Section(None, "The network."),
-    "loss": Section(None, "What training minimises."),
+    "init": Section(None, "The weights that a new run begins with, from files: [{from: PATH}, ...].", {
+        "from": "A checkpoint, a run, or a file of tensors: a state_dict, or one in it, or .safetensors.",
+        "into": "The submodule that takes them; by default the model.",
+        "rename": "Prefixes of names in the file, and what stands in their place: {'backbone.': ''}.",
+        "skip": "Patterns of names, after renaming, that keep their first values: ['head.*']."}),
+    "loss": Section(None, "What training minimises: a loss, or the sum of several, each by its name.", {
+        "scale": "What a loss of several is multiplied by in their sum (1); its value is logged without."}),
     "metrics": Section([], "What else is measured, in training and in evaluation.", {
         "name": "What the metric is called in the logs; by default its type."}),
     "optimizer": Section(
-        None, "What steps the weights; several by the names of the model's submodules that they step.", {
+        None, "What steps the weights; several by the names of submodules that they step, or by `match`.", {
+            "match": "Patterns of names of parameters that one of several steps; one without takes the rest.",
             "groups": "Parameters with options of their own: "
-                      "[{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}].",
+                      "[{match: 'backbone.*', lr: 1e-4}, {match: 'embed*', frozen: true}]; "
+                      "frozen: {until_epoch: 3} is for the first three epochs.",
             "decay_bias_and_norm": "Whether weight decay also shrinks biases and the weights of "
                                    "normalisation layers (true).",
             "keep_frozen": "Whether the optimizer has the frozen parameters, too, so that they are trained "

@@ -25,11 +25,12 @@ def shard_model(trainer: ShardedTraining) -> None:
     """Shards the weights. Modules of different optimizers are sharded separately."""
     strategy, model, loss = trainer.strategy, trainer.unwrapped_model, trainer.loss
     strategy.validate(model, trainer.device)
-    for name in trainer.optimizers if dist.world_size() > 1 else ():
-        strategy.shard(trainer.stepped(model, name), trainer.device)
+    roots = {id(trainer.stepped(model, name)): name for name in trainer.optimizers}  # several may share one
+    for name in roots.values() if dist.world_size() > 1 else ():
+        strategy.shard(root := trainer.stepped(model, name), trainer.device)
         if trainer.ema:
             strategy.shard(trainer.stepped(trainer.ema.model, name), trainer.device, averaged=True)
-        if name == "optimizer" and isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+        if root is model and isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
             strategy.shard(loss, trainer.device, computes=False)
 
 

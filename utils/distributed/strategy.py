@@ -1,6 +1,6 @@
 """How processes share training: full models with averaged gradients (ddp), or sharded models (fsdp)."""
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Literal
 
@@ -28,10 +28,11 @@ class SharedGradients:
         """Begins to average. All processes call it after a backward pass of each alone (the preflight's)."""
 
     def backward(self, loss: torch.Tensor, final: bool, non_finite: bool | torch.Tensor,
-                 inputs: Sequence | None) -> None:
+                 inputs: Sequence | None, beside: Sequence["SharedGradients"] = ()) -> None:
         """Adds the gradient of `loss`; with `final`, the last of a step, averages the accumulated gradient.
 
         `inputs`: the only leaves that get a gradient. `non_finite`: this process's loss is not finite.
+        `beside`: the gradients of other optimizers that step on the same loss.
         """
         raise NotImplementedError
 
@@ -85,21 +86,28 @@ class AveragedGradients(SharedGradients):
         self.ddp = DistributedDataParallel(_LossCarrier(carried), find_unused_parameters=self.find_unused,
                                            init_sync=init_sync, **self.options)
 
-    def backward(self, loss, final, non_finite, inputs) -> None:
+    def backward(self, loss, final, non_finite, inputs, beside=()) -> None:
         if self.ddp is None:
             return loss.backward(inputs=inputs)
-        if (trained := [parameter.requires_grad for parameter in self.parameters]) != self.trained:
-            self._connect(trained, init_sync=False)  # weights are equal, and this step's graph refers to them
-        self._backward(loss, final, non_finite, inputs)
-        if final and not self.find_unused and any(
-                parameter.grad is None for parameter in self.ddp.module.carried):
+        every = (self, *beside)
+        for each in every:
+            if (trained := [parameter.requires_grad for parameter in each.parameters]) != each.trained:
+                each._connect(trained, init_sync=False)  # weights are equal; this step's graph refers to them
+        self._backward(loss, final, non_finite, inputs, [each.ddp for each in every])
+        if final and any(parameter.grad is None for each in every if not each.find_unused
+                         for parameter in each.ddp.module.carried):
             raise ConfigError(UNUSED)  # before a step with gradients that were not averaged
+        for each in beside if final else ():
+            each.any_skipped()  # this one has the same flag
 
-    def _backward(self, loss, final, non_finite, inputs) -> None:
-        flag = self.ddp.module.flag
+    def _backward(self, loss, final, non_finite, inputs, carriers: Sequence[DistributedDataParallel]) -> None:
         try:
-            with nullcontext() if final else self.ddp.no_sync():
-                self.ddp(loss, non_finite).backward(inputs=[*inputs, flag] if inputs else None)
+            with ExitStack() as stack:
+                for ddp in carriers:  # one within the other: a single backward pass fills the buckets of all
+                    stack.enter_context(nullcontext() if final else ddp.no_sync())
+                    loss = ddp(loss, non_finite)
+                flags = [ddp.module.flag for ddp in carriers]
+                loss.backward(inputs=[*inputs, *flags] if inputs else None)
         except RuntimeError as error:
             if not is_unused_parameters(error):
                 raise
@@ -151,14 +159,17 @@ class ShardedGradients(SharedGradients):
     def __init__(self, roots: Sequence[nn.Module], others: Sequence[nn.Parameter]):
         self.roots, self.others, self._non_finite = roots, others, torch.zeros(())
 
-    def backward(self, loss, final, non_finite, inputs) -> None:
-        for root in self.roots:  # waiting gradients would mix with those of another optimizer's loss
-            root.set_requires_gradient_sync(final or bool(self.others))
-        aside = [parameter.grad for parameter in self.others]
-        for parameter in self.others:
+    def backward(self, loss, final, non_finite, inputs, beside=()) -> None:
+        roots = [root for each in (self, *beside) for root in each.roots]
+        own = {id(parameter) for root in roots for parameter in root.parameters()}
+        others = [parameter for parameter in self.others if id(parameter) not in own]
+        for root in roots:  # waiting gradients would mix with those of another optimizer's loss
+            root.set_requires_gradient_sync(final or bool(others))
+        aside = [parameter.grad for parameter in others]
+        for parameter in others:
             parameter.grad = None
         loss.backward()
-        for parameter, gradient in zip(self.others, aside, strict=True):
+        for parameter, gradient in zip(others, aside, strict=True):
             parameter.grad = gradient
         self._non_finite = torch.as_tensor(non_finite, dtype=torch.float32, device=loss.device)
 

@@ -3,7 +3,7 @@
 `guard.skipped` says whether the present step is left out: False, True, or on an accelerator a 0-dim mask,
 whose value the host does not know. (Schedules per epoch are stepped by the trainer at the epoch's end.)
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,10 +71,10 @@ class Updater:
         """The only leaves that backward fills: what is trained now, of an exclusive one; None for all."""
         return [p for p in self.parameters if p.requires_grad] if self.exclusive else None
 
-    def update(self, loss: torch.Tensor, window: Window) -> None:
+    def update(self, loss: torch.Tensor, window: Window, beside: Sequence["Updater"] = ()) -> None:
         """Adds the gradients of `loss`. The window's last call makes the step, unless the guard skips it.
 
-        The schedule counts a skipped step, too.
+        The schedule counts a skipped step, too. `beside`: other updaters that step on the same loss.
         """
         self.guard.inspect(loss)
         if self.guard.skipped is not True or self.gradients:  # processes run every backward pass together
@@ -84,18 +84,26 @@ class Updater:
                 if (mask := self.guard.mask) is not None:
                     weighted = torch.where(mask, torch.nan, weighted)  # then the scaler skips the step
             if self.gradients:
-                self.gradients.backward(weighted, window.final, self.guard.skipped, self.inputs)
+                self.gradients.backward(weighted, window.final, self.guard.skipped, self._inputs_with(beside),
+                                        [updater.gradients for updater in beside])
             else:
-                weighted.backward(inputs=self.inputs)
+                weighted.backward(inputs=self._inputs_with(beside))
         if window.final:
             if self.gradients and (any_skipped := self.gradients.any_skipped()) is not None:
                 self.guard.settle(any_skipped)
-            if self.guard.skipped is not True:
-                self.step(window.measured)
-            self.schedule.step()
-            self._drop_gradients()
+            for updater in (self, *beside):
+                if self.guard.skipped is not True:
+                    updater.step(window.measured, self.scaler)
+                updater.schedule.step()
+                updater._drop_gradients()
+            if self.scaler.is_enabled() and self.guard.skipped is not True:
+                self.scaler.update()
 
-    def preflight(self, loss: torch.Tensor, alone: bool = False) -> None:
+    def _inputs_with(self, beside: Sequence["Updater"]) -> list[torch.nn.Parameter] | None:
+        """`inputs`, and those of the updaters beside this one."""
+        return sum((updater.inputs for updater in beside), self.inputs) if self.exclusive else None
+
+    def preflight(self, loss: torch.Tensor, alone: bool = False, beside: Sequence["Updater"] = ()) -> None:
         """Runs backward only, with `alone` for this process's own gradients, as one process would.
 
         Raises ConfigError for a loss that backward cannot use.
@@ -108,23 +116,26 @@ class Updater:
             raise ConfigError.at("loss", "it does not depend on any weight that is trained: "
                                          "somewhere on the way it was cut off, by detach(), item(), argmax() "
                                          "or no_grad(), say.")
+        inputs = self._inputs_with(beside)
         if alone or not self.gradients:
-            loss.backward(inputs=self.inputs)
+            loss.backward(inputs=inputs)
         else:
-            self.gradients.backward(loss, final=True, non_finite=False, inputs=self.inputs)
+            self.gradients.backward(loss, True, False, inputs, [updater.gradients for updater in beside])
             self.gradients.any_skipped()  # completes what the processes do together
 
-    def step(self, measured: bool) -> None:
-        """Steps the optimizer with the accumulated gradients. `measured`: whether their norm is wanted."""
-        if uses_scaler := self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
+    def step(self, measured: bool, scaler: torch.amp.GradScaler) -> None:
+        """Steps the optimizer with the accumulated gradients, which are of a loss that `scaler` has scaled.
+
+        `measured`: whether their norm is wanted.
+        """
+        if uses_scaler := scaler.is_enabled():
+            scaler.unscale_(self.optimizer)
         if self.clip_norm:
             self.grad_norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         elif measured or self.guard.tolerated:
             self.grad_norm = self.measure_norm()
         if uses_scaler:  # it skips steps with infinite gradients itself, to find its scale
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            scaler.step(self.optimizer)
             return
         if measured or self.clip_norm or self.guard.tolerated:
             self.guard.inspect(self.grad_norm, "gradient norm", everywhere=True)
@@ -158,6 +169,13 @@ class Updater:
     def lr(self) -> float:
         """The learning rate of the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def rates(self, name: str) -> dict[str, float]:
+        """The rate of the first group, as `name`, and those of groups that began with another, by pattern."""
+        first, *others = self.optimizer.param_groups
+        begun = [group.get("initial_lr", group["lr"]) for group in (first, *others)]
+        return {name: self.lr, **{group["match"]: float(group["lr"]) for group, rate in zip(others, begun[1:])
+                                  if "match" in group and rate != begun[0]}}
 
     def hold_lr(self) -> None:
         """From here on schedulers do nothing: the learning rates are those in the optimizer's groups."""

@@ -1,0 +1,170 @@
+"""The weights that a new run begins with, from a checkpoint or from a file of another program."""
+import fnmatch
+import logging
+import pickle
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from base.checkpoints import evaluated_weights, open_checkpoint
+from utils.checkpoint.archive import DamagedError, read_archive
+from utils.config.annotations import mismatch
+from utils.config.signature import UnknownKey
+from utils.config.suggestions import suggest_name
+from utils.errors import ConfigError, Fault, WrongValue
+
+log = logging.getLogger(__name__)
+KEYS = {"from": str, "into": str, "rename": dict, "skip": list[str]}  # of an item of `init`
+_WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
+
+
+def init_faults(init: Any) -> Iterator[Fault]:
+    """What is wrong with the section `init`. Reads no file."""
+    if wrong := mismatch(init, list | None):
+        yield WrongValue(("init",), wrong)
+    for number, item in enumerate(init if isinstance(init, list) else ()):
+        if not isinstance(item, dict) or "from" not in item:
+            yield Fault(("init", number), "'from' is missing: a file or a run. Write {from: weights.pt}.")
+            continue
+        for key, value in item.items():
+            if key not in KEYS:
+                yield UnknownKey.of(("init", number, key), f"there is no key {key!r} here.", KEYS,
+                                    f"Keys: {', '.join(KEYS)}.")
+            elif wrong := mismatch(value, KEYS[key]) or (
+                    key == "rename" and mismatch(list(value.values()), list[str])):
+                yield WrongValue(("init", number, key), wrong)
+
+
+def initialize_weights(model: nn.Module, init: Sequence[Mapping] | None, init_from: Path | None) -> None:
+    """Loads the weights that a new run begins with, and logs what fitted. Raises ConfigError.
+
+    `init`: the section of the config. `init_from`: the path on the command line, in its place.
+    """
+    if init and init_from:
+        raise ConfigError.at("init", "--init-from is given, too. Leave out one of the two.")
+    for number, item in enumerate(init or ()):
+        try:
+            load_initial_weights(model, **{"path" if key == "from" else key: value
+                                           for key, value in item.items()})
+        except ConfigError as error:
+            raise ConfigError.at(f"init.{number}", str(error)) from error
+    if init_from:
+        load_initial_weights(model, init_from)
+
+
+def load_initial_weights(model: nn.Module, path: Path | str, into: str = "",
+                         rename: Mapping[str, str] | None = None, skip: Sequence[str] = ()) -> str:
+    """Loads the tensors of a file that fit the model, by name and shape; returns a report on all of them.
+
+    Of our checkpoints averaged weights come before plain ones. Logs counts, by part of the model. Raises
+    ConfigError if nothing fits, and for a prefix or a pattern that no name has. The arguments: see `init` in
+    utils/config/sections.py.
+    """
+    parts = dict(model.named_modules())
+    if into not in parts:
+        raise ConfigError(f"the model has no part '{into}'.{suggest_name(into, parts)}")
+    file, found = read_weights(Path(path))
+    wanted = {name: value for name, value in parts[into].state_dict().items()
+              if isinstance(value, torch.Tensor)}
+    given = _renamed(found, rename or {}, wanted)
+    skipped = {name: pattern for pattern in skip for name in fnmatch.filter({**wanted, **given}, pattern)}
+    given = {name: value for name, value in given.items() if name not in skipped}
+    loaded = {name: value for name, value in given.items()
+              if name in wanted and value.shape == wanted[name].shape}
+    if not loaded or (unused := {*skip} - {*skipped.values()}):
+        what = f"'{min(unused)}' of skip is no name's pattern" if loaded else "no tensor fits the model"
+        raise ConfigError(f"{file}: {what}. It has: {_some(found)}; the model: {_some(wanted)}")
+    parts[into].load_state_dict(loaded, strict=False)
+    report = {
+        "loaded": list(loaded), "skipped": list(skipped),
+        "missing (keep their first values)": [name for name in wanted if name not in {**given, **skipped}],
+        "unexpected (left out)": [name for name in given if name not in wanted],
+        "mismatched (left out)": [f"{name} {list(given[name].shape)}, not {list(wanted[name].shape)}"
+                                  for name in wanted if name in given and name not in loaded]}
+    log.info("Weights from %s%s: %s", file, into and f" into {into}", _summary(report, wanted))
+    details = "\n".join(f"  {len(names):4d} {what}: {', '.join(names)}"
+                        for what, names in report.items() if names)
+    log.debug("%s", details)
+    return details
+
+
+def _summary(report: Mapping[str, list[str]], wanted: Mapping) -> str:
+    """How much was loaded, by part of the model, and counts of the others; names where the shapes differ."""
+    loaded, there = (Counter(name.split(".")[0] for name in names) for names in (report["loaded"], wanted))
+    parts = ", ".join(f"{part} {loaded[part]} of {number}" for part, number in there.items())
+    lines = [f"{len(report['loaded'])} of {len(wanted)} tensors ({parts})"]
+    for what, names in report.items():
+        shown = f": {', '.join(names)}" if what.startswith("mismatched") else ""
+        lines += [f"  {len(names)} {what}{shown}"] if names and what != "loaded" else []
+    return "\n".join(lines)
+
+
+def _renamed(found: Mapping, rename: Mapping[str, str], wanted: Mapping) -> dict[str, torch.Tensor]:
+    """The tensors by their names in the model: without the prefixes of wrappers, and renamed."""
+    given: dict[str, torch.Tensor] = {}
+    used = set()
+    for name, value in found.items():
+        while name.startswith(_WRAPPERS) and name not in wanted and not name.startswith(tuple(rename)):
+            name = name.partition(".")[2]
+        old = next(filter(name.startswith, rename), "")
+        used.add(old)
+        name = rename.get(old, "") + name.removeprefix(old)
+        if name in given:
+            raise ConfigError(f"rename gives two tensors the name '{name}'")
+        given[name] = value
+    if unused := rename.keys() - used:
+        raise ConfigError(f"no name begins with '{min(unused)}'. There are: {_some(found)}")
+    return given
+
+
+def _some(names: Mapping) -> str:
+    return ", ".join(list(names)[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def read_weights(path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The file that a path means, and its tensors by name. No file runs code.
+
+    It is one of our checkpoints, a run or an experiment, or a file of tensors: a state_dict, also under
+    "state_dict" or "model", or .safetensors. Raises ConfigError for anything else.
+    """
+    content = _read_file(path) if path.is_file() else None
+    if content is None or isinstance(content, dict) and {"format", "config", "state"} <= content.keys():
+        checkpoint = open_checkpoint(path, ("best.pt", "last.pt"))
+        return checkpoint.file, evaluated_weights(checkpoint.state)
+    for key in ("state_dict", "model"):
+        inner = content.get(key) if isinstance(content, dict) else None
+        content = inner if isinstance(inner, dict) else content
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in items
+               if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    if not tensors:
+        there = ", ".join(str(name) for name, _ in items) or f"a {type(content).__name__}"
+        raise ConfigError(f"{path}: holds {there[:200]}; a state_dict is needed, the tensors by their names, "
+                          "or one under 'state_dict' or 'model'")
+    return path, tensors
+
+
+def _read_file(file: Path) -> Any:
+    """The content of a file of tensors and plain values. Raises ConfigError."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file  # a library that other files do not need
+
+            return load_file(file)
+        return (read_archive(file) if zipfile.is_zipfile(file)
+                else torch.load(file, map_location="cpu", weights_only=True))  # of torch before 1.6
+    except ImportError as error:
+        raise ConfigError(f"{file}: reading it needs a library: pip install safetensors") from error
+    except Exception as error:  # random bytes can raise anything in an unpickler
+        if isinstance(error, DamagedError) and not isinstance(error.__cause__, pickle.UnpicklingError):
+            open_checkpoint(file, ())  # its error names a sound one beside it
+        if isinstance(error.__cause__ or error, pickle.UnpicklingError):
+            raise ConfigError(f"{file}: refused: holds more than tensors and plain values, or is no file of "
+                              "torch.save. Where it is from, write the weights alone: "
+                              "torch.save(model.state_dict(), FILE); see docs/migrate.md") from error
+        raise ConfigError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
