@@ -35,9 +35,9 @@ def main(args) -> None:
     with before_group(joins=False):
         checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
     gc.enable()
-    config, places, _ = resolve_config(None, checkpoint, args.overrides)
-    with located(places):
-        trainer = build_trainer(config, pick_device(args.device))
+    resolved = resolve_config(None, checkpoint, args.overrides)
+    with located(resolved.places):
+        trainer = build_trainer(resolved.config, pick_device(args.device))
         load_evaluated_weights(trainer, checkpoint)
         trainer.use_run(SilentRun(bars=not args.quiet))
         if trainer.data.dataset(args.split) is None:

@@ -182,6 +182,11 @@ MISTAKES = [
     ("seed: 1", "seed: ${env:NOT_SET_ANYWHERE}", 2, "seed", "${env:NOT_SET_ANYWHERE,DEFAULT}"),
     ("seed: 1", "seed: ${seed}", 2, "seed", "refers to itself"),
     ("seed: 1", "seed: ${seed", 2, "seed", "is not closed"),
+    ("sizes: [64, 16, 10]", "sizes: [64, '${data:classes}']", 14, "model.args.sizes.1", "Did you mean 'num_classes'?"),
+    ("sizes: [64, 16, 10]", "sizes: [64, '${data:class_counts}']", 14, "model.args.sizes", "is a list; a whole number"),
+    ("lr: 0.01", "lr: x${data:num_classes}", 21, "optimizer.args.lr", "'x10' is text; a number is needed"),
+    ("batch_size: 30", "batch_size: ${data:num_classes}", 8, "data_loader.batch_size", "the train dataset is built later"),
+    ("name: good", "name: good${data:num_classes}", 1, "name", "the train dataset is built later"),
     ("name: good", "name: ${model}", 1, "name", "is a table"),
     ("name: good", "name: good\n~foo:", 2, "~foo", "nothing inherited to delete"),
     # files and syntax

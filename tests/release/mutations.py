@@ -36,6 +36,20 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- values of the data in a config
+    Mutation("a resumed run takes other values of the data", "base/data_values.py",
+             "if repr(now := value_at(config, path)) != repr(was)", "if (now := was) is None",
+             "test_a_run_is_not_resumed_with_other_values"),
+    Mutation("classes are counted over the validation samples, too", "base/data_values.py",
+             'labels[data.indices("train")]', "labels",
+             "test_classes_are_counted_over_what_is_left_to_train_on"),
+    Mutation("values of the data are interpolated again", "utils/config/interpolation.py",
+             'text.replace("${", "$${") if waits else text', "text",
+             "test_a_value_is_plain_and_stands_where_any_reference_may"),
+    Mutation("what the data gives is not checked", "base/data_values.py",
+             "        resolved = resolve_reading(reading, checkpoint, dist.world_size())",
+             "        resolved = resolved._replace(config={**resolved.config, **config})",
+             "test_a_value_that_is_not_there_or_does_not_fit_is_a_message_at_its_place"),
     # -- samples that a collate function leaves out
     Mutation("left out samples count", "base/data/sample_count.py",
              "number = count_samples(batch.data, batch.num_samples)", "number = batch.num_samples",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from utils.config.suggestions import suggest_name, suggest_value
+from utils.config.syntax import DataReference
+
 _DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
                  type(None): "null", list: "a list", dict: "a table of keys"}
 
@@ -53,7 +55,7 @@ def mismatch(value, annotation) -> str | None:
     Annotations may carry constraints: `Annotated[int, check]`; `check(value)` raises ValueError to reject it.
     """
     simple = simple_types(annotation)
-    if simple is None:
+    if simple is None or isinstance(value, DataReference):  # its value is checked once it is known
         return None
     if any(_fits(value, kind) for kind in simple):
         try:
@@ -142,7 +144,7 @@ def _fits(value, kind) -> bool:
     if isinstance(kind, tuple):
         return value in kind
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float, DataReference)) and not isinstance(value, bool)
     return type(value) is kind
 
 
