@@ -177,6 +177,11 @@ MISTAKES = [
     ("metrics: [accuracy]", "metrics: [absolute_error]", 17, "metrics.0", "must match"),
     ("metrics: [accuracy]", "metrics: [F1Score]", 17, "metrics.0.args", "F1Score needs 'task'"),
     ("{step_size: 1}", "{step_size: 0}", 23, "scheduler", "StepLR breaks down"),
+    # blocks among arguments
+    ("transforms:\n", "transforms:\n  train: [{type: RandomApply, args: {transforms: [{type: RandomAffine}]}}]\n", 6,
+     "transforms.train.0.args.transforms.0.args", "RandomAffine needs 'degrees'"),
+    (MODEL, "model: {type: Sequential, args: {layers: [{type: Linear, args: {in_features: a, out_features: 3}}]}}\n", 11,
+     "model.args.layers.0.args.in_features", "'a' is text; a whole number is needed"),
     # references and deletions
     ("seed: 1", "seed: ${sed}", 2, "seed", "Did you mean 'seed'?"),
     ("seed: 1", "seed: ${env:NOT_SET_ANYWHERE}", 2, "seed", "${env:NOT_SET_ANYWHERE,DEFAULT}"),
