@@ -50,6 +50,10 @@ MUTATIONS = [
              "        resolved = resolve_reading(reading, checkpoint, dist.world_size())",
              "        resolved = resolved._replace(config={**resolved.config, **config})",
              "test_a_value_that_is_not_there_or_does_not_fit_is_a_message_at_its_place"),
+    # -- configs of pytorch-template
+    Mutation("the val loader of a fork is lost", "tools/migrate.py",
+             "    apart = any(block != first for block in blocks.values())", "    apart = False",
+             "test_what_forks_write_becomes_what_is_written_here"),
     # -- blocks among the arguments of blocks
     Mutation("a nested block is passed as a table", "utils/config/registry.py",
              'holder[key] = self.build(inner, ".".join(map(str, (where, "args", *above, key))))', "pass",
