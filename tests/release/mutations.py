@@ -438,7 +438,7 @@ MUTATIONS = [
              "if not kinds or str in kinds:", "if True:",
              "test_text_becomes_the_numbers_that_an_argument_asks_for_as_keys"),
     Mutation("another type drops all arguments", "base/run_setup.py",
-             "reading = keep_arguments(reading)", "pass",
+             "resolve_reading(keep_arguments(reading), ", "resolve_reading(reading, ",
              "test_a_run_with_another_type_keeps_the_arguments"),
     Mutation("another type keeps the arguments that it does not take", "base/changed_types.py",
              "if name in free and name not in new}", "if name not in new}",
