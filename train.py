@@ -74,17 +74,20 @@ def call_tool(args, *parts):
 
 def train(args, resolved, checkpoint, device) -> None:
     """The work of each process."""
+    from base.data_values import enter_data_values
     from base.run_setup import set_up_training
     from base.summary import describe_finished
     from utils.run_folder import run_of
     from utils.run_lock import RunLock
 
+    resolved, train_dataset = enter_data_values(resolved, checkpoint, device)
     stage, config = args.tool and args.tool.stage, resolved.config
     waits = str(args.resume) == "auto"
     awaited = args.out / config["name"] / args.run_name if waits and args.run_name else None
     with RunLock(waits, awaited) as lock:
         setup = set_up_training(config, checkpoint, device, args.out, args.init_from,
-                                check=stage != "memory", lock=lock if stage in (None, "run") else None)
+                                check=stage != "memory", lock=lock if stage in (None, "run") else None,
+                                train_dataset=train_dataset)
         if stage in ("memory", "trainer"):
             return call_tool(args, setup, config)
         trainer, checkpoint = setup.trainer, setup.checkpoint

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+from torch.utils.data import Dataset
 
 from base.base_data_loader import DataSplits
 from base.base_model import as_floats, parameter_groups
@@ -30,16 +31,17 @@ _NO_VAL = ("Without a val split of its own, set data_loader.validation_split: 0.
            "validation.")
 
 
-def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()) -> BaseTrainer:
+def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = (),
+                  train_dataset: Dataset | None = None) -> BaseTrainer:
     """The trainer that a config describes, on `device`, with the initial weights that its seed gives.
 
-    Datasets are built on first use; those of `splits` are built now. Raises one ConfigError for all parts
-    that cannot be built.
+    Datasets are built on first use, those of `splits` now, but for a `train_dataset` that is given. Raises
+    one ConfigError for all parts that cannot be built.
     """
     seed, attempts, data = config["seed"], Attempts(), None
     seed_all(derive(seed, "data"), device)
     with attempts:
-        data = build_data(config, device)
+        data = build_data(config, device, train_dataset)
     seed_all(derive(seed, "model"), device)
     with attempts:
         model = build_model(config["model"])
@@ -72,8 +74,9 @@ def build_model(block) -> torch.nn.Module:
     return model
 
 
-def build_data(config: dict, device: torch.device) -> DataSplits:
+def build_data(config: dict, device: torch.device, train_dataset: Dataset | None = None) -> DataSplits:
     """The splits of the config's dataset, with their transforms. Reads no data yet."""
+    built = {} if train_dataset is None else {"train": train_dataset}
     options = dict(config["data_loader"])
     if options.get("pin_memory") is None:
         options["pin_memory"] = device.type == "cuda"
@@ -83,8 +86,8 @@ def build_data(config: dict, device: torch.device) -> DataSplits:
     sets: dict[str, list[str]] = {}
     for _, split, *name in (path for path in dataset_blocks(config["dataset"]) if len(path) > 2):
         sets.setdefault(split, []).append("/".join([split, *name]))
-    return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"],
-                      evaluation_sets=sets, **options)
+    return DataSplits(lambda split: built[split] if split in built else build_dataset(
+        config["dataset"], device, split), transforms, config["seed"], evaluation_sets=sets, **options)
 
 
 def build_dataset(section, device: torch.device, split: str):

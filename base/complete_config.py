@@ -138,6 +138,7 @@ def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
         elif isinstance(given, dict):
             yield path, registry, given
             inner = given.get("args")
+            found += [((*path, *at), registry, block) for at, block in registry.inner_blocks(given)]
             if registry is SCHEDULERS and isinstance(inner, dict) and "schedulers" in inner:
                 found.append(((*path, "args", "schedulers"), registry, inner["schedulers"]))
 

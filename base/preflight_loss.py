@@ -5,14 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
-from base.data.arrays import as_arrays
+from base.data.arrays import labels_of
 from base.data.sampler import Batch
 from base.weighted_losses import loss_parts
 from utils.distributed import collectives as dist
@@ -21,7 +19,6 @@ from utils.errors import ConfigError, Fault
 log = logging.getLogger(__name__)
 OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 OVER_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
@@ -94,7 +91,7 @@ def _broadcast_faults(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[
 
 def _label_faults(trainer: LossInputs, config: Mapping, batch: Batch, outputs: torch.Tensor,
                   targets: torch.Tensor, ignored: int) -> Iterator[Fault]:
-    labels = _labels(trainer.data.dataset("train"))
+    labels = labels_of(trainer.data.dataset("train"))
     if labels is None or outputs.ndim != 2 or targets.ndim != 1:
         return
     chosen = torch.as_tensor(labels[batch.chosen.indices]).cpu()
@@ -134,27 +131,8 @@ def _find_num_classes(value: Any, path: tuple) -> Iterator[tuple[tuple, int]]:
 
 def _label_range(data: DataSplits, ignored: int) -> tuple[int, int]:
     """The lowest and the highest label of train and val, without the ones that the loss ignores."""
-    found = [_labels(data.dataset(split)) for split in ("train", *data.sets("val"))]
+    found = [labels_of(data.dataset(split)) for split in ("train", *data.sets("val"))]
     found = [labels[labels != ignored] for labels in found if labels is not None]
     found = [labels for labels in found if len(labels)]
     return (min((int(labels.min()) for labels in found), default=0),
             max((int(labels.max()) for labels in found), default=0))
-
-
-def _labels(dataset: Dataset) -> np.ndarray | torch.Tensor | None:
-    """Whole numbers `[N]`, one per sample: the second of a dataset's two arrays, else its targets/labels."""
-    if isinstance(dataset, IterableDataset):
-        return None
-    arrays = as_arrays(dataset)
-    if arrays is not None:
-        labels = arrays.arrays[1] if len(arrays.arrays) == 2 else None
-    else:
-        labels = vars(dataset).get("targets", vars(dataset).get("labels"))
-    if isinstance(labels, (list, tuple)) and labels and all(type(label) is int for label in labels):
-        labels = np.array(labels)
-    if not isinstance(labels, (np.ndarray, torch.Tensor)) or labels.ndim != 1 or not (
-            len(labels) == len(dataset) > 0):
-        return None
-    whole = (np.issubdtype(labels.dtype, np.integer) if isinstance(labels, np.ndarray)
-             else labels.dtype in _WHOLE)
-    return labels if whole else None

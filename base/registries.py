@@ -26,6 +26,19 @@ def subclasses(module: str, kind: type, ending: str = ""):
     return load
 
 
+def _modules() -> dict:
+    return {**subclasses("torch.nn", nn.Module)(), "Sequential": Sequential}
+
+
+def Sequential(layers: list[nn.Module] = ()) -> nn.Sequential:
+    """torch's Sequential.
+
+    Args:
+        layers: the blocks of its layers, in their order.
+    """
+    return nn.Sequential(*layers)
+
+
 def _torchvision_models() -> dict:
     from torchvision.models import get_model_builder, list_models
 
@@ -44,15 +57,16 @@ def _torchmetrics() -> dict[str, type]:
     return {**subclasses("torchmetrics.classification", Metric)(), **subclasses("torchmetrics", Metric)()}
 
 
-MODELS = Registry("model", "model", expects=nn.Module, libraries=[
+MODELS = Registry("model", "model", expects=nn.Module, nests=True, libraries=[
     Library("any torchvision model", _torchvision_models),
-    Library("any torch.nn module", subclasses("torch.nn", nn.Module))])
-LOSSES = Registry("loss", "model", inputs=2, libraries=[
+    Library("any torch.nn module", _modules)])
+LOSSES = Registry("loss", "model", inputs=2, nests=True, libraries=[
     Library("any loss of torch.nn", subclasses("torch.nn", nn.Module, ending="Loss"))])
-METRICS = Registry("metric", "model", inputs=2, libraries=[Library("any torchmetrics class", _torchmetrics)])
+METRICS = Registry("metric", "model", inputs=2, nests=True, libraries=[
+    Library("any torchmetrics class", _torchmetrics)])
 DATASETS = Registry("dataset", "data_loader", expects=Dataset, libraries=[
     Library("any torchvision dataset", subclasses("torchvision.datasets", Dataset))])
-TRANSFORMS = Registry("transform", "data_loader", inputs=1, libraries=[
+TRANSFORMS = Registry("transform", "data_loader", inputs=1, nests=True, libraries=[
     Library("any torchvision.transforms.v2 class", _torchvision_transforms)])
 OPTIMIZERS = Registry("optimizer", "trainer", expects=Optimizer, provided=("params",), libraries=[
     Library("any torch.optim optimizer", subclasses("torch.optim", Optimizer))])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
@@ -24,10 +25,11 @@ from utils.checkpoint import format_1
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
 from utils.config.blocks import as_block
+from utils.config.interpolation import data_references
 from utils.config.loading import (
     DEFAULT_VALUES, Reading, default_values, differences, flatten, located, masked, override_config, value_at,
     written_config)
-from utils.config.syntax import dump_yaml, format_value
+from utils.config.syntax import DATA_VALUES, dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.distributed.group import num_restarts
@@ -57,15 +59,12 @@ _WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _A
 
 
 class RunConfig(NamedTuple):
-    """`config`: what parts are built from. `places`: where its keys were written. `complete`: as kept.
-
-    `from_environment`: the keys whose values came from `${env:...}` in this start.
-    """
+    """`config`: what parts are built from. `complete`: as kept. `reading`: as written; its places: where."""
 
     config: dict
     places: dict
     complete: dict
-    from_environment: frozenset[str] = frozenset()
+    reading: Reading
 
 
 def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
@@ -147,11 +146,15 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     effect on a resumed run.
     """
     reading = given or override_config(written_config(checkpoint.config), str(checkpoint.file), overrides)
-    reading = keep_arguments(reading)
+    return resolve_reading(keep_arguments(reading), checkpoint, num_processes)
+
+
+def resolve_reading(reading: Reading, checkpoint: Checkpoint | None, num_processes: int) -> RunConfig:
+    """The checked and completed config of what was read; see `resolve_config`."""
     if checkpoint is None:
         config = validate_config(reading.config, reading.places, num_processes, reading.faults)
         config, complete = complete_config(config)
-        return RunConfig(config, reading.places, complete, reading.from_environment)
+        return RunConfig(config, reading.places, complete, reading)
     # kept values of the engine's own keys are checked with what is written
     checked = complete_config(reading.config, checkpoint.config, format_1.DEFAULTS, engine_only=True).config
     config = validate_config(checked, reading.places, num_processes, reading.faults)
@@ -159,14 +162,17 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     config, complete = complete_config(config, checkpoint.config, format_1.DEFAULTS)
     with located(reading.places):
         _refuse_changes_without_effect(checkpoint, complete)
-    return RunConfig(config, reading.places, complete, reading.from_environment)
+    return RunConfig(config, reading.places, complete, reading)
 
 
 def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:
     """Logs the changes to a resumed run; raises ConfigError for changes without effect."""
     changes, faults = _changes(checkpoint.config, config), []
+    waits = any(data_references(config))  # the changes are looked at once more, and then logged
     begun = checkpoint.state["progress"]["batch"] > 0 and not _keeps_steps(changes, checkpoint.config, config)
     for key, (old, new) in changes.items():
+        if any(data_references(new)):
+            continue
         if begun and key in _WITHIN_EPOCH:
             why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume "
                    "without this change, or from a checkpoint at the end of an epoch."
@@ -179,8 +185,8 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
             why = (f"a run under way keeps its {what} ({old!r}); it cannot become {new!r}. For "
                    f"a new run from these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
         else:
-            log.info("%s is now %s; the checkpoint was made with %s", key, format_value(new),
-                     format_value(old))
+            log.log(logging.DEBUG if waits else logging.INFO, "%s is now %s; the checkpoint was made with %s",
+                    key, format_value(new), format_value(old))
             continue
         faults.append(Fault(tuple(key.split(".")), why))
     if faults:
@@ -192,7 +198,7 @@ def _changes(old: dict, new: dict) -> dict[str, tuple]:
 
     An argument without a value on one side, that is a default on the other, came or went with the code.
     """
-    plain = [in_tables({**config, DEFAULT_VALUES: None}) for config in (old, new)]
+    plain = [in_tables({**config, DEFAULT_VALUES: None, DATA_VALUES: None}) for config in (old, new)]
     sides = [(default_values(old), flatten(plain[0])), (default_values(new), flatten(plain[1]))]
     return {key: values for key, values in differences(*plain).items()
             if not all(key in defaults or key not in keys for defaults, keys in sides)}
@@ -238,16 +244,17 @@ class TrainingSetup(NamedTuple):
 
 
 def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.device, out: Path,
-                    init_from: Path | None = None, check: bool = True,
-                    lock: RunLock | None = None) -> TrainingSetup:
+                    init_from: Path | None = None, check: bool = True, lock: RunLock | None = None,
+                    train_dataset: Dataset | None = None) -> TrainingSetup:
     """Builds what a config describes, up to the state of the checkpoint or of other first weights.
 
     The optimizers are built when the model has its initial weights; the preflight comes before the state of
     the checkpoint, which it would change. Without `check` there is neither. `lock`: taken for the run that
-    is resumed. Raises ConfigError for what cannot be built and for a step that fails. All processes call it.
+    is resumed. `train_dataset`: if it is built. Raises ConfigError for what cannot be built and for a step
+    that fails. All processes call it.
     """
     checkpoint = broadcast_checkpoint(checkpoint, out, config["name"], lock)
-    trainer = build_trainer(config, device, splits=("train", "val"))
+    trainer = build_trainer(config, device, splits=("train", "val"), train_dataset=train_dataset)
     if not checkpoint:
         initialize_weights(trainer.unwrapped_model, config["init"], init_from)
     require_a_mean(trainer.loss, trainer.accumulate, resumed=checkpoint is not None)
@@ -298,7 +305,7 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         if is_new:
             require_unused(folder)  # another process may have had it meanwhile
         remove_links(folder)
-        record_start(folder, {**start, "from_environment": sorted(resolved.from_environment),
+        record_start(folder, {**start, "from_environment": sorted(resolved.reading.from_environment),
                               "locked": bool(lock and lock.holds),
                               "last_checkpoint": file_stamp(folder / CHECKPOINTS / "last.pt")})
         run = _open_run(folder, resolved, checkpoint, bars)

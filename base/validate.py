@@ -2,6 +2,7 @@
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
@@ -136,24 +137,25 @@ def _transform_faults(transforms) -> Iterator[Fault]:
         path = ("transforms", key)
         if key in TRANSFORM_KEYS:
             faults = list(_list_faults(TRANSFORMS, [] if blocks is None else blocks, path))
-            yield from faults or _misplaced(blocks or [], path)
+            yield from faults or _misplaced([((*path, i), block) for i, block in enumerate(blocks or [])])
         else:
             yield UnknownKey.of(path, f"there are no {key!r} transforms.", TRANSFORM_KEYS,
                                 f"There are: {known}.")
 
 
-def _misplaced(blocks: list, path: tuple) -> Iterator[Fault]:
-    """Batch augmentations among the transforms of samples, or the other way round."""
-    for number, block in enumerate(blocks):
+def _misplaced(blocks: Iterable[tuple[tuple, Any]]) -> Iterator[Fault]:
+    """Batch augmentations among the transforms of samples or inside others, or the other way round."""
+    for path, block in blocks:
         name = as_block(block)["type"]
         transform, twin = TRANSFORMS.get(name), f"Batch{name}"
         of_batches = isinstance(transform, type) and issubclass(transform, BatchAugmentation)
-        if of_batches and path[-1] != "batch":
-            yield Fault((*path, number), f"{name} augments whole batches, in training alone. Move it to "
-                                         "transforms.batch.")
-        if not of_batches and path[-1] == "batch" and twin in TRANSFORMS.names():
-            yield Fault((*path, number), f"{name} would draw once for a whole batch, in evaluation too. "
-                                         f"{twin} draws for each sample, in training alone.")
+        if of_batches and (path[1] != "batch" or len(path) > 3):
+            yield Fault(path, f"{name} augments whole batches, in training alone. Move it to "
+                              "transforms.batch.")
+        if not of_batches and path[1] == "batch" and twin in TRANSFORMS.names():
+            yield Fault(path, f"{name} would draw once for a whole batch, in evaluation too. {twin} draws "
+                              "for each sample, in training alone.")
+        yield from _misplaced([((*path, *at), inner) for at, inner in TRANSFORMS.inner_blocks(block)])
 
 
 def _list_faults(registry: Registry, blocks, path: tuple) -> Iterator[Fault]:

@@ -30,7 +30,7 @@ for one key.
 A *block* names a class or a function and says what it is called with: `{type: NAME, args: {...}}`. A bare \
 NAME is short for
 `{type: NAME}`. Any value may be a reference: `${seed}` is another value of the config, \
-`${env:DATA_DIR,data/}` a variable of
+`${data:num_classes}` a value of the train dataset, `${env:DATA_DIR,data/}` a variable of
 the environment, and what it is without one. In a file that inherits, `~key: null` takes an inherited key \
 away.
 """

@@ -2,6 +2,7 @@
 from typing import Any
 
 from tools.print_config import MISSING, Rows, origin, with_kept_arguments
+from utils.config.interpolation import data_references
 from utils.config.loading import Layer, Reading, flatten, place_of, value_at
 from utils.config.sections import EXTENDS, SECTIONS, with_defaults
 from utils.config.suggestions import suggest_name
@@ -41,6 +42,8 @@ def explain_value(reading: Reading, path: KeyPath) -> Rows:
     if value is MISSING:
         return [section, ("value", "not set")]
     rows = [section, ("value", format_value(value)), ("from", origin(reading, path))]
+    if any(data_references(value)):
+        rows.append(("gets", "its value from the train dataset, when a run or --check begins"))
     if not isinstance(value, dict):  # tables merge
         rows += _explain_layers(reading, path, value)
     if len(files := [_file(layer) for layer in reading.layers if layer.config]) > 1:

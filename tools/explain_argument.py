@@ -46,7 +46,14 @@ def _end_of_block(config: Mapping, path: KeyPath) -> int | None:
     ends = [end for end in range(1, len(path) + 1)
             if "type" in _table(as_block(value_at(config, path[:end])))]
     chained = [end for end in ends if "schedulers" in path[:end - 1] and path[end - 1].isdigit()]
-    return (chained[-1:] or ends[:1] or [None])[0]
+    end = (chained[-1:] or ends[:1] or [None])[0]
+    while end:  # down to the innermost block
+        found = KINDS[path[0]].inner_blocks(as_block(value_at(config, path[:end])))
+        inner = [len(at) for at, _ in found if path[end:end + len(at)] == tuple(map(str, at))]
+        if not inner:
+            break
+        end += inner[0]
+    return end
 
 
 def _table(block) -> Mapping:

@@ -6,13 +6,13 @@ The YAML goes to stdout. Notes on what was not converted, and on what to do by h
 key in config.json. docs/migrate.md explains how to move the code.
 """
 import argparse
-import copy
 import re
 import sys
 from pathlib import Path
 
-from utils.config.annotations import mismatch
-from utils.config.loading import flatten, load_config, place_of
+from tools.fork_names import DATASETS, LOADERS, OF_SPLITS, OPTIMIZERS, SCHEDULERS, TRAINER
+from tools.old_config import OldConfig
+from utils.config.loading import load_config, place_of
 from utils.config.sections import REQUIRED, SECTIONS
 from utils.config.syntax import dump_yaml
 from utils.errors import ConfigError, exit_codes
@@ -26,69 +26,6 @@ _METRICS = {"accuracy": "accuracy", "top_k_acc": "top_k_accuracy"}
 # Arguments of its data loaders that are options of data_loader here. The others are arguments of the dataset.
 _LOADING = ("batch_size", "shuffle", "validation_split", "num_workers", "drop_last", "pin_memory",
             "prefetch_factor", "persistent_workers", "timeout")
-# What to do about what was not converted, by the beginning of its key. The first match is used.
-_BY_HAND = {
-    "n_gpu": "belongs to the command line: --device cpu for 0, --distributed --nproc N for several",
-    "arch": ("not carried; a model is one class here, with all it needs in args, and several networks as its "
-             "submodules"),
-    "loss": "not carried; one function computes all terms here, and returns their sum or a dict of them",
-    "valid_data_loader": ("not carried; with data_loader.validation_split null the dataset gives its own "
-                          "split 'val'"),
-    "trainer.type": "not carried; move the class as docs/migrate.md says, then name it as trainer.type",
-    "trainer.save_dir": "belongs to the command line: --out DIR (saved/)",
-    "trainer.verbosity": "belongs to the command line: -q for warnings only, -v for more messages",
-    "trainer": "not carried; a trainer of your own takes further options from trainer.args"}
-
-
-class _Old:
-    """The old config during the conversion. Values that were not taken stay in `rest`, and become notes."""
-
-    def __init__(self, config: dict, places: dict):
-        self.rest, self.places, self.notes = copy.deepcopy(config), places, {}
-
-    def look(self, *path: str):
-        """The value at `path`; None if there is none."""
-        value = self.rest
-        for end, key in enumerate(path):
-            self._require(value, dict | None, path[:end])
-            value = (value or {}).get(key)
-        return value
-
-    def take(self, *path: str, kind=object):
-        """Like `look`, and removes the value from `rest`. Raises ConfigError if it is not of that kind."""
-        value = self.look(*path)
-        self._require(value, kind | None, path)
-        (self.look(*path[:-1]) or {}).pop(path[-1], None)
-        return value
-
-    def block(self, *path: str) -> dict | None:
-        """Takes a block `{type, args}` or a bare name; None without one. A table without `type` stays."""
-        if isinstance(self.look(*path), dict):
-            name = self.take(*path, "type", kind=str)
-            return ({"type": name, "args": self.take(*path, "args", kind=dict) or {}}
-                    if name is not None else None)
-        name = self.take(*path, kind=str)
-        return {"type": name} if name is not None else None
-
-    def blocks(self, *path: str) -> dict | None:
-        """Takes a block, or several blocks by name (for several networks)."""
-        several = self.look(*path)
-        if (isinstance(several, dict) and several
-                and all(isinstance(b, dict) and "type" in b for b in several.values())):
-            self.notes[".".join(path)] = (f"{', '.join(several)}: these have to be the names of the model's "
-                                          "submodules")
-            return {name: self.block(*path, name) for name in list(several)}
-        return self.block(*path)
-
-    def note_rest(self) -> None:
-        """Notes what was not taken, with what to do about it."""
-        for key in [key for key, value in flatten(self.rest).items() if value != {}]:
-            fitting = (text for start, text in _BY_HAND.items() if f"{key}.".startswith(f"{start}."))
-            self.notes[key] = next(fitting, "not carried; nothing here has this name")
-
-    def _require(self, value, kind, path: tuple) -> None:
-        if fault := mismatch(value, kind):
-            raise ConfigError(f"{place_of(self.places, path).source}  {'.'.join(path)}: {fault}")
 
 
 def migrate(config: dict, places: dict | None = None) -> tuple[dict, dict[str, str]]:
@@ -100,11 +37,11 @@ def migrate(config: dict, places: dict | None = None) -> tuple[dict, dict[str, s
     if "arch" not in config:
         raise ConfigError(f"{place_of(places or {}, ()).source}: no config of pytorch-template: it has no "
                           "'arch'")
-    old = _Old({"seed": 123, **config}, places or {})
+    old = OldConfig({"seed": 123, **config}, places or {})
     metrics = _metrics(old)
     new = {"name": old.take("name", kind=str), "seed": old.take("seed", kind=int),
-           "data_loader": _data_loader(old), **_dataset(old), "model": _model(old), "loss": _loss(old),
-           "metrics": metrics, "optimizer": old.blocks("optimizer"), "scheduler": old.blocks("lr_scheduler"),
+           **_data(old), "model": _model(old), "loss": _loss(old),
+           "metrics": metrics, "optimizer": _optimizer(old), "scheduler": _scheduler(old),
            "trainer": {"type": "Trainer", "args": _trainer_args(old, metrics)},
            "writers": [] if old.take("trainer", "tensorboard", kind=bool) is False else None}
     old.note_rest()
@@ -115,33 +52,128 @@ def migrate(config: dict, places: dict | None = None) -> tuple[dict, dict[str, s
         old.notes["seed"] = "123, as in train.py there; what is drawn from it differs here"
     old.notes |= {key: "missing, and nothing in the old config tells it"
                   for key in REQUIRED if not new.get(key)}
-    return {key: new[key] for key in SECTIONS if new.get(key) is not None}, old.notes
+    return {key: new[key] for key in SECTIONS if new.get(key) is not None}, old.sorted_notes()
 
 
-def _data_loader(old: _Old) -> dict:
-    options = {key: old.take("data_loader", "args", key) for key in _LOADING}
-    options["batches_per_epoch"] = old.take("trainer", "len_epoch")
-    return {key: value for key, value in options.items() if value is not None}
+def _data(old: OldConfig) -> dict:
+    """The sections dataset, data_loader and transforms, from the loaders of all splits."""
+    found = {split: path for split, paths in LOADERS.items()
+             if (path := next((tuple(key.split(".")) for key in paths if _is_loader(old, key)), None))}
+    loading, blocks = {}, {}
+    for split, path in found.items():
+        args = old.arguments(*path) if isinstance(old.look(*path), dict) else {}
+        loading[split] = {key: args.pop(key) for key in _LOADING if key in args}
+        blocks[split] = _dataset(old, path, args)
+    options = loading.get("train", {})
+    if batches := old.take("trainer", "len_epoch"):
+        options["batches_per_epoch"] = batches
+    _join_options(old, found, loading)
+    options = {key: value for key, value in options.items() if value is not None}
+    blocks = {split: block for split, block in blocks.items() if block}
+    if not blocks:
+        return {"data_loader": options}
+    first = next(iter(blocks.values()))
+    apart = any(block != first for block in blocks.values())
+    if apart:
+        old.notes["dataset"] = (f"a block for each split, since the loaders of {', '.join(blocks)} had other "
+                                "classes or arguments")
+    data = {"dataset": blocks if apart else first, "data_loader": options}
+    if any(block["type"] == "MNIST" for block in blocks.values()):
+        data["transforms"] = {"batch": [{"type": "Normalize", "args": {"mean": [0.1307], "std": [0.3081]}}]}
+    return data
 
 
-def _dataset(old: _Old) -> dict:
-    """The dataset, with the arguments that `_data_loader` left of the loader's, and its known transforms."""
-    loader = old.take("data_loader", "type", kind=str)
-    if loader is None:
-        return {}
-    if loader.lower() == "mnistdataloader":
-        normalize = {"type": "Normalize", "args": {"mean": [0.1307], "std": [0.3081]}}
-        return {"dataset": {"type": "MNIST",
-                            "args": {"root": old.take("data_loader", "args", "data_dir"), "download": True}},
-                "transforms": {"batch": [normalize]}}
-    name = re.sub("_?data_?loader$", "", loader, flags=re.IGNORECASE) or loader
-    old.notes["data_loader.type"] = (f"put the dataset of {loader} into data_loader/{_snake(name)}.py as "
-                                     f"class {name} with @DATASETS.register, and its transforms under "
-                                     "transforms")
-    return {"dataset": {"type": name, "args": old.take("data_loader", "args", kind=dict) or {}}}
+def _is_loader(old: OldConfig, key: str) -> bool:
+    """Whether there is a loader at a key: a name, or a table that is not one of splits."""
+    value = old.rest
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    tables = isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()) and value
+    return isinstance(value, str) or (isinstance(value, dict) and bool(value) and not (
+        tables and not {"args", "dataset"} & value.keys()))
 
 
-def _model(old: _Old) -> dict | None:
+def _join_options(old: OldConfig, found: dict[str, tuple], loading: dict[str, dict]) -> None:
+    """Options of the loaders of val and test go into those of train, or become notes."""
+    options = loading.get("train", {})
+    if "val" in found and options.pop("validation_split", None) is not None:
+        key = ".".join((*old.home(*found["train"]), "validation_split"))
+        old.notes[key] = "dropped; val has a loader of its own"
+    for split in [split for split in ("val", "test") if split in found]:
+        size = loading[split].pop("batch_size", None)
+        if size != options.get("batch_size") and size is not None:
+            options.setdefault("eval_batch_size", size)
+            if options["eval_batch_size"] != size:
+                loading[split]["batch_size"] = size
+        for key, value in loading[split].items():
+            if key not in ("shuffle", "validation_split", "drop_last") and options.get(key) != value:
+                old.notes[".".join((*old.home(*found[split]), key))] = (
+                    f"dropped, {value!r}; all loaders share their options")
+
+
+def _dataset(old: OldConfig, path: tuple, args: dict) -> dict | None:
+    """The block of the dataset behind a loader, with the arguments that are no options of loading."""
+    loader = old.take(*path, "type", kind=str) if isinstance(old.look(*path), dict) else old.take(*path)
+    inner = args.pop("dataset", None)
+    beside = next((key for key in DATASETS if inner is None and path[0] not in DATASETS
+                   and isinstance(old.rest.get(key), (dict, str))
+                   and (isinstance(old.rest[key], str) or "type" in old.rest[key])), None)
+    if beside:
+        inner = old.block(beside)
+    if isinstance(inner, dict) and isinstance(inner.get("type"), str):
+        beside_type = {key: value for key, value in inner.items() if key not in ("type", "args")}
+        loader, args = inner["type"], {**(inner.get("args") or {}), **beside_type, **args}
+    elif isinstance(inner, str):
+        loader = inner
+    for key in [key for key in OF_SPLITS if isinstance(args.get(key), bool) or args.get(key) in
+                ("train", "training", "val", "valid", "validation", "test")]:
+        where = ".".join((*old.home(*path), key))
+        old.notes[where] = f"dropped, {args.pop(key)!r}; the program passes 'split'"
+    if "verbose" in args:
+        old.notes[".".join((*old.home(*path), "verbose"))] = (
+            f"dropped, {args.pop('verbose')!r}; -q and -v are for all messages")
+    if (loader or "").lower() == "mnistdataloader":
+        return {"type": "MNIST", "args": {"root": args.pop("data_dir", None), "download": True, **args}}
+    name = re.sub("_?data_?loader$", "", loader or "", flags=re.IGNORECASE) or "MyDataset"
+    old.notes[".".join((*path, "type"))] = (
+        f"put the dataset of {loader or 'this loader'} into data_loader/{_snake(name)}.py as class {name} "
+        "with @DATASETS.register, and its transforms under transforms")
+    return {"type": name, "args": args}
+
+
+def _optimizer(old: OldConfig) -> dict | None:
+    optimizer = old.blocks("optimizer")
+    for key, block in _each(optimizer, "optimizer"):
+        if block["type"] not in OPTIMIZERS:
+            old.notes[key] = (f"torch has no optimizer {block['type']}: put the class into a file of "
+                              "trainer/ with @OPTIMIZERS.register")
+    return optimizer
+
+
+def _scheduler(old: OldConfig) -> dict | None:
+    """The scheduler without `verbose`, which torch has dropped; OneCycleLR after each step, as meant."""
+    scheduler, epochs = old.blocks("lr_scheduler"), old.look("trainer", "epochs")
+    for key, block in _each(scheduler, "lr_scheduler"):
+        args = block.get("args", {})
+        if "verbose" in args:
+            old.notes[f"{key}.args.verbose"] = f"dropped, {args.pop('verbose')!r}; the rate is in the log"
+        if block["type"] in ("OneCycleLR", "CyclicLR"):
+            block["per"] = "epoch" if args.get("total_steps", object()) == epochs else "step"
+        if block["type"] not in SCHEDULERS:
+            old.notes[key] = (f"torch has no scheduler {block['type']}: put the class into a file of "
+                              "trainer/ with @SCHEDULERS.register; SequentialLR with LinearLR is a warm-up")
+    return scheduler
+
+
+def _each(blocks: dict | None, key: str) -> list[tuple[str, dict]]:
+    """A block, or several by name, with their keys."""
+    if not blocks:
+        return []
+    return [(key, blocks)] if isinstance(blocks.get("type"), str) else [
+        (f"{key}.{name}", block) for name, block in blocks.items() if block]
+
+
+def _model(old: OldConfig) -> dict | None:
     model = old.block("arch")
     if model:
         shipped = (" (or take the shipped LeNet, with CrossEntropyLoss)"
@@ -150,14 +182,14 @@ def _model(old: _Old) -> dict | None:
     return model
 
 
-def _loss(old: _Old) -> dict | None:
+def _loss(old: OldConfig) -> dict | None:
     loss = old.block("loss")
     if loss and loss["type"] not in (*_LOSSES, *_LOSSES.values()):
         old.notes["loss"] = _copy("function", loss["type"], "model/loss.py", "LOSSES")
     return loss and loss | {"type": _LOSSES.get(loss["type"], loss["type"])}
 
 
-def _metrics(old: _Old) -> list[dict]:
+def _metrics(old: OldConfig) -> list[dict]:
     if isinstance(old.look("metrics"), dict):  # a fork with another format
         return []
     old.rest["metrics"] = {str(number): metric
@@ -175,28 +207,49 @@ def _metrics(old: _Old) -> list[dict]:
     return list(metrics.values())
 
 
-def _trainer_args(old: _Old, metrics: list[dict]) -> dict:
-    args = {"epochs": old.take("trainer", "epochs"), "save_every": old.take("trainer", "save_period"),
-            "monitor": _monitor(old, metrics), "early_stop": old.take("trainer", "early_stop", kind=int)}
+def _trainer_args(old: OldConfig, metrics: list[dict]) -> dict:
+    args = {"epochs": old.take("trainer", "epochs")}
+    for name, theirs in TRAINER.items():
+        given = [key for key in theirs if _is_positive(old.look("trainer", key), name)]
+        if given:
+            args[name] = old.take("trainer", given[0])
+    args |= {"monitor": _monitor(old, metrics), "early_stop": old.take("trainer", "early_stop", kind=int)}
     if args["early_stop"] is not None and (args["monitor"] is None or args["early_stop"] <= 0):
         args["early_stop"] = None
         old.notes["trainer.early_stop"] = "not carried; without a monitor, or at 0, nothing ends a run early"
     return {key: value for key, value in args.items() if value is not None or key == "monitor"}
 
 
-def _monitor(old: _Old, metrics: list[dict]) -> str | None:
-    monitor, measured = (old.take("trainer", "monitor", kind=str),
-                         ["loss", *(metric["type"] for metric in metrics)])
-    known = re.fullmatch(r"(min|max) (val_)?(\S+)", monitor or "")
+def _is_positive(value, name: str) -> bool:
+    kinds = (int, float) if name == "clip_norm" else (int,)
+    return type(value) in kinds and value > 0
+
+
+def _monitor(old: OldConfig, metrics: list[dict]) -> str | None:
+    """The monitor, from one text, or from a mode and a metric, in one list or under two keys."""
+    monitor = old.take("trainer", "monitor")
+    metric, mode = old.take("trainer", "mnt_metric"), old.take("trainer", "mnt_mode")
+    mode = mode or old.take("trainer", "monitor_mode")
+    given = monitor if monitor is not None else metric
+    if isinstance(given, list):
+        first = given[:1] if given and len(str(given[0]).split()) > 1 else given[:2]
+        if given[len(first):]:
+            old.notes["trainer.monitor"] = f"one value is monitored; not carried: {given[len(first):]}"
+        given = " ".join(sorted(map(str, first), key=lambda word: word not in ("min", "max")))
+    if isinstance(given, str) and mode in ("min", "max") and not given.startswith(("min ", "max ")):
+        given = f"{mode} {given}"
+    known = re.fullmatch(r"(min|max) (?:(val|valid|validation|train)[_/])?(\S+)", str(given))
     if not known:
-        if monitor not in (None, "off"):
-            old.notes["trainer.monitor"] = "not carried; it is neither 'min NAME' nor 'max NAME' nor 'off'"
+        if given not in (None, "off", "None") or mode not in (None, "off"):
+            old.notes["trainer.monitor"] = (f"not carried, {given!r}; it is neither 'min NAME' nor "
+                                            "'max NAME' nor 'off'")
         return None
-    mode, val, name = known[1], known[2], _METRICS.get(known[3], known[3])
+    measured = ["loss", *(metric["type"] for metric in metrics)]
+    name = _METRICS.get(known[3], known[3])
     if name not in measured:
         old.notes["trainer.monitor"] = (f"'{name}' is not measured; there are {', '.join(measured)}, in "
                                         "train/ and in val/")
-    return f"{mode} {'val' if val else 'train'}/{name}"
+    return f"{known[1]} {'train' if known[2] in (None, 'train') else 'val'}/{name}"
 
 
 def _copy(kind: str, name: str, file: str, registry: str) -> str:

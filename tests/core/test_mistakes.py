@@ -220,11 +220,21 @@ MISTAKES = [
     ("metrics: [accuracy]", "metrics: [absolute_error]", 17, "metrics.0", "must match"),
     ("metrics: [accuracy]", "metrics: [F1Score]", 17, "metrics.0.args", "F1Score needs 'task'"),
     ("{step_size: 1}", "{step_size: 0}", 23, "scheduler", "StepLR breaks down"),
+    # blocks among arguments
+    ("transforms:\n", "transforms:\n  train: [{type: RandomApply, args: {transforms: [{type: RandomAffine}]}}]\n", 6,
+     "transforms.train.0.args.transforms.0.args", "RandomAffine needs 'degrees'"),
+    (MODEL, "model: {type: Sequential, args: {layers: [{type: Linear, args: {in_features: a, out_features: 3}}]}}\n", 11,
+     "model.args.layers.0.args.in_features", "'a' is text; a whole number is needed"),
     # references and deletions
     ("seed: 1", "seed: ${sed}", 2, "seed", "Did you mean 'seed'?"),
     ("seed: 1", "seed: ${env:NOT_SET_ANYWHERE}", 2, "seed", "${env:NOT_SET_ANYWHERE,DEFAULT}"),
     ("seed: 1", "seed: ${seed}", 2, "seed", "refers to itself"),
     ("seed: 1", "seed: ${seed", 2, "seed", "is not closed"),
+    ("sizes: [64, 16, 10]", "sizes: [64, '${data:classes}']", 14, "model.args.sizes.1", "Did you mean 'num_classes'?"),
+    ("sizes: [64, 16, 10]", "sizes: [64, '${data:class_counts}']", 14, "model.args.sizes", "is a list; a whole number"),
+    ("lr: 0.01", "lr: x${data:num_classes}", 21, "optimizer.args.lr", "'x10' is text; a number is needed"),
+    ("batch_size: 30", "batch_size: ${data:num_classes}", 8, "data_loader.batch_size", "the train dataset is built later"),
+    ("name: good", "name: good${data:num_classes}", 1, "name", "the train dataset is built later"),
     ("name: good", "name: ${model}", 1, "name", "is a table"),
     ("name: good", "name: good\n~foo:", 2, "~foo", "nothing inherited to delete"),
     # files and syntax

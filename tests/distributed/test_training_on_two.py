@@ -27,7 +27,7 @@ SGD = "optimizer={type: SGD, args: {lr: 0.1, momentum: 0.9}}"
 JOBS = {
     "plain": [],
     "digits": ["dataset=Digits", SGD, "data_loader={batch_size: 64, validation_split: 0.1}", "trainer.args.epochs=2",
-               "model={type: MLP, args: {sizes: [64, 64, 10]}}",
+               "model={type: MLP, args: {sizes: [64, 64, '${data:num_classes}']}}",
                "transforms.train=[{type: RandomAffine, args: {degrees: 10}}]"],
     "accumulate": ["trainer.args.accumulate=4", "trainer.args.clip_norm=0.5", "trainer.args.log_every=1"],
     "schedule": ["trainer.args.ema=0.9", "scheduler={type: OneCycleLR, args: {max_lr: 0.02}, per: step}",

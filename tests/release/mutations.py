@@ -36,6 +36,38 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- values of the data in a config
+    Mutation("a resumed run takes other values of the data", "base/data_values.py",
+             "if repr(now := value_at(config, path)) != repr(was)", "if (now := was) is None",
+             "test_a_run_is_not_resumed_with_other_values"),
+    Mutation("classes are counted over the validation samples, too", "base/data_values.py",
+             'labels[data.indices("train")]', "labels",
+             "test_classes_are_counted_over_what_is_left_to_train_on"),
+    Mutation("values of the data are interpolated again", "utils/config/interpolation.py",
+             'text.replace("${", "$${") if waits else text', "text",
+             "test_a_value_is_plain_and_stands_where_any_reference_may"),
+    Mutation("what the data gives is not checked", "base/data_values.py",
+             "        resolved = resolve_reading(reading, checkpoint, dist.world_size())",
+             "        resolved = resolved._replace(config={**resolved.config, **config})",
+             "test_a_value_that_is_not_there_or_does_not_fit_is_a_message_at_its_place"),
+    # -- configs of pytorch-template
+    Mutation("the val loader of a fork is lost", "tools/migrate.py",
+             "    apart = any(block != first for block in blocks.values())", "    apart = False",
+             "test_what_forks_write_becomes_what_is_written_here"),
+    # -- blocks among the arguments of blocks
+    Mutation("a nested block is passed as a table", "utils/config/registry.py",
+             'holder[key] = self.build(inner, ".".join(map(str, (where, "args", *above, key))))', "pass",
+             "test_an_argument_gets_blocks_as_its_annotation_or_default_says"),
+    Mutation("nested blocks are not checked", "utils/config/registry.py",
+             "for fault in self.faults(value, (*path, *inner))]", "for fault in ()]",
+             "test_a_mistake_in_a_nested_block_has_its_full_path"),
+    Mutation("a factory gets what it would make", "utils/config/annotations.py",
+             "return not any(map(_is_part, typing.get_args(annotation)[1:]))", "return True",
+             "test_an_argument_gets_blocks_as_its_annotation_or_default_says"),
+    Mutation("the defaults of nested blocks are in no run", "base/complete_config.py",
+             "found += [((*path, *at), registry, block) for at, block in registry.inner_blocks(given)]",
+             "pass",
+             "test_nested_blocks_train_and_resume_to_the_same_bits"),
     # -- samples that a collate function leaves out
     Mutation("left out samples count", "base/data/sample_count.py",
              "number = count_samples(batch.data, batch.num_samples)", "number = batch.num_samples",
@@ -448,7 +480,7 @@ MUTATIONS = [
              "if not kinds or str in kinds:", "if True:",
              "test_text_becomes_the_numbers_that_an_argument_asks_for_as_keys"),
     Mutation("another type drops all arguments", "base/run_setup.py",
-             "reading = keep_arguments(reading)", "pass",
+             "resolve_reading(keep_arguments(reading), ", "resolve_reading(reading, ",
              "test_a_run_with_another_type_keeps_the_arguments"),
     Mutation("another type keeps the arguments that it does not take", "base/changed_types.py",
              "if name in free and name not in new}", "if name not in new}",

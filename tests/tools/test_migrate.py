@@ -82,12 +82,13 @@ def test_the_shipped_config_passes_the_check_once_the_model_is_there(monkeypatch
 def test_a_fork_is_carried_as_far_as_it_goes_and_the_rest_is_named():
     config, notes = migrate(FORK)
     assert config["seed"] == 7 and config["writers"] == []
-    assert config["dataset"] == {"type": "Scans", "args": {"data_dir": "scans", "csv": "train.csv"}}
-    assert config["data_loader"] == {"batch_size": 4, "validation_split": 0, "num_workers": 8, "drop_last": True,
+    assert config["dataset"] == {"train": {"type": "Scans", "args": {"data_dir": "scans", "csv": "train.csv"}},
+                                 "val": {"type": "Scans", "args": {"data_dir": "held_out"}}}
+    assert config["data_loader"] == {"batch_size": 4, "eval_batch_size": 9, "num_workers": 8, "drop_last": True,
                                      "batches_per_epoch": 300}
-    assert config["trainer"]["args"] == {"epochs": 5, "save_every": 2, "monitor": "max val/dice", "early_stop": 3}
-    assert {"globals.verbose", "globals.sizes", "arch.pretrained", "valid_data_loader.type", "valid_data_loader.args.data_dir",
-            "valid_data_loader.args.batch_size", "trainer.log_step", "loss", "metrics.0"} <= notes.keys()
+    assert config["trainer"]["args"] == {"epochs": 5, "save_every": 2, "log_every": 20, "monitor": "max val/dice",
+                                         "early_stop": 3}
+    assert {"globals", "arch.pretrained", "dataset", "data_loader.args.validation_split", "loss", "metrics.0"} <= notes.keys()
     assert "model/unet.py" in notes["arch.type"] and "data_loader/scans.py" in notes["data_loader.type"]
     assert "a value per sample" in notes["metrics.0"] and "@LOSSES.register" in notes["loss"]
 
@@ -95,7 +96,9 @@ def test_a_fork_is_carried_as_far_as_it_goes_and_the_rest_is_named():
 def test_several_networks_keep_their_optimizers_and_what_is_missing_is_said():
     config, notes = migrate(GAN)
     assert config["optimizer"] == GAN["optimizer"] and config["scheduler"] == GAN["lr_scheduler"]
-    assert "model" not in config and {"model", "arch.generator.type", "loss.content", "metrics.val"} <= notes.keys()
+    assert "model" not in config and {"model", "arch", "loss", "metrics"} <= notes.keys()
+    assert notes["loss"].endswith("(adversarial, content)") and "generator.args.width" in notes["arch"]
+    assert list(notes)[0] == "model" and list(notes)[-1] == "seed"
 
 
 @pytest.mark.filterwarnings("ignore:reduction")
@@ -141,7 +144,80 @@ def test_every_leaf_is_named_in_the_notes_or_changes_the_result(config):
         *path, last = [int(part) if part.isdigit() else part for part in key.split(".")]
         table = functools.reduce(operator.getitem, path, other)
         table[last] = replaced(value)
-        assert key in notes or migrate(other)[0] != before, key
+        named = any(f"{key}.".startswith(f"{noted}.") for noted in notes)
+        assert named or migrate(other)[0] != before, key
+
+
+def fork(**changes) -> dict:
+    """A small config in the style of forks, with some sections replaced."""
+    return {"name": "Fork", "arch": {"type": "Net", "args": {}}, "data_loader": {"type": "PairsDataLoader", "args": {"batch_size": 8}},
+            "optimizer": {"type": "SGD", "args": {"lr": 0.1}}, "loss": "mse_loss", "metrics": [],
+            "trainer": {"epochs": 3, "monitor": "min val_loss"}, **changes}
+
+
+def without(config: dict, key: str, **changes) -> dict:
+    return {**{name: value for name, value in config.items() if name != key}, **changes}
+
+
+PAIRS = {"type": "PairsDataLoader", "args": {"root": "a", "batch_size": 8}}
+APART = {"train": {"type": "Pairs", "args": {"root": "a"}}, "val": {"type": "Pairs", "args": {"root": "b"}}}
+
+
+@pytest.mark.parametrize("old, new, noted", [
+    (without(fork(), "data_loader", train_loader=PAIRS), {"dataset": {"type": "Pairs", "args": {"root": "a"}}}, "train_loader.type"),
+    (without(fork(), "data_loader", train_loader=PAIRS, val_loader={"type": "PairsDataLoader", "args": {"root": "b"}}),
+     {"dataset": APART, "data_loader": {"batch_size": 8}}, "dataset"),
+    (fork(data_loader=PAIRS, valid_data_loader={**PAIRS, "args": {**PAIRS["args"], "split": "val", "batch_size": 16}}),
+     {"dataset": {"type": "Pairs", "args": {"root": "a"}}, "data_loader": {"batch_size": 8, "eval_batch_size": 16}},
+     "valid_data_loader.args.split"),
+    (without(fork(), "data_loader", data={"train": PAIRS, "val": {"type": "PairsDataLoader", "args": {"root": "b"}}}),
+     {"dataset": APART}, "data.train.type"),
+    (fork(data_loader={"type": "PairsDataLoader", "root": "a", "batch_size": 8, "training": True}),
+     {"dataset": {"type": "Pairs", "args": {"root": "a"}}, "data_loader": {"batch_size": 8}}, "data_loader.training"),
+    (fork(data_loader={"type": "DataLoader", "args": {"batch_size": 8, "shuffle": True}}, dataset={"type": "Pairs", "args": {"root": "a"}}),
+     {"dataset": {"type": "Pairs", "args": {"root": "a"}}, "data_loader": {"batch_size": 8, "shuffle": True}}, "data_loader.type"),
+    (fork(data_loader={"batch_size": 8, "data_dir": "a"}),
+     {"dataset": {"type": "MyDataset", "args": {"data_dir": "a"}}, "data_loader": {"batch_size": 8}}, "data_loader.type"),
+    (fork(data_loader="PairsDataLoader"), {"dataset": {"type": "Pairs", "args": {}}}, "data_loader.type"),
+    (fork(optimizer={"type": "AdamW", "lr": 0.1, "weight_decay": 0.01}),
+     {"optimizer": {"type": "AdamW", "args": {"lr": 0.1, "weight_decay": 0.01}}}, "arch.type"),
+    (fork(optimizer={"type": "Ranger", "args": {"lr": 0.1}}), {"optimizer": {"type": "Ranger", "args": {"lr": 0.1}}}, "optimizer"),
+    (fork(lr_scheduler={"type": "StepLR", "args": {"step_size": 2, "verbose": True}}),
+     {"scheduler": {"type": "StepLR", "args": {"step_size": 2}}}, "lr_scheduler.args.verbose"),
+    (fork(lr_scheduler={"type": "OneCycleLR", "args": {"max_lr": 0.1, "steps_per_epoch": 9, "epochs": 3}}),
+     {"scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.1, "steps_per_epoch": 9, "epochs": 3}, "per": "step"}}, "seed"),
+    (fork(lr_scheduler={"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 3}}),
+     {"scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 3}, "per": "epoch"}}, "seed"),
+    (fork(lr_scheduler={"type": "GradualWarmup", "args": {"steps": 5}}), {"scheduler": {"type": "GradualWarmup", "args": {"steps": 5}}},
+     "lr_scheduler"),
+    (fork(wandb={"project": "p", "entity": "e", "mode": {"offline": True}}), {}, "wandb"),
+])
+def test_what_forks_write_becomes_what_is_written_here(old, new, noted):
+    config, notes = migrate(old)
+    assert {key: config[key] for key in new} == new and noted in notes
+    assert "dataset" in config and notes.keys().isdisjoint({"model", "name"})
+
+
+@pytest.mark.parametrize("theirs, ours", [
+    ({"grad_norm_clip": 1.5}, {"clip_norm": 1.5}), ({"accum_iter": 4}, {"accumulate": 4}), ({"val_freq": 2}, {"eval_every": 2}),
+    ({"log_step": 20}, {"log_every": 20}), ({"monitor": ["max val_accuracy", "min val_loss"]}, {"monitor": "max val/accuracy"}),
+    ({"monitor": ["val_loss", "min"]}, {"monitor": "min val/loss"}), ({"monitor": None, "mnt_metric": "val_loss", "mnt_mode": "min"},
+                                                                      {"monitor": "min val/loss"}),
+    ({"monitor": "val/loss", "monitor_mode": "min"}, {"monitor": "min val/loss"}),
+    ({"monitor": "off", "mnt_mode": "off"}, {"monitor": None}), ({"grad_norm_clip": "yes"}, {}), ({"accum_iter": 0}, {})])
+def test_options_of_trainers_of_forks_have_the_names_that_they_have_here(theirs, ours):
+    config, notes = migrate(changed(fork(metrics=["accuracy"]), **theirs))
+    args = config["trainer"]["args"]
+    assert {"epochs": 3, "monitor": "min val/loss", **ours} == args
+    assert ours or f"trainer.{next(iter(theirs))}" in notes
+
+
+def test_the_names_of_torch_are_known_without_loading_it():
+    from base import OPTIMIZERS, SCHEDULERS
+    from tools import fork_names
+
+    for registry, names in ((OPTIMIZERS, fork_names.OPTIMIZERS), (SCHEDULERS, fork_names.SCHEDULERS)):
+        assert {name for name in registry.libraries[0].members() if name != "LRScheduler"} <= set(names)
 
 
 def test_the_command_prints_a_config_and_notes(tmp_path, capsys):

@@ -145,6 +145,8 @@ NOT_MARKED = {
     "loss: {type: L1Loss, scale: 2}", "loss: {accuracy: L1Loss, b: L1Loss}",
     "loss: {loss: L1Loss, b: L1Loss}", "match: '*'",
     "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: Adam, c: Adam}",
+    "batch_size: ${data:num_classes}", "sizes: [64, '${data:class_counts}']",
+    "sizes: [64, '${data:classes}']", "lr: x${data:num_classes}", "name: good${data:num_classes}",
 }
 
 

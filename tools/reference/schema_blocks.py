@@ -18,7 +18,7 @@ from tools.reference.schema_types import (
     value_schema,
 )
 from tools.reference.settable import KEPT_ON, ArgumentTable, settable_arguments, split_arguments
-from utils.config.annotations import PositiveInt
+from utils.config.annotations import PositiveInt, nested_blocks
 from utils.config.registry import Registry
 from utils.config.sections import SECTIONS
 
@@ -79,7 +79,7 @@ def thing_definitions(section: str, registry: Registry, source: str, things: Map
         place = places.setdefault(thing, f"{kind}:{name}")
         then = {"args": ref(place)}
         if place == f"{kind}:{name}":
-            definitions[place] = _arguments(section, thing, about, width)
+            definitions[place] = _arguments(section, registry, thing, about, width)
         if section == "optimizer":
             then["groups"] = {"items": ref(f"{place}.rule")}
             definitions[f"{place}.rule"] = _rule(place, about)
@@ -125,9 +125,14 @@ def share_arguments(definitions: dict) -> None:
             table[name] = ref(place)
 
 
-def _arguments(section: str, thing, about: ArgumentTable, width: int | None) -> dict:
+def _arguments(section: str, registry: Registry, thing, about: ArgumentTable, width: int | None) -> dict:
     properties = {name: argument_schema(thing, parameter, width)
                   for name, parameter in about.parameters.items()}
+    block = all_of(ref(registry.kind), ref(f"{registry.kind}.whole"))
+    for name, parameter in about.parameters.items():
+        if registry.nests and nested_blocks([None], parameter):
+            text = properties[name].get("description", "")
+            properties[name] = described(text, listed(block, by_number=ref(registry.kind)))
     if section == "dataset":
         properties |= {name: argument_schema(thing, parameter, width)
                        for name, parameter in about.of_split.items()}

@@ -12,7 +12,7 @@ _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", type(
           list: "array", dict: "object"}
 DELETED = {"^~": {"type": "null"}}  # `~key: null` removes an inherited key
 REFERENCE = {"type": "string", "pattern": r"\$\{",
-             "description": "Another value: ${seed}, ${env:DATA_DIR,data/}."}
+             "description": "Another value: ${seed}, ${env:DATA_DIR,data/}, ${data:num_classes}."}
 
 
 def ref(name: str) -> dict:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from utils.config.suggestions import suggest_name, suggest_value
+from utils.config.syntax import DataReference
+
 _DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
                  type(None): "null", list: "a list", dict: "a table of keys"}
 
@@ -53,7 +55,7 @@ def mismatch(value, annotation) -> str | None:
     Annotations may carry constraints: `Annotated[int, check]`; `check(value)` raises ValueError to reject it.
     """
     simple = simple_types(annotation)
-    if simple is None:
+    if simple is None or isinstance(value, DataReference):  # its value is checked once it is known
         return None
     if any(_fits(value, kind) for kind in simple):
         try:
@@ -107,6 +109,29 @@ def item_annotations(annotation) -> tuple[list, bool] | None:
     return (list(kinds), True) if _is_counted(lists[0]) else ([kinds[0]], False)
 
 
+def nested_blocks(value, parameter: Parameter) -> list[tuple[tuple, object]]:
+    """(path, block) of the blocks in an argument's value, if it takes modules or other callables."""
+    annotation = annotation_of(parameter)
+    if isinstance(value, list):
+        items = [kind for part in _lists_among(annotation) for item in typing.get_args(part)
+                 for kind in _union_members(item)]
+        return [((number,), item) for number, item in enumerate(value)] if any(map(_is_part, items)) else []
+    # a class among the defaults is called by its owner: what it makes is a part, not the class
+    default = callable(parameter.default) and not isinstance(parameter.default, type)
+    kinds = [typing.get_origin(part) or part for part in _union_members(annotation)]
+    takes = any(map(_is_part, _union_members(annotation))) or (annotation is typing.Any and default)
+    is_block = isinstance(value, dict) and isinstance(value.get("type"), str) and dict not in kinds
+    return [((), value)] if takes and is_block else []
+
+
+def _is_part(annotation) -> bool:
+    """Whether it is a module, or a callable that makes none."""
+    if (typing.get_origin(annotation) or annotation) is Callable:
+        return not any(map(_is_part, typing.get_args(annotation)[1:]))
+    bases = annotation.__mro__ if isinstance(annotation, type) else ()
+    return any(base.__module__ == "torch.nn.modules.module" for base in bases)
+
+
 def _lists_among(annotation) -> list:
     """The members of a union for which a config gives a list."""
     return [part for part in _union_members(annotation) if _simple_type(part) is list]
@@ -142,7 +167,7 @@ def _fits(value, kind) -> bool:
     if isinstance(kind, tuple):
         return value in kind
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float, DataReference)) and not isinstance(value, bool)
     return type(value) is kind
 
 

@@ -13,7 +13,8 @@ from utils.config.blocks import holds_blocks
 from utils.config.interpolation import Resolved, resolve
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import (
-    COMMAND_LINE, DEFAULT_VALUES, KeyPath, Parsed, Place, items_of, key_in, parse_json, parse_yaml)
+    COMMAND_LINE, DATA_VALUES, DEFAULT_VALUES, KeyPath, Parsed, Place, items_of, key_in, parse_json,
+    parse_yaml)
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
 MASK = "***"
@@ -277,7 +278,8 @@ def default_values(config: Mapping) -> dict[str, Any]:
 
 def written_config(config: Mapping) -> dict:
     """What was written of a complete config: a default that is another value by now was written, too."""
-    written = copy.deepcopy({key: value for key, value in config.items() if key != DEFAULT_VALUES})
+    tables = (DATA_VALUES, DEFAULT_VALUES)
+    written = copy.deepcopy({key: value for key, value in config.items() if key not in tables})
     for name, value in default_values(config).items():
         *above, key = name.split(".")
         table = value_at(written, ".".join(above)) if above else None

@@ -7,7 +7,9 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from utils.config.annotations import nested_blocks
 from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_name
 from utils.errors import PROJECT, ConfigError, Fault, WrongValue, describe_error, is_ours
@@ -39,14 +41,16 @@ class Registry:
         provided: parameters that the program fills in itself (an optimizer's `params`).
         inputs: for kinds where a plain function *is* the object (a loss, a metric, a transform): the number
             of leading arguments of each call. The config's args fill the others.
+        nests: whether arguments that are modules or other callables may be blocks of this kind.
         libraries: where to look after the project's own folder.
     """
 
     def __init__(self, kind: str, folder: str, *, expects: type | None = None, provided: Iterable[str] = (),
-                 inputs: int | None = None, libraries: Iterable[Library] = ()):
+                 inputs: int | None = None, nests: bool = False, libraries: Iterable[Library] = ()):
         self.kind, self.folder, self.expects = kind, folder, expects
         self.one = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-        self.provided, self.inputs, self.libraries = tuple(provided), inputs, tuple(libraries)
+        self.provided, self.libraries = tuple(provided), tuple(libraries)
+        self.inputs, self.nests = inputs, nests
         self._own: dict[str, object] = {}
         self._twice: dict[str, str] = {}
 
@@ -131,7 +135,19 @@ class Registry:
         faults = self._unknown_key_faults(beside, path, allowed, signature.parameters)
         if args is not None and not isinstance(args, dict):
             return [*faults, WrongValue((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
-        return faults + [fault.below((*path, "args")) for fault in signature.faults(args or {}, beside)]
+        faults += [fault.below((*path, "args")) for fault in signature.faults(args or {}, beside)]
+        return faults + [fault for inner, value in self.inner_blocks(block)
+                         for fault in self.faults(value, (*path, *inner))]
+
+    def inner_blocks(self, block) -> list[tuple[tuple, Any]]:
+        """(path, block) of the blocks among the arguments of a block; none where nothing has its name."""
+        args = block.get("args") if isinstance(block, dict) and self.nests else None
+        try:
+            parameters = self.signature(self.get(block["type"])).free() if isinstance(args, dict) else {}
+        except (ConfigError, KeyError, TypeError):
+            return []
+        return [(("args", name, *inner), found) for name in parameters if name in args
+                for inner, found in nested_blocks(args[name], parameters[name])]
 
     def _untyped(self, block: dict, path: tuple) -> Fault:
         """What is wrong with a table that has no valid `type`."""
@@ -164,6 +180,9 @@ class Registry:
         block = {"type": block} if isinstance(block, str) else block
         target = self.get(block["type"])
         args = _own_copy(block.get("args") or {})  # what is built may change it
+        for (_, *above, key), inner in self.inner_blocks(block):
+            holder = args[above[0]] if above else args
+            holder[key] = self.build(inner, ".".join(map(str, (where, "args", *above, key))))
         try:
             args = self.signature(target, provided).convert(args)
             if self.inputs is not None and not isinstance(target, type):

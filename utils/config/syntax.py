@@ -10,6 +10,7 @@ from utils.errors import ConfigError, Fault
 
 COMMAND_LINE = "command line"
 DEFAULT_VALUES = "default_values"  # the key of a complete config for its unwritten values
+DATA_VALUES = "data_values"  # the key of a complete config for `${data:NAME}` whose values stand in it
 _MAX_REPEATED = 300_000  # characters and items that stand in a config again by YAML aliases
 KeyPath = tuple[str, ...]  # ("optimizer", "args", "lr"); list items by index: ("metrics", "0", "args", "k")
 
@@ -19,6 +20,10 @@ class Place(NamedTuple):
 
     source: str
     text: str | None = None
+
+
+class DataReference(str):
+    """Text with a `${data:NAME}`, which gets its value once the train dataset is built."""
 
 
 class Parsed(NamedTuple):
@@ -81,6 +86,7 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 _Dumper.add_representer(str,
                         lambda dumper, text: dumper.represent_str(text.replace("${", "$${")))  # no reference
+_Dumper.add_representer(DataReference, yaml.SafeDumper.represent_str)
 
 # Patterns in messages of the YAML parser, and the usual fix. The first match counts.
 _YAML_FIXES = {
@@ -286,8 +292,8 @@ class _Construction:
 def format_value(value: Any) -> str:
     """Formats a value on one line, as in a config; in Python's notation if YAML cannot express it."""
     try:
-        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6,
-                              allow_unicode=True)
+        text = yaml.safe_dump(str(value) if isinstance(value, DataReference) else value, width=10**6,
+                              default_flow_style=True, sort_keys=False, allow_unicode=True)
     except yaml.YAMLError:
         return repr(value)
     return text.removesuffix("\n").removesuffix("\n...")
