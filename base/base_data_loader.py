@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from base.data.arrays import batch_fetcher, is_in_memory
 from base.data.batch_transforms import BatchPreparation
 from base.data.fingerprint import DataFingerprint
+from base.data.planned import EpochPlans, PlannedSampler
 from base.data.sample_count import SampleCounter
 from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
 from base.data.streams import (
@@ -65,6 +66,8 @@ class DataSplits:
         timeout: seconds to wait for a worker's batch; 0 for no limit.
         prefetch_factor: batches that each worker loads ahead; by default torch's 2.
         persistent_workers: whether workers stay alive from epoch to epoch; by default they do.
+        sampler: in place of `shuffle`, which samples the batches of an epoch hold: Weighted, Balanced,
+            GroupedByLength, or one of your own (a SAMPLERS plug-in; see EpochPlans).
         stream_resume: how a train stream with a `state_dict` continues: by its `state`, or by `replay`: it is
             read again from its beginning, without the samples that it gave before. That is slower, and exact
             also if the state lacks something, such as a shuffle buffer.
@@ -76,7 +79,7 @@ class DataSplits:
                  batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
-                 shuffle: bool = True, drop_last: bool = False,
+                 shuffle: bool = True, drop_last: bool = False, sampler: Callable | None = None,
                  num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None,
@@ -88,6 +91,7 @@ class DataSplits:
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches = eval_batches
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
+        self.sampler, self._kept_plans = sampler, None
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
                                "pin_memory": bool(pin_memory)}
         if num_workers:
@@ -172,9 +176,11 @@ class DataSplits:
                 self._orders[name] = EpochOrder(chosen.nonzero().flatten(), derive(self.seed, "order"))
         return self._orders[split]
 
-    def num_batches(self, split: str, training: bool | None = None) -> int | None:
+    def num_batches(self, split: str, training: bool | None = None, epoch: int = 0) -> int | None:
         """Batches in an epoch; None for an IterableDataset without a length. Raises ConfigError for none."""
         training = split == "train" if training is None else training
+        if plans := self._plans(split, training):
+            return min(len(plans.of(epoch).ends), self.batches_per_epoch or 2**63)
         num_samples, size = self.num_samples(split), self._batch_size(training)
         limit = self._limit(training)
         if num_samples is None:
@@ -211,6 +217,8 @@ class DataSplits:
             loaded = self._iterators[key] = iter(loader)
             batches = track_place(loaded, stream.place)
         else:
+            if plans := self._plans(split, training):
+                plans.require_same_everywhere(epoch)
             loader.batch_sampler.enter(epoch, start)
             loaded = self._iterators[key] = iter(loader)
             batches = loader.batch_sampler.batches(loaded)
@@ -239,6 +247,7 @@ class DataSplits:
         """Changes the sizes of batches from the next call of `batches` or `first_batch` on."""
         self.close()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self._kept_plans = None
 
     def to_checkpoint(self) -> dict[str, Any]:
         """The data's parts of a checkpoint: its fingerprint; `place` for a train stream with a `state_dict`.
@@ -268,6 +277,8 @@ class DataSplits:
         num_samples = self.num_samples("train")
         if num_samples is None or isinstance(self.dataset("train"), IterableDataset):
             return None
+        if plans := self._plans("train", training=True):
+            return max(int(plans.sizes(0).min()) // self.rank_slice.world_size, 1)
         whole = self.drop_last or (self.num_batches("train") or 0) * self.batch_size <= num_samples
         return max((self.batch_size if whole else num_samples % self.batch_size)
                    // self.rank_slice.world_size, 1)
@@ -287,11 +298,10 @@ class DataSplits:
             sampler = self._sampler(split, training)
             known, chosen = sampler.batch(0, None), sampler.chosen(0)
             size, total = known.num_samples, known.num_total
-            samples = view.__getitems__(chosen._replace(indices=chosen.indices[:at_most]))
+            samples = view.__getitems__(chosen.part(slice(at_most)))
         if at_most:
             size = total = min(size, at_most)
-        chosen = chosen._replace(indices=chosen.indices[:at_most])
-        batch = Batch(self._collate(view)(samples), size, total, chosen)
+        batch = Batch(self._collate(view)(samples), size, total, chosen.part(slice(at_most)))
         counter = self._counter(split, training)
         return counter.count(batch, tried=True) if counter else batch
 
@@ -343,7 +353,28 @@ class DataSplits:
             self._batches_of[id(dataset)] = batch_fetcher(dataset)
         return self._batches_of[id(dataset)]
 
+    def steps_per_epoch(self, accumulate: int, num_epochs: int) -> int | list[int] | None:
+        """Optimizer steps in an epoch; of each epoch, where a sampler makes them differ; None if unknown."""
+        plans, counts = self._plans("train", training=True), [self.num_batches("train")]
+        if plans and not self.batches_per_epoch:
+            counts = plans.counts(num_epochs)
+        steps = [count and -(-count // accumulate) for count in counts]  # rounded up
+        return steps if len({*steps}) > 1 else steps[0]
+
+    def _plans(self, split: str, training: bool) -> EpochPlans | None:
+        """The epochs of the sampler; None if there is none, or for what is not the training on train."""
+        if not self.sampler or not training or split != "train":
+            return None
+        if isinstance(self.dataset("train"), IterableDataset):
+            raise ConfigError.at("data_loader.sampler", "a stream has its own order. Leave it out.")
+        if self._kept_plans is None:
+            self._kept_plans = EpochPlans(self.sampler, self.dataset("train"), self._order("train").indices,
+                                          self.seed, self.batch_size, self.drop_last)
+        return self._kept_plans
+
     def _sampler(self, split: str, training: bool) -> PositionSampler:
+        if plans := self._plans(split, training):
+            return PlannedSampler(plans, self.rank_slice, self.prepare.augments)
         return PositionSampler(self._order(split), self._batch_size(training), rank_slice=self.rank_slice,
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training,
                                with_chosen=self.prepare.augments)

@@ -12,7 +12,8 @@ from base.base_data_loader import DataSplits
 from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
 from base.data.arrays import move_arrays
-from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
+from base.registries import (
+    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULERS, TRAINERS, TRANSFORMS)
 from utils.config.blocks import as_block, blocks_by_name
 from utils.config.signature import Signature
 from utils.distributed.sharding import is_sharded
@@ -76,6 +77,8 @@ def build_data(config: dict, device: torch.device) -> DataSplits:
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}")
                         for i, block in enumerate(blocks or [])]
                   for key, blocks in config["transforms"].items()}
+    if options.get("sampler") is not None:
+        options["sampler"] = SAMPLERS.build(options["sampler"], "data_loader.sampler")
     return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"],
                       **options)
 

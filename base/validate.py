@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
     FUSED_WHEN_SHARDED, log_name, open_split_arguments, optimizer_blocks, optimizer_path, scheduler_blocks,
     split_device_argument)
@@ -13,6 +12,7 @@ from base.key_hints import add_key_hints
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
+from base.validate_data_loader import data_loader_faults
 from utils.config.annotations import mismatch
 from utils.config.blocks import as_block
 from utils.config.loading import format_faults, written_config
@@ -70,7 +70,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     if config["dataset"] is not None:
         yield from _dataset_faults(config["dataset"], config["transforms"])
     yield from _transform_faults(config["transforms"])
-    yield from _data_loader_faults(config["data_loader"])
+    yield from data_loader_faults(config["data_loader"])
     for key, registry in {"model": MODELS, "loss": LOSSES}.items():
         if config[key] is not None:
             yield from registry.faults(config[key], (key,))
@@ -202,14 +202,6 @@ def _metric_faults(blocks) -> Iterator[Fault]:
                                               "[ ] may follow.")
         if name == "loss":
             yield Fault(path, "'loss' is what the loss is called. Give this metric another 'name'.")
-
-
-def _data_loader_faults(options) -> Iterator[Fault]:
-    if not isinstance(options, dict):
-        yield WrongValue(("data_loader",), f"a table of options is needed; this is {options!r}")
-        return
-    signature = Signature(DataSplits, PROVIDED, name="data_loader")
-    yield from (fault.below(("data_loader",)) for fault in signature.faults(options))
 
 
 def _optimizer_faults(optimizer) -> Iterator[Fault]:

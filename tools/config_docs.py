@@ -50,8 +50,8 @@ def config_reference(registries: Mapping[str, Registry], loader: type, loader_pa
     for section in SECTIONS:
         if section == "data_loader":
             options = Signature(loader, loader_parts).free()
-            parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n",
-                      _arguments(loader, options.values())]
+            heading, *samplers = _section(section, registries[section], "samplers")
+            parts += [heading, _arguments(loader, options.values()), *samplers]
         elif section in registries:
             plural = dict(zip(registries, PLURALS, strict=True))[section]
             parts += _section(section, registries[section], plural)
@@ -72,7 +72,8 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
     own = own_things(section, registry)
     names = [*(f"`{name}`" for name in own), *(library.label for library in registry.libraries)]
     parts = [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", *_keys_of(section)]
-    parts.append(f"It can name {', '.join(names)}. `python train.py --list {plural}` prints all names.\n")
+    what = "`sampler`" if section == "data_loader" else "It"
+    parts.append(f"{what} can name {', '.join(names)}. `python train.py --list {plural}` prints all names.\n")
     common = Signature(registry.expects, registry.provided).free() if section == "trainer" else {}
     if common:
         parts += ["### All trainers\n", _arguments(registry.expects, common.values())]

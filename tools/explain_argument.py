@@ -26,7 +26,7 @@ def explain_argument(config: Mapping, path: KeyPath) -> Rows:
     if section == "transforms" and inner and inner[0] not in TRANSFORM_KEYS:
         known = f"{suggest_name(inner[0], TRANSFORM_KEYS)} There are: {', '.join(TRANSFORM_KEYS)}"
         return [("but", f"there are no '{inner[0]}' transforms.{known}")]
-    if section == "data_loader":
+    if section == "data_loader" and (inner[:1] != ["sampler"] or len(inner) == 1):
         return _argument(DataSplits, Signature(DataSplits, PROVIDED), inner[0]) if inner else []
     if section == "transforms" and len(inner) < 2:
         return [("is", TRANSFORM_KEYS[inner[0]])] if inner else []

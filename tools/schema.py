@@ -11,10 +11,12 @@ import platform
 import sys
 from collections.abc import Mapping
 
+from tools.reference.docstrings import argument_text
 from tools.reference.schema_blocks import LIBRARY, OWN, block_definitions, share_arguments, thing_definitions
 from tools.reference.schema_types import (
     REFERENCE,
     TYPES,
+    all_of,
     any_of,
     argument_schema,
     closed,
@@ -48,7 +50,9 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
         "reference": REFERENCE,
         **TYPES,
         "data_loader": typed("object", "null", **closed({
-            name: argument_schema(loader, parameter) for name, parameter in options.items()})),
+            name: argument_schema(loader, parameter) for name, parameter in options.items()} | {
+            "sampler": described(argument_text(loader, "sampler"), any_of(
+                all_of(ref("sampler"), ref("sampler.whole")), {"type": "null"}))})),
         "transforms": typed("object", "null", **closed({
             key: described(text, ref("transform.list")) for key, text in TRANSFORM_KEYS.items()})),
     }
@@ -111,6 +115,8 @@ def _whole(registries: Mapping[str, Registry]) -> dict:
     """The additional requirements on the sections of a file that inherits nothing."""
     whole: dict = {"transforms": {"additionalProperties": _NO_TABLE}}
     for section, registry in registries.items():
+        if section == "data_loader":
+            continue
         is_list = isinstance(SECTIONS[section].default, list)
         whole.setdefault(section, _NO_TABLE if is_list else ref(f"{registry.kind}.whole"))
     whole["scheduler"] = _one_or_several(whole["scheduler"])

@@ -69,6 +69,11 @@ def _scramble(states: torch.Tensor) -> torch.Tensor:
     return states
 
 
+def repeat_offsets(repeats: torch.Tensor) -> torch.Tensor:
+    """What a sample's index is moved by, int64 `[B]`, when it came `repeats` times before; 0 for never."""
+    return _scramble(repeats * _STEP)
+
+
 class BatchAugmentation:
     """Changes whole batches at random; it is named in `transforms.batch`.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from base.data.augmentation import BatchAugmentation, Draws
+from base.data.augmentation import BatchAugmentation, Draws, repeat_offsets
 from base.data.nested import on_input, on_tensors, to_device
 from base.data.sampler import Chosen
 from base.data.views import Transform
@@ -64,8 +64,11 @@ class BatchPreparation:
         return batch
 
     def _draws(self, chosen: Chosen, device: torch.device) -> Draws:
-        indices = torch.from_numpy(chosen.indices).to(device, non_blocking=True)
-        return Draws(derive(self.seed, "augmentation", chosen.epoch), indices)
+        samples = torch.from_numpy(chosen.indices)
+        if chosen.repeats is not None:
+            samples = samples + repeat_offsets(torch.from_numpy(chosen.repeats))
+        return Draws(derive(self.seed, "augmentation", chosen.epoch),
+                     samples.to(device, non_blocking=True))
 
 
 def _as_floats(inputs: Any) -> Any:

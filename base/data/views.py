@@ -15,7 +15,7 @@ Transform = Callable[[Any], Any]
 
 
 class SampleView(Dataset):
-    """Reads a batch's samples from a dataset and transforms them; `(epoch, index)` seeds each sample.
+    """Reads a batch's samples from a dataset and transforms them; its position seeds each sample.
 
     Seeding takes as long as a small sample: 7 % of an epoch of MNIST that is read sample by sample. So a
     batch is first read without it. If that drew a random number, the batch is read again with seeding, and so
@@ -29,22 +29,22 @@ class SampleView(Dataset):
 
     def __getitems__(self, chosen: Chosen) -> list:
         if not self.draws:
-            seed = derive(self.seed, "batch", chosen.epoch, int(chosen.indices[0]))
+            seed = derive(self.seed, "batch", *chosen.position(0))
             seed_cpu(seed)
             samples = [apply_transforms(self.dataset[index], self.transforms)
                        for index in chosen.indices.tolist()]
             drawn = has_drawn(seed)
             if self.draws is None and not drawn:
-                drawn = not all(_equal(self._seeded(chosen.epoch, index), sample)
-                                for index, sample in zip(chosen.indices[:2].tolist(), samples, strict=False))
+                drawn = not all(_equal(self._seeded(chosen, place), sample)
+                                for place, sample in enumerate(samples[:2]))
             self.draws = drawn
             if not drawn:
                 return samples
-        return [self._seeded(chosen.epoch, index) for index in chosen.indices.tolist()]
+        return [self._seeded(chosen, place) for place in range(len(chosen.indices))]
 
-    def _seeded(self, epoch: int, index: int) -> Any:
-        seed_cpu(derive(self.seed, "sample", epoch, index))
-        return apply_transforms(self.dataset[index], self.transforms)
+    def _seeded(self, chosen: Chosen, place: int) -> Any:
+        seed_cpu(derive(self.seed, "sample", *chosen.position(place)))
+        return apply_transforms(self.dataset[int(chosen.indices[place])], self.transforms)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -72,7 +72,7 @@ class BatchView(Dataset):
 
     def __getitems__(self, chosen: Chosen) -> Any:
         if self.draws:
-            seed_cpu(derive(self.seed, "batch", chosen.epoch, int(chosen.indices[0])))
+            seed_cpu(derive(self.seed, "batch", *chosen.position(0)))
             return self.fetch(chosen.indices.tolist())
         return self.fetch(chosen.indices)
 

@@ -141,7 +141,7 @@ NOT_MARKED = {
     "epochs: 10.0", "accumulate: 9223372036854775808", "strategy: {type: ddp, args: 5}", "strategy: {type: {}}", "max_time: 1h",
     "keep_last: 3", "name: my run", "seed: 1e3", "", "val_loss", "accuracy", "validation_split: 1.0", "seed: ${sed}",
     "loss: {type: CrossEntropyLoss, args: {weight: [1, a]}}", "seed: ${env:NOT_SET_ANYWHERE}", "seed: ${seed}", "seed: ${seed",
-    "name: ${model}", "~foo:",
+    "name: ${model}", "~foo:", "shuffle: false",
 }
 
 
