@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from base.data.arrays import batch_fetcher, is_in_memory
 from base.data.batch_transforms import BatchPreparation
 from base.data.fingerprint import DataFingerprint
+from base.data.folds import Folds
 from base.data.planned import EpochPlans, PlannedSampler
 from base.data.sample_count import SampleCounter
 from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
 from base.data.streams import (
     Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_resume, track_place)
 from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
-from utils.config.annotations import PositiveInt, at_least, below
+from utils.config.annotations import CountInt, PositiveInt, at_least, below
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
 from utils.moved import former_names_of
@@ -55,6 +56,11 @@ class DataSplits:
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: fraction (0.1) or number (500) of the train samples to validate on; 0 for no
             validation. By default the dataset's own val split.
+        folds: in place of `validation_split`: train is divided into this many parts, of which one validates.
+        fold: which of them, from 0 on.
+        stratify: whether every class is spread evenly over the folds.
+        group_by: an attribute or method of the dataset that gives a value for each sample, such as its
+            patient; samples of one value are in one fold. Folds are then even as far as a greedy choice goes.
         batches_per_epoch: cuts training epochs to this many batches, as an endless IterableDataset needs. One
             with a `state_dict` continues after the cut; its end also ends the epoch, and the next starts it
             again.
@@ -78,6 +84,8 @@ class DataSplits:
                  transforms: Mapping[str, list[Transform]] = (), seed: int = 0, *,
                  batch_size: PositiveInt = 32, eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
+                 folds: Annotated[int, at_least(2)] | None = None, fold: CountInt = 0, stratify: bool = False,
+                 group_by: str | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False, sampler: Callable | None = None,
                  num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
@@ -92,6 +100,7 @@ class DataSplits:
         self.eval_batches = eval_batches
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.sampler, self._kept_plans = sampler, None
+        self.folds = Folds(folds, fold, stratify, group_by) if folds else None
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
                                "pin_memory": bool(pin_memory)}
         if num_workers:
@@ -118,9 +127,9 @@ class DataSplits:
         """
         if split == "val" and self.validation_split == 0:
             return None
-        source = "train" if split == "val" and self.validation_split else split
+        source = "train" if split == "val" and (self.validation_split or self.folds) else split
         if source != split and isinstance(self.dataset("train"), IterableDataset):
-            raise ConfigError.at("data_loader.validation_split",
+            raise ConfigError.at(f"data_loader.{'folds' if self.folds else 'validation_split'}",
                                  "a stream cannot be split. Set it to null; the dataset may have "
                                  "a val split of its own.")
         if source not in self._datasets:
@@ -152,6 +161,8 @@ class DataSplits:
         num_samples, fraction = len(self.dataset(split)), self.validation_split
         if num_samples == 0:
             raise ConfigError.at("dataset", f"the {split} split holds no samples")
+        if self.folds and split != "test":
+            return len(self._order("val"))
         if split == "test" or not fraction:
             return 0
         num_val = int(fraction) if fraction >= 1 else round(num_samples * fraction)
@@ -166,12 +177,15 @@ class DataSplits:
     def _order(self, split: str) -> EpochOrder:
         """The order of a split's samples, kept: with 10 million samples each draw takes a second."""
         if split not in self._orders:
-            num_samples, num_val = len(self.dataset(split)), self._num_held_out(split)
-            if not num_val:
+            num_samples = len(self.dataset(split))
+            if self.folds and split != "test":
+                held_out = self.folds.held_out(self.dataset("train"), derive(self.seed, "folds"))
+            elif not (num_val := self._num_held_out(split)):
                 self._orders[split] = EpochOrder(range(num_samples), derive(self.seed, "order"))
                 return self._orders[split]
-            held_out = torch.zeros(num_samples, dtype=torch.bool)
-            held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
+            else:
+                held_out = torch.zeros(num_samples, dtype=torch.bool)
+                held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
             for name, chosen in (("train", ~held_out), ("val", held_out)):
                 self._orders[name] = EpochOrder(chosen.nonzero().flatten(), derive(self.seed, "order"))
         return self._orders[split]

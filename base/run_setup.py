@@ -57,6 +57,10 @@ _BATCH_SIZE, _ACCUMULATE = "data_loader.batch_size", "trainer.args.accumulate"
 _WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _ACCUMULATE)
 
 
+# Keys that decide which samples of train validate.
+_SPLIT = {f"data_loader.{key}" for key in ("validation_split", "folds", "fold", "stratify", "group_by")}
+
+
 class Checkpoint(NamedTuple):
     """A loaded checkpoint: its file, complete config and state; `stamp` tells when the file was replaced."""
 
@@ -199,7 +203,7 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
             why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume "
                    "without this change, or from a checkpoint at the end of an epoch."
                    f"{_hint(key, checkpoint.config)}")
-        elif key == "data_loader.validation_split":
+        elif key in _SPLIT:
             why = (f"a run under way keeps its split ({old!r}); with another it would train on samples that "
                    "it validates on.")
         elif key.split(".")[0] in _KEPT_SECTIONS:

@@ -25,6 +25,7 @@ def data_loader_faults(options) -> Iterator[Fault]:
         return
     signature, path = Signature(DataSplits, PROVIDED, name="data_loader"), ("data_loader", "sampler")
     yield from (fault.below(("data_loader",)) for fault in signature.faults(options))
+    yield from _fold_faults(options)
     if (sampler := options.get("sampler")) is None:
         return
     name = as_block(sampler).get("type")
@@ -35,3 +36,17 @@ def data_loader_faults(options) -> Iterator[Fault]:
     if options.get("shuffle") is False:
         yield Fault(("data_loader", "shuffle"), "has no effect beside a sampler, which chooses the order. "
                                                 "Leave it out.")
+
+
+def _fold_faults(options: dict) -> Iterator[Fault]:
+    """Faults of k-fold cross-validation."""
+    folds, fold = options.get("folds"), options.get("fold", 0)
+    if folds is None:
+        yield from (Fault(("data_loader", key), "has no effect without folds. Set folds: 5, say.")
+                    for key in ("fold", "stratify", "group_by") if options.get(key))
+    elif options.get("validation_split") is not None:
+        yield Fault(("data_loader", "validation_split"),
+                    "the folds tell which samples validate. Leave one of validation_split and folds out.")
+    elif type(folds) is type(fold) is int and fold >= folds:
+        yield WrongValue(("data_loader", "fold"),
+                         f"{fold} is none of {folds} folds, which are 0 to {folds - 1}")

@@ -13,7 +13,7 @@ from utils.errors import ConfigError
 class SplitInfo:
     """The train split as a sampler sees it; all values are by position within it.
 
-    Its methods raise ConfigError at the key `where` for what the dataset does not tell. `batch_size` is that
+    They raise ConfigError at the key `where` for what the dataset does not tell. `batch_size` is that
     of all processes together.
     """
 

@@ -105,6 +105,12 @@ MISTAKES = [
      "data_loader.sampler", "2 weights for 10 classes"),
     ("batch_size: 30", "batch_size: 30\n  sampler: GroupedByLength", 9, "data_loader.sampler", "does not tell its lengths"),
     ("batch_size: 30", "sampler: Balanced\n  shuffle: false", 9, "data_loader.shuffle", "has no effect beside a sampler"),
+    ("batch_size: 30", "folds: 5", 9, "data_loader.validation_split", "Leave one of validation_split and folds out"),
+    ("validation_split: 0.1", "folds: 5\n  fold: 5", 10, "data_loader.fold", "5 is none of 5 folds, which are 0 to 4"),
+    ("validation_split: 0.1", "folds: 1", 9, "data_loader.folds", "at least 2"),
+    ("validation_split: 0.1", "stratify: true", 9, "data_loader.stratify", "no effect without folds"),
+    ("validation_split: 0.1", "fold: 3", 9, "data_loader.fold", "no effect without folds"),
+    ("validation_split: 0.1", "folds: 5\n  group_by: patients", 10, "data_loader.group_by", "Digits does not tell its patients"),
     # names
     ("type: Adam", "type: torch.optim.Adam", 19, "optimizer.type", "Write 'Adam' alone"),
     (OPTIMIZER, "optimizer: Adam lr=0.1\n", 18, "optimizer.type", "Write 'Adam' alone; arguments go under args"),

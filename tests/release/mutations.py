@@ -60,6 +60,12 @@ MUTATIONS = [
     Mutation("schedules get the first epoch's steps for all", "base/base_data_loader.py",
              "            counts = plans.counts(num_epochs)", "            pass",
              "test_schedules_get_the_true_number_of_steps_of_epochs_that_differ"),
+    # -- folds
+    Mutation("folds do not spread the classes", "base/data/folds.py",
+             'order = order[np.argsort(classes[order], kind="stable")]', "order = order",
+             "test_folds_are_disjoint_and_spread_every_class"),
+    Mutation("a run may change its fold", "base/run_setup.py", '"folds", "fold", "stratify"', '"folds", "stratify"',
+             "test_a_run_keeps_its_fold_and_is_scored_on_it"),
     # -- frozen parameters
     Mutation("frozen parameters are not in the groups", "base/base_model.py",
              "        if keep_frozen or parameter.requires_grad:", "        if parameter.requires_grad:",
