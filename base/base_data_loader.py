@@ -18,7 +18,7 @@ from base.data.sample_count import SampleCounter
 from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
 from base.data.streams import (
     Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_resume, track_place)
-from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
+from base.data.views import BatchLoader, BatchView, SampleTransforms, SampleView, Transform, identity_collate
 from utils.config.annotations import CountInt, PositiveInt, at_least, below
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
@@ -49,7 +49,7 @@ class DataSplits:
 
     Args:
         build_dataset: maps a split name to its Dataset, or to None if there is no such split.
-        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see apply_transforms and
+        transforms: `{"train": [...], "eval": [...], "batch": [...], "joint": None}`; see SampleTransforms and
             BatchPreparation.
         seed: the run's seed.
         batch_size: samples in a batch, over all processes together.
@@ -93,8 +93,11 @@ class DataSplits:
                  persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
                  stream_resume: Literal["state", "replay"] = "state"):
-        self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
-        self.prepare = BatchPreparation(self.transforms["batch"], seed)
+        self.transforms = {"train": [], "eval": [], "batch": [], "joint": None, **dict(transforms)}
+        joint = self.transforms.pop("joint")
+        self.sample_transforms = {key: SampleTransforms(self.transforms[key], joint)
+                                  for key in ("train", "eval")}
+        self.prepare = BatchPreparation(self.transforms["batch"], seed, joint)
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches = eval_batches
@@ -350,13 +353,13 @@ class DataSplits:
 
     def _view(self, split: str, training: bool) -> Dataset:
         dataset = self.dataset(split)
-        transforms = self.transforms["train" if training else "eval"]
+        transforms = self.sample_transforms["train" if training else "eval"]
         seed = derive(self.seed, "sample", SPLITS.index(split))
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],
                           rank_slice=self.rank_slice, replays=self.replays)
-        if not transforms and (fetch := self._fetch(split)):
+        if not transforms.transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed)
         return SampleView(dataset, transforms, seed)
 

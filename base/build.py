@@ -76,7 +76,8 @@ def build_data(config: dict, device: torch.device) -> DataSplits:
         options["pin_memory"] = device.type == "cuda"
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}")
                         for i, block in enumerate(blocks or [])]
-                  for key, blocks in config["transforms"].items()}
+                  for key, blocks in config["transforms"].items() if key != "joint"}
+    transforms["joint"] = config["transforms"].get("joint")
     if options.get("sampler") is not None:
         options["sampler"] = SAMPLERS.build(options["sampler"], "data_loader.sampler")
     return DataSplits(partial(build_dataset, config["dataset"], device), transforms, config["seed"],

@@ -89,6 +89,9 @@ def _tables(config: Mapping,
     """(path, type of its block, defaults of what is not written) of every table of arguments in a config."""
     if isinstance(options := _given(config, "data_loader"), dict):
         yield ("data_loader",), None, _unwritten(options, Signature(DataSplits, PROVIDED), former)
+    if isinstance(transforms := _given(config, "transforms"), dict) and "joint" not in transforms:
+        earlier = former.get("transforms", {}).get("joint")
+        yield ("transforms",), None, {"joint": _Default(None, earlier, True)}
     for path, registry, block in _blocks(config):
         try:
             signature = registry.signature(registry.get(block["type"]))

@@ -153,11 +153,13 @@ def _transform_faults(transforms) -> Iterator[Fault]:
         return
     for key, blocks in transforms.items():
         path = ("transforms", key)
-        if key in TRANSFORM_KEYS:
+        if key == "joint":
+            yield from _mismatches(blocks, bool | None, path)
+        elif key in TRANSFORM_KEYS:
             faults = list(_list_faults(TRANSFORMS, [] if blocks is None else blocks, path))
             yield from faults or _misplaced(blocks or [], path)
         else:
-            yield UnknownKey.of(path, f"there are no {key!r} transforms.", TRANSFORM_KEYS,
+            yield UnknownKey.of(path, f"there are no {key!r} transforms.", (*TRANSFORM_KEYS, "joint"),
                                 f"There are: {known}.")
 
 

@@ -14,7 +14,7 @@ from tools.reference.settable import KEPT_ON, config_sources, own_things, settab
 from utils.cli import KINDS as PLURALS
 from utils.config.annotations import describe_argument
 from utils.config.registry import Registry
-from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.config.sections import EXTENDS, JOINT, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.config.syntax import format_value
 from utils.errors import exit_codes
@@ -93,6 +93,7 @@ def _keys_of(section: str) -> list[str]:
         head = "list" if is_list else "key of a block, besides `type` and `args`"
         rows = ((f"`{key}`", _escaped(text)) for key, text in keys.items())
         parts.append(_table((head, "what it is"), rows))
+        parts += [f"`joint` (null): {_escaped(JOINT)}\n"] if is_list else []
     return [*parts, _NOTES[section]] if section in _NOTES else parts
 
 

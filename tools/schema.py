@@ -28,7 +28,7 @@ from tools.reference.schema_types import (
 )
 from tools.reference.settable import config_sources, library_things, own_things
 from utils.config.registry import Registry
-from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.config.sections import EXTENDS, JOINT, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.errors import exit_codes
 
@@ -54,7 +54,8 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
             "sampler": described(argument_text(loader, "sampler"), any_of(
                 all_of(ref("sampler"), ref("sampler.whole")), {"type": "null"}))})),
         "transforms": typed("object", "null", **closed({
-            key: described(text, ref("transform.list")) for key, text in TRANSFORM_KEYS.items()})),
+            key: described(text, ref("transform.list")) for key, text in TRANSFORM_KEYS.items()} | {
+            "joint": described(JOINT, value_schema(bool | None))})),
     }
     packages: set[str] = set()
     places: dict = {}

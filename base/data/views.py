@@ -23,7 +23,7 @@ class SampleView(Dataset):
     the first two samples, which are read both ways.
     """
 
-    def __init__(self, dataset: Dataset, transforms: list[Transform], seed: int):
+    def __init__(self, dataset: Dataset, transforms: Transform, seed: int):
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
         self.draws: bool | None = None  # not known yet
 
@@ -31,7 +31,7 @@ class SampleView(Dataset):
         if not self.draws:
             seed = derive(self.seed, "batch", *chosen.position(0))
             seed_cpu(seed)
-            samples = [apply_transforms(self.dataset[index], self.transforms)
+            samples = [self.transforms(self.dataset[index])
                        for index in chosen.indices.tolist()]
             drawn = has_drawn(seed)
             if self.draws is None and not drawn:
@@ -44,7 +44,7 @@ class SampleView(Dataset):
 
     def _seeded(self, chosen: Chosen, place: int) -> Any:
         seed_cpu(derive(self.seed, "sample", *chosen.position(place)))
-        return apply_transforms(self.dataset[int(chosen.indices[place])], self.transforms)
+        return self.transforms(self.dataset[int(chosen.indices[place])])
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -102,15 +102,49 @@ def _pin_memory(batch: Any) -> Any:
         value.pin_memory() if isinstance(value, torch.Tensor) and value.is_cpu else value))
 
 
-def apply_transforms(sample: Any, transforms: list[Transform]) -> Any:
-    """`sample` with its input transformed; an input that is still a PIL image becomes uint8 `[C, H, W]`."""
+class SampleTransforms:
+    """The transforms of a split's samples. An input that is then still a PIL image becomes uint8 `[C, H, W]`.
 
-    def apply(value):
-        for transform in transforms:
+    Args:
+        joint: whether transforms get the whole sample, such as (image, mask), and return it; else they get
+            its input alone. None: those of torchvision get it whole if a target is a torchvision tv_tensor.
+    """
+
+    def __init__(self, transforms: list[Transform], joint: bool | None = None):
+        self.transforms, self.joint = transforms, joint
+        self.moves_targets = False  # whether torchvision's transforms were given targets that they move
+
+    def __call__(self, sample: Any) -> Any:
+        moves_targets = (self.joint is not False and isinstance(sample, (tuple, list))
+                         and _holds_tv_tensors(sample[1:]))
+        if not (self.joint or moves_targets):
+            return on_input(sample, self._apply)
+        self.moves_targets = moves_targets
+        for transform in self.transforms:
+            whole = self.joint or any(kind.__module__.startswith("torchvision.transforms.v2")
+                                      for kind in type(transform).__mro__)
+            sample = transform(sample) if whole else on_input(sample, transform)
+        return on_input(sample, _without_pil)
+
+    def _apply(self, value: Any) -> Any:
+        for transform in self.transforms:
             value = transform(value)
-        return _image_to_tensor(value) if hasattr(value, "getbands") else value
+        return _without_pil(value)
 
-    return on_input(sample, apply)
+
+def _holds_tv_tensors(value: Any) -> bool:
+    if isinstance(value, (tuple, list, Mapping)):
+        return any(map(_holds_tv_tensors, value.values() if isinstance(value, Mapping) else value))
+    return type(value).__module__.startswith("torchvision.tv_tensors")
+
+
+def apply_transforms(sample: Any, transforms: list[Transform]) -> Any:
+    """`sample` with its input transformed; see SampleTransforms."""
+    return SampleTransforms(transforms, joint=False)(sample)
+
+
+def _without_pil(value: Any) -> Any:
+    return _image_to_tensor(value) if hasattr(value, "getbands") else value
 
 
 def _image_to_tensor(image) -> torch.Tensor:

@@ -111,6 +111,7 @@ MISTAKES = [
     ("validation_split: 0.1", "stratify: true", 9, "data_loader.stratify", "no effect without folds"),
     ("validation_split: 0.1", "fold: 3", 9, "data_loader.fold", "no effect without folds"),
     ("validation_split: 0.1", "folds: 5\n  group_by: patients", 10, "data_loader.group_by", "Digits does not tell its patients"),
+    ("  batch: [{type", "  joint: 1\n  batch: [{type", 6, "transforms.joint", "Did you mean true?"),
     # names
     ("type: Adam", "type: torch.optim.Adam", 19, "optimizer.type", "Write 'Adam' alone"),
     (OPTIMIZER, "optimizer: Adam lr=0.1\n", 18, "optimizer.type", "Write 'Adam' alone; arguments go under args"),
