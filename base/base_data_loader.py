@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -295,7 +296,7 @@ class DataSplits:
         if num_samples is None or isinstance(self.dataset("train"), IterableDataset):
             return None
         if plans := self._plans("train", training=True):
-            return max(int(plans.sizes(0).min()) // self.rank_slice.world_size, 1)
+            return max(int(np.diff(plans.of(0).ends, prepend=0).min()) // self.rank_slice.world_size, 1)
         whole = self.drop_last or (self.num_batches("train") or 0) * self.batch_size <= num_samples
         return max((self.batch_size if whole else num_samples % self.batch_size)
                    // self.rank_slice.world_size, 1)

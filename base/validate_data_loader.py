@@ -24,7 +24,7 @@ def data_loader_faults(options) -> Iterator[Fault]:
         yield WrongValue(("data_loader",), f"a table of options is needed; this is {options!r}")
         return
     signature, path = Signature(DataSplits, PROVIDED, name="data_loader"), ("data_loader", "sampler")
-    yield from (fault.below(("data_loader",)) for fault in signature.faults(options))
+    yield from (fault.below(path[:1]) for fault in signature.faults(options))
     yield from _fold_faults(options)
     if (sampler := options.get("sampler")) is None:
         return

@@ -30,12 +30,13 @@ class Folds(NamedTuple):
 
         Raises ConfigError for fewer samples or groups than folds.
         """
-        info = SplitInfo(dataset, range(len(dataset)), 1, "data_loader.stratify")
-        classes, groups = np.zeros(len(info), np.int64), np.arange(len(info))
+        everything = range(len(dataset))
+        classes, groups = np.zeros(len(dataset), np.int64), np.arange(len(dataset))
         if self.stratify:
+            info = SplitInfo(dataset, everything, 1, "data_loader.stratify")
             classes = np.unique(info.classes, return_inverse=True)[1]
         if self.group_by:
-            info.where = "data_loader.group_by"
+            info = SplitInfo(dataset, everything, 1, "data_loader.group_by")
             groups = np.unique(info.values(self.group_by), return_inverse=True)[1]
         num_groups = int(groups.max()) + 1
         if num_groups < self.num:
@@ -45,7 +46,7 @@ class Folds(NamedTuple):
         if self.group_by:
             return torch.from_numpy(self._of_groups(groups, classes, order) == self.fold)
         order = order[np.argsort(classes[order], kind="stable")]  # dealt out class by class
-        held_out = torch.zeros(len(info), dtype=torch.bool)
+        held_out = torch.zeros(len(dataset), dtype=torch.bool)
         held_out[order[self.fold::self.num]] = True
         return held_out
 

@@ -83,10 +83,6 @@ class EpochPlans:
         indices = self.info.indices[places[:ends[-1]].astype(np.int64)]
         return EpochPlan(indices, _repeats(indices), ends)
 
-    def sizes(self, epoch: int) -> np.ndarray:
-        """The samples in each batch, int64 `[num_batches]`."""
-        return np.diff(self.of(epoch).ends, prepend=0)
-
     def counts(self, num_epochs: int) -> list[int]:
         """The batches in each epoch. A sampler with `same_length = True` is called for the first one only."""
         if getattr(self.sampler, "same_length", False):
