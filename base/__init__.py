@@ -15,11 +15,13 @@ from base.registries import (
     METRICS,
     MODELS,
     OPTIMIZERS,
+    SAMPLERS,
     SCHEDULERS,
     TRAINERS,
     TRANSFORMS,
     WRITERS,
 )
 
-__all__ = ["DATASETS", "LOSSES", "METRICS", "MODELS", "OPTIMIZERS", "SCHEDULERS", "TRAINERS", "TRANSFORMS",
-           "WRITERS", "ArrayDataset", "BaseModel", "BaseTrainer", "BatchAugmentation", "per_sample"]
+__all__ = ["DATASETS", "LOSSES", "METRICS", "MODELS", "OPTIMIZERS", "SAMPLERS", "SCHEDULERS", "TRAINERS",
+           "TRANSFORMS", "WRITERS", "ArrayDataset", "BaseModel", "BaseTrainer", "BatchAugmentation",
+           "per_sample"]

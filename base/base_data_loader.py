@@ -6,18 +6,21 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from base.data.arrays import batch_fetcher, is_in_memory
 from base.data.batch_transforms import BatchPreparation
 from base.data.fingerprint import DataFingerprint
+from base.data.folds import Folds
+from base.data.planned import EpochPlans, PlannedSampler
 from base.data.sample_count import SampleCounter
 from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
 from base.data.streams import (
     Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_resume, track_place)
-from base.data.views import BatchLoader, BatchView, SampleView, Transform, identity_collate
-from utils.config.annotations import PositiveInt, at_least, below
+from base.data.views import BatchLoader, BatchView, SampleTransforms, SampleView, Transform, identity_collate
+from utils.config.annotations import CountInt, PositiveInt, at_least, below
 from utils.config.blocks import SPLITS
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
@@ -48,7 +51,7 @@ class DataSplits:
 
     Args:
         build_dataset: maps a split name to its Dataset, or to None if there is no such split.
-        transforms: `{"train": [...], "eval": [...], "batch": [...]}`; see apply_transforms and
+        transforms: `{"train": [...], "eval": [...], "batch": [...], "joint": None}`; see SampleTransforms and
             BatchPreparation.
         seed: the run's seed.
         evaluation_sets: the names of a split's sets where it has several,
@@ -57,6 +60,11 @@ class DataSplits:
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: fraction (0.1) or number (500) of the train samples to validate on; 0 for no
             validation. By default the dataset's own val split.
+        folds: in place of `validation_split`: train is divided into this many parts, of which one validates.
+        fold: which of them, from 0 on.
+        stratify: whether every class is spread evenly over the folds.
+        group_by: an attribute or method of the dataset that gives a value for each sample, such as its
+            patient; samples of one value are in one fold. Folds are then even as far as a greedy choice goes.
         batches_per_epoch: cuts training epochs to this many batches, as an endless IterableDataset needs. One
             with a `state_dict` continues after the cut; its end also ends the epoch, and the next starts it
             again.
@@ -70,6 +78,8 @@ class DataSplits:
         timeout: seconds to wait for a worker's batch; 0 for no limit.
         prefetch_factor: batches that each worker loads ahead; by default torch's 2.
         persistent_workers: whether workers stay alive from epoch to epoch; by default they do.
+        sampler: in place of `shuffle`, which samples the batches of an epoch hold: Weighted, Balanced,
+            GroupedByLength, or one of your own (a SAMPLERS plug-in; see EpochPlans).
         stream_resume: how a train stream with a `state_dict` continues: by its `state`, or by `replay`: it is
             read again from its beginning, without the samples that it gave before. That is slower, and exact
             also if the state lacks something, such as a shuffle buffer.
@@ -81,19 +91,27 @@ class DataSplits:
                  evaluation_sets: Mapping[str, list[str]] | None = None, batch_size: PositiveInt = 32,
                  eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
+                 folds: Annotated[int, at_least(2)] | None = None, fold: CountInt = 0, stratify: bool = False,
+                 group_by: str | None = None,
                  batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
                  limit: PositiveInt | None = None, shuffle: bool = True, drop_last: bool = False,
+                 sampler: Callable | None = None,
                  num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
                  stream_resume: Literal["state", "replay"] = "state"):
-        self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
-        self.prepare = BatchPreparation(self.transforms["batch"], seed)
+        self.transforms = {"train": [], "eval": [], "batch": [], "joint": None, **dict(transforms)}
+        joint = self.transforms.pop("joint")
+        self.sample_transforms = {key: SampleTransforms(self.transforms[key], joint)
+                                  for key in ("train", "eval")}
+        self.prepare = BatchPreparation(self.transforms["batch"], seed, joint)
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches, self.limit = eval_batches, limit
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
+        self.sampler, self._kept_plans = sampler, None
+        self.folds = Folds(folds, fold, stratify, group_by) if folds else None
         self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
                                "pin_memory": bool(pin_memory)}
         if num_workers:
@@ -120,9 +138,9 @@ class DataSplits:
         """
         if split.partition("/")[0] == "val" and self.validation_split == 0:
             return None
-        source = "train" if split == "val" and self.validation_split else split
+        source = "train" if split == "val" and (self.validation_split or self.folds) else split
         if source != split and isinstance(self.dataset("train"), IterableDataset):
-            raise ConfigError.at("data_loader.validation_split",
+            raise ConfigError.at(f"data_loader.{'folds' if self.folds else 'validation_split'}",
                                  "a stream cannot be split. Set it to null; the dataset may have "
                                  "a val split of its own.")
         if source not in self._datasets:
@@ -146,6 +164,8 @@ class DataSplits:
         dataset, limit = self.dataset(split), self._sample_limit(split)
         if isinstance(dataset, IterableDataset):
             size = len(dataset) if hasattr(dataset, "__len__") else None
+        elif self.folds and split in ("train", "val"):
+            size = len(self._order(split))
         else:
             num_val = self._num_held_out(split)
             size = num_val if num_val and split == "val" else len(dataset) - num_val
@@ -173,21 +193,26 @@ class DataSplits:
     def _order(self, split: str) -> EpochOrder:
         """The order of a split's samples, kept: with 10 million samples each draw takes a second."""
         if split not in self._orders:
-            num_samples, num_val = len(self.dataset(split)), self._num_held_out(split)
-            if not num_val:
+            num_samples = len(self.dataset(split))
+            if self.folds and split in ("train", "val"):
+                held_out = self.folds.held_out(self.dataset("train"), derive(self.seed, "folds"))
+            elif not (num_val := self._num_held_out(split)):
                 indices = range(num_samples)[:self._sample_limit(split)]
                 self._orders[split] = EpochOrder(indices, derive(self.seed, "order"))
                 return self._orders[split]
-            held_out = torch.zeros(num_samples, dtype=torch.bool)
-            held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
+            else:
+                held_out = torch.zeros(num_samples, dtype=torch.bool)
+                held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
             for name, chosen in (("train", ~held_out), ("val", held_out)):
                 self._orders[name] = EpochOrder(chosen.nonzero().flatten()[:self.limit],
                                                 derive(self.seed, "order"))
         return self._orders[split]
 
-    def num_batches(self, split: str, training: bool | None = None) -> int | None:
+    def num_batches(self, split: str, training: bool | None = None, epoch: int = 0) -> int | None:
         """Batches in an epoch; None for an IterableDataset without a length. Raises ConfigError for none."""
         training = split == "train" if training is None else training
+        if plans := self._plans(split, training):
+            return min(len(plans.of(epoch).ends), self.batches_per_epoch or 2**63)
         num_samples, size = self.num_samples(split), self._batch_size(training)
         limit = self._limit(training)
         if num_samples is None:
@@ -224,6 +249,8 @@ class DataSplits:
             loaded = self._iterators[key] = iter(loader)
             batches = track_place(loaded, stream.place)
         else:
+            if plans := self._plans(split, training):
+                plans.require_same_everywhere(epoch)
             loader.batch_sampler.enter(epoch, start)
             loaded = self._iterators[key] = iter(loader)
             batches = loader.batch_sampler.batches(loaded)
@@ -252,6 +279,7 @@ class DataSplits:
         """Changes the sizes of batches from the next call of `batches` or `first_batch` on."""
         self.close()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self._kept_plans = None
 
     def to_checkpoint(self) -> dict[str, Any]:
         """The data's parts of a checkpoint: its fingerprint; `place` for a train stream with a `state_dict`.
@@ -281,6 +309,8 @@ class DataSplits:
         num_samples = self.num_samples("train")
         if num_samples is None or isinstance(self.dataset("train"), IterableDataset):
             return None
+        if plans := self._plans("train", training=True):
+            return max(int(np.diff(plans.of(0).ends, prepend=0).min()) // self.rank_slice.world_size, 1)
         whole = self.drop_last or (self.num_batches("train") or 0) * self.batch_size <= num_samples
         return max((self.batch_size if whole else num_samples % self.batch_size)
                    // self.rank_slice.world_size, 1)
@@ -300,11 +330,10 @@ class DataSplits:
             sampler = self._sampler(split, training)
             known, chosen = sampler.batch(0, None), sampler.chosen(0)
             size, total = known.num_samples, known.num_total
-            samples = view.__getitems__(chosen._replace(indices=chosen.indices[:at_most]))
+            samples = view.__getitems__(chosen.part(slice(at_most)))
         if at_most:
             size = total = min(size, at_most)
-        chosen = chosen._replace(indices=chosen.indices[:at_most])
-        batch = Batch(self._collate(view)(samples), size, total, chosen)
+        batch = Batch(self._collate(view)(samples), size, total, chosen.part(slice(at_most)))
         counter = self._counter(split, training)
         return counter.count(batch, tried=True) if counter else batch
 
@@ -339,14 +368,14 @@ class DataSplits:
 
     def _view(self, split: str, training: bool) -> Dataset:
         dataset = self.dataset(split)
-        transforms = self.transforms["train" if training else "eval"]
+        transforms = self.sample_transforms["train" if training else "eval"]
         source, *name = split.split("/")
         seed = derive(self.seed, "sample", SPLITS.index(source), *name)
         if isinstance(dataset, IterableDataset):
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],
                           rank_slice=self.rank_slice, replays=self.replays, limit=self._sample_limit(split))
-        if not transforms and (fetch := self._fetch(split)):
+        if not transforms.transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed)
         return SampleView(dataset, transforms, seed)
 
@@ -357,7 +386,28 @@ class DataSplits:
             self._batches_of[id(dataset)] = batch_fetcher(dataset)
         return self._batches_of[id(dataset)]
 
+    def steps_per_epoch(self, accumulate: int, num_epochs: int) -> int | list[int] | None:
+        """Optimizer steps in an epoch; of each epoch, where a sampler makes them differ; None if unknown."""
+        plans, counts = self._plans("train", training=True), [self.num_batches("train")]
+        if plans and not self.batches_per_epoch:
+            counts = plans.counts(num_epochs)
+        steps = [count and -(-count // accumulate) for count in counts]  # rounded up
+        return steps if len({*steps}) > 1 else steps[0]
+
+    def _plans(self, split: str, training: bool) -> EpochPlans | None:
+        """The epochs of the sampler; None if there is none, or for what is not the training on train."""
+        if not self.sampler or not training or split != "train":
+            return None
+        if isinstance(self.dataset("train"), IterableDataset):
+            raise ConfigError.at("data_loader.sampler", "a stream has its own order. Leave it out.")
+        if self._kept_plans is None:
+            self._kept_plans = EpochPlans(self.sampler, self.dataset("train"), self._order("train").indices,
+                                          self.seed, self.batch_size, self.drop_last)
+        return self._kept_plans
+
     def _sampler(self, split: str, training: bool) -> PositionSampler:
+        if plans := self._plans(split, training):
+            return PlannedSampler(plans, self.rank_slice, self.prepare.augments)
         return PositionSampler(self._order(split), self._batch_size(training), rank_slice=self.rank_slice,
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training,
                                with_chosen=self.prepare.augments)

@@ -180,9 +180,10 @@ class BaseTrainer(FormerTrainerNames):
         if name == getattr(self.optimizers, "rest", "optimizer") and isinstance(self.loss, nn.Module):
             of_loss = dict(self.loss.named_parameters(prefix="loss"))
         optimizer = self.optimizers[name](self.stepped(self.unwrapped_model, name), list(of_loss.values()))
-        num_batches = self.data.num_batches("train")
-        steps_per_epoch = num_batches and -(-num_batches // self.accumulate)  # rounded up; None if unknown
-        schedule = Schedule(optimizer, self.schedulers.get(name, ()), self.epochs, steps_per_epoch)
+        schedulers = self.schedulers.get(name, ())
+        # without schedulers there is no need to plan all epochs
+        steps_per_epoch = self.data.steps_per_epoch(self.accumulate, self.epochs if schedulers else 1)
+        schedule = Schedule(optimizer, schedulers, self.epochs, steps_per_epoch)
         scaler = torch.amp.GradScaler(self.device.type,
                                       enabled=self.precision == "fp16" or self.strategy.in_fp16)
         return Updater(optimizer, schedule, scaler, self.clip_norm, exclusive=len(self.optimizers) > 1,
@@ -246,7 +247,7 @@ class BaseTrainer(FormerTrainerNames):
 
     def train_epoch(self) -> None:
         """Trains the current epoch from its next batch to its last."""
-        position, num_batches = self.position, self.data.num_batches("train")
+        position, num_batches = self.position, self.data.num_batches("train", epoch=self.position.epoch)
         begin_phase(self.updaters, position.epoch)
         self.seed_for("epoch start", position.epoch)
         self.on_epoch_start()

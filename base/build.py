@@ -14,7 +14,8 @@ from base.base_model import as_floats, parameter_groups
 from base.base_trainer import BaseTrainer
 from base.data.arrays import move_arrays
 from base.optimizers import OptimizersByPattern
-from base.registries import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS
+from base.registries import (
+    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULERS, TRAINERS, TRANSFORMS)
 from base.weighted_losses import WeightedLosses
 from utils.config.blocks import as_block, blocks_by_name, dataset_blocks
 from utils.config.signature import Signature
@@ -82,7 +83,10 @@ def build_data(config: dict, device: torch.device, train_dataset: Dataset | None
         options["pin_memory"] = device.type == "cuda"
     transforms = {key: [TRANSFORMS.build(block, f"transforms.{key}.{i}")
                         for i, block in enumerate(blocks or [])]
-                  for key, blocks in config["transforms"].items()}
+                  for key, blocks in config["transforms"].items() if key != "joint"}
+    transforms["joint"] = config["transforms"].get("joint")
+    if options.get("sampler") is not None:
+        options["sampler"] = SAMPLERS.build(options["sampler"], "data_loader.sampler")
     sets: dict[str, list[str]] = {}
     for _, split, *name in (path for path in dataset_blocks(config["dataset"]) if len(path) > 2):
         sets.setdefault(split, []).append("/".join([split, *name]))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import default_per
 from base.registries import (
-    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
+    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
 from utils.config.blocks import as_block, holds_blocks
 from utils.config.loading import DEFAULT_VALUES, default_values, is_same, value_at
@@ -90,6 +90,9 @@ def _tables(config: Mapping,
     """(path, type of its block, defaults of what is not written) of every table of arguments in a config."""
     if isinstance(options := _given(config, "data_loader"), dict):
         yield ("data_loader",), None, _unwritten(options, Signature(DataSplits, PROVIDED), former)
+    if isinstance(transforms := _given(config, "transforms"), dict) and "joint" not in transforms:
+        earlier = former.get("transforms", {}).get("joint")
+        yield ("transforms",), None, {"joint": _Default(None, earlier, True)}
     for path, registry, block in _blocks(config):
         try:
             signature = registry.signature(registry.get(block["type"]))
@@ -127,6 +130,7 @@ def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
     found = [((section,), registry, config.get(section)) for section, registry in sections]
     if isinstance(transforms := config.get("transforms"), dict):
         found += [(("transforms", key), TRANSFORMS, blocks) for key, blocks in transforms.items()]
+    found.append((("data_loader", "sampler"), SAMPLERS, value_at(config, "data_loader.sampler")))
     while found:
         path, registry, given = found.pop(0)
         if isinstance(given, list):

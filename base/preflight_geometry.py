@@ -21,34 +21,43 @@ def warn_of_moved_images(data: DataSplits, batch: Any) -> None:
     """
     if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not _is_images(batch[0]):
         return
-    found = next(_spatial(batch[1:], list(batch[0].shape[-2:])), None)
-    if found is None:
-        return
-    names = [f"{type(transform).__name__} in transforms.{key}" for key in ("train", "batch")
-             for transform in _geometric(data.transforms[key])
-             if found.startswith("boxes") or type(transform).__name__ != "Resize"]
-    if names:
-        log.warning("%s moves the images %s alone, and not their targets, %s, which lie on them. Transform "
-                    "both in the dataset.", ", ".join(names), list(batch[0].shape), found)
+    for kind, target in _spatial(batch[1:], list(batch[0].shape[-2:])):
+        names = [f"{type(transform).__name__} in transforms.{key}" for key in ("train", "batch")
+                 for transform in _geometric(data.transforms[key])
+                 if (kind == "boxes" or type(transform).__name__ != "Resize")
+                 and not _moves(transform, data, kind, target)]
+        if names:
+            log.warning("%s moves the images %s alone, and not their targets, %s %s, which lie on them. Give "
+                        "these as torchvision's tv_tensors, or transform both in the dataset.",
+                        ", ".join(names), list(batch[0].shape), kind, list(target.shape))
+            return
+
+
+def _moves(transform: Any, data: DataSplits, kind: str, target: torch.Tensor) -> bool:
+    """Whether a transform moves this target, too."""
+    if isinstance(transform, BatchAugmentation):
+        return (transform.takes_masks and data.prepare.joint is not False and kind == "masks"
+                and target.ndim == 3)
+    return data.sample_transforms["train"].moves_targets
 
 
 def _is_images(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 4
 
 
-def _spatial(targets: Any, size: list[int]) -> Iterator[str]:
-    """Describes the targets that lie on images of `size` (height and width), inside lists and dicts."""
+def _spatial(targets: Any, size: list[int]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The targets that lie on images of `size` (height and width), inside lists and dicts: (kind, target)."""
     if isinstance(targets, Mapping):
         if isinstance(boxes := targets.get("boxes"), torch.Tensor):
-            yield f"boxes {list(boxes.shape)}"
+            yield "boxes", boxes
         targets = list(targets.values())
     if isinstance(targets, (tuple, list)):
         for target in targets:
             yield from _spatial(target, size)
     elif type(targets).__name__ == "BoundingBoxes":
-        yield f"boxes {list(targets.shape)}"
+        yield "boxes", targets
     elif isinstance(targets, torch.Tensor) and targets.ndim > 2 and list(targets.shape[-2:]) == size:
-        yield f"masks {list(targets.shape)}"
+        yield "masks", targets
 
 
 def _geometric(transforms: Iterable[Any]) -> Iterator[Any]:

@@ -68,11 +68,14 @@ DATASETS = Registry("dataset", "data_loader", expects=Dataset, libraries=[
     Library("any torchvision dataset", subclasses("torchvision.datasets", Dataset))])
 TRANSFORMS = Registry("transform", "data_loader", inputs=1, nests=True, libraries=[
     Library("any torchvision.transforms.v2 class", _torchvision_transforms)])
+SAMPLERS = Registry("sampler", "data_loader", inputs=3)
 OPTIMIZERS = Registry("optimizer", "trainer", expects=Optimizer, provided=("params",), libraries=[
     Library("any torch.optim optimizer", subclasses("torch.optim", Optimizer))])
 SCHEDULERS = Registry("scheduler", "trainer", expects=LRScheduler, provided=("optimizer",), libraries=[
     Library("any torch.optim.lr_scheduler", subclasses("torch.optim.lr_scheduler", LRScheduler))])
 TRAINERS = Registry("trainer", "trainer", expects=BaseTrainer, provided=TRAINER_PARTS)
 # The registry of each section that names things; optimizer, scheduler and transforms may have several blocks.
+# What data_loader names stands in data_loader.sampler.
 KINDS = {"dataset": DATASETS, "transforms": TRANSFORMS, "model": MODELS, "loss": LOSSES, "metrics": METRICS,
-         "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS, "trainer": TRAINERS, "writers": WRITERS}
+         "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS, "trainer": TRAINERS, "writers": WRITERS,
+         "data_loader": SAMPLERS}

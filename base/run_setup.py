@@ -58,6 +58,10 @@ _LIMIT = "data_loader.limit"
 _WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _ACCUMULATE)
 
 
+# Keys that decide which samples of train validate.
+_SPLIT = {f"data_loader.{key}" for key in ("validation_split", "folds", "fold", "stratify", "group_by")}
+
+
 class RunConfig(NamedTuple):
     """`config`: what parts are built from. `complete`: as kept. `reading`: as written; its places: where."""
 
@@ -173,11 +177,11 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
     for key, (old, new) in changes.items():
         if any(data_references(new)):
             continue
-        if begun and key in _WITHIN_EPOCH:
+        if begun and _decides_batches(key):
             why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume "
                    "without this change, or from a checkpoint at the end of an epoch."
                    f"{_hint(key, checkpoint.config)}")
-        elif key == "data_loader.validation_split":
+        elif key in _SPLIT:
             why = (f"a run under way keeps its split ({old!r}); with another it would train on samples that "
                    "it validates on.")
         elif key == _LIMIT or key.split(".")[0] in _KEPT_SECTIONS:
@@ -206,14 +210,20 @@ def _changes(old: dict, new: dict) -> dict[str, tuple]:
 
 def _keeps_steps(changes: Iterable[str], old: dict, new: dict) -> bool:
     """Whether every step of the epoch still has the samples that it had: other batches of equal steps."""
-    if not {*_WITHIN_EPOCH} & {*changes} <= {_BATCH_SIZE, _ACCUMULATE}:
+    if not {*filter(_decides_batches, changes)} <= {_BATCH_SIZE, _ACCUMULATE}:
         return False
     return not _leaves_samples_out(new) and _step_size(old) == _step_size(new)
 
 
+def _decides_batches(key: str) -> bool:
+    """Whether a key decides which samples the batches of an epoch hold."""
+    return key in _WITHIN_EPOCH or key.startswith("data_loader.sampler")
+
+
 def _leaves_samples_out(config: dict) -> bool:
-    """Whether an epoch leaves samples out: with other batches these would be others."""
-    return any(value_at(config, f"data_loader.{key}") for key in ("drop_last", "batches_per_epoch"))
+    """Whether an epoch leaves samples out, or a sampler chooses them: with other batches these may change."""
+    return any(value_at(config, f"data_loader.{key}")
+               for key in ("drop_last", "batches_per_epoch", "sampler"))
 
 
 def _step_size(config: dict) -> int | None:
@@ -227,8 +237,8 @@ def _hint(key: str, config: dict) -> str:
     if key not in (_BATCH_SIZE, _ACCUMULATE):
         return ""
     if _leaves_samples_out(config):
-        return (" (With drop_last or batches_per_epoch other batches would leave other samples out; else "
-                "batch_size and accumulate of the same product could change.)")
+        return (" (With drop_last, batches_per_epoch or a sampler other batches would hold other samples; "
+                "else batch_size and accumulate of the same product could change.)")
     return f" What may change is {_BATCH_SIZE} and {_ACCUMULATE} of the same product, {_step_size(config)}."
 
 

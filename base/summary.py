@@ -56,8 +56,8 @@ def describe_parts(trainer: Described) -> str:
     options = [text for text, applies in options.items() if applies]
     optimizers = ", ".join(type(updater.optimizer).__name__ for updater in trainer.updaters.values())
     return "\n".join([summarize(trainer.unwrapped_model), *describe_phases(trainer.updaters),
-                       f"data: {splits} samples{limited}; {epoch}",
-                       f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
+                      f"data: {splits} samples{limited}; {epoch}",
+                      f"device: {describe_device(trainer.device)}; {', '.join(options)}; {optimizers}"])
 
 
 def describe_end(trainer: Described, elapsed_s: float) -> str:
@@ -76,7 +76,8 @@ def describe_end(trainer: Described, elapsed_s: float) -> str:
 
 def describe_resumed(trainer: Described) -> str:
     """`Resumed at epoch 4 of 9, batch 9 of 422, step 1,275, lr/optimizer 0.1, best val/loss 2 at epoch 2`."""
-    at, num_batches, monitor = trainer.position, trainer.data.num_batches("train"), trainer.monitor
+    at, monitor = trainer.position, trainer.monitor
+    num_batches = trainer.data.num_batches("train", epoch=at.epoch)
     rates = "".join(f", {name} {rate:.3g}" for name, rate in trainer.learning_rates().items())
     patience = f", early stop {monitor.num_bad} of {monitor.patience}" if monitor and monitor.patience else ""
     return (f"Resumed at epoch {at.epoch + 1} of {trainer.epochs}, batch {at.batch:,} of "

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from base.base_data_loader import PROVIDED, DataSplits
 from base.build import (
     FUSED_WHEN_SHARDED, log_name, optimizer_blocks, optimizer_path, scheduler_blocks)
 from base.data.augmentation import BatchAugmentation
@@ -13,6 +12,7 @@ from base.key_hints import add_key_hints
 from base.registries import (
     LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
+from base.validate_data_loader import data_loader_faults
 from base.validate_dataset import dataset_faults
 from utils.config.annotations import PositiveInt, mismatch
 from utils.config.blocks import as_block, blocks_by_name
@@ -70,7 +70,7 @@ def _faults(config: Mapping) -> Iterator[Fault]:
     if config["dataset"] is not None:
         yield from dataset_faults(config["dataset"], config["transforms"], config["data_loader"])
     yield from _transform_faults(config["transforms"])
-    yield from _data_loader_faults(config["data_loader"])
+    yield from data_loader_faults(config["data_loader"])
     if config["model"] is not None:
         yield from MODELS.faults(config["model"], ("model",))
     yield from _loss_faults(config["loss"], config["metrics"])
@@ -135,11 +135,13 @@ def _transform_faults(transforms) -> Iterator[Fault]:
         return
     for key, blocks in transforms.items():
         path = ("transforms", key)
-        if key in TRANSFORM_KEYS:
+        if key == "joint":
+            yield from _mismatches(blocks, bool | None, path)
+        elif key in TRANSFORM_KEYS:
             faults = list(_list_faults(TRANSFORMS, [] if blocks is None else blocks, path))
             yield from faults or _misplaced([((*path, i), block) for i, block in enumerate(blocks or [])])
         else:
-            yield UnknownKey.of(path, f"there are no {key!r} transforms.", TRANSFORM_KEYS,
+            yield UnknownKey.of(path, f"there are no {key!r} transforms.", (*TRANSFORM_KEYS, "joint"),
                                 f"There are: {known}.")
 
 
@@ -197,14 +199,6 @@ def _metric_faults(blocks) -> Iterator[Fault]:
                                               "[ ] may follow.")
         if name == "loss":
             yield Fault(path, "'loss' is what the loss is called. Give this metric another 'name'.")
-
-
-def _data_loader_faults(options) -> Iterator[Fault]:
-    if not isinstance(options, dict):
-        yield WrongValue(("data_loader",), f"a table of options is needed; this is {options!r}")
-        return
-    signature = Signature(DataSplits, PROVIDED, name="data_loader")
-    yield from (fault.below(("data_loader",)) for fault in signature.faults(options))
 
 
 def _optimizer_faults(optimizer) -> Iterator[Fault]:

@@ -30,9 +30,10 @@ def _split_faults(section: Mapping, blocks: Mapping[tuple, object], data_loader)
                               f"Splits: {', '.join(SPLITS)}.") for key in section if key not in SPLITS)
     if section.get("train") is None:
         yield Fault(("dataset", "train"), "is missing: what to train on.")
-    held_out = data_loader.get("validation_split") if isinstance(data_loader, dict) else None
+    options = data_loader if isinstance(data_loader, dict) else {}
+    held_out = [key for key in ("validation_split", "folds") if options.get(key)]
     if held_out and any(path[:2] == ("dataset", "val") for path in blocks):
-        yield Fault(("data_loader", "validation_split"),
+        yield Fault(("data_loader", held_out[0]),
                     "would take val from train, and dataset.val is there. Set it to null, or leave "
                     "dataset.val out.")
 

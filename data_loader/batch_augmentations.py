@@ -56,6 +56,10 @@ class BatchRandomCrop(BatchAugmentation):
         parts = images.unfold(2, self.height, 1).unfold(3, self.width, 1)  # all: [B, C, tops, lefts, *size]
         return parts[torch.arange(len(images), device=images.device), :, top, left]
 
+    def augment_masks(self, masks: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Accepts any dtype."""
+        return self.augment(masks, draws)
+
 
 @TRANSFORMS.register
 class BatchRandomHorizontalFlip(BatchAugmentation):
@@ -74,6 +78,10 @@ class BatchRandomHorizontalFlip(BatchAugmentation):
         """Accepts any dtype."""
         return _flip(images, draws.uniform() < self.p, dim=3)
 
+    def augment_masks(self, masks: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Accepts any dtype."""
+        return self.augment(masks, draws)
+
 
 @TRANSFORMS.register
 class BatchRandomVerticalFlip(BatchAugmentation):
@@ -91,6 +99,10 @@ class BatchRandomVerticalFlip(BatchAugmentation):
     def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Accepts any dtype."""
         return _flip(images, draws.uniform() < self.p, dim=2)
+
+    def augment_masks(self, masks: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Accepts any dtype."""
+        return self.augment(masks, draws)
 
 
 @TRANSFORMS.register
@@ -130,12 +142,19 @@ class BatchRandomAffine(BatchAugmentation):
 
     def augment(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         """Expects floating-point images. Samples them in float32."""
+        return self._moved(images, draws, self.interpolation)
+
+    def augment_masks(self, masks: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Any dtype, numbers up to 2**24: each pixel is one of the nearest, new ones are 0."""
+        return self._moved(masks, draws, "nearest")
+
+    def _moved(self, images: torch.Tensor, draws: Draws, interpolation: str) -> torch.Tensor:
         height, width = image_size(images)
         drawn = torch.addcmul(self.low.on(images.device), draws.uniform(6),
                               self.span.on(images.device))  # [B, 6]
         angle, scale, across, down, shear_x, shear_y = drawn.unbind(1)
         return affine(images, angle, (across * width).round(), (down * height).round(), scale, shear_x,
-                      shear_y, self.interpolation)
+                      shear_y, interpolation)
 
 
 def affine(images: torch.Tensor, angle: torch.Tensor, across: torch.Tensor, down: torch.Tensor,

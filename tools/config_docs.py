@@ -14,7 +14,7 @@ from tools.reference.settable import KEPT_ON, config_sources, own_things, settab
 from utils.cli import KINDS as PLURALS
 from utils.config.annotations import describe_argument
 from utils.config.registry import Registry
-from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.config.sections import EXTENDS, JOINT, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.config.syntax import format_value
 from utils.errors import exit_codes
@@ -53,8 +53,8 @@ def config_reference(registries: Mapping[str, Registry], loader: type, loader_pa
     for section in SECTIONS:
         if section == "data_loader":
             options = Signature(loader, loader_parts).free()
-            parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n",
-                      _arguments(loader, options.values())]
+            heading, *samplers = _section(section, registries[section], "samplers")
+            parts += [heading, _arguments(loader, options.values()), *samplers]
         elif section == "init":
             parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", *_keys_of(section)]
         elif section in registries:
@@ -77,7 +77,8 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
     own = own_things(section, registry)
     names = [*(f"`{name}`" for name in own), *(library.label for library in registry.libraries)]
     parts = [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", *_keys_of(section)]
-    parts.append(f"It can name {', '.join(names)}. `python train.py --list {plural}` prints all names.\n")
+    what = "`sampler`" if section == "data_loader" else "It"
+    parts.append(f"{what} can name {', '.join(names)}. `python train.py --list {plural}` prints all names.\n")
     common = Signature(registry.expects, registry.provided).free() if section == "trainer" else {}
     if common:
         parts += ["### All trainers\n", _arguments(registry.expects, common.values())]
@@ -98,6 +99,7 @@ def _keys_of(section: str) -> list[str]:
             "key of an item" if section == "init" else "key of a block, besides `type` and `args`")
         rows = ((f"`{key}`", _escaped(text)) for key, text in keys.items())
         parts.append(_table((head, "what it is"), rows))
+        parts += [f"`joint` (null): {_escaped(JOINT)}\n"] if is_list else []
     return [*parts, _NOTES[section]] if section in _NOTES else parts
 
 

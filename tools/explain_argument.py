@@ -13,7 +13,7 @@ from tools.reference.settable import KEPT_ON, LEFT_OPEN
 from utils.config.annotations import describe_argument
 from utils.config.blocks import as_block
 from utils.config.loading import value_at
-from utils.config.sections import SECTIONS, TRANSFORM_KEYS
+from utils.config.sections import JOINT, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import KeyPath, format_value
@@ -23,10 +23,12 @@ from utils.errors import PROJECT, ConfigError, is_ours
 def explain_argument(config: Mapping, path: KeyPath) -> Rows:
     """What is or may be at a path of a config with its defaults: what uses it, possible values, purpose."""
     section, *inner = path
+    if path == ("transforms", "joint"):
+        return [("is", JOINT), ("takes", "true or false or null"), ("default", "null")]
     if section == "transforms" and inner and inner[0] not in TRANSFORM_KEYS:
         known = f"{suggest_name(inner[0], TRANSFORM_KEYS)} There are: {', '.join(TRANSFORM_KEYS)}"
         return [("but", f"there are no '{inner[0]}' transforms.{known}")]
-    if section == "data_loader":
+    if section == "data_loader" and (inner[:1] != ["sampler"] or len(inner) == 1):
         return _argument(DataSplits, Signature(DataSplits, PROVIDED), inner[0]) if inner else []
     if section == "transforms" and len(inner) < 2:
         return [("is", TRANSFORM_KEYS[inner[0]])] if inner else []

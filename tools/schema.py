@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 
 from base.initial_weights import KEYS as INIT_KEYS
+from tools.reference.docstrings import argument_text
 from tools.reference.schema_blocks import (
     LIBRARY, OWN, RULE, block_definitions, share_arguments, thing_definitions)
 from tools.reference.schema_types import (
@@ -31,7 +32,7 @@ from tools.reference.schema_types import (
 from tools.reference.settable import config_sources, library_things, own_things
 from utils.config.blocks import SPLITS
 from utils.config.registry import Registry
-from utils.config.sections import EXTENDS, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.config.sections import EXTENDS, JOINT, REQUIRED, SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.errors import exit_codes
 
@@ -56,9 +57,12 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
         **TYPES,
         **RULE,
         "data_loader": typed("object", "null", **closed({
-            name: argument_schema(loader, parameter) for name, parameter in options.items()})),
+            name: argument_schema(loader, parameter) for name, parameter in options.items()} | {
+            "sampler": described(argument_text(loader, "sampler"), any_of(
+                all_of(ref("sampler"), ref("sampler.whole")), {"type": "null"}))})),
         "transforms": typed("object", "null", **closed({
-            key: described(text, ref("transform.list")) for key, text in TRANSFORM_KEYS.items()})),
+            key: described(text, ref("transform.list")) for key, text in TRANSFORM_KEYS.items()} | {
+            "joint": described(JOINT, value_schema(bool | None))})),
     }
     packages: set[str] = set()
     places: dict = {}
@@ -136,6 +140,8 @@ def _whole(registries: Mapping[str, Registry]) -> dict:
     """The additional requirements on the sections of a file that inherits nothing."""
     whole: dict = {"transforms": {"additionalProperties": _NO_TABLE}}
     for section, registry in registries.items():
+        if section == "data_loader":
+            continue
         is_list = isinstance(SECTIONS[section].default, list)
         whole.setdefault(section, _NO_TABLE if is_list else ref(f"{registry.kind}.whole"))
     by_split = _for_splits(whole["dataset"], whole["dataset"])

@@ -13,7 +13,7 @@ from utils.training.progress import parse_duration
 SHORT_FLAGS = {"--lr": "optimizer.args.lr", "--bs": "data_loader.batch_size",
                "--epochs": "trainer.args.epochs"}
 KINDS = ("datasets", "transforms", "models", "losses", "metrics", "optimizers", "schedulers",
-         "trainers", "writers")
+         "trainers", "writers", "samplers")
 
 _OVERRIDES = ("config values to override, such as optimizer.args.lr=0.01 (read as YAML), "
               "or to delete, such as '~scheduler'")

@@ -1,10 +1,11 @@
 """Random augmentation of whole batches on their device; each sample draws its own numbers."""
+import copy
 import math
 from typing import Any
 
 import torch
 
-from base.data.nested import on_input
+from base.data.nested import on_input, on_tensors
 from utils.random import derive
 
 # SplitMix64 (Steele, Lea and Flood 2014) with constants of David Stafford's "Mix13", as signed 64-bit.
@@ -69,6 +70,11 @@ def _scramble(states: torch.Tensor) -> torch.Tensor:
     return states
 
 
+def repeat_offsets(repeats: torch.Tensor) -> torch.Tensor:
+    """What a sample's index is moved by, int64 `[B]`, when it came `repeats` times before; 0 for never."""
+    return _scramble(repeats * _STEP)
+
+
 class BatchAugmentation:
     """Changes whole batches at random; it is named in `transforms.batch`.
 
@@ -79,15 +85,38 @@ class BatchAugmentation:
     the device: no `.item()`, no `if tensor:`, no `images[mask]`, and no tensor from a list (use `Constant`).
     """
 
-    is_geometric = False  # whether `augment` moves pixels; masks and boxes beside them are then reported
+    is_geometric = False  # whether `augment` moves pixels; boxes and unmoved masks are then reported
 
     def __call__(self, batch: Any, draws: Draws) -> Any:
-        """The batch with its input augmented: the first item of a tuple or list, else (a dict) the whole."""
-        return on_input(batch, lambda inputs: self.augment(inputs, draws))
+        """The batch with its input augmented: the first item of a tuple or list, else (a dict) the whole.
+
+        Tensors `[B, H, W]` beside images of that size are masks: `augment_masks` moves them along.
+        """
+        images, same = batch[0] if isinstance(batch, (tuple, list)) and batch else None, copy.copy(draws)
+        if not (self.takes_masks and isinstance(images, torch.Tensor) and images.ndim == 4):
+            return on_input(batch, lambda inputs: self.augment(inputs, draws))
+        augmented, shape = self.augment(images, draws), (len(images), *images.shape[2:])
+
+        def moved(value):
+            if value is images:
+                return augmented
+            is_mask = isinstance(value, torch.Tensor) and value.shape == shape
+            return self.augment_masks(value[:, None], copy.copy(same))[:, 0] if is_mask else value
+
+        return on_tensors(batch, moved)
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether masks move with their images."""
+        return type(self).augment_masks is not BatchAugmentation.augment_masks
 
     def augment(self, inputs: Any, draws: Draws) -> Any:
         """The augmented inputs, of the same dtype; does not change the given ones."""
         raise NotImplementedError
+
+    def augment_masks(self, masks: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Masks `[B, 1, H, W]` moved as `augment` moves their images; `draws` gives the same numbers."""
+        return masks
 
 
 class Constant:

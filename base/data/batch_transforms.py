@@ -1,10 +1,11 @@
 """Processing of whole batches on the device: images become floats, then the `batch` transforms."""
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from base.data.augmentation import BatchAugmentation, Draws
+from base.data.augmentation import BatchAugmentation, Draws, repeat_offsets
 from base.data.nested import on_input, on_tensors, to_device
 from base.data.sampler import Chosen
 from base.data.views import Transform
@@ -18,10 +19,12 @@ class BatchPreparation:
         transforms: applied to whole batches; a BatchAugmentation among them is applied in training only.
         seed: with a sample's epoch and index it determines the numbers that augmentations draw for the
             sample.
+        joint: False keeps augmentations from moving masks with their images.
     """
 
-    def __init__(self, transforms: Sequence[Transform | BatchAugmentation], seed: int):
-        self.transforms, self.seed = transforms, seed
+    def __init__(self, transforms: Sequence[Transform | BatchAugmentation], seed: int,
+                 joint: bool | None = None):
+        self.transforms, self.seed, self.joint = transforms, seed, joint
         # copies are made in this stream, while the GPU still computes earlier steps
         self._side: torch.cuda.Stream | None = None
         self.augments = any(isinstance(transform, BatchAugmentation) for transform in transforms)
@@ -42,6 +45,8 @@ class BatchPreparation:
             if not isinstance(transform, BatchAugmentation):
                 _cache_constants(transform, device)
                 batch = on_input(batch, transform)
+            elif draws and self.joint is False and type(transform).__call__ is BatchAugmentation.__call__:
+                batch = on_input(batch, partial(transform.augment, draws=draws))
             elif draws:
                 batch = transform(batch, draws)
         return on_input(batch, _channels_last) if channels_last else batch
@@ -64,8 +69,11 @@ class BatchPreparation:
         return batch
 
     def _draws(self, chosen: Chosen, device: torch.device) -> Draws:
-        indices = torch.from_numpy(chosen.indices).to(device, non_blocking=True)
-        return Draws(derive(self.seed, "augmentation", chosen.epoch), indices)
+        samples = torch.from_numpy(chosen.indices)
+        if chosen.repeats is not None:
+            samples = samples + repeat_offsets(torch.from_numpy(chosen.repeats))
+        return Draws(derive(self.seed, "augmentation", chosen.epoch),
+                     samples.to(device, non_blocking=True))
 
 
 def _as_floats(inputs: Any) -> Any:

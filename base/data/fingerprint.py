@@ -74,7 +74,7 @@ def take_fingerprint(data: FingerprintedData, split: str) -> Fingerprint | None:
     read = data.sample_reader(split)
     if read is None:
         return Fingerprint(num_samples, classes)
-    with _generators_kept(dataset):
+    with generators_kept(dataset):
         return Fingerprint(num_samples, classes, _digests(read, num_samples))
 
 
@@ -103,7 +103,7 @@ def _digest(read: Callable[[int], Any], place: int) -> str | None:
 
 
 @contextmanager
-def _generators_kept(dataset: Any) -> Iterator[None]:
+def generators_kept(dataset: Any) -> Iterator[None]:
     """Inside, draws do not count: global generators and those that are attributes of the dataset."""
     python, numpy_state, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     restore = [_restorer(value) for value in getattr(dataset, "__dict__", {}).values()]

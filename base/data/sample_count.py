@@ -57,7 +57,7 @@ class SampleCounter:
             return replace(batch, num_total=0)
         number = count_samples(batch.data, batch.num_samples)
         self.num_dropped += 0 if tried else batch.num_samples - number
-        chosen = batch.chosen and batch.chosen._replace(indices=batch.chosen.indices[:max(number, 1)])
+        chosen = batch.chosen and batch.chosen.part(slice(max(number, 1)))
         batch = replace(batch, num_samples=number, num_total=number, chosen=chosen)
         if number:
             self._stand_in = batch

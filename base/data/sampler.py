@@ -22,10 +22,24 @@ class RankSlice(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The samples of a batch: `indices` int64 `[B]` of epoch `epoch`."""
+    """The samples of a batch: `indices` int64 `[B]` of epoch `epoch`.
+
+    `repeats` int64 `[B]`: how often each of them came before in the epoch; None where no sample comes twice.
+    """
 
     epoch: int
     indices: np.ndarray
+    repeats: np.ndarray | None = None
+
+    def part(self, places: slice) -> "Chosen":
+        """Some of the samples."""
+        return Chosen(self.epoch, self.indices[places], self.repeats if self.repeats is None
+                      else self.repeats[places])
+
+    def position(self, place: int) -> tuple[int, ...]:
+        """What seeds a sample: (epoch, index), and how often it came before in the epoch, unless never."""
+        repeat = 0 if self.repeats is None else int(self.repeats[place])
+        return (self.epoch, int(self.indices[place]), *([repeat] if repeat else []))
 
 
 @dataclass(slots=True)
@@ -105,18 +119,27 @@ class PositionSampler(Sampler[Chosen]):
 
     def chosen(self, number: int) -> Chosen:
         """The samples that this process gets of batch `number`."""
-        first = number * self.batch_size
-        last = min(first + self.batch_size, self.num_used)
-        indices = (self.order.shuffled(self.epoch)[first:last] if self.shuffle
-                   else self.order.unshuffled(first, last))
+        first, last = self.bounds(number)
+        chosen = self.between(first, last)
         if self.rank_slice.world_size > 1:
-            own = self.rank_slice.of(len(indices))
-            indices = indices[own] if own.stop > own.start else indices[:1]
-        return Chosen(self.epoch, indices)
+            own = self.rank_slice.of(last - first)
+            chosen = chosen.part(own if own.stop > own.start else slice(1))
+        return chosen
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """The places in the epoch where batch `number` begins and ends."""
+        first = number * self.batch_size
+        return first, min(first + self.batch_size, self.num_used)
+
+    def between(self, first: int, last: int) -> Chosen:
+        """The samples from place `first` of the epoch up to `last`, for all processes."""
+        return Chosen(self.epoch, self.order.shuffled(self.epoch)[first:last] if self.shuffle
+                      else self.order.unshuffled(first, last))
 
     def batch(self, number: int, data: Any) -> Batch:
         """The loaded `data` of batch `number`."""
-        own = total = min(self.batch_size, self.num_used - number * self.batch_size)
+        first, last = self.bounds(number)
+        own = total = last - first
         if self.rank_slice.world_size > 1:
             own = len(range(total)[self.rank_slice.of(total)])
         return Batch(data, own, total, self.chosen(number) if self.with_chosen else None)

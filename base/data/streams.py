@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
 from base.data.sampler import Batch, Chosen, RankSlice
-from base.data.views import Transform, apply_transforms
+from base.data.views import Transform
 from utils.random import derive, seed_cpu
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Stream(IterableDataset):
     beginning, and the batches before `start` are skipped. A pass ends after `limit` samples.
     """
 
-    def __init__(self, dataset: IterableDataset, transforms: list[Transform], seed: int, batch_size: int, *,
+    def __init__(self, dataset: IterableDataset, transforms: Transform, seed: int, batch_size: int, *,
                  drop_last: bool, first_state: Any = None, rank_slice: RankSlice = RankSlice(),
                  replays: bool = False, limit: int | None = None):
         self.dataset, self.transforms, self.seed, self.first_state = dataset, transforms, seed, first_state
@@ -99,7 +99,7 @@ class Stream(IterableDataset):
             if index < self.start * self.batch_size:
                 continue
             if self.own.start <= total < self.own.stop:
-                batch.append(apply_transforms(sample, self.transforms))
+                batch.append(self.transforms(sample))
             elif not others:
                 others = [sample]
             total += 1
@@ -115,7 +115,7 @@ class Stream(IterableDataset):
         """This process's samples; if none, another's, which does not count. `last`: the batch's last one."""
         first = last - total + 1 + (self.own.start if batch else 0)
         chosen = Chosen(self.epoch, np.arange(first, first + max(len(batch), 1)))
-        samples = batch or [apply_transforms(sample, self.transforms) for sample in others]
+        samples = batch or [self.transforms(sample) for sample in others]
         return ReadBatch(samples, len(batch), total, chosen, after)
 
     def _open(self, place: StreamPlace) -> Iterator[Any]:

@@ -15,7 +15,7 @@ Transform = Callable[[Any], Any]
 
 
 class SampleView(Dataset):
-    """Reads a batch's samples from a dataset and transforms them; `(epoch, index)` seeds each sample.
+    """Reads a batch's samples from a dataset and transforms them; its position seeds each sample.
 
     Seeding takes as long as a small sample: 7 % of an epoch of MNIST that is read sample by sample. So a
     batch is first read without it. If that drew a random number, the batch is read again with seeding, and so
@@ -23,28 +23,28 @@ class SampleView(Dataset):
     the first two samples, which are read both ways.
     """
 
-    def __init__(self, dataset: Dataset, transforms: list[Transform], seed: int):
+    def __init__(self, dataset: Dataset, transforms: Transform, seed: int):
         self.dataset, self.transforms, self.seed = dataset, transforms, seed
         self.draws: bool | None = None  # not known yet
 
     def __getitems__(self, chosen: Chosen) -> list:
         if not self.draws:
-            seed = derive(self.seed, "batch", chosen.epoch, int(chosen.indices[0]))
+            seed = derive(self.seed, "batch", *chosen.position(0))
             seed_cpu(seed)
-            samples = [apply_transforms(self.dataset[index], self.transforms)
+            samples = [self.transforms(self.dataset[index])
                        for index in chosen.indices.tolist()]
             drawn = has_drawn(seed)
             if self.draws is None and not drawn:
-                drawn = not all(_equal(self._seeded(chosen.epoch, index), sample)
-                                for index, sample in zip(chosen.indices[:2].tolist(), samples, strict=False))
+                drawn = not all(_equal(self._seeded(chosen, place), sample)
+                                for place, sample in enumerate(samples[:2]))
             self.draws = drawn
             if not drawn:
                 return samples
-        return [self._seeded(chosen.epoch, index) for index in chosen.indices.tolist()]
+        return [self._seeded(chosen, place) for place in range(len(chosen.indices))]
 
-    def _seeded(self, epoch: int, index: int) -> Any:
-        seed_cpu(derive(self.seed, "sample", epoch, index))
-        return apply_transforms(self.dataset[index], self.transforms)
+    def _seeded(self, chosen: Chosen, place: int) -> Any:
+        seed_cpu(derive(self.seed, "sample", *chosen.position(place)))
+        return self.transforms(self.dataset[int(chosen.indices[place])])
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -72,7 +72,7 @@ class BatchView(Dataset):
 
     def __getitems__(self, chosen: Chosen) -> Any:
         if self.draws:
-            seed_cpu(derive(self.seed, "batch", chosen.epoch, int(chosen.indices[0])))
+            seed_cpu(derive(self.seed, "batch", *chosen.position(0)))
             return self.fetch(chosen.indices.tolist())
         return self.fetch(chosen.indices)
 
@@ -102,15 +102,49 @@ def _pin_memory(batch: Any) -> Any:
         value.pin_memory() if isinstance(value, torch.Tensor) and value.is_cpu else value))
 
 
-def apply_transforms(sample: Any, transforms: list[Transform]) -> Any:
-    """`sample` with its input transformed; an input that is still a PIL image becomes uint8 `[C, H, W]`."""
+class SampleTransforms:
+    """The transforms of a split's samples. An input that is then still a PIL image becomes uint8 `[C, H, W]`.
 
-    def apply(value):
-        for transform in transforms:
+    Args:
+        joint: whether transforms get the whole sample, such as (image, mask), and return it; else they get
+            its input alone. None: those of torchvision get it whole if a target is a torchvision tv_tensor.
+    """
+
+    def __init__(self, transforms: list[Transform], joint: bool | None = None):
+        self.transforms, self.joint = transforms, joint
+        self.moves_targets = False  # whether torchvision's transforms were given targets that they move
+
+    def __call__(self, sample: Any) -> Any:
+        moves_targets = (self.joint is not False and isinstance(sample, (tuple, list))
+                         and _holds_tv_tensors(sample[1:]))
+        if not (self.joint or moves_targets):
+            return on_input(sample, self._apply)
+        self.moves_targets = moves_targets
+        for transform in self.transforms:
+            whole = self.joint or any(kind.__module__.startswith("torchvision.transforms.v2")
+                                      for kind in type(transform).__mro__)
+            sample = transform(sample) if whole else on_input(sample, transform)
+        return on_input(sample, _without_pil)
+
+    def _apply(self, value: Any) -> Any:
+        for transform in self.transforms:
             value = transform(value)
-        return _image_to_tensor(value) if hasattr(value, "getbands") else value
+        return _without_pil(value)
 
-    return on_input(sample, apply)
+
+def _holds_tv_tensors(value: Any) -> bool:
+    if isinstance(value, (tuple, list, Mapping)):
+        return any(map(_holds_tv_tensors, value.values() if isinstance(value, Mapping) else value))
+    return type(value).__module__.startswith("torchvision.tv_tensors")
+
+
+def apply_transforms(sample: Any, transforms: list[Transform]) -> Any:
+    """`sample` with its input transformed; see SampleTransforms."""
+    return SampleTransforms(transforms, joint=False)(sample)
+
+
+def _without_pil(value: Any) -> Any:
+    return _image_to_tensor(value) if hasattr(value, "getbands") else value
 
 
 def _image_to_tensor(image) -> torch.Tensor:

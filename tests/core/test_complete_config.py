@@ -508,7 +508,7 @@ def test_batches_that_would_leave_other_samples_out_are_refused_within_an_epoch(
     file = tmp_path / "numbered.yaml"
     file.write_text(NUMBERED)
     run = stopped("-c", file, option, out=tmp_path, steps=3)
-    with pytest.raises(ConfigError, match="With drop_last or batches_per_epoch other batches would leave"):
+    with pytest.raises(ConfigError, match="batches_per_epoch or a sampler other batches would hold"):
         train("-r", run, "data_loader.batch_size=2", "trainer.args.accumulate=2", out=tmp_path)
 
 

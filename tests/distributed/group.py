@@ -18,7 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS  # noqa: E402
+from base import DATASETS, LOSSES, METRICS, MODELS, SAMPLERS, TRAINERS  # noqa: E402
 from trainer.trainer import Trainer  # noqa: E402
 from utils.distributed import collectives as dist  # noqa: E402
 from utils.distributed.group import process_group  # noqa: E402
@@ -42,6 +42,12 @@ class Points(Dataset):
 
     def __getitem__(self, index):
         return self.points[index], self.labels[index]
+
+
+@SAMPLERS.register
+def of_the_process(split, epoch, generator):
+    """From the second epoch on another order on each process."""
+    return torch.arange(len(split)).roll(dist.rank() * epoch)
 
 
 @DATASETS.register

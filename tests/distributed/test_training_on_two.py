@@ -52,6 +52,7 @@ JOBS = {
              f"metrics=[accuracy, {F1}, LargestMargin]", "data_loader.eval_batch_size=5",
              "trainer={type: EndedInSecondSet, args: {epochs: 2, monitor: max val/two/accuracy}}"],
     "skipped": ["dataset.args.poisoned=5", "trainer.args.on_nan=skip"],
+    "sampler": [SGD, "data_loader.sampler=Balanced", "data_loader.num_workers=1"],
     "static": ["trainer.args.strategy={type: ddp, args: {static_graph: true, bucket_cap_mb: 1}}"],
 }
 GAN = ["-c", "configs/digits_gan.yaml", "trainer.type=CheckedGAN", "writers=[]", "trainer.args={epochs: 1, monitor: null}",
@@ -100,6 +101,7 @@ def runs(jobs) -> dict[str, Path]:
     unused = [new("plain-refused", "model.args.now_and_then=true"),
               new("plain-told", "model.args.now_and_then=true",
                   "trainer.args.strategy={type: ddp, args: {find_unused_parameters: true}}")]
+    unused += [new("plain-unsteady", "data_loader.sampler=of_the_process")]
     unused += [new("plain-single", "model.args.norm=true", "dataset.args.num_samples=63")]
     examples = [gan] if hasattr(group, "CheckedGAN") else []
     names = [job.replace(" ", "_") for job in JOBS]
@@ -220,3 +222,9 @@ def test_parameters_that_are_not_used_in_every_step_are_a_matter_of_an_option(ru
 
 def test_a_slice_of_one_sample_is_tried_before_the_run(runs):
     assert "drop_last=true" in (runs["plain-1"].parents[1] / "error_plain-single_0_of_2.txt").read_text()
+
+
+def test_a_sampler_that_is_not_the_same_in_all_processes_is_an_error_that_names_one(runs):
+    for rank in (0, 1):
+        told = (runs["plain-1"].parents[1] / f"error_plain-unsteady_{rank}_of_2.txt").read_text()
+        assert "data_loader.sampler: of_the_process gave process 1 another order for epoch 2 than process 0" in told

@@ -13,7 +13,8 @@ REGISTRIES, LOADER, LOADER_PARTS = config_sources()
 SHIPPED = {
     "ArrayFiles", "Digits", "ImageFolder", "NoisyLine", "BatchCutMix", "BatchMixUp", "BatchRandomAffine", "BatchRandomCrop",
     "BatchRandomErasing", "BatchRandomHorizontalFlip", "BatchRandomVerticalFlip", "CIFARResNet", "DigitsGAN", "LeNet", "Line",
-    "MLP", "absolute_error", "accuracy", "top_k_accuracy", "GANTrainer", "Trainer", "TensorBoard",
+    "MLP", "absolute_error", "accuracy", "top_k_accuracy", "GANTrainer", "Trainer", "TensorBoard", "Weighted", "Balanced",
+    "GroupedByLength",
 }
 
 

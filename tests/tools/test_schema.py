@@ -147,6 +147,7 @@ NOT_MARKED = {
     "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: Adam, c: Adam}",
     "batch_size: ${data:num_classes}", "sizes: [64, '${data:class_counts}']",
     "sizes: [64, '${data:classes}']", "lr: x${data:num_classes}", "name: good${data:num_classes}",
+    "shuffle: false", "fold: 3", "stratify: true", "folds: 5", "fold: 5",
 }
 
 

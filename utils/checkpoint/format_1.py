@@ -7,7 +7,8 @@ DATA_LOADER = {
     "batch_size": 32, "eval_batch_size": None, "validation_split": None, "batches_per_epoch": None,
     "eval_batches": None, "limit": None, "shuffle": True, "drop_last": False, "num_workers": 0,
     "pin_memory": None, "timeout": 0, "prefetch_factor": None, "persistent_workers": None,
-    "multiprocessing_context": None, "stream_resume": "state"}
+    "multiprocessing_context": None, "stream_resume": "state", "sampler": None, "folds": None, "fold": 0,
+    "stratify": False, "group_by": None}
 TRAINER = {
     "epochs": 10, "monitor": "min val/loss", "early_stop": None, "min_delta": 0.0, "eval_every": 1,
     "checkpoint_every": None, "save_every": None, "keep_last": None, "async_save": True,
@@ -18,7 +19,8 @@ TRAINER = {
 # By the class or function that takes an argument, or by the section of a block's own key. A key that is
 # newer than 1.0.0 has the value that gives its behaviour: a run that was begun without the key keeps it.
 DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER, "optimizer": {"keep_frozen": False},
-            "scheduler": {"per": "epoch"}, "ImageFolder": {"decoder": "torchvision"}}
+            "scheduler": {"per": "epoch"}, "transforms": {"joint": False},
+            "ImageFolder": {"decoder": "torchvision"}}
 
 
 def upgrade(content: dict) -> dict:

@@ -50,6 +50,9 @@ TRANSFORM_KEYS = {
     "eval": "Sample by sample, of val and test.",
     "batch": "Whole batches on their device; those called Batch... augment, in training only.",
 }
+JOINT = ("Whether transforms of samples get all of a sample, (image, target), not the image alone. null: "
+         "those of torchvision do if a target is a tv_tensor; batch augmentations move masks [B, H, W]. "
+         "false: neither.")
 EXTENDS = "Another config, or a list of them, to inherit from; the file names are relative to this file."
 
 

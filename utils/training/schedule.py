@@ -15,16 +15,18 @@ class Schedule:
         optimizer: the optimizer whose learning rate they set.
         factories: `(build, per)` pairs: `build(optimizer, length)` returns a scheduler. `length` is the
             number of steps or epochs of the run, as `per` ("step" or "epoch") says.
-        num_epochs, steps_per_epoch: the length of the run. `steps_per_epoch` is None if it is unknown.
+        num_epochs, steps_per_epoch: the length of the run. `steps_per_epoch` is None if it is unknown, and a
+            list with a number for each epoch if these differ.
     """
 
-    def __init__(self, optimizer, factories=(), num_epochs: int = 1, steps_per_epoch: int | None = None):
+    def __init__(self, optimizer, factories=(), num_epochs: int = 1,
+                 steps_per_epoch: int | list[int] | None = None):
         # the order of our steps is correct, but torch also warns after a resume, and if fp16 skips its first
         warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before",
                                 category=UserWarning)
         self.optimizer = optimizer
         self.num_epochs, self.steps_per_epoch = num_epochs, steps_per_epoch
-        self.lengths = {"epoch": num_epochs, "step": steps_per_epoch and num_epochs * steps_per_epoch}
+        self.lengths = {"epoch": num_epochs, "step": steps_per_epoch and _steps(steps_per_epoch, num_epochs)}
         self.schedulers = [(build(optimizer, self.lengths[per]), per) for build, per in factories]
         self.num_steps_done = self.num_epochs_done = 0
         self._first = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -96,7 +98,7 @@ class Schedule:
             self.num_steps_done, self.num_epochs_done = state["num_steps_done"], state["num_epochs_done"]
         else:
             num_in_epoch = (state["num_steps_done"]
-                            - state["num_epochs_done"] * (state["steps_per_epoch"] or 0))
+                            - _steps(state["steps_per_epoch"] or 0, state["num_epochs_done"]))
             self._replay(state["num_epochs_done"], num_in_epoch, state["num_steps_done"])
 
     def _replay(self, num_epochs: int, num_in_epoch: int, num_steps: int) -> None:
@@ -108,9 +110,15 @@ class Schedule:
             num_in_epoch = num_steps - num_epochs * steps_per_epoch
         else:
             steps_per_epoch = self.steps_per_epoch
-        for _ in range(num_epochs):
-            for _ in range(steps_per_epoch):
+        for epoch in range(num_epochs):
+            for _ in range(_steps(steps_per_epoch, epoch + 1) - _steps(steps_per_epoch, epoch)):
                 self.step()
             self.epoch()
         for _ in range(num_in_epoch):
             self.step()
+
+
+def _steps(steps_per_epoch: int | list[int], num_epochs: int) -> int:
+    """The steps of the first `num_epochs` epochs together."""
+    return (sum(steps_per_epoch[:num_epochs]) if isinstance(steps_per_epoch, list)
+            else steps_per_epoch * num_epochs)
