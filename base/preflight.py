@@ -91,8 +91,8 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
         if _is_of_the_machine(error):
             raise
         if is_freed_graph(error):
-            raise ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are named "
-                                              "in one call: self.update(loss, 'a', 'b')") from error
+            raise ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are "
+                                              "named in one call: self.update(loss, 'a', 'b')") from error
         what = "training" if split == "train" else "evaluation"
         key, given = locate_error(trainer, error)
         shapes = (f"The batch: {describe_shapes(batch.data)}." if batch is not None
