@@ -27,7 +27,7 @@ model: {type: Linear, args: {in_features: 1, out_features: 1}}
 loss: MSELoss
 metrics: [{type: MeanAbsoluteError, name: error}]
 optimizer: {type: SGD, args: {lr: 0.1}}
-trainer: {type: EndedInSecondSet, args: {epochs: 2, monitor: min val/steep/loss, ended: false}}
+trainer: {type: StoppedInSecondSet, args: {epochs: 2, monitor: min val/steep/loss, ended: false}}
 writers: []
 """
 
@@ -57,7 +57,7 @@ class FixedRamp(Ramp):
 
 
 @TRAINERS.register
-class EndedInSecondSet(Trainer):
+class StoppedInSecondSet(Trainer):
     """Asks itself to stop in the second set of an evaluation, as a SIGTERM would."""
 
     def __init__(self, *, ended: bool, **rest):

@@ -284,7 +284,7 @@ HEALTHY = {
                                      "loss={type: CrossEntropyLoss, args: {ignore_index: 255}}"],
     "a loss over something else": ["trainer.type=ContrastiveTrainer", "model.args.sizes=[64, 4]", "metrics=[]"],
     "parts that take turns": ["model=NowAndThen"],
-    "a dataset that is only counted": ["dataset=Counted", "model=Constant", "loss=of_nothing", "metrics=[]"],
+    "a dataset that is only counted": ["dataset=CountedOnly", "model=Constant", "loss=of_nothing", "metrics=[]"],
     "a metric with classes of its own": ["metrics=[{type: coarse_hits, args: {num_classes: 2}}]"],
     "a loss that is called by names": ["trainer.type=NamingTrainer"],
     "a last batch of one, squeezed": ["dataset=Ages", "model=Squeezed", "loss=SmoothL1Loss", "metrics=[]",
@@ -332,7 +332,7 @@ def halved(images):
 
 
 @DATASETS.register
-class Counted(Dataset):
+class CountedOnly(Dataset):
     def __init__(self, split: str):
         pass
 
