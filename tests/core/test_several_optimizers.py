@@ -25,7 +25,7 @@ def test_optimizers_by_pattern_step_as_those_of_a_plain_loop(plain, tmp_path):
     seen = {}
 
     @TRAINERS.register
-    class Recorded(Trainer):
+    class StepRecorder(Trainer):
         def on_train_start(self):
             seen["weights"] = {name: p.detach().clone() for name, p in self.model.named_parameters()}
             seen["model"], seen["batches"] = self.model, []
@@ -35,7 +35,7 @@ def test_optimizers_by_pattern_step_as_those_of_a_plain_loop(plain, tmp_path):
                 seen["batches"].append(batch)
             return super().train_step(batch)
 
-    train(*plain, PATTERNS, "trainer.args.epochs=1", "trainer.type=Recorded", out=tmp_path / "recorded")
+    train(*plain, PATTERNS, "trainer.args.epochs=1", "trainer.type=StepRecorder", out=tmp_path / "recorded")
     model, named = seen["model"], dict(seen["model"].named_parameters())
     with torch.no_grad():
         for name, parameter in named.items():
