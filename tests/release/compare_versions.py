@@ -319,7 +319,8 @@ def config_differences(one: Path, other: Path) -> list[Difference]:
 
 def as_of_1_0_0(content: dict) -> dict:
     """A checkpoint's content with what both formats hold: 2 adds defaults, names and samples, 1 has seeds."""
-    state = {name: part for name, part in content["state"].items() if name != "step_seeds"}
+    state = {name: part for name, part in content["state"].items()
+             if name not in ("step_seeds", "data_fingerprint")}
     for name, part in state.items():
         if name.startswith("optimizer"):
             state[name] = {key: value for key, value in part.items() if key != "names"}
