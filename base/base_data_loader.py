@@ -101,23 +101,19 @@ class DataSplits:
                  persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
                  stream_resume: Literal["state", "replay"] = "state"):
-        self.transforms = {"train": [], "eval": [], "batch": [], "joint": None, **dict(transforms)}
-        joint = self.transforms.pop("joint")
+        self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
+        joint = self.transforms.pop("joint", None)
         self.sample_transforms = {key: SampleTransforms(self.transforms[key], joint)
                                   for key in ("train", "eval")}
         self.prepare = BatchPreparation(self.transforms["batch"], seed, joint)
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.eval_batches, self.limit = eval_batches, limit
+        self.eval_batches, self.limit, self.sampler, self._kept_plans = eval_batches, limit, sampler, None
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
-        self.sampler, self._kept_plans = sampler, None
         self.folds = Folds(folds, fold, stratify, group_by) if folds else None
-        self.loader_options = {"num_workers": num_workers, "timeout": timeout if num_workers else 0,
-                               "pin_memory": bool(pin_memory)}
-        if num_workers:
-            self.loader_options |= {
-                "prefetch_factor": prefetch_factor, "multiprocessing_context": multiprocessing_context,
-                "persistent_workers": persistent_workers is not False, "worker_init_fn": ignore_in_worker}
+        self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)} | _of_workers(
+            num_workers, timeout=timeout, prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers, multiprocessing_context=multiprocessing_context)
         self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
@@ -415,6 +411,14 @@ class DataSplits:
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
         return (identity_collate if isinstance(view, BatchView)
                 else getattr(view.dataset, "collate_fn", default_collate))
+
+
+def _of_workers(num_workers: int, persistent_workers: bool | None, **options: Any) -> dict[str, Any]:
+    """The options of a DataLoader with workers; without workers it takes none of them."""
+    if not num_workers:
+        return {}
+    return {**options, "persistent_workers": persistent_workers is not False,
+            "worker_init_fn": ignore_in_worker}
 
 
 def _close(splits: weakref.ref) -> None:

@@ -51,18 +51,11 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
         registries: the registries of the sections that name things, by section.
         loader: the class with the options of data_loader, except `loader_parts`, which the program fills in.
     """
-    options = Signature(loader, loader_parts).free()
     definitions = {
         "reference": REFERENCE,
         **TYPES,
         **RULE,
-        "data_loader": typed("object", "null", **closed({
-            name: argument_schema(loader, parameter) for name, parameter in options.items()} | {
-            "sampler": described(argument_text(loader, "sampler"), any_of(
-                all_of(ref("sampler"), ref("sampler.whole")), {"type": "null"}))})),
-        "transforms": typed("object", "null", **closed({
-            key: described(text, ref("transform.list")) for key, text in TRANSFORM_KEYS.items()} | {
-            "joint": described(JOINT, value_schema(bool | None))})),
+        **_data_definitions(loader, loader_parts),
     }
     packages: set[str] = set()
     places: dict = {}
@@ -85,6 +78,18 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
         "else": {"required": list(REQUIRED), "properties": _whole(registries)},
         "definitions": definitions,
     }
+
+
+def _data_definitions(loader: type, loader_parts: tuple[str, ...]) -> dict:
+    """The schemas of the sections data_loader and transforms."""
+    options = {name: argument_schema(loader, parameter)
+               for name, parameter in Signature(loader, loader_parts).free().items()}
+    sampler = any_of(all_of(ref("sampler"), ref("sampler.whole")), {"type": "null"})
+    options["sampler"] = described(argument_text(loader, "sampler"), sampler)
+    lists = {key: described(text, ref("transform.list")) for key, text in TRANSFORM_KEYS.items()}
+    lists["joint"] = described(JOINT, value_schema(bool | None))
+    return {"data_loader": typed("object", "null", **closed(options)),
+            "transforms": typed("object", "null", **closed(lists))}
 
 
 def _sections(registries: Mapping[str, Registry]) -> dict:
