@@ -65,8 +65,8 @@ def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (),
     options = {key: _options(rules[key[0]] if key[0] >= 0 else {}, key[1]) for key in groups}
     trained = {key for key, group in groups.items()
                if any(p.requires_grad for p in group) and "frozen_until" not in options[key]}
-    if not trained:
-        raise ConfigError.at("optimizer", "the model has no parameters to train, or none in the first epoch")
+    if not any(p.requires_grad for group in groups.values() for p in group):
+        raise ConfigError.at("optimizer", "the model has no parameters to train")
     ordered = sorted(groups, key=lambda key: (key not in trained, key))  # the first group's rate is logged
     return [{"params": groups[key], **options[key]} for key in ordered]
 

@@ -12,7 +12,7 @@ from base.base_model import set_mode
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite, warn_of_nan_means
 from base.optimizers import chosen_updaters, stepped_module
-from base.phases import begin_phase
+from base.phases import begin_phase, require_first_phase
 from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death
 from base.run_end import progress_of
 from base.trainer_options import TrainerOptions
@@ -208,6 +208,7 @@ class BaseTrainer(FormerTrainerNames):
             # a subclass may have made it without these
             updater.join(self.guard, self.strategy.gradients if self._num_processes > 1 else None)
             self.state["optimizer" if name == "optimizer" else f"optimizer_{name}"] = updater
+        require_first_phase(self.updaters)
         self.state |= self.data.to_checkpoint()
         if self.ema:
             self.state["ema"] = self.ema

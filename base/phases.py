@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from utils.errors import ConfigError
 from utils.training.updater import Updater
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,14 @@ def begin_phase(updaters: Mapping[str, Updater], epoch: int) -> None:
                      "are trained from here on" if trained else f"are frozen until the end of epoch {until}")
         for parameter in parameters:
             parameter.requires_grad_(trained)
+
+
+def require_first_phase(updaters: Mapping[str, Updater]) -> None:
+    """Raises ConfigError if all that is trained is frozen in the first epoch."""
+    trained = [parameter for updater in updaters.values() for group in updater.optimizer.param_groups
+               for parameter in group["params"] if parameter.requires_grad and "frozen_until" not in group]
+    if not trained:
+        raise ConfigError.at("optimizer", "there are no parameters to train in the first epoch")
 
 
 def describe_phases(updaters: Mapping[str, Updater]) -> list[str]:

@@ -66,7 +66,7 @@ MISTAKES = [
     ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until_epoch: 0}}]\n", 20,
      "optimizer.groups.0.frozen.until_epoch", "at least 1"),
     ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until_epoch: 3}}]\n", 18, "optimizer",
-     "no parameters to train, or none in the first epoch"),
+     "there are no parameters to train in the first epoch"),
     # several optimizers
     ("type: Adam\n", "type: Adam\n  match: '*'\n", 20, "optimizer.match", "is for one of several"),
     (OPTIMIZER + SCHEDULER, "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: Adam, c: Adam}\n", 18, "optimizer.c",

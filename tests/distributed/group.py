@@ -264,3 +264,4 @@ if __name__ == "__main__":
         for job in json.loads(Path(sys.argv[1]).read_text()):
             setup_logging(30, dist.rank())
             run(job)
+            dist.wait_for_main()  # the next job may resume what it still writes

@@ -51,6 +51,10 @@ JOBS = {
     "sets": ["dataset={train: Points, val: {one: Points, two: {type: Points, args: {split: test, num_samples: 61}}}}",
              f"metrics=[accuracy, {F1}, LargestMargin]", "data_loader.eval_batch_size=5",
              "trainer={type: EndedInSecondSet, args: {epochs: 2, monitor: max val/two/accuracy}}"],
+    "together": ["loss={ce: CrossEntropyLoss, smooth: {type: CrossEntropyLoss, args: {label_smoothing: 0.1}, scale: 0.5}}",
+                 "data_loader={batch_size: 6, folds: 3, fold: 1, stratify: true, limit: 30, sampler: Balanced}",
+                 "optimizer={a: {type: SGD, match: body.*, args: {lr: 0.1}, groups: [{match: '*', frozen: {until_epoch: 1}}]}, "
+                 "b: {type: SGD, args: {lr: 0.2}}}", "trainer.args.ema=0.9"],
     "skipped": ["dataset.args.poisoned=5", "trainer.args.on_nan=skip"],
     "sampler": [SGD, "data_loader.sampler=Balanced", "data_loader.num_workers=1"],
     "static": ["trainer.args.strategy={type: ddp, args: {static_graph: true, bucket_cap_mb: 1}}"],
@@ -110,6 +114,7 @@ def runs(jobs) -> dict[str, Path]:
     ended = [new("sets-ended", "trainer.args.ended=true"),
              ["-q", "-r", str(folder / "points" / "sets-ended"), "trainer.args.ended=false"]]
     of_two = [*ended, *(new(f"{name}-2") for name in names)] + stopped("2to2", "2to1") + resumed("2to2", "1to2")
+    of_two += [new("together-again", "--steps", "4"), ["-q", "-r", str(folder / "points" / "together-again")]]
     in_group(2, [*of_two, nan, second, *unused, *examples], folder)
     group.run(*resumed("2to1"))
     return jobs.runs()
@@ -162,6 +167,11 @@ def test_stopped_in_the_evaluation_of_the_second_set_they_end_with_the_same_bits
     last = metrics(runs["sets-2"])[-1]
     assert [last[f"val/{name}/LargestMargin_num"] for name in ("one", "two")] == [31, 31]
     assert last["val/one/loss"] != last["val/two/loss"]
+
+
+def test_folds_sampler_losses_phases_and_patterns_resume_exactly_on_two(runs):
+    assert_same_run(runs["together-2"], runs["together-again"])
+    assert {"train/ce", "train/smooth", "train/loss"} <= metrics(runs["together-2"])[-1].keys()
 
 
 @pytest.mark.slow

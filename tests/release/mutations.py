@@ -294,7 +294,7 @@ MUTATIONS = [
              "self.batch_size, self.eval_batch_size = batch_size * dist.world_size(), eval_batch_size",
              "test_two_processes_share_the_batches_that_one_has"),
     Mutation("a signal to the group ends loader workers", "base/base_data_loader.py",
-             ', "worker_init_fn": ignore_in_worker', "",
+             '"worker_init_fn": ignore_in_worker}', "}",
              "test_a_signal_writes_a_checkpoint_and_the_resumed_run_ends_with_the_same_bits[15]"),
     # -- steps
     Mutation("gradients are not dropped after a step", "utils/training/updater.py",

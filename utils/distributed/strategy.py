@@ -48,10 +48,10 @@ class _LossCarrier(nn.Module):
     averaged with them: its gradient is the value of `non_finite`, and needs no message of its own.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]):
+    def __init__(self, parameters: Iterable[nn.Parameter], device: torch.device):
         super().__init__()
-        self.carried = nn.ParameterList(parameters)
-        self.flag = nn.Parameter(torch.zeros((), device=self.carried[0].device))
+        self.carried = nn.ParameterList(parameters)  # empty where all of an optimizer's are frozen
+        self.flag = nn.Parameter(torch.zeros((), device=device))
 
     def forward(self, loss: torch.Tensor, non_finite: bool | torch.Tensor) -> torch.Tensor:
         return loss + self.flag * non_finite
@@ -83,7 +83,8 @@ class AveragedGradients(SharedGradients):
         self.trained, self.ddp = trained, None  # frees the previous one first
         carried = [parameter for parameter, is_trained in zip(self.parameters, trained, strict=True)
                    if is_trained]
-        self.ddp = DistributedDataParallel(_LossCarrier(carried), find_unused_parameters=self.find_unused,
+        carrier = _LossCarrier(carried, self.parameters[0].device)
+        self.ddp = DistributedDataParallel(carrier, find_unused_parameters=self.find_unused,
                                            init_sync=init_sync, **self.options)
 
     def backward(self, loss, final, non_finite, inputs, beside=()) -> None:
