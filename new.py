@@ -1,6 +1,6 @@
 """Create a plug-in with its config and its test, or a new project.
 
-    python new.py model MyNet                  # or config, dataset, loss, metric, sampler, trainer, transform...
+    python new.py model MyNet                  # or config, dataset, loss, metric, sampler, trainer, ...
     python new.py project ../MyProject         # a clean copy of the template
     python new.py project ../MyProject --bare  # without the examples
     python new.py --version
