@@ -86,6 +86,8 @@ MUTATIONS = [
     # -- data without a test split
     Mutation("a run without test data is scored on test", "base/build.py",
              'sets["test"] = []', "pass", "test_a_run_without_test_data_says_how_to_score_it"),
+    Mutation("a misspelt attribute of the samples has no suggestion", "base/data/split_info.py",
+             'f"{near} An', 'f" An', "test_too_few_samples_or_groups_are_an_error"),
     # -- several optimizers on one loss
     Mutation("a second optimizer beside the first does not step", "utils/training/updater.py",
              "            for updater in (self, *beside):", "            for updater in (self,):",
