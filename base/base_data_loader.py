@@ -55,7 +55,7 @@ class DataSplits:
             BatchPreparation.
         seed: the run's seed.
         evaluation_sets: the names of a split's sets where it has several,
-            `{"val": ["val/clean", "val/noisy"]}`. Each is used like a split.
+            `{"val": ["val/clean", "val/noisy"]}`. Each is used like a split. [] for a split without data.
         batch_size: samples in a batch, over all processes together.
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: fraction (0.1) or number (500) of the train samples to validate on; 0 for no

@@ -88,8 +88,11 @@ def build_data(config: dict, device: torch.device, train_dataset: Dataset | None
     if options.get("sampler") is not None:
         options["sampler"] = SAMPLERS.build(options["sampler"], "data_loader.sampler")
     sets: dict[str, list[str]] = {}
-    for _, split, *name in (path for path in dataset_blocks(config["dataset"]) if len(path) > 2):
+    blocks = dataset_blocks(config["dataset"])
+    for _, split, *name in (path for path in blocks if len(path) > 2):
         sets.setdefault(split, []).append("/".join([split, *name]))
+    if not any(path[1:2] in ((), ("test",)) for path in blocks):
+        sets["test"] = []
     return DataSplits(lambda split: built[split] if split in built else build_dataset(
         config["dataset"], device, split), transforms, config["seed"], evaluation_sets=sets, **options)
 

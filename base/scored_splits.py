@@ -19,8 +19,9 @@ def scored_splits(data: DataSplits, name: str) -> list[str]:
         if len(found) > 1:
             raise ConfigError(f"--split {name}: there are several: {', '.join(found)}. Write one of them.")
     if not found:
-        known = [part for split in SPLITS for part in data.evaluation_sets.get(split, [split])]
-        short = [part.rpartition("/")[2] for part in known]
+        known = [part for split in SPLITS if split != name
+                 for part in data.evaluation_sets.get(split, [split])]
+        short = [part.rpartition("/")[2] for part in known if name not in SPLITS]
         raise ConfigError(f"--split {name}: the dataset has no such split.{suggest_name(name, short)} "
                           f"There may be: {', '.join([*known, 'all'])}.")
     return found

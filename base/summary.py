@@ -64,13 +64,15 @@ def describe_end(trainer: Described, elapsed_s: float) -> str:
     """The result, the run's folder, and the commands to continue from there."""
     run, seconds_of = trainer.run.folder, trainer.timers.total_s
     hint, num_dropped = advice(seconds_of), trainer.data.num_dropped()
+    scored = "val" if trainer.data.sets("val") else "train"
+    option = f" --split {scored}" if trainer.data.evaluation_sets.get("test") == [] else ""
     dropped = [f"  dropped {num_dropped:,} samples that collate_fn left out"] if num_dropped else []
     return "\n".join([
         f"{describe_outcome(trainer)}, in {elapsed_s:.1f} s.", *dropped,
         f"  time    {describe_times(seconds_of)}{f': {hint}' if hint else ''}",
         f"  run     {run}",
         f"  curves  tensorboard --logdir {run.parent}",
-        f"  score   python test.py -r {run}",
+        f"  score   python test.py -r {run}{option}",
         f"  go on   python train.py -r {run} trainer.args.epochs={2 * trainer.epochs}"])
 
 

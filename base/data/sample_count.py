@@ -1,5 +1,5 @@
 """How many samples a batch holds after a dataset's own collate function, which may leave some out."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ def count_samples(data: Any, nominal: int) -> int:
     Targets are all but the first of a tuple or list, or the values of a dict with usual names (without such
     names all of its values). `nominal`, how many were collated, if that does not tell.
     """
+    expected = nominal
     if data is None:
         return 0
     if isinstance(data, list) and all(isinstance(item, (tuple, Mapping)) for item in data):
@@ -25,16 +26,31 @@ def count_samples(data: Any, nominal: int) -> int:
         parts = [data[name] for name in _TARGETS if name in data] or list(data.values())
     else:
         parts = list(data[1:]) if isinstance(data, (tuple, list)) else []
-    lengths = {length for part in parts for length in _lengths(part)}
+        if parts and isinstance(data[0], torch.Tensor) and data[0].ndim:
+            expected = len(data[0])
+    lengths = {length for part in parts for length in _lengths(part, expected)}
     return min(lengths.pop(), nominal) if len(lengths) == 1 else nominal
 
 
-def _lengths(part: Any) -> list[int]:
+def _lengths(part: Any, expected: int) -> list[int]:
     if isinstance(part, Mapping):
-        return [length for value in part.values() for length in _lengths(value)]
+        return [length for value in part.values() for length in _lengths(value, expected)]
     if isinstance(part, torch.Tensor):
         return [len(part)] if part.ndim else []
-    return [len(part)] if isinstance(part, (tuple, list)) else []
+    if not isinstance(part, (tuple, list)):
+        return []
+    return [len(tensor) for tensor in part] if _of_whole_batch(part, expected) else [len(part)]
+
+
+def _of_whole_batch(items: Sequence[Any], expected: int) -> bool:
+    """Whether each item is of the whole batch, as in (labels `[B, L]`, lengths `[B]`), not of one sample.
+
+    Those of samples are of one kind. Of one kind, too, are the targets of two heads: the length tells.
+    """
+    if not all(isinstance(item, torch.Tensor) and item.ndim for item in items):
+        return False
+    return len({(item.ndim, item.dtype) for item in items}) > 1 or (
+        len(items) != expected and {len(item) for item in items} == {expected})
 
 
 class SampleCounter:

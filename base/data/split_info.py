@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from base.data.arrays import as_arrays
+from utils.config.suggestions import suggest_name
 from utils.errors import ConfigError
 
 
@@ -51,8 +52,10 @@ class SplitInfo:
         """The dataset's attribute, or the result of its method, of the first of these names, `[N, ...]`."""
         found, number = _find(self.dataset, names), len(self.dataset)
         if found is None or len(found) != number:
-            raise ConfigError.at(self.where, f"{type(self.dataset).__name__} does not tell its {names[0]}. "
-                                             f"An attribute or method '{names[0]}' that gives {number} "
+            known = [name for name in dir(self.dataset) if name[:1] != "_"]
+            near = "" if names[0] in known else suggest_name(names[0], known)
+            raise ConfigError.at(self.where, f"{type(self.dataset).__name__} does not tell its {names[0]}."
+                                             f"{near} An attribute or method '{names[0]}' that gives {number} "
                                              "values, one for each sample, is needed.")
         return found[self.indices]
 

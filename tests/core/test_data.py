@@ -423,12 +423,19 @@ def test_a_batch_counts_the_samples_that_its_collate_function_has_left():
     assert data.num_dropped() == 8
 
 
+PADDED = (torch.ones(5, 9, 2), torch.ones(5).long())
+
+
 @pytest.mark.parametrize("data, number", [
     (None, 0), ([], 0), ([(1, 2)] * 3, 3), ((torch.ones(9, 2), torch.ones(3)), 3), ([torch.ones(9), [1, 2]], 2),
     ({"x": torch.ones(2, 5), "labels": torch.ones(3)}, 3), ({"x": torch.ones(2, 5), "y": torch.ones(2)}, 2),
     ((torch.ones(3), {"boxes": [1, 2], "masks": torch.ones(2, 4)}), 2),
     ((torch.ones(3), torch.ones(2), torch.ones(3)), 8), (torch.ones(3), 8),  # does not tell
     ((torch.ones(40), torch.ones(40)), 8),  # nodes of graphs, say
+    ((PADDED, (torch.ones(5, 3).long(), torch.ones(5).long())), 5),  # padded labels and their lengths
+    ((torch.ones(5, 9), (torch.ones(5), torch.ones(5))), 5), ((PADDED, [torch.ones(8), torch.ones(8)]), 8),  # heads
+    ((torch.ones(3, 9), [torch.ones(4, 2)] * 3), 3), ((torch.ones(3, 9), [torch.ones(8)] * 3), 3),  # of each sample
+    ((PADDED, [torch.ones(1, 4), torch.ones(1, 4)]), 2), ((PADDED, (torch.ones(()), torch.ones(()))), 2),
 ])
 def test_what_a_collated_batch_tells_of_its_number_of_samples(data, number):
     assert count_samples(data, 8) == number

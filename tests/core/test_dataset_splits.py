@@ -162,6 +162,15 @@ def test_a_set_is_chosen_by_its_name(config, tmp_path):
         score("-r", run, "--split", "step")
 
 
+def test_a_run_without_test_data_says_how_to_score_it(config, tmp_path):
+    run = train("-c", config, "trainer.args.epochs=1", "dataset.test=null", out=tmp_path)
+    assert f"python test.py -r {run} --split val\n" in (run / "run.log").read_text()
+    with pytest.raises(ConfigError, match="^--split test: .* no such split. There may be: train, val/clean, "
+                                          "val/steep, all.$"):
+        score("-r", run)
+    assert "val/steep/loss" in score("-r", run, "--split", "all")
+
+
 def test_a_monitor_has_to_name_one_of_the_sets(config, tmp_path):
     named = "nothing produces 'val/loss'.* produces: train/loss, .*val/clean/loss, .*val/steep/loss"
     with pytest.raises(ConfigError, match=named):

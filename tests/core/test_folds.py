@@ -75,6 +75,7 @@ def test_too_few_samples_or_groups_are_an_error():
 
     for options, message in (({}, "5 folds of 3 samples"),
                              ({"group_by": "rooms"}, "group_by: Few does not tell its rooms"),
+                             ({"group_by": "patient"}, "does not tell its patient. Did you mean 'patients'?"),
                              ({"stratify": True}, "stratify: Few does not tell its targets")):
         with pytest.raises(ConfigError, match=message):
             DataSplits(lambda split: Few(), folds=5, **options).indices("train")

@@ -72,6 +72,10 @@ MUTATIONS = [
     Mutation("left out samples count", "base/data/sample_count.py",
              "number = count_samples(batch.data, batch.num_samples)", "number = batch.num_samples",
              "test_a_batch_counts_the_samples_that_its_collate_function_has_left"),
+    Mutation("labels and their lengths are two samples", "base/data/sample_count.py",
+             "if _of_whole_batch(part, expected) else", "if False else",
+             "test_what_a_collated_batch_tells_of_its_number_of_samples"
+             " test_a_speech_course_with_ctc_resumes_to_the_same_bits_and_is_scored_on_all_sets"),
     Mutation("an empty batch makes a step", "base/base_trainer.py",
              "            position.pass_over(len(batches))\n            return False",
              "            num_samples = 1",
@@ -79,6 +83,11 @@ MUTATIONS = [
     Mutation("processes do not agree on what is left of a step", "base/base_data_loader.py",
              "num_samples = int(dist.all_reduce(torch.tensor(num_samples)))", "num_samples *= 2",
              "test_two_processes_train_to_the_numbers_of_one[dropped]"),
+    # -- data without a test split
+    Mutation("a run without test data is scored on test", "base/build.py",
+             'sets["test"] = []', "pass", "test_a_run_without_test_data_says_how_to_score_it"),
+    Mutation("a misspelt attribute of the samples has no suggestion", "base/data/split_info.py",
+             'f"{near} An', 'f" An', "test_too_few_samples_or_groups_are_an_error"),
     # -- several optimizers on one loss
     Mutation("a second optimizer beside the first does not step", "utils/training/updater.py",
              "            for updater in (self, *beside):", "            for updater in (self,):",
