@@ -127,7 +127,7 @@ MISTAKES = [
     ("batch_size: 30", "batch_size: 30\n  num_workers: 1000000", 9, "data_loader.num_workers", "must be below 1000"),
     ("batch_size: 30", "batch_size: 30\n  sampler: WeightedRandomSampler", 9, "data_loader.sampler.type", "Write {type: Weighted"),
     ("batch_size: 30", "batch_size: 30\n  sampler: {type: DistributedSampler}", 9, "data_loader.sampler.type",
-     "Processes share every batch"),
+     "processes share every batch"),
     ("batch_size: 30", "batch_size: 30\n  sampler: Balance", 9, "data_loader.sampler.type", "Did you mean 'Balanced'?"),
     ("batch_size: 30", "batch_size: 30\n  sampler: {type: Balanced, args: {num_sample: 3}}", 9,
      "data_loader.sampler.args.num_sample", "Did you mean 'num_samples'?"),
