@@ -12,7 +12,7 @@ from pathlib import Path
 
 from utils.cli import log_level, test_arguments
 from utils.distributed.environment import before_group, expected_rank
-from utils.errors import exit_codes
+from utils.errors import ConfigError, exit_codes
 from utils.run_files import replace_file
 
 log = logging.getLogger("test")
@@ -22,7 +22,6 @@ def main(args) -> None:
     from base.build import build_trainer
     from base.run_setup import load_evaluated_weights, open_checkpoint, resolve_config
     from base.same_data import report_scored_data
-    from base.scored_splits import scored_splits
     from base.summary import describe_scores
     from logger.console import setup_logging
     from logger.run_log import SilentRun
@@ -58,6 +57,31 @@ def main(args) -> None:
         log.info(f"written to {file}")
     except OSError as error:
         log.warning(f"{file}: cannot be written: {error.strerror}")
+
+
+def scored_splits(data, name: str) -> list[str]:
+    """The splits and sets to score: of `name`, or of val and test for "all".
+
+    `name` is a split, or a set (`clean`, `val/clean`). Raises ConfigError if there is none, or more than one.
+    """
+    from utils.config.blocks import SPLITS
+    from utils.config.suggestions import suggest_name
+
+    if name in (*SPLITS, "all"):
+        splits = ("val", "test") if name == "all" else (name,)
+        found = [part for split in splits for part in data.sets(split)]
+    else:
+        named = [part for parts in data.evaluation_sets.values() for part in parts]
+        found = [part for part in named if name in (part, part.partition("/")[2])]
+        if len(found) > 1:
+            raise ConfigError(f"--split {name}: there are several: {', '.join(found)}. Write one of them.")
+    if not found:
+        known = [part for split in SPLITS if split != name
+                 for part in data.evaluation_sets.get(split, [split])]
+        short = [part.rpartition("/")[2] for part in known if name not in SPLITS]
+        raise ConfigError(f"--split {name}: the dataset has no such split.{suggest_name(name, short)} "
+                          f"There may be: {', '.join([*known, 'all'])}.")
+    return found
 
 
 def keep_scores(file: Path, about: dict, values: dict) -> None:

@@ -17,7 +17,7 @@ from base.optimizers import OptimizersByPattern
 from base.registries import (
     DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULERS, TRAINERS, TRANSFORMS)
 from base.weighted_losses import WeightedLosses
-from utils.config.blocks import as_block, blocks_by_name, dataset_blocks
+from utils.config.blocks import args_of, as_block, blocks_by_name, dataset_blocks
 from utils.config.signature import Signature
 from utils.distributed.sharding import is_sharded
 from utils.errors import Attempts, ConfigError
@@ -114,8 +114,7 @@ def build_dataset(section, device: torch.device, split: str):
 
 def split_device_argument(block) -> tuple[dict, str | None]:
     """A dataset's block without `args.device`, and that device; None if the dataset itself takes one."""
-    block = as_block(block)
-    args = dict(block.get("args") or {})
+    block, args = as_block(block), dict(args_of(block))
     if "device" not in args or "device" in Signature(DATASETS.get(block["type"])).parameters:
         return block, None
     device = args.pop("device")
@@ -124,7 +123,7 @@ def split_device_argument(block) -> tuple[dict, str | None]:
 
 def _build_split(block: dict, split: str, where: str):
     """Uses the dataset's argument `split`, or torchvision's `train`, which has no val."""
-    name, args, left_open = block["type"], block.get("args") or {}, open_split_arguments(block)
+    name, args, left_open = block["type"], args_of(block), open_split_arguments(block)
     if "split" in left_open:
         try:
             return DATASETS.build(block, where, split=split)
@@ -142,7 +141,7 @@ def open_split_arguments(block) -> set[str]:
     """Which of `split` and `train` the program passes: those the dataset takes and the config omits."""
     block = as_block(block)
     parameters = Signature(DATASETS.get(block["type"])).parameters.keys()
-    return {"split", "train"} & (parameters - (block.get("args") or {}).keys())
+    return {"split", "train"} & (parameters - args_of(block).keys())
 
 
 def _download_hint(dataset: type, args: dict) -> str:
@@ -192,7 +191,7 @@ def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence
     groups = parameter_groups(module, block.get("groups") or (), block.get("decay_bias_and_norm", True),
                               block.get("keep_frozen", True), choose)
     groups += [{"params": list(others)}] if others else []
-    args = dict(block.get("args") or {})
+    args = dict(args_of(block))
     parameters = [p for group in groups for p in group["params"]]
     offered = "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters
     sparse = any(getattr(layer, "sparse", False)
@@ -208,24 +207,21 @@ def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence
 def build_scheduler_factory(block, trainer_block) -> tuple:
     """`(build, per)` of a scheduler block, for utils.training.schedule.Schedule."""
     block = as_block(block)
-    trainer_args = as_block(trainer_block).get("args") or {}
-    return partial(build_scheduler, block, trainer_args), block.get("per", default_per(block))
+    return partial(build_scheduler, block, args_of(trainer_block)), block.get("per", default_per(block))
 
 
 def default_per(block) -> str:
     """What a scheduler is stepped after if its block does not say it: the lengths of cycles are steps."""
-    block = as_block(block)
-    kind, args = SCHEDULERS.get(block["type"]), block.get("args")
+    kind = SCHEDULERS.get(as_block(block)["type"])
     if inspect.isclass(kind) and issubclass(kind, (OneCycleLR, CyclicLR)):
         return "step"
-    inner = args.get("schedulers") if isinstance(args, dict) else None
+    inner = args_of(block).get("schedulers")
     return "step" if "step" in map(default_per, inner if isinstance(inner, list) else ()) else "epoch"
 
 
 def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
     """A scheduler. If the config does not set `T_max` or `total_steps`, they become `length`."""
-    block = as_block(block)
-    args = dict(block.get("args") or {})
+    block, args = as_block(block), dict(args_of(block))
     parameters = SCHEDULERS.signature(SCHEDULERS.get(block["type"])).parameters.keys()
     left_open = set() if "steps_per_epoch" in args else ({"T_max", "total_steps"} & parameters) - args.keys()
     for name in left_open:

@@ -3,7 +3,6 @@ import logging
 
 from base.registries import KINDS
 from utils.config.loading import ChangedType, Reading, set_value, value_at
-from utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,5 @@ def _free_arguments(change: ChangedType, name: object) -> set[str] | None:
     registry = KINDS.get(change.path[0])
     if registry is None or ("args" in change.path and change.path[0] != "scheduler"):
         return None
-    try:
-        return {*registry.signature(registry.get(name)).free()} if isinstance(name, str) else None
-    except ConfigError:  # reported with the other faults of the config
-        return None
+    signature = registry.signature_of(name)
+    return {*signature.free()} if signature else None

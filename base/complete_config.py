@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from base.base_data_loader import PROVIDED, DataSplits
 from base.build import default_per
-from base.registries import (
-    DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SAMPLERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
+from base.registries import KINDS, SAMPLERS, SCHEDULERS, TRANSFORMS
 from base.trainer_options import TrainerOptions
-from utils.config.blocks import as_block, holds_blocks
+from utils.config.blocks import args_of, as_block, holds_blocks
 from utils.config.loading import DEFAULT_VALUES, default_values, is_same, value_at
 from utils.config.registry import Registry
 from utils.config.signature import Signature
@@ -27,8 +26,6 @@ _BLOCK_KEYS = {"loss": {"scale": lambda block: 1.0},
                "optimizer": {key: lambda block: True for key in ("decay_bias_and_norm", "keep_frozen")},
                "scheduler": {"per": default_per}}
 _ENGINE = (DataSplits, TrainerOptions)
-_SINGLE = {"dataset": DATASETS, "model": MODELS, "loss": LOSSES, "trainer": TRAINERS}
-_SEVERAL = {"metrics": METRICS, "writers": WRITERS, "optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
 
 
 class CompleteConfig(NamedTuple):
@@ -126,8 +123,8 @@ def _given(table: Mapping, key: str) -> Any:
 
 def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
     """(path, registry, block) of every block of a config."""
-    sections = (_SINGLE | _SEVERAL).items()
-    found = [((section,), registry, config.get(section)) for section, registry in sections]
+    found = [((section,), registry, config.get(section)) for section, registry in KINDS.items()
+             if section not in ("transforms", "data_loader")]
     if isinstance(transforms := config.get("transforms"), dict):
         found += [(("transforms", key), TRANSFORMS, blocks) for key, blocks in transforms.items()]
     found.append((("data_loader", "sampler"), SAMPLERS, value_at(config, "data_loader.sampler")))
@@ -141,10 +138,9 @@ def _blocks(config: Mapping) -> Iterator[tuple[tuple, Registry, dict]]:
             found += [((*path, name), registry, block) for name, block in given.items()]
         elif isinstance(given, dict):
             yield path, registry, given
-            inner = given.get("args")
             found += [((*path, *at), registry, block) for at, block in registry.inner_blocks(given)]
-            if registry is SCHEDULERS and isinstance(inner, dict) and "schedulers" in inner:
-                found.append(((*path, "args", "schedulers"), registry, inner["schedulers"]))
+            if registry is SCHEDULERS and "schedulers" in args_of(given):
+                found.append(((*path, "args", "schedulers"), registry, given["args"]["schedulers"]))
 
 
 def _unwritten(args: Mapping, signature: Signature, former: Mapping[str, Mapping],

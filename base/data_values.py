@@ -2,12 +2,13 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from base.base_data_loader import DataSplits
 from base.build import build_data
-from base.data.arrays import labels_of
+from base.data.split_info import labels_of
 from base.run_setup import Checkpoint, RunConfig, resolve_reading
 from utils.config.interpolation import Unresolved, data_references, resolve
 from utils.config.loading import set_value, value_at
@@ -87,13 +88,11 @@ def _counted(data: DataSplits, name: str) -> int | list:
     if labels is None and (name != "num_classes" or not num_classes):
         raise Unresolved(f"{type(dataset).__name__} has no targets to count: whole numbers, one per sample. "
                          f"Give it an attribute {name!r}, or write the value.")
-    if labels is not None:
-        labels = torch.as_tensor(labels).cpu().long()
-        num_classes = max(num_classes, int(labels.max()) + 1)
+    num_classes = num_classes if labels is None else max(num_classes, int(labels.max()) + 1)
     if name == "num_classes":
         return num_classes
     chosen = labels[data.indices("train")]
-    counts = torch.bincount(chosen[chosen >= 0], minlength=num_classes).tolist()  # some mark unknown as -1
+    counts = np.bincount(chosen[chosen >= 0], minlength=num_classes).tolist()  # some mark unknown as -1
     # inverse counts with a mean of 1; it makes no difference for a class without samples, which gets 1
     scale = sum(count > 0 for count in counts) / sum(1 / count for count in counts if count)
     weights = [float(f"{scale / count:.6g}") if count else 1.0 for count in counts]

@@ -63,7 +63,7 @@ def load_initial_weights(model: nn.Module, path: Path | str, into: str = "",
 
     Of our checkpoints averaged weights come before plain ones. Logs counts, by part of the model. Raises
     ConfigError if nothing fits, and for a prefix or a pattern that no name has. The arguments: see `init` in
-    utils/config/sections.py.
+    tools/reference/section_texts.py.
     """
     parts = dict(model.named_modules())
     if into not in parts:

@@ -8,7 +8,7 @@ from utils.config.blocks import as_block
 from utils.config.registry import Registry
 from utils.config.sections import SECTIONS
 from utils.config.signature import Signature, UnknownKey
-from utils.errors import ConfigError, Fault
+from utils.errors import Fault
 
 # Names of sections in other programs, and the names here.
 OTHER_NAMES = {"arch": "model", "architecture": "model", "network": "model", "net": "model",
@@ -77,9 +77,6 @@ def _homes(config: Mapping) -> dict[str, str]:
 
 
 def _arguments(registry: Registry, config: Mapping, section: str) -> dict[str, str]:
-    name = as_block(config[section]).get("type")
-    try:
-        free = registry.signature(registry.get(name)).free() if isinstance(name, str) else {}
-    except ConfigError:  # there is no such name
-        return {}
+    signature = registry.signature_of(as_block(config[section]).get("type"))
+    free = signature.free() if signature else ()
     return {argument: f"{section}.args.{argument}" for argument in free}

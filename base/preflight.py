@@ -5,15 +5,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
-from torch import nn
-
-from base.base_data_loader import DataSplits
-from base.base_metric import Metrics, Totals, as_values
+from base.base_metric import Totals, as_values
 from base.data.sampler import Batch
-from base.locate_error import describe_shapes, locate_error
+from base.locate_error import Parts, describe_shapes, locate_error
 from base.preflight_geometry import warn_of_moved_images
 from base.preflight_loss import loss_inputs_watched, require_samples_for_a_batch
-from base.recovery import StepSnapshot
+from base.recovery import StepSnapshot, UndoableStep
 from utils.checkpoint.state import StateCopier
 from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
@@ -24,19 +21,12 @@ from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_out_
 log = logging.getLogger(__name__)
 
 
-class PreparedTrainer(Protocol):
+class PreparedTrainer(Parts, UndoableStep, Protocol):
     """What `preflight` needs of a trainer that has its optimizers."""
 
-    data: DataSplits
     updaters: Mapping[str, Any]
     state: Mapping[str, Any]
-    metrics: Metrics
-    eval_metrics: Metrics
-    unwrapped_model: nn.Module
-    ema: Any
-    loss: Any
 
-    def own_parts(self) -> list: ...
     def train_step(self, batch: Any) -> Mapping[str, Any]: ...
     def device_batch(self, batch: Batch) -> Any: ...
     def eval_values(self, number: int, batch: Batch) -> Mapping[str, Any]: ...

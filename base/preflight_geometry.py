@@ -19,7 +19,7 @@ def warn_of_moved_images(data: DataSplits, batch: Any) -> None:
     `batch` is one of training, before batch transforms. The transforms of a tuple get its first item alone;
     those of a dict get all of it. A mask of the image's size may have been resized by the dataset.
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not _is_images(batch[0]):
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or getattr(batch[0], "ndim", 0) != 4:
         return
     for kind, target in _spatial(batch[1:], list(batch[0].shape[-2:])):
         names = [f"{type(transform).__name__} in transforms.{key}" for key in ("train", "batch")
@@ -39,10 +39,6 @@ def _moves(transform: Any, data: DataSplits, kind: str, target: torch.Tensor) ->
         return (transform.takes_masks and data.prepare.joint is not False and kind == "masks"
                 and target.ndim == 3)
     return data.sample_transforms["train"].moves_targets
-
-
-def _is_images(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.ndim == 4
 
 
 def _spatial(targets: Any, size: list[int]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -10,8 +10,8 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
-from base.data.arrays import labels_of
 from base.data.sampler import Batch
+from base.data.split_info import labels_of
 from base.weighted_losses import loss_parts
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError, Fault

@@ -14,13 +14,17 @@ from utils.config.registry import Library, Registry
 TRAINER_PARTS = ("model", "data", "optimizers", "schedulers", "loss", "metrics", "seed", "device")
 
 
-def subclasses(module: str, kind: type, ending: str = ""):
-    """A loader of a module's public subclasses of `kind`, by name. It imports the module when called."""
+def subclasses(module: str, kind: type | str, ending: str = ""):
+    """A loader of a module's public subclasses of `kind`, by name. It imports the module when called.
+
+    `kind`: a class, or the name of one in the module.
+    """
 
     def load() -> dict[str, type]:
         members = vars(importlib.import_module(module))
+        base = members[kind] if isinstance(kind, str) else kind
         return {name: thing for name, thing in members.items()
-                if isinstance(thing, type) and issubclass(thing, kind) and thing is not kind
+                if isinstance(thing, type) and issubclass(thing, base) and thing is not base
                 and name.endswith(ending) and not name.startswith("_")}
 
     return load
@@ -45,12 +49,6 @@ def _torchvision_models() -> dict:
     return {name: get_model_builder(name) for name in list_models()}
 
 
-def _torchvision_transforms() -> dict[str, type]:
-    from torchvision.transforms.v2 import Transform
-
-    return subclasses("torchvision.transforms.v2", Transform)()
-
-
 def _torchmetrics() -> dict[str, type]:
     from torchmetrics import Metric
 
@@ -67,7 +65,7 @@ METRICS = Registry("metric", "model", inputs=2, nests=True, libraries=[
 DATASETS = Registry("dataset", "data_loader", expects=Dataset, libraries=[
     Library("any torchvision dataset", subclasses("torchvision.datasets", Dataset))])
 TRANSFORMS = Registry("transform", "data_loader", inputs=1, nests=True, libraries=[
-    Library("any torchvision.transforms.v2 class", _torchvision_transforms)])
+    Library("any torchvision.transforms.v2 class", subclasses("torchvision.transforms.v2", "Transform"))])
 SAMPLERS = Registry("sampler", "data_loader", inputs=3)
 OPTIMIZERS = Registry("optimizer", "trainer", expects=Optimizer, provided=("params",), libraries=[
     Library("any torch.optim optimizer", subclasses("torch.optim", Optimizer))])

@@ -15,7 +15,7 @@ from base.trainer_options import TrainerOptions
 from base.validate_data_loader import data_loader_faults
 from base.validate_dataset import dataset_faults
 from utils.config.annotations import PositiveInt, mismatch
-from utils.config.blocks import as_block, blocks_by_name
+from utils.config.blocks import args_of, as_block, blocks_by_name
 from utils.config.loading import format_faults, written_config
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
@@ -51,7 +51,7 @@ def validate_config(config: Mapping, places: Mapping | None = None, num_processe
 
 def _without_former_keys(config: dict) -> dict:
     """The config without keys of earlier versions whose value says how it is now in any case."""
-    args = _args(config["trainer"])
+    args = args_of(config["trainer"])
     if args.get("on_oom") != "stop":
         return config
     log.warning("trainer.args.on_oom is gone: without memory for a batch a run always stops. Leave it out.")
@@ -102,7 +102,7 @@ def _process_faults(config: Mapping, num_processes: int) -> Iterator[Fault]:
         near = f"{less} and {less + num_processes}" if less else num_processes
         yield Fault(("data_loader", "batch_size"), f"{size} samples cannot be divided among {num_processes} "
                                                    f"processes. The nearest that can: {near}.")
-    args = _args(config["trainer"])
+    args = args_of(config["trainer"])
     strategy = args.get("strategy")
     if (strategy.get("type") if isinstance(strategy, dict) else strategy) == "fsdp":
         yield from _sharding_faults(args, config["optimizer"])
@@ -117,15 +117,9 @@ def _sharding_faults(args: Mapping, optimizer) -> Iterator[Fault]:
         if kind == "LBFGS":
             yield Fault((*path, "type"),
                         "LBFGS needs all of the weights; with fsdp a process holds a part of them")
-        if _args(block).get("fused") and kind not in FUSED_WHEN_SHARDED:
+        if args_of(block).get("fused") and kind not in FUSED_WHEN_SHARDED:
             yield Fault((*path, "args", "fused"), f"{kind} has no fused step for fsdp, where a process holds "
                                                   "a part of the weights")
-
-
-def _args(block) -> Mapping:
-    """The arguments of a block of any form; empty if it has none."""
-    args = block.get("args") if isinstance(block, dict) else None
-    return args if isinstance(args, dict) else {}
 
 
 def _transform_faults(transforms) -> Iterator[Fault]:
@@ -187,8 +181,9 @@ def _metric_faults(blocks) -> Iterator[Fault]:
         return
     for number, block in enumerate(blocks):
         path, name = ("metrics", number), log_name(block)
-        if block == "loss":
-            yield Fault(path, "the loss is measured anyway. Leave it out here.")
+        if name == "loss":
+            yield Fault(path, "the loss is measured anyway: 'loss' is what the loss is called. Leave it out "
+                              "here, or give this metric another 'name'.")
             continue
         yield from METRICS.faults(block, path, keys=SECTIONS["metrics"].keys)
         if name in map(log_name, blocks[:number]):
@@ -197,8 +192,6 @@ def _metric_faults(blocks) -> Iterator[Fault]:
             yield WrongValue((*path, "name"), f"{name!r} names values in logs and tables: it begins with a "
                                               "letter or a digit; spaces and _ . , : / @ + - = % # ^ * ( ) "
                                               "[ ] may follow.")
-        if name == "loss":
-            yield Fault(path, "'loss' is what the loss is called. Give this metric another 'name'.")
 
 
 def _optimizer_faults(optimizer) -> Iterator[Fault]:
@@ -207,7 +200,7 @@ def _optimizer_faults(optimizer) -> Iterator[Fault]:
     for name, block in blocks.items():
         if len(rest) < len(blocks) and name in rest[1:]:
             yield Fault(("optimizer", name), f"'match' is missing, as in {rest[0]}: only one takes the rest")
-        path, args = tuple(optimizer_path(name).split(".")), _args(block)
+        path, args = tuple(optimizer_path(name).split(".")), args_of(block)
         faults = OPTIMIZERS.faults(block, path, keys=SECTIONS["optimizer"].keys)
         yield from faults or _group_faults(as_block(block), path)
         is_lbfgs = as_block(block).get("type") == "LBFGS"
@@ -217,9 +210,8 @@ def _optimizer_faults(optimizer) -> Iterator[Fault]:
 
 
 def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
-    if wrong := mismatch(block.get("match", ""), str | list[str]):
-        yield WrongValue((*path, "match"), wrong)
-    elif "match" in block and path == ("optimizer",):
+    yield from _mismatches(block.get("match", ""), str | list[str], (*path, "match"))
+    if "match" in block and path == ("optimizer",):
         yield Fault((*path, "match"), "is for one of several: "
                                       "{matrices: {type: Muon, match: '*.weight'}, rest: {type: AdamW}}.")
     for key in ("decay_bias_and_norm", "keep_frozen"):
@@ -260,7 +252,7 @@ def _scheduler_faults(block, path: tuple) -> Iterator[Fault]:
     if isinstance(block, str) and block.lower() in ("none", "off"):
         yield Fault(path, f"{block!r} is text. For no scheduler write null, or leave the section out.")
         return
-    args = _args(block)
+    args = args_of(block)
     yield from SCHEDULERS.faults(block, path, provided={"T_max", "total_steps"} - args.keys(),
                                  keys=SECTIONS["scheduler"].keys)
     per = block.get("per", "epoch") if isinstance(block, dict) else "epoch"
@@ -279,7 +271,7 @@ def _trainer_faults(block, config: Mapping) -> Iterator[Fault]:
     yield from faults
     if any(fault.path == ("trainer", "type") or len(fault.path) == 1 for fault in faults):
         return
-    name, args = as_block(block)["type"], _args(block)
+    name, args = as_block(block)["type"], args_of(block)
     if config["loss"] is None and Signature(TRAINERS.get(name)).is_required("loss"):
         yield Fault(("loss",), f"is missing: {name} needs one, such as CrossEntropyLoss.")
     if "monitor" in args and args["monitor"] is None:

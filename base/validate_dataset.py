@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from base.build import open_split_arguments, split_device_argument
 from base.registries import DATASETS
-from utils.config.blocks import SPLITS, as_block, dataset_blocks, holds_blocks
+from utils.config.blocks import SPLITS, args_of, as_block, dataset_blocks, holds_blocks
 from utils.config.signature import UnknownKey
 from utils.device import device_fault
 from utils.errors import ConfigError, Fault, WrongValue
@@ -51,18 +51,13 @@ def _misplaced_arguments(path: tuple, block) -> Iterator[Fault]:
         return
     names = [key for key in block if isinstance(block[key], (dict, str)) and (
         key in SPLITS if path == ("dataset",) else key != "args")]
-    if not names or len(path) > 2 or path == ("dataset", "train"):
-        return
-    args = block["args"] if isinstance(block["args"], dict) else {}
-    for argument in args or [None]:
-        below = ("args", argument) if argument else ("args",)
-        right = ".".join(map(str, (*path, names[0], *below)))
-        yield Fault((*path, *below), f"{', '.join(names)} have arguments of their own. Write {right}.")
+    if names and len(path) < 3 and path != ("dataset", "train"):
+        yield Fault((*path, "args"), f"{', '.join(names)} have arguments of their own. Write "
+                                     f"{'.'.join((*path, names[0], 'args'))}.")
 
 
 def _block_faults(path: tuple, block, transforms) -> Iterator[Fault]:
-    kept, args = None, (block.get("args") if isinstance(block, dict) else None)
-    args = args if isinstance(args, dict) else {}
+    kept, args = None, args_of(block)
     if "device" in args and isinstance(block.get("type"), str):
         with suppress(ConfigError):  # unknown type; reported below
             block, kept = split_device_argument(block)

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from inspect import Parameter
 
 from tools.reference.docstrings import argument_text, summary
+from tools.reference.section_texts import JOINT, KEY_TEXTS, SECTION_TEXTS
 from tools.reference.settable import KEPT_ON, config_sources, own_things, settable_arguments
 from utils.cli import KINDS as PLURALS
 from utils.config.annotations import describe_argument
 from utils.config.registry import Registry
-from utils.config.sections import EXTENDS, JOINT, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.config.sections import REQUIRED, SECTIONS
 from utils.config.signature import Signature
 from utils.config.syntax import format_value
 from utils.errors import exit_codes
@@ -56,7 +57,7 @@ def config_reference(registries: Mapping[str, Registry], loader: type, loader_pa
             heading, *samplers = _section(section, registries[section], "samplers")
             parts += [heading, _arguments(loader, options.values()), *samplers]
         elif section == "init":
-            parts += [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", *_keys_of(section)]
+            parts += [f"## {section}\n\n{_escaped(SECTION_TEXTS[section])}\n", *_keys_of(section)]
         elif section in registries:
             plural = dict(zip(registries, PLURALS, strict=True))[section]
             parts += _section(section, registries[section], plural)
@@ -64,9 +65,9 @@ def config_reference(registries: Mapping[str, Registry], loader: type, loader_pa
 
 
 def _overview() -> str:
-    rows = [("extends", EXTENDS, "")]
+    rows = [("extends", SECTION_TEXTS["extends"], "")]
     for name, about in SECTIONS.items():
-        rows.append((name, _escaped(about.text),
+        rows.append((name, _escaped(SECTION_TEXTS[name]),
                      "must be given" if name in REQUIRED else f"`{format_value(about.default)}`"))
     return "## Sections\n\n" + _table(("section", "what it is", "default"),
                                       ((f"`{name}`", *rest) for name, *rest in rows))
@@ -76,7 +77,7 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
     """The text of a section that names things: its keys, what it can name, and the project's own things."""
     own = own_things(section, registry)
     names = [*(f"`{name}`" for name in own), *(library.label for library in registry.libraries)]
-    parts = [f"## {section}\n\n{_escaped(SECTIONS[section].text)}\n", *_keys_of(section)]
+    parts = [f"## {section}\n\n{_escaped(SECTION_TEXTS[section])}\n", *_keys_of(section)]
     what = "`sampler`" if section == "data_loader" else "It"
     parts.append(f"{what} can name {', '.join(names)}. `python train.py --list {plural}` prints all names.\n")
     common = Signature(registry.expects, registry.provided).free() if section == "trainer" else {}
@@ -94,7 +95,7 @@ def _section(section: str, registry: Registry, plural: str) -> list[str]:
 def _keys_of(section: str) -> list[str]:
     """The table of the section's own keys, if any, and the note on it."""
     is_list, parts = section == "transforms", []
-    if keys := TRANSFORM_KEYS if is_list else SECTIONS[section].keys:
+    if keys := KEY_TEXTS.get(section):
         head = "list" if is_list else (
             "key of an item" if section == "init" else "key of a block, besides `type` and `args`")
         rows = ((f"`{key}`", _escaped(text)) for key, text in keys.items())

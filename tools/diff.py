@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tools.run_state import state_of
 from utils.config.loading import default_values, flatten, load_config, read_text, value_at
 from utils.config.sections import with_defaults
 from utils.config.syntax import format_value, parse_yaml
 from utils.errors import ConfigError
-from utils.run_record import starts_of, state_of
+from utils.run_record import starts_of
 from utils.training.monitor import Monitor
 
 Row = tuple[str, ...]  # a key and its value in each config

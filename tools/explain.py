@@ -2,9 +2,10 @@
 from typing import Any
 
 from tools.print_config import MISSING, Rows, origin, with_kept_arguments
+from tools.reference.section_texts import SECTION_TEXTS
 from utils.config.interpolation import data_references
 from utils.config.loading import Layer, Reading, flatten, place_of, value_at
-from utils.config.sections import EXTENDS, SECTIONS, with_defaults
+from utils.config.sections import SECTIONS, with_defaults
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import KeyPath, format_value
 from utils.errors import ConfigError
@@ -38,7 +39,7 @@ def path_of(key: str, config: Any) -> KeyPath:
 def explain_value(reading: Reading, path: KeyPath) -> Rows:
     """The purpose of the section, the value at a path, its origin, and the values that it replaces."""
     value = value_at(with_defaults(reading.config), path, MISSING)
-    section = (path[0], EXTENDS if path[0] == "extends" else SECTIONS[path[0]].text)
+    section = (path[0], SECTION_TEXTS[path[0]])
     if value is MISSING:
         return [section, ("value", "not set")]
     rows = [section, ("value", format_value(value)), ("from", origin(reading, path))]

@@ -9,11 +9,12 @@ from base.base_data_loader import PROVIDED, DataSplits
 from base.registries import KINDS
 from tools.print_config import Rows
 from tools.reference.docstrings import argument_text, summary
+from tools.reference.section_texts import JOINT, KEY_TEXTS
 from tools.reference.settable import KEPT_ON, LEFT_OPEN
 from utils.config.annotations import describe_argument
 from utils.config.blocks import as_block
 from utils.config.loading import value_at
-from utils.config.sections import JOINT, SECTIONS, TRANSFORM_KEYS
+from utils.config.sections import SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import KeyPath, format_value
@@ -31,9 +32,9 @@ def explain_argument(config: Mapping, path: KeyPath) -> Rows:
     if section == "data_loader" and (inner[:1] != ["sampler"] or len(inner) == 1):
         return _argument(DataSplits, Signature(DataSplits, PROVIDED), inner[0]) if inner else []
     if section == "transforms" and len(inner) < 2:
-        return [("is", TRANSFORM_KEYS[inner[0]])] if inner else []
+        return [("is", KEY_TEXTS[section][inner[0]])] if inner else []
     if section == "init":
-        return [("is", SECTIONS[section].keys[key]) for key in inner[1:2] if key in SECTIONS[section].keys]
+        return [("is", KEY_TEXTS[section][key]) for key in inner[1:2] if key in KEY_TEXTS[section]]
     end = _end_of_block(config, path)
     if end is None:
         return [("can name", KINDS[section].describe_options())]
@@ -63,11 +64,11 @@ def _table(block) -> Mapping:
 
 
 def _of_block(section: str, block: Mapping, inner: KeyPath) -> Rows:
-    registry, keys = KINDS[section], SECTIONS[section].keys
+    registry = KINDS[section]
     target = registry.get(block["type"])
     signature = registry.signature(target)
-    if inner and inner[0] in keys:
-        return [("is", keys[inner[0]])]
+    if inner and inner[0] in SECTIONS[section].keys:
+        return [("is", KEY_TEXTS[section][inner[0]])]
     if len(inner) > 1 and inner[0] == "args":
         return _argument(target, signature, inner[1], LEFT_OPEN.get(section, ()))
     return [("names", f"{signature.name}, {_where(target)}"), ("is", summary(target)),

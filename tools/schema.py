@@ -29,10 +29,11 @@ from tools.reference.schema_types import (
     typed,
     value_schema,
 )
+from tools.reference.section_texts import JOINT, KEY_TEXTS, SECTION_TEXTS
 from tools.reference.settable import config_sources, library_things, own_things
 from utils.config.blocks import SPLITS
 from utils.config.registry import Registry
-from utils.config.sections import EXTENDS, JOINT, REQUIRED, SECTIONS, TRANSFORM_KEYS
+from utils.config.sections import REQUIRED, SECTIONS
 from utils.config.signature import Signature
 from utils.errors import exit_codes
 
@@ -86,7 +87,7 @@ def _data_definitions(loader: type, loader_parts: tuple[str, ...]) -> dict:
                for name, parameter in Signature(loader, loader_parts).free().items()}
     sampler = any_of(all_of(ref("sampler"), ref("sampler.whole")), {"type": "null"})
     options["sampler"] = described(argument_text(loader, "sampler"), sampler)
-    lists = {key: described(text, ref("transform.list")) for key, text in TRANSFORM_KEYS.items()}
+    lists = {key: described(text, ref("transform.list")) for key, text in KEY_TEXTS["transforms"].items()}
     lists["joint"] = described(JOINT, value_schema(bool | None))
     return {"data_loader": typed("object", "null", **closed(options)),
             "transforms": typed("object", "null", **closed(lists))}
@@ -100,8 +101,9 @@ def _sections(registries: Mapping[str, Registry]) -> dict:
               **shapes}
     return {
         "$schema": described("The schema of this file, for editors.", {"type": "string"}),
-        "extends": described(EXTENDS, {"type": ["string", "array"], "items": {"type": "string"}}),
-        **{section: described(about.text, shapes[section]) for section, about in SECTIONS.items()},
+        "extends": described(SECTION_TEXTS["extends"],
+                             {"type": ["string", "array"], "items": {"type": "string"}}),
+        **{section: described(SECTION_TEXTS[section], shapes[section]) for section in SECTIONS},
     }
 
 
@@ -109,7 +111,7 @@ def _init() -> dict:
     """The schema of the section `init`."""
     shapes = {key: value_schema(annotation) for key, annotation in INIT_KEYS.items()}
     shapes["rename"] = typed("object", additionalProperties=typed("string", "null"))  # null: a ~key
-    item = typed("object", **closed({key: described(SECTIONS["init"].keys[key], shape)
+    item = typed("object", **closed({key: described(KEY_TEXTS["init"][key], shape)
                                      for key, shape in shapes.items()}))
     return listed(all_of(item, {"required": ["from"]}), by_number=item)
 

@@ -27,16 +27,13 @@ def pick_device(name: str | None, one_of_several: int | None = None) -> torch.de
     if device.type == "mps" and not has_mps:
         raise ConfigError(f"--device: this machine has no mps device. {_LEAVE_OUT}")
     if device.type == "cuda":
-        device, count = torch.device("cuda", device.index or 0), _num_cuda()
+        device = torch.device("cuda", device.index or 0)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if device.index >= count:
             raise ConfigError(f"--device: '{name}' is not there: {count} CUDA devices are visible. "
                               f"{_LEAVE_OUT}")
         torch.cuda.set_device(device)
     return device
-
-
-def _num_cuda() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def device_fault(name: object) -> str | None:

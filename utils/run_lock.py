@@ -3,8 +3,6 @@ import errno
 import logging
 import os
 import socket
-import struct
-import sys
 import time
 from pathlib import Path
 
@@ -19,34 +17,7 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 WAIT_S, _PAUSE_S = 120.0, 0.2
 _HELD = (errno.EACCES, errno.EAGAIN)
-# The fields of C's `struct flock`, in order, and how they are packed.
-_FLOCK = {"linux": (("type", "whence", "start", "length", "process"), "hhqqi4x"),
-          "darwin": (("start", "length", "process", "type", "whence"), "qqihh")}
 _UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-
-
-def is_locked(folder: Path) -> bool | None:
-    """Whether another process has the lock of a run. Takes nothing. None if this system cannot tell.
-
-    Not for the run that this process has locked: its lock would be lost.
-    """
-    form = _FLOCK.get(sys.platform)
-    if fcntl is None or form is None:
-        return None
-    names, packing = form
-    wanted = {"type": fcntl.F_WRLCK, "whence": os.SEEK_SET, "start": 0, "length": 0, "process": 0}
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False if not (folder / LOCK).exists() else None
-    try:
-        found = fcntl.fcntl(descriptor, fcntl.F_GETLK,
-                            struct.pack(packing, *(wanted[name] for name in names)))
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return dict(zip(names, struct.unpack(packing, found), strict=True))["type"] != fcntl.F_UNLCK
 
 
 class RunLock:

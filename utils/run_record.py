@@ -16,7 +16,6 @@ from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.git import git, uncommitted_changes
 from utils.run_files import append_line, replace_file
-from utils.run_lock import is_locked
 
 log = logging.getLogger(__name__)
 RECORD = "environment.jsonl"
@@ -76,7 +75,7 @@ def record_end(run: Path, outcome: str, reason: str | None, progress: Mapping[st
 
 def starts_of(run: Path) -> list[dict]:
     """The records of a run's starts; [] if they are missing."""
-    return [record for record in _records(run) if isinstance(record.get("started_s"), (int, float))]
+    return [record for record in records_of(run) if isinstance(record.get("started_s"), (int, float))]
 
 
 def keys_from_environment(run: Path) -> set[str]:
@@ -87,22 +86,10 @@ def keys_from_environment(run: Path) -> set[str]:
 
 def is_finished(run: Path) -> bool:
     """Whether the last record is the end of all training. Without one the checkpoint has to be read."""
-    return next(reversed(_records(run)), {}).get("outcome") == "finished"
+    return next(reversed(records_of(run)), {}).get("outcome") == "finished"
 
 
-def state_of(run: Path) -> str:
-    """`running`, `finished`, `stopped`, `failed`, or `killed`: without an end, and no process has the lock.
-
-    `unknown` if nothing can tell: after a start of version 1.0.0, or where there are no locks.
-    """
-    last = next(reversed(_records(run)), {})
-    if last.get("outcome") in OUTCOMES:
-        return last["outcome"]
-    held = is_locked(run) if last.get("locked") is True else None
-    return "unknown" if held is None else "running" if held else "killed"
-
-
-def _records(run: Path) -> list[dict]:
+def records_of(run: Path) -> list[dict]:
     """All records of a run; a line that a full disk or a kill cut off is left out."""
     try:
         lines = (run / RECORD).read_text(encoding="utf-8", errors="replace").splitlines()

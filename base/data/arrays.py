@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class ArrayDataset(Dataset):
@@ -118,25 +117,6 @@ _ARRAYS_OF: dict[tuple[str, str], Callable[[Any], tuple]] = {
 
 def _classes(labels) -> torch.Tensor:
     return torch.as_tensor(labels).to(torch.int64)
-
-
-def labels_of(dataset: Dataset) -> np.ndarray | torch.Tensor | None:
-    """Whole numbers `[N]`, one per sample: the second of a dataset's two arrays, else its targets/labels."""
-    if isinstance(dataset, IterableDataset):
-        return None
-    arrays = as_arrays(dataset)
-    if arrays is not None:
-        labels = arrays.arrays[1] if len(arrays.arrays) == 2 else None
-    else:
-        labels = vars(dataset).get("targets", vars(dataset).get("labels"))
-    if isinstance(labels, (list, tuple)) and labels and all(type(label) is int for label in labels):
-        labels = np.array(labels)
-    if not isinstance(labels, (np.ndarray, torch.Tensor)) or labels.ndim != 1 or not (
-            len(labels) == len(dataset) > 0):
-        return None
-    whole = (np.issubdtype(labels.dtype, np.integer) if isinstance(labels, np.ndarray)
-             else labels.dtype in _WHOLE)
-    return labels if whole else None
 
 
 def batch_fetcher(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from base.data.arrays import as_arrays
 from utils.config.suggestions import suggest_name
@@ -58,6 +58,18 @@ class SplitInfo:
                                              f"{near} An attribute or method '{names[0]}' that gives {number} "
                                              "values, one for each sample, is needed.")
         return found[self.indices]
+
+
+def labels_of(dataset: Dataset) -> np.ndarray | None:
+    """The targets that a dataset stores, if they are whole numbers `[N]`, one for each sample; else None."""
+    if isinstance(dataset, IterableDataset) or (
+            as_arrays(dataset) is None and not {"targets", "labels"} & vars(dataset).keys()):
+        return None  # no property is read, which might read all samples
+    try:
+        targets = SplitInfo(dataset, range(len(dataset)), 1, "dataset").targets
+    except Exception:  # targets may be anything, such as lists of boxes
+        return None
+    return targets if targets.ndim == 1 and targets.dtype.kind in "iu" and len(targets) else None
 
 
 def _find(dataset: Dataset, names: tuple[str, ...]) -> np.ndarray | None:

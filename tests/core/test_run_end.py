@@ -13,8 +13,10 @@ from conftest import PROJECT, train
 from test_run_lock import held
 from utils.config.loading import Reading
 from utils.errors import Interrupted, TrainingError
-from utils.run_lock import is_locked
-from utils.run_record import RECORD, record_end, state_of
+from utils.run_record import RECORD, record_end
+
+run_state = pytest.importorskip("tools.run_state")
+is_locked, state_of = run_state.is_locked, run_state.state_of
 
 
 def records(run):

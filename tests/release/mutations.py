@@ -564,7 +564,7 @@ MUTATIONS = [
     Mutation("the end of a run is not recorded", "logger/run_log.py",
              "        record_end(self.folder, outcome, reason, progress)\n", "",
              "test_the_end_of_every_start_is_recorded"),
-    Mutation("a run that trains counts as killed", "utils/run_lock.py",
+    Mutation("a run that trains counts as killed", "tools/run_state.py",
              '["type"] != fcntl.F_UNLCK', '["type"] == fcntl.F_UNLCK',
              "test_without_end_and_lock_a_run_was_killed_and_one_of_1_0_0_is_unknown"),
     Mutation("--resume auto reads the checkpoints of finished runs", "base/run_setup.py",

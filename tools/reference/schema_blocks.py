@@ -17,6 +17,7 @@ from tools.reference.schema_types import (
     typed,
     value_schema,
 )
+from tools.reference.section_texts import KEY_TEXTS
 from tools.reference.settable import KEPT_ON, ArgumentTable, settable_arguments, split_arguments
 from utils.config.annotations import PositiveInt, nested_blocks
 from utils.config.registry import Registry
@@ -46,7 +47,7 @@ def block_definitions(section: str, kind: str, sources: list[str]) -> dict:
     `sources` are OWN, LIBRARY or both: the sources with things of this kind.
     """
     names = [*(ref(f"{source}{kind}.names") for source in sources), ref("reference")]
-    keys = {key: described(text, _KEYS.get(key, {})) for key, text in SECTIONS[section].keys.items()}
+    keys = {key: described(KEY_TEXTS[section][key], _KEYS.get(key, {})) for key in SECTIONS[section].keys}
     has_type = without = {"required": ["type"]}
     if isinstance(default := SECTIONS[section].default, dict) and "type" in default:  # a type may be left out
         without = {"properties": {"args": ref(f"{OWN}{kind}:{default['type']}")}}

@@ -75,17 +75,10 @@ def _is_config(value) -> bool:
     return not isinstance(value, torch.Tensor)
 
 
-def _are_texts(value) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
 def _shards(file: Path, state: dict, verified: list[str]) -> Shards:
-    return Shards(file, state, {path for name in verified for path in _state_paths(name)})
-
-
-def _state_paths(name: str) -> list[tuple]:
-    """The paths in a state at which the weight that is verified as `name` can stand."""
-    return [("model", name), ("ema", "model", name), ("loss", name.removeprefix("loss."))]
+    paths = {path for name in verified for path in (
+        ("model", name), ("ema", "model", name), ("loss", name.removeprefix("loss.")))}
+    return Shards(file, state, paths)
 
 
 def consolidate_shards(file: Path) -> dict:
@@ -107,7 +100,7 @@ def _state_fault(state: dict) -> str | None:
     if not all(type(count) is int and count >= 0 for count in counts):
         return "not a checkpoint of this project: its progress is not epoch, batch and step"
     verified, average = state.pop(FINITE_WEIGHTS, []), state.get("ema")
-    if not _are_texts(verified):
+    if not isinstance(verified, list) or not all(isinstance(name, str) for name in verified):
         return "not a checkpoint of this project: the names of its weights are no list of text"
     loss = ({f"loss.{name}": value for name, value in state["loss"].items()}
             if isinstance(state.get("loss"), dict) else {})

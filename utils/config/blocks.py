@@ -11,6 +11,12 @@ def as_block(block: Any) -> dict:
     return block if isinstance(block, dict) else {"type": block}
 
 
+def args_of(block: Any) -> dict:
+    """The arguments of a block of any form; empty if it has none."""
+    args = block.get("args") if isinstance(block, dict) else None
+    return args if isinstance(args, dict) else {}
+
+
 def is_single(block: dict) -> bool:
     """Whether a table is (part of) one block, and not several by name."""
     keys = {key.removeprefix("~") for key in block}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.annotations import nested_blocks
+from utils.config.blocks import args_of, as_block
 from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_name
 from utils.errors import PROJECT, ConfigError, Fault, WrongValue, describe_error, is_ours
@@ -141,11 +142,9 @@ class Registry:
 
     def inner_blocks(self, block) -> list[tuple[tuple, Any]]:
         """(path, block) of the blocks among the arguments of a block; none where nothing has its name."""
-        args = block.get("args") if isinstance(block, dict) and self.nests else None
-        try:
-            parameters = self.signature(self.get(block["type"])).free() if isinstance(args, dict) else {}
-        except (ConfigError, KeyError, TypeError):
-            return []
+        args = args_of(block) if self.nests else {}
+        signature = self.signature_of(block["type"]) if args and "type" in block else None
+        parameters = signature.free() if signature else {}
         return [(("args", name, *inner), found) for name in parameters if name in args
                 for inner, found in nested_blocks(args[name], parameters[name])]
 
@@ -175,9 +174,16 @@ class Registry:
             return Signature(target, self.inputs)
         return Signature(target, {*self.provided, *provided})
 
+    def signature_of(self, name: Any) -> Signature | None:
+        """The arguments of what has this name; None if nothing has."""
+        try:
+            return self.signature(self.get(name)) if isinstance(name, str) else None
+        except ConfigError:
+            return None
+
     def build(self, block, where: str, **provided):
         """Builds what a block names. `provided`: arguments from the program. `where`: the block's section."""
-        block = {"type": block} if isinstance(block, str) else block
+        block = as_block(block)
         target = self.get(block["type"])
         args = _own_copy(block.get("args") or {})  # what is built may change it
         for (_, *above, key), inner in self.inner_blocks(block):
