@@ -55,7 +55,7 @@ class SplitInfo:
             known = [name for name in dir(self.dataset) if name[:1] != "_"]
             near = "" if names[0] in known else suggest_name(names[0], known)
             raise ConfigError.at(self.where, f"{type(self.dataset).__name__} does not tell its {names[0]}."
-                                             f"{near} An attribute or method '{names[0]}' that gives {number} "
+                                             f"{near} An attribute or method '{names[0]}' with {number} "
                                              "values, one for each sample, is needed.")
         return found[self.indices]
 
