@@ -5,23 +5,19 @@ from typing import Any, Protocol
 
 import torch
 
-from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals
-from base.preflight_loss import OVER_CLASSES
+from base.preflight_loss import OVER_CLASSES, LossInputs
 from base.weighted_losses import loss_parts
 
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
 
-class Parts(Protocol):
+class Parts(LossInputs, Protocol):
     """What `locate_error` needs of a trainer: what a config has built."""
 
-    data: DataSplits
-    metrics: Metrics
     eval_metrics: Metrics
     unwrapped_model: torch.nn.Module
     ema: Any
-    loss: Any
 
 
 def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
