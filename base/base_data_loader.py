@@ -158,23 +158,25 @@ class DataSplits:
     def num_samples(self, split: str) -> int | None:
         """The size of a split; None for an IterableDataset without a length."""
         dataset, limit = self.dataset(split), self._sample_limit(split)
-        if not isinstance(dataset, IterableDataset):
-            return len(self._order(split))
-        size = len(dataset) if hasattr(dataset, "__len__") else None
+        if isinstance(dataset, IterableDataset):
+            size = len(dataset) if hasattr(dataset, "__len__") else None
+        elif self.folds and split in ("train", "val"):
+            size = len(self._order(split))
+        else:
+            num_val = self._num_held_out(split)
+            size = num_val if num_val and split == "val" else len(dataset) - num_val
         return min(size, limit) if size is not None and limit else size
 
     def _sample_limit(self, split: str) -> int | None:
         return None if split.partition("/")[0] == "test" else self.limit
 
-    def _held_out(self, split: str) -> torch.Tensor | None:
-        """Which samples of train validate instead, bool `[N]`; None if the split is a whole dataset."""
+    def _num_held_out(self, split: str) -> int:
+        """How many samples of train are validated on instead; 0 if the split is a whole dataset."""
         num_samples, fraction = len(self.dataset(split)), self.validation_split
         if num_samples == 0:
             raise ConfigError.at("dataset", f"the {split} split holds no samples")
-        if split not in ("train", "val") or not (self.folds or fraction):
-            return None
-        if self.folds:
-            return self.folds.held_out(self.dataset("train"), derive(self.seed, "folds"))
+        if split not in ("train", "val") or not fraction:
+            return 0
         num_val = int(fraction) if fraction >= 1 else round(num_samples * fraction)
         if not 0 < num_val < num_samples:
             raise ConfigError.at("data_loader.validation_split",
@@ -182,19 +184,23 @@ class DataSplits:
                                  f"{max(num_samples - num_val, 0)} for training and "
                                  f"{min(num_val, num_samples)} for validation. Set it to a part, such as "
                                  f"0.1, or to a number below {num_samples}.")
-        held_out = torch.zeros(num_samples, dtype=torch.bool)
-        held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
-        return held_out
+        return num_val
 
     def _order(self, split: str) -> EpochOrder:
         """The order of a split's samples, kept: with 10 million samples each draw takes a second."""
         if split not in self._orders:
-            parts, held_out = {split: range(len(self.dataset(split)))}, self._held_out(split)
-            if held_out is not None:
-                parts = {name: chosen.nonzero().flatten()
-                         for name, chosen in (("train", ~held_out), ("val", held_out))}
-            for name, indices in parts.items():
-                self._orders[name] = EpochOrder(indices[:self._sample_limit(name)],
+            num_samples = len(self.dataset(split))
+            if self.folds and split in ("train", "val"):
+                held_out = self.folds.held_out(self.dataset("train"), derive(self.seed, "folds"))
+            elif not (num_val := self._num_held_out(split)):
+                indices = range(num_samples)[:self._sample_limit(split)]
+                self._orders[split] = EpochOrder(indices, derive(self.seed, "order"))
+                return self._orders[split]
+            else:
+                held_out = torch.zeros(num_samples, dtype=torch.bool)
+                held_out[permutation(derive(self.seed, "split"), num_samples)[:num_val]] = True
+            for name, chosen in (("train", ~held_out), ("val", held_out)):
+                self._orders[name] = EpochOrder(chosen.nonzero().flatten()[:self.limit],
                                                 derive(self.seed, "order"))
         return self._orders[split]
 

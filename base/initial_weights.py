@@ -32,12 +32,11 @@ def init_faults(init: Any) -> Iterator[Fault]:
             yield Fault(("init", number), "'from' is missing: a file or a run. Write {from: weights.pt}.")
             continue
         for key, value in item.items():
+            path, names = ("init", number, key), value.values() if isinstance(value, dict) else ()
             if key not in KEYS:
-                yield UnknownKey.of(("init", number, key), f"there is no key {key!r} here.", KEYS,
-                                    f"Keys: {', '.join(KEYS)}.")
-            elif wrong := mismatch(value, KEYS[key]) or (
-                    key == "rename" and mismatch(list(value.values()), list[str])):
-                yield WrongValue(("init", number, key), wrong)
+                yield UnknownKey.of(path, f"there is no key {key!r} here.", KEYS, f"Keys: {', '.join(KEYS)}.")
+            elif wrong := mismatch(value, KEYS[key]) or mismatch([*names], list[str]):
+                yield WrongValue(path, wrong)
 
 
 def initialize_weights(model: nn.Module, init: Sequence[Mapping] | None, init_from: Path | None) -> None:

@@ -5,23 +5,19 @@ from typing import Any, Protocol
 
 import torch
 
-from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals
-from base.preflight_loss import OVER_CLASSES
+from base.preflight_loss import OVER_CLASSES, LossInputs
 from base.weighted_losses import loss_parts
 
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
 
-class Parts(Protocol):
+class Parts(LossInputs, Protocol):
     """What `locate_error` needs of a trainer: what a config has built."""
 
-    data: DataSplits
-    metrics: Metrics
     eval_metrics: Metrics
     unwrapped_model: torch.nn.Module
     ema: Any
-    loss: Any
 
 
 def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
@@ -63,14 +59,9 @@ def _config_keys(trainer: Parts) -> dict[int, str]:
     sets = {f"dataset.{split}".replace("/", "."): trainer.data.dataset(split)
             for split in trainer.data.sets("val")}
     others = {"model": trainer.ema and trainer.ema.model, "dataset": sets.pop("dataset.val", None), **sets}
-    return {id(getattr(_unwrap_partial(part), "__code__", part)): key
-            for group in (objects, others, transforms, metrics, main)
-            for key, part in group.items() if part is not None}
-
-
-def _unwrap_partial(part: Any) -> Any:
-    """The function without the arguments that the config has bound."""
-    return part.func if isinstance(part, functools.partial) else part
+    parts = [(part.func if isinstance(part, functools.partial) else part, key)
+             for group in (objects, others, transforms, metrics, main) for key, part in group.items()]
+    return {id(getattr(part, "__code__", part)): key for part, key in parts if part is not None}
 
 
 def describe_shapes(value: Any) -> str:

@@ -70,8 +70,7 @@ def report_non_finite(trainer: FailedTraining, error: NonFinite, batches: Sequen
         log.warning("the step could not be looked into: %s: %s", type(failure).__name__, failure)
         return f"{where}: {error}.\n{ADVICE}"
     findings = dist.all_gather_object((found, str(error), error.here))
-    # the process that saw the value itself, and found where it arose; else one for which either is true
-    culprit = max(range(len(findings)), key=lambda number: (findings[number][2], bool(findings[number][0])))
+    culprit = _guiltiest(findings)
     found, message, _ = findings[culprit]
     found = found or "Run again, it was finite everywhere: the step is not the same every time"
     kept = _keep(trainer, state, dist.broadcast_object(_storable(prepared), culprit),
@@ -81,6 +80,11 @@ def report_non_finite(trainer: FailedTraining, error: NonFinite, batches: Sequen
     who = f" (process {culprit} of {len(findings)})" if known else ""
     made = " The steps of the optimizers before it were made." if len(trainer.updaters) > 1 else ""
     return dist.broadcast_object(f"{where}: {message}{who}. {found}.{made}\n{kept}\n{ADVICE}")
+
+
+def _guiltiest(findings: list[tuple[str | None, str, bool]]) -> int:
+    """The process that saw the value itself, and found where it arose; else one for which either is true."""
+    return max(range(len(findings)), key=lambda number: (findings[number][2], bool(findings[number][0])))
 
 
 def warn_of_nan_means(split: str, first_nan: Mapping[str, int], loss: Any) -> None:

@@ -54,7 +54,8 @@ def uncommitted_changes() -> str | None:
 
 def _changes(run: Callable[..., str | None]) -> str | None:
     difference = ("diff", "--no-color", "--no-ext-diff", "--no-renames", "HEAD")
-    new = [name for name in _names(run("ls-files", "-o", "--exclude-standard", "-z")) if _is_code(name)]
+    new = [name for name in _names(run("ls-files", "-o", "--exclude-standard", "-z"))
+           if name.endswith(_CODE) and "/" in name and name.split("/")[0] in _CODE_FOLDERS]
     known = _names(run(*difference, "--name-only", "--diff-filter=d", "-z"))
     left_out = _left_out(known, new)
     added = [name for name in new if name not in left_out]
@@ -71,10 +72,6 @@ def _changes(run: Callable[..., str | None]) -> str | None:
 
 def _names(listed: str | None) -> list[str]:
     return [name for name in (listed or "").split("\0") if name]
-
-
-def _is_code(name: str) -> bool:
-    return name.endswith(_CODE) and "/" in name and name.split("/")[0] in _CODE_FOLDERS
 
 
 def _left_out(known: Iterable[str], new: Iterable[str]) -> dict[str, str]:

@@ -188,7 +188,7 @@ def merge(base: Any, new: Any, path: KeyPath = (), replaced: list[KeyPath] | Non
     (`metrics.0.args.k=5`). The paths of replaced values are added to `replaced`.
     """
     replaced = [] if replaced is None else replaced
-    if isinstance(base, list) and _addresses_items(new):
+    if isinstance(base, list) and isinstance(new, dict) and new and all(str(key).isdigit() for key in new):
         return _merge_items(base, new, path, replaced)
     base, new = _as_tables(base, new)
     if not _is_same_thing(base, new, path):
@@ -210,10 +210,6 @@ def _merge_items(base: list, new: dict, path: KeyPath, replaced: list[KeyPath]) 
         raise ConfigError.at(".".join(path), f"the list has {len(base)} items; there is no item {beyond[0]}")
     return [merge(item, new[key], (*path, str(i)), replaced) if (key := key_in(new, str(i))) in new else item
             for i, item in enumerate(base)]
-
-
-def _addresses_items(new: Any) -> bool:
-    return isinstance(new, dict) and bool(new) and all(str(key).isdigit() for key in new)
 
 
 def _as_tables(base: Any, new: Any) -> tuple[Any, Any]:

@@ -109,13 +109,11 @@ class Updater:
         Raises ConfigError for a loss that backward cannot use.
         """
         if isinstance(loss, torch.Tensor) and loss.numel() != 1:
-            raise ConfigError.at("loss", f"it gives numbers of shape {list(loss.shape)}; "
-                                         "training minimises one. A loss of torch takes reduction: mean; "
-                                         "one of your own ends in .mean().")
+            raise ConfigError.at("loss", f"it gives numbers of shape {list(loss.shape)}; training minimises "
+                                         "one. Losses of torch take reduction: mean; yours end in .mean().")
         if isinstance(loss, torch.Tensor) and not loss.requires_grad:
-            raise ConfigError.at("loss", "it does not depend on any weight that is trained: "
-                                         "somewhere on the way it was cut off, by detach(), item(), argmax() "
-                                         "or no_grad(), say.")
+            raise ConfigError.at("loss", "it does not depend on any weight that is trained: it was cut off "
+                                         "on the way, by detach(), item(), argmax() or no_grad(), say.")
         inputs = self._inputs_with(beside)
         if alone or not self.gradients:
             loss.backward(inputs=inputs)
