@@ -53,9 +53,7 @@ def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (),
     rules = list(rules) if keep_frozen else sorted(rules, key=lambda rule: rule.get("frozen") is not True)
     named = dict(model.named_parameters())
     names = choose(named) if choose else [*named]
-    # the number of the first rule that each name matches; -1 if none does
-    matches = [next((i for i, rule in enumerate(rules) if fnmatch.fnmatchcase(name, rule["match"])), -1)
-               for name in names]
+    matches = [_first_match(rules, name) for name in names]
     _require_matches(rules, matches, names)
     groups: dict[tuple[int, bool], list] = {}  # by the number of the rule, -1 without one
     for parameter, number in zip(map(named.get, names), matches, strict=True):
@@ -71,6 +69,11 @@ def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (),
         raise ConfigError.at("optimizer", "the model has no parameters to train")
     ordered = sorted(groups, key=lambda key: (key not in trained, key))  # the first group's rate is logged
     return [{"params": groups[key], **options[key]} for key in ordered]
+
+
+def _first_match(rules: list[Mapping], name: str) -> int:
+    """The number of the first rule that a name matches; -1 if none does."""
+    return next((i for i, rule in enumerate(rules) if fnmatch.fnmatchcase(name, rule["match"])), -1)
 
 
 def _require_matches(rules: list[Mapping], matches: list[int], names: list[str]) -> None:
