@@ -334,6 +334,8 @@ def as_of_1_0_0(content: dict) -> dict:
         for part in above:
             table = table[int(part) if isinstance(table, list) else part]
         del table[last]
+    new_sections = {"init": None}  # as they are where nothing is written
+    config = {key: value for key, value in config.items() if new_sections.get(key, ...) != value}
     return {"config": in_short(config), "state": state}
 
 
