@@ -6,7 +6,7 @@ import yaml
 from base import DATASETS, MODELS, ArrayDataset
 from base.data_values import enter_data_values
 from base.run_setup import resolve_config
-from conftest import assert_same_run, load, program, score, train
+from conftest import assert_same_run, load, needs, program, score, train
 from utils.config.loading import read_config
 from utils.errors import ConfigError, Interrupted
 
@@ -183,6 +183,7 @@ def test_a_value_that_is_not_there_or_does_not_fit_is_a_message_at_its_place(siz
 
 
 def test_questions_show_the_reference_and_say_that_the_data_gives_the_value(tmp_path):
+    needs("tools/print_config.py", "tools/explain.py")
     file = tmp_path / "c.yaml"
     file.write_text("name: x\nmodel: {type: MLP, args: {sizes: [64, '${data:num_classes}']}}\n")
     assert "${data:num_classes}" in program("train.py", "-c", file, "--print-config").stdout
