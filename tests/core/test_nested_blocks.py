@@ -8,7 +8,7 @@ from torch import nn
 
 from base import LOSSES, MODELS, TRANSFORMS
 from base.validate import validate_config
-from conftest import assert_same_run, load, program, train
+from conftest import assert_same_run, load, needs, program, train
 from utils.errors import ConfigError, Interrupted
 
 
@@ -124,6 +124,7 @@ def test_a_mistake_in_a_nested_block_of_a_file_has_its_line(small, tmp_path):
 
 
 def test_explain_goes_down_to_the_innermost_block(tmp_path):
+    needs("tools/explain.py")
     (tmp_path / "c.yaml").write_text("name: x\ntransforms: {train: [{type: RandomApply, args: {transforms: "
                                      "[{type: RandomAffine, args: {degrees: 3}}]}}]}\n")
     key = "transforms.train.0.args.transforms.0.args.degrees"
