@@ -99,7 +99,8 @@ def _summary(report: Mapping[str, list[str]], wanted: Mapping) -> str:
     lines = [f"{len(report['loaded'])} of {len(wanted)} tensors ({parts})"]
     for what, names in report.items():
         shown = f": {', '.join(names)}" if what.startswith("mismatched") else ""
-        lines += [f"  {len(names)} {what}{shown}"] if names and what != "loaded" else []
+        if names and what != "loaded":
+            lines.append(f"  {len(names)} {what}{shown}")
     return "\n".join(lines)
 
 

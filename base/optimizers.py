@@ -32,7 +32,8 @@ class OptimizersByPattern(dict):
                 what = (f"is matched by {' and '.join(takers)}; one of them steps it" if len(takers) > 1 else
                         "is matched by no optimizer. One without 'match' takes the rest.")
                 raise ConfigError.at("optimizer", f"the parameter {name} {what}")
-            found += [name] * (takers == [optimizer])
+            if takers == [optimizer]:
+                found.append(name)
         if not found:
             raise ConfigError.at(f"optimizer.{optimizer}", "it matches no parameter that others leave to it")
         return found
