@@ -260,7 +260,8 @@ def actions(monkeypatch) -> list[Action]:
     def rename(source, target):
         nonlocal folder
         replace(source, target)
-        folder = Path(target).parent
+        if str(target).endswith(".pt"):
+            folder = Path(target).parent
         note("named", os.stat(target), Path(target).name)
 
     monkeypatch.setattr(os, "fsync", flush)

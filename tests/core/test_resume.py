@@ -1,5 +1,7 @@
 """A run that was stopped and resumed ends with the bits of one that never stopped."""
 
+import time
+
 import pytest
 import torch
 
@@ -100,6 +102,7 @@ def test_tensorboard_curves_have_every_step_once_after_a_resume(small, tmp_path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train("-c", small, "writers=[TensorBoard]", "trainer.args.save_every=1", out=tmp_path)
+    time.sleep(1)  # TensorBoard reads its files in the order of the seconds in their names
     train("-r", run / "checkpoints" / "epoch_0001.pt", "trainer.args.epochs=4", out=tmp_path)
     curves = EventAccumulator(str(run))
     curves.Reload()
