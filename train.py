@@ -39,7 +39,7 @@ def main(args) -> None:
         print_answer(call_tool(args, given))
         return raise_faults(given) if given else None
     # imported here, so that --help and syntax errors are answered without loading torch
-    from base.run_setup import checkpoint_to_resume, resolve_config
+    from base.run.setup import checkpoint_to_resume, resolve_config
     from logger.console import setup_logging
     from utils.device import pick_device, processes_to_start
     from utils.distributed.group import process_group
@@ -74,8 +74,8 @@ def call_tool(args, *parts):
 
 def train(args, resolved, checkpoint, device) -> None:
     """The work of each process."""
-    from base.data_values import enter_data_values
-    from base.run_setup import set_up_training
+    from base.config.data_values import enter_data_values
+    from base.run.setup import set_up_training
     from base.summary import describe_finished
     from utils.run_folder import run_of
     from utils.run_lock import RunLock
@@ -99,8 +99,8 @@ def train(args, resolved, checkpoint, device) -> None:
 
 def write_run(args, resolved, setup, device, lock) -> None:
     """Trains, in the run's folder."""
-    from base.run_end import recorded
-    from base.run_setup import open_run
+    from base.run.end import recorded
+    from base.run.setup import open_run
     from base.summary import describe_end, describe_parts, describe_resumed
     from logger.console import log_to_file
     from utils.distributed.collectives import rank

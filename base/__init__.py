@@ -1,9 +1,9 @@
 """What plug-ins build on, and the training loop. Begin with base_trainer.py.
 
 base_trainer, base_model, base_metric, base_data_loader    what a fork subclasses or reads
-registries, build, validate, key_hints                     from a config to its parts; config errors
-run_setup, preflight, recovery, nan_report, locate_error   how a run begins, and what happens when it fails
-data/    samplers, views, arrays, streams, batch transforms
+registries, build    from a config to its parts         recovery, nan_report    when a step fails
+config/    config errors before anything is built       run/    how a run begins and ends
+preflight/    one batch through all of it before        data/    samplers, views, arrays, streams
 """
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer

@@ -14,7 +14,7 @@ from base.nan_report import report_non_finite, warn_of_nan_means
 from base.optimizers import chosen_updaters, stepped_module
 from base.phases import begin_phase, require_first_phase
 from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death
-from base.run_end import progress_of
+from base.run.end import progress_of
 from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint.sharded import place_state

@@ -33,7 +33,7 @@ def template(args) -> list[float]:
     """Samples per second of train.py between log points."""
     import torch
 
-    from base.validate import validate_config
+    from base.config.validate import validate_config
     from logger import WRITERS, Writer
     from logger.console import setup_logging
     from train import train

@@ -14,7 +14,7 @@ import torch
 
 from base.base_data_loader import DataSplits
 from base.data.sampler import Batch
-from base.locate_error import Parts, locate_error
+from base.config.locate_error import Parts, locate_error
 from base.registries import WRITERS
 from base.summary import describe_parts
 from logger.run_log import SilentRun

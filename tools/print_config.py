@@ -15,10 +15,10 @@ def run_tool(args, reading: Reading) -> str:
 
 
 def with_kept_arguments(reading: Reading) -> Reading:
-    """The reading as a run has it: `base.changed_types`. Loads torch only if an override changes a type."""
+    """The reading of a run: `base.config.changed_types`. Loads torch only for an override of a type."""
     if not reading.changed_types:
         return reading
-    from base.changed_types import keep_arguments
+    from base.config.changed_types import keep_arguments
 
     return keep_arguments(reading)
 

@@ -2,16 +2,17 @@
 
     python -m tools.schema > configs/schema.json
 
-It is built from the program's registries, signatures and docstrings. It accepts all that `base/validate.py`
-accepts, and leaves checks of the whole config, such as two metrics with one name, to that file. A file with
-`extends` may omit what it inherits, so keys are required only in files without `extends`.
+It is built from the program's registries, signatures and docstrings. It accepts all that
+`base/config/validate.py` accepts, and leaves checks of the whole config, such as two metrics with one
+name, to that file. A file with `extends` may omit what it inherits, so keys are required only in files
+without `extends`.
 """
 import importlib.metadata
 import platform
 import sys
 from collections.abc import Mapping
 
-from base.initial_weights import KEYS as INIT_KEYS
+from base.run.initial_weights import KEYS as INIT_KEYS
 from tools.reference.docstrings import argument_text
 from tools.reference.schema_blocks import (
     LIBRARY, OWN, RULE, block_definitions, share_arguments, thing_definitions)

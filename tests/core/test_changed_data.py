@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from base import DATASETS, ArrayDataset, base_data_loader, same_data
+from base import DATASETS, ArrayDataset, base_data_loader
 from base.base_data_loader import DataSplits
 from base.data import sampler
 from base.data.nested import bytes_of
+from base.run import same_data
 from conftest import load, score, train
 from utils.errors import ConfigError, Interrupted
 from utils.random import derive, permutation

@@ -326,7 +326,7 @@ def test_sparse_tensors_are_saved_and_quantized_ones_are_named(store):
     lambda state: state.update(progress={}), lambda state: state["progress"].update(step="ten"),
 ], ids=["number", "lists", "no-progress", "text"])
 def test_a_state_of_another_shape_is_refused_and_the_one_before_is_used(store, change):
-    from base.run_setup import open_checkpoint
+    from base.run.setup import open_checkpoint
     save(store, 1)
     save(store, 2)
     content = torch.load(store.folder / "last.pt", weights_only=True)

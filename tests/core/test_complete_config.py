@@ -11,9 +11,9 @@ from torch import nn
 
 from base import DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, ArrayDataset
 from base.base_data_loader import PROVIDED, DataSplits
-from base.complete_config import complete_config
+from base.config.complete_config import complete_config
 from base.trainer_options import TrainerOptions
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import PROJECT, assert_same_state, load, score, train
 from trainer.trainer import Trainer
 from utils.checkpoint import format_1

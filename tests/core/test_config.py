@@ -6,9 +6,9 @@ import re
 import pytest
 
 from base import TRAINERS
-from base.changed_types import keep_arguments
-from base.run_setup import resolve_config
-from base.validate import validate_config
+from base.config.changed_types import keep_arguments
+from base.run.setup import resolve_config
+from base.config.validate import validate_config
 from conftest import PROJECT, needs
 from trainer.trainer import Trainer
 from utils.config.loading import (

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import PROJECT
 from logger.console import setup_logging
 from utils.config.loading import load_config, override_config

@@ -364,7 +364,7 @@ def test_markers_of_the_tests_are_known(pytestconfig):
 
 def checked(file, overrides=()) -> dict:
     """The config of a file with overrides, as a run takes it. Raises ConfigError for what is wrong with it."""
-    from base.validate import validate_config
+    from base.config.validate import validate_config
     from utils.config.loading import load_config
 
     return validate_config(*load_config(file, list(overrides)))

@@ -4,8 +4,8 @@ import torch
 import yaml
 
 from base import DATASETS, MODELS, ArrayDataset
-from base.data_values import enter_data_values
-from base.run_setup import resolve_config
+from base.config.data_values import enter_data_values
+from base.run.setup import resolve_config
 from conftest import assert_same_run, load, needs, program, score, train
 from utils.config.loading import read_config
 from utils.errors import ConfigError, Interrupted

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from base import DATASETS, TRAINERS
 from base.build import build_data
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import assert_same_run, load, metrics, score, train
 from trainer.trainer import Trainer
 from utils.config.loading import load_config

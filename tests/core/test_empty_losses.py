@@ -7,7 +7,7 @@ from torch import nn
 
 from base import LOSSES
 from base.base_metric import Totals
-from base.preflight_loss import require_a_mean
+from base.preflight.loss import require_a_mean
 from conftest import epochs, train
 from utils.errors import ConfigError
 

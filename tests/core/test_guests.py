@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from base import DATASETS, LOSSES, MODELS, TRAINERS, BaseTrainer
 from base.build import build_data
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import assert_same_run, copy_project, epochs, load, needs, program, score, train
 from model.mlp import MLP
 from utils.config.loading import load_config

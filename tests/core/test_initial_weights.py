@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import nn
 
-from base.initial_weights import load_initial_weights, read_weights
+from base.run.initial_weights import load_initial_weights, read_weights
 from conftest import load, score, train
 from utils.errors import ConfigError
 

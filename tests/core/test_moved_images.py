@@ -8,9 +8,9 @@ from torch.utils.data import Dataset
 
 from base import DATASETS, LOSSES, TRANSFORMS, ArrayDataset, BatchAugmentation
 from base.base_data_loader import DataSplits
-from base.complete_config import complete_config
+from base.config.complete_config import complete_config
 from base.data.augmentation import Draws
-from base.preflight_geometry import warn_of_moved_images
+from base.preflight.geometry import warn_of_moved_images
 from conftest import load, needs, train
 from utils.checkpoint import format_1
 from utils.errors import ConfigError

@@ -7,7 +7,7 @@ import yaml
 from torch import nn
 
 from base import LOSSES, MODELS, TRANSFORMS
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import assert_same_run, load, needs, program, train
 from utils.errors import ConfigError, Interrupted
 

@@ -8,8 +8,8 @@ import torch
 from base import TRAINERS
 from base.base_model import parameter_groups, set_mode
 from base.phases import begin_phase
-from base.run_setup import set_up_training
-from base.validate import validate_config
+from base.run.setup import set_up_training
+from base.config.validate import validate_config
 from conftest import assert_same_run, load, train
 from trainer.trainer import Trainer
 from utils.config.loading import load_config

@@ -151,7 +151,7 @@ def test_fine_tuning_starts_from_another_runs_weights_and_reports_each_tensor(sm
     needs("configs/linear_regression.yaml")
     run = train("-c", small, out=tmp_path / "first")
     capsys.readouterr()
-    from base.initial_weights import load_initial_weights
+    from base.run.initial_weights import load_initial_weights
     from model.mlp import MLP
     report = load_initial_weights(MLP([64, 16, 3]), run)
     assert "2 loaded: layers.1.weight, layers.1.bias" in report

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from base.run_setup import checkpoint_to_resume
+from base.run.setup import checkpoint_to_resume
 from conftest import PROJECT, train
 from test_run_lock import held
 from utils.config.loading import Reading

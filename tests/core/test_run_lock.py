@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from base.run_setup import broadcast_checkpoint, open_checkpoint
+from base.run.setup import broadcast_checkpoint, open_checkpoint
 from conftest import PROJECT, train
 from utils import run_lock
 from utils.errors import ConfigError, Interrupted, TrainingError

@@ -12,9 +12,9 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from base import DATASETS, SAMPLERS, TRANSFORMS, ArrayDataset, BatchAugmentation
 from base.base_data_loader import DataSplits
-from base.complete_config import complete_config
+from base.config.complete_config import complete_config
 from base.data.sampler import RankSlice
-from base.validate import validate_config
+from base.config.validate import validate_config
 from data_loader.samplers import Balanced, GroupedByLength, Weighted
 from utils.errors import ConfigError, Interrupted
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from base.build import build_scheduler_factory
-from base.complete_config import complete_config
+from base.config.complete_config import complete_config
 from conftest import epochs, load, train
 from utils.checkpoint import format_1
 from utils.errors import ConfigError

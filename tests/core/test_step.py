@@ -12,7 +12,7 @@ import yaml
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from base.build import build_trainer
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import PROJECT, train
 from test_house import FILES, parsed
 from trainer.trainer import Trainer

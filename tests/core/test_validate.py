@@ -22,7 +22,7 @@ from base import (
     BaseTrainer,
 )
 from base.build import build_trainer
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import PROJECT, needs
 from logger.writer import Writer
 from utils.config.loading import load_config

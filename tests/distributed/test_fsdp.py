@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import PROJECT, assert_same_state, in_group, load, metrics, program, score, train
 
-from base.validate import validate_config
-from base.run_setup import open_checkpoint
+from base.config.validate import validate_config
+from base.run.setup import open_checkpoint
 from utils.checkpoint.archive import read_archive, write_archive
 from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
 from utils.config.loading import load_config

@@ -48,7 +48,7 @@ FOREIGN_OPTIONS = {"--logdir", "--data", "--rdzv-id"}  # of tensorboard, benchma
 FOREIGN_FILES = {"model/model.py", "model/loss.py", "model/metric.py", "configs/mine.yaml"}  # of the reader, before and after
 CHECK = """
 import sys
-from base.validate import validate_config
+from base.config.validate import validate_config
 from utils.config.loading import load_config, merge
 for file in sys.argv[1:]:
     config, places = load_config(file)

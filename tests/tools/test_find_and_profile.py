@@ -8,7 +8,7 @@ import torch
 
 from base import MODELS, TRAINERS
 from base.build import build_trainer
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import PROJECT, assert_same_run, metrics, needs, program, train
 from model.mlp import MLP
 from tools.find_batch_size import Trial, find_batch_size, largest_that_fits, split_batch_size

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from base import MODELS
-from base.initial_weights import load_initial_weights
-from base.validate import validate_config
+from base.run.initial_weights import load_initial_weights
+from base.config.validate import validate_config
 from conftest import PROJECT, program
 from tools.migrate import main, migrate
 from utils.config.loading import flatten, load_config

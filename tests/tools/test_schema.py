@@ -11,7 +11,7 @@ from test_mistakes import GOOD as TYPICAL, MISTAKES
 from test_validate import CONFIGS, GOOD as CHECKED, VALID, paths
 
 import tools.schema
-from base.validate import validate_config
+from base.config.validate import validate_config
 from conftest import PROJECT, needs
 from tools.reference.schema_blocks import LIBRARY
 from tools.reference.schema_types import dump

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from base.base_data_loader import DataSplits
 from base.build import build_data
 from base.data.split_info import labels_of
-from base.run_setup import Checkpoint, RunConfig, resolve_reading
+from base.run.setup import Checkpoint, RunConfig, resolve_reading
 from utils.config.interpolation import Unresolved, data_references, resolve
 from utils.config.loading import set_value, value_at
 from utils.config.suggestions import suggest_name

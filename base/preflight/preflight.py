@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from base.base_metric import Totals, as_values
 from base.data.sampler import Batch
-from base.locate_error import Parts, describe_shapes, locate_error
-from base.preflight_geometry import warn_of_moved_images
-from base.preflight_loss import loss_inputs_watched, require_samples_for_a_batch
+from base.config.locate_error import Parts, describe_shapes, locate_error
+from base.preflight.geometry import warn_of_moved_images
+from base.preflight.loss import loss_inputs_watched, require_samples_for_a_batch
 from base.recovery import StepSnapshot, UndoableStep
 from utils.checkpoint.state import StateCopier
 from utils.config.suggestions import suggest_name

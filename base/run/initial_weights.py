@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from base.checkpoints import evaluated_weights, open_checkpoint
+from base.run.checkpoints import evaluated_weights, open_checkpoint
 from utils.checkpoint.archive import DamagedError, read_archive
 from utils.config.annotations import mismatch
 from utils.config.signature import UnknownKey

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from base.base_metric import Metrics, Totals
-from base.preflight_loss import OVER_CLASSES, LossInputs
+from base.preflight.loss import OVER_CLASSES, LossInputs
 from base.weighted_losses import loss_parts
 
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"

@@ -10,16 +10,16 @@ from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
-from base.changed_types import keep_arguments
-from base.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
-from base.complete_config import complete_config, in_tables
-from base.initial_weights import initialize_weights
-from base.preflight import preflight, require_monitored
-from base.preflight_loss import require_a_mean
+from base.config.changed_types import keep_arguments
+from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
+from base.config.complete_config import complete_config, in_tables
+from base.run.initial_weights import initialize_weights
+from base.preflight.preflight import preflight, require_monitored
+from base.preflight.loss import require_a_mean
 from base.registries import WRITERS
-from base.same_data import require_kept_data, require_same_data_everywhere
+from base.run.same_data import require_kept_data, require_same_data_everywhere
 from base.trainer_options import TrainerOptions
-from base.validate import validate_config
+from base.config.validate import validate_config
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint import format_1
 from utils.checkpoint.state import load_part

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from base.complete_config import complete_config
+from base.config.complete_config import complete_config
 from utils.checkpoint import format_1
 from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
 from utils.config.loading import DEFAULT_VALUES

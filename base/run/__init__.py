@@ -1,0 +1,6 @@
+"""From a config or a checkpoint to a trainer, and the end of a run; begin with setup.py.
+
+setup   new run or resume                         checkpoints   which one to resume, and reading it
+initial_weights   weights of other files          same_data   the data are those of the checkpoint
+end   what is recorded at the end
+"""
