@@ -20,6 +20,7 @@ from base.summary import describe_parts
 from logger.run_log import SilentRun
 from tools.find_lr import Placed, steps
 from tools.image_headers import describe_images
+from tools.moved_images import warn_of_moved_images
 from tools.overlap import find_overlap
 from tools.verify_resume import describe_difference
 from utils.checkpoint.loading import load_checkpoint
@@ -109,6 +110,7 @@ def check_experiment(setup, config: dict, outside: bool = False) -> str:
                 faults += _overlap_faults(trainer.data, split)
             for line in describe_images(trainer.data):
                 log.warning("dataset: %s", line)
+            warn_of_moved_images(trainer.data, trainer.data.first_batch("train").data)
         with _faults_noted(faults, trainer, trainer.position):
             with _gradients_seen(trainer.unwrapped_model) as seen:
                 step_s, all_made = _time_steps(trainer)

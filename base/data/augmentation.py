@@ -85,7 +85,7 @@ class BatchAugmentation:
     the device: no `.item()`, no `if tensor:`, no `images[mask]`, and no tensor from a list (use `Constant`).
     """
 
-    is_geometric = False  # whether `augment` moves pixels; boxes and unmoved masks are then reported
+    is_geometric = False  # whether `augment` moves pixels; `--check` then reports boxes and unmoved masks
 
     def __call__(self, batch: Any, draws: Draws) -> Any:
         """The batch with its input augmented: the first item of a tuple or list, else (a dict) the whole.

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from base.base_metric import Totals, as_values
 from base.data.sampler import Batch
 from base.config.locate_error import Parts, describe_shapes, locate_error
-from base.preflight.geometry import warn_of_moved_images
 from base.preflight.loss import loss_inputs_watched, require_samples_for_a_batch
 from base.recovery import StepSnapshot, UndoableStep
 from utils.checkpoint.state import StateCopier
@@ -100,7 +99,6 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
-    warn_of_moved_images(trainer.data, batch.data)
     with loss_inputs_watched(trainer, config, batch):
         values = _train_on(trainer, batch)
     if values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):

@@ -1,4 +1,4 @@
-"""Transforms that move an image and not the masks or boxes on it are reported before the run."""
+"""Transforms of images with masks or boxes; --check reports those that move the image alone."""
 import logging
 
 import pytest
@@ -10,7 +10,6 @@ from base import DATASETS, LOSSES, TRANSFORMS, ArrayDataset, BatchAugmentation
 from base.base_data_loader import DataSplits
 from base.config.complete_config import complete_config
 from base.data.augmentation import Draws
-from base.preflight.geometry import warn_of_moved_images
 from conftest import load, needs, train
 from utils.checkpoint import format_1
 from utils.errors import ConfigError
@@ -42,9 +41,16 @@ def Transforms(**transforms) -> DataSplits:
 
 
 def reported(caplog, given, **transforms) -> str:
+    return reported_of(caplog, Transforms(**transforms), given)
+
+
+def reported_of(caplog, data: DataSplits, first) -> str:
+    needs("tools/moved_images.py")
+    from tools.moved_images import warn_of_moved_images
+
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        warn_of_moved_images(Transforms(**transforms), given)
+        warn_of_moved_images(data, first)
     return caplog.text
 
 
@@ -88,10 +94,13 @@ def overlap(outputs, targets):
 
 @pytest.mark.parametrize("augmentation", ["BatchRandomHorizontalFlip", "Brighter"])
 def test_geometry_of_the_image_alone_is_reported_beside_targets_that_lie_on_it(
-        small, tmp_path, capsys, augmentation):
-    needs("data_loader/batch_augmentations.py")
-    train("-c", small, "dataset=Outlines", "loss=overlap", "metrics=[]", "trainer.args.epochs=1",
-          "transforms.train=[]", f"transforms.batch=[{augmentation}]", out=tmp_path)
+        small, capsys, augmentation):
+    needs("data_loader/batch_augmentations.py", "tools/check.py")
+    from train import main
+    from utils.cli import train_arguments
+
+    main(train_arguments(["--quiet", "--check", "-c", str(small), "dataset=Outlines", "loss=overlap",
+                          "metrics=[]", "transforms.train=[]", f"transforms.batch=[{augmentation}]"]))
     assert ("and not their targets, masks [30, 1, 8, 8]" in capsys.readouterr().err) == (
         augmentation != "Brighter")
 
@@ -129,22 +138,13 @@ def test_torchvision_transforms_move_image_mask_and_boxes_alike_where_targets_ar
     flipped = images[:, 0, 0, 0] == 14
     assert 0 < flipped.sum() < 12 and (images[:, 0] == 2 * targets["mask"]).all()
     assert (targets["boxes"][flipped] == torch.tensor([5, 1, 6, 2])).all() and targets["label"].sum() == 66
-    with caplog.at_level(logging.WARNING):
-        warn_of_moved_images(data, data.first_batch("train").data)
-    assert not caplog.text
+    assert not reported_of(caplog, data, data.first_batch("train").data)
     for joint, plain in ((False, False), (None, True)):
         data = scenes(plain, train=[v2.RandomHorizontalFlip(1.0)], joint=joint)
         first = data.first_batch("train").data
         assert first[0][0, 0, 0, 0] == 7
         assert (first[1] if plain else first[1]["mask"])[0, 0, 0] == 0
         assert "RandomHorizontalFlip in transforms.train moves" in reported_of(caplog, data, first)
-
-
-def reported_of(caplog, data: DataSplits, first) -> str:
-    caplog.clear()
-    with caplog.at_level(logging.WARNING):
-        warn_of_moved_images(data, first)
-    return caplog.text
 
 
 @TRANSFORMS.register
