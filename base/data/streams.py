@@ -147,25 +147,12 @@ def copy_state(dataset: Dataset | None) -> Any:
     return copy.deepcopy(dataset.state_dict()) if is_stateful(dataset) else None
 
 
-def forgets_shuffle_buffer(dataset: Any) -> bool:
-    """Whether a stream is one of Hugging Face that shuffles in a buffer, whose content its state lacks."""
-    inner = getattr(dataset, "_ex_iterable", None)
-    while inner is not None:
-        if hasattr(inner, "buffer_size") and "Shuffled" in type(inner).__name__:
-            return True
-        inner = getattr(inner, "ex_iterable", None)
-    return False
-
-
 def report_resume(stream: Stream) -> None:
-    """Logs what a resume within a stream reads again, or what it loses."""
+    """Logs what a resume within a stream reads again."""
     name, place = type(stream.dataset).__name__, stream.place
     if stream.replays_from(place):
         log.info("%s is replayed: it is read again from its beginning, and %d samples are passed over",
                  name, place.num_read)
-    elif place.state is not None and forgets_shuffle_buffer(stream.dataset):
-        log.warning("%s continues by its state, which lacks the content of its shuffle buffer: these samples "
-                    "are not seen. data_loader.stream_resume=replay reads it again and loses none", name)
     elif stream.start and place.state is None and not place.over:
         lacks = "saved state" if is_stateful(stream.dataset) else "state_dict"
         log.info("%s has no %s: the stream is read again from the start of epoch %d, and %d batches are "

@@ -285,7 +285,6 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
         warn_of_plateau_mode(schedules, trainer.monitor.mode)
     if checkpoint:
         trainer.resume(checkpoint.state)
-        format_1.warn_of_split_batches(checkpoint.state, trainer.data.batch_size, trainer.accumulate)
     return TrainingSetup(trainer, checkpoint, first_values)
 
 

@@ -1,7 +1,4 @@
 """Checkpoints of version 1.0.0, whose format was 1: what they lack, and what this version has no more."""
-import logging
-
-log = logging.getLogger(__name__)
 # The defaults of 1.0.0. Its checkpoints hold only what users wrote.
 DATA_LOADER = {
     "batch_size": 32, "eval_batch_size": None, "validation_split": None, "batches_per_epoch": None,
@@ -44,15 +41,3 @@ def upgrade(content: dict) -> dict:
 def _table(config: dict, key: str) -> dict:
     value = config.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def warn_of_split_batches(state: dict, batch_size: int, accumulate: int) -> None:
-    """Logs a warning if a run took its batches in pieces because memory did not suffice (`on_oom: split`)."""
-    num_pieces = _table(state, "splitting").get("num_parts", 1)
-    if type(num_pieces) is not int or num_pieces < 2:
-        return
-    size = next(size for size in range(max(batch_size // num_pieces, 1), 0, -1) if batch_size % size == 0)
-    log.warning("this run took its batches in %d pieces (trainer.args.on_oom: split), which this version "
-                "does not: it takes them whole. If memory does not suffice, resume with "
-                "data_loader.batch_size=%d trainer.args.accumulate=%d", num_pieces, size,
-                accumulate * (batch_size // size))
