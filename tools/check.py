@@ -20,6 +20,7 @@ from base.summary import describe_parts
 from logger.run_log import SilentRun
 from tools.find_lr import Placed, steps
 from tools.image_headers import describe_images
+from tools.monitor_direction import warn_of_direction, warn_of_plateau_mode
 from tools.moved_images import warn_of_moved_images
 from tools.overlap import find_overlap
 from tools.verify_resume import describe_difference
@@ -98,6 +99,9 @@ def check_experiment(setup, config: dict, outside: bool = False) -> str:
     trainer = setup.trainer
     faults = [] if trainer.guard.tolerated else [*_non_finite(setup.first_values)]
     step_s = eval_s = None
+    if monitor := trainer.monitor:
+        warn_of_direction(f"{monitor.mode} {monitor.name}")
+        warn_of_plateau_mode([updater.schedule for updater in trainer.updaters.values()], monitor.mode)
     with TemporaryDirectory() as folder, closing(trainer.data):
         trainer.use_run(SilentRun(Path(folder), bars=False))
         for number, block in enumerate(config["writers"]):

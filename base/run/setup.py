@@ -46,8 +46,7 @@ from utils.run_folder import (
 from utils.run_files import file_stamp, remove_links, replace_file
 from utils.run_lock import RunLock
 from utils.run_record import environment, is_finished, keys_from_environment, record_start
-from utils.training.monitor import warn_of_direction
-from utils.training.schedule_length import check_lengths, warn_of_plateau_mode
+from utils.training.schedule_length import check_lengths
 
 log = logging.getLogger(__name__)
 # Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
@@ -281,8 +280,6 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
                   resumed=checkpoint is not None)
     if trainer.monitor:
         require_monitored(trainer.monitor.name, first_values)
-        warn_of_direction(f"{trainer.monitor.mode} {trainer.monitor.name}")
-        warn_of_plateau_mode(schedules, trainer.monitor.mode)
     if checkpoint:
         trainer.resume(checkpoint.state)
     return TrainingSetup(trainer, checkpoint, first_values)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from base.run.setup import checkpoint_to_resume
 from conftest import PROJECT, train
@@ -126,3 +127,15 @@ def test_values_of_the_environment_are_kept_and_not_shown(small, tmp_path, monke
     events = [file.read_bytes() for file in run.glob("**/events*")]
     assert events and not any(b"0.0123" in content for content in events)
     assert any(b"***" in content for content in events)
+
+
+def test_a_resume_with_another_number_of_threads_is_reported(small, tmp_path, monkeypatch, capsys):
+    with pytest.raises(Interrupted):
+        train("-c", small, "--steps", 2, out=tmp_path)
+    run, = tmp_path.glob("small/*")
+    with pytest.raises(Interrupted):
+        train("-r", run, "--steps", 1, out=tmp_path)
+    assert "threads" not in capsys.readouterr().err
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    train("-r", run, out=tmp_path)
+    assert "torch computes with 7 threads, and did with 1 before" in capsys.readouterr().err

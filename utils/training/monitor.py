@@ -1,12 +1,8 @@
 """Watches one value over the epochs: finds the best epoch and decides when to stop early."""
 import logging
 import math
-import re
 
 log = logging.getLogger(__name__)
-_LOWER_IS_BETTER = {"loss", "error", "mse", "rmse", "mae", "perplexity", "wer", "cer", "fid"}
-_HIGHER_IS_BETTER = {"accuracy", "acc", "f1", "auc", "auroc", "precision", "recall", "iou", "miou", "dice",
-                     "psnr", "ssim", "bleu", "map", "r2"}
 
 
 def parse_monitor(text: str) -> tuple[str, str]:
@@ -15,16 +11,6 @@ def parse_monitor(text: str) -> tuple[str, str]:
     if mode not in ("min", "max") or "/" not in name:
         raise ValueError(f"{text!r} cannot be read. Write 'min val/loss' or 'max val/accuracy'")
     return mode, name
-
-
-def warn_of_direction(monitor: str) -> None:
-    """Logs a warning for a loss or error that should rise, and for a score that should fall, by its name."""
-    mode, name = parse_monitor(monitor)
-    words = {*re.split(r"[^a-z0-9]+", name.partition("/")[2].lower())}
-    wanted = "min" if words & _LOWER_IS_BETTER else "max" if words & _HIGHER_IS_BETTER else mode
-    if mode != wanted:
-        log.warning("trainer.args.monitor: '%s' takes the %s value of %s for the best. Usual is '%s %s'.",
-                    monitor, "lowest" if mode == "min" else "highest", name, wanted, name)
 
 
 class Monitor:

@@ -39,16 +39,6 @@ class _Stretch(NamedTuple):
     otherwise: int | None = None
 
 
-def warn_of_plateau_mode(schedules: Iterable[Schedule], monitor_mode: str) -> None:
-    """Logs a warning for a ReduceLROnPlateau that waits for the other direction than the monitor."""
-    for schedule in schedules:
-        for scheduler, _ in schedule.schedulers:
-            if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) and scheduler.mode != monitor_mode:
-                log.warning("scheduler: ReduceLROnPlateau has mode: %s, and the monitor is '%s ...': it "
-                            "lowers the rate while the value gets better. Leave 'mode' out.",
-                            scheduler.mode, monitor_mode)
-
-
 def check_lengths(schedules: Iterable[Schedule], may_end_early: bool, resumed: bool) -> None:
     """Warns of schedulers whose length is far from the number of times that the run steps them.
 
