@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tools.run_state import state_of
-from utils.config.loading import default_values, flatten, load_config, read_text, value_at
+from utils.config.loading import load_config, read_text
+from utils.config.values import default_values, flatten, value_at
 from utils.config.sections import with_defaults
 from utils.config.syntax import format_value, parse_yaml
 from utils.errors import ConfigError

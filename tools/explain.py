@@ -4,7 +4,8 @@ from typing import Any
 from tools.print_config import MISSING, Rows, origin, with_kept_arguments
 from tools.reference.section_texts import SECTION_TEXTS
 from utils.config.interpolation import data_references
-from utils.config.loading import Layer, Reading, flatten, place_of, value_at
+from utils.config.loading import Layer, Reading, place_of
+from utils.config.values import flatten, value_at
 from utils.config.sections import SECTIONS, with_defaults
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import KeyPath, format_value

@@ -13,7 +13,7 @@ from tools.reference.section_texts import JOINT, KEY_TEXTS
 from tools.reference.settable import KEPT_ON, LEFT_OPEN
 from utils.config.annotations import describe_argument
 from utils.config.blocks import as_block
-from utils.config.loading import value_at
+from utils.config.values import value_at
 from utils.config.sections import SECTIONS, TRANSFORM_KEYS
 from utils.config.signature import Signature
 from utils.config.suggestions import suggest_name

@@ -1,7 +1,8 @@
 """`train.py --print-config [--origins]`: the config of a run, and where each value was written."""
 import yaml
 
-from utils.config.loading import Reading, place_of, value_at
+from utils.config.loading import Reading, place_of
+from utils.config.values import value_at
 from utils.config.sections import with_defaults
 from utils.config.syntax import KeyPath, dump_yaml
 

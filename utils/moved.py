@@ -128,7 +128,7 @@ COMMANDS = {"utils.consolidate": "tools.consolidate", "utils.migrate": "tools.mi
 # Modules that still exist, perhaps as packages, and where the names are that they have no more.
 EXISTING = {
     "utils.checkpoint": ("utils.checkpoint.store", "utils.checkpoint.loading"),
-    "utils.config": ("utils.config.loading", "utils.config.blocks"),
+    "utils.config": ("utils.config.loading", "utils.config.values", "utils.config.blocks"),
     "utils.signals": ("utils.training.stop_requests",),
     "base.recovery": ("base.recovery", "utils.torch_messages"),
     **{name: (name,) for name in ("base.base_data_loader", "base.build", "base.summary", "utils.errors",

@@ -2,7 +2,8 @@
 import logging
 
 from base.registries import KINDS
-from utils.config.loading import ChangedType, Reading, set_value, value_at
+from utils.config.loading import ChangedType, Reading
+from utils.config.values import set_value, value_at
 
 log = logging.getLogger(__name__)
 

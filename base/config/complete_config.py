@@ -13,9 +13,10 @@ from base.build import default_per
 from base.registries import KINDS, SAMPLERS, SCHEDULERS, TRANSFORMS
 from base.trainer_options import TrainerOptions
 from utils.config.blocks import args_of, as_block, holds_blocks
-from utils.config.loading import DEFAULT_VALUES, default_values, is_same, value_at
+from utils.config.values import default_values, is_same, value_at
 from utils.config.registry import Registry
 from utils.config.signature import Signature
+from utils.config.syntax import DEFAULT_VALUES
 from utils.errors import ConfigError, is_ours
 
 # Arguments that are not kept, by section: the program fills them in, or chooses them for the machine.

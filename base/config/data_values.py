@@ -11,7 +11,7 @@ from base.build import build_data
 from base.data.split_info import labels_of
 from base.run.setup import Checkpoint, RunConfig, resolve_reading
 from utils.config.interpolation import Unresolved, data_references, resolve
-from utils.config.loading import set_value, value_at
+from utils.config.values import set_value, value_at
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import DATA_VALUES, DataReference
 from utils.distributed import collectives as dist

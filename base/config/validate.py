@@ -16,7 +16,8 @@ from base.config.validate_data_loader import data_loader_faults
 from base.config.validate_dataset import dataset_faults
 from utils.config.annotations import PositiveInt, mismatch
 from utils.config.blocks import args_of, as_block, blocks_by_name
-from utils.config.loading import format_faults, written_config
+from utils.config.loading import format_faults
+from utils.config.values import written_config
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
 from utils.config.signature import Signature, UnknownKey

@@ -8,7 +8,8 @@ import torch
 from base.config.complete_config import complete_config
 from utils.checkpoint import format_1
 from utils.checkpoint.loading import is_valid_checkpoint, load_checkpoint
-from utils.config.loading import DEFAULT_VALUES
+
+from utils.config.syntax import DEFAULT_VALUES
 from utils.errors import ConfigError
 from utils.run_files import file_stamp
 from utils.run_folder import find_checkpoints, run_of

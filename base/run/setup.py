@@ -26,10 +26,9 @@ from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
 from utils.config.blocks import as_block
 from utils.config.interpolation import data_references
-from utils.config.loading import (
-    DEFAULT_VALUES, Reading, default_values, differences, flatten, located, masked, override_config, value_at,
-    written_config)
-from utils.config.syntax import DATA_VALUES, dump_yaml, format_value
+from utils.config.loading import Reading, located, override_config
+from utils.config.values import default_values, differences, flatten, masked, value_at, written_config
+from utils.config.syntax import DATA_VALUES, DEFAULT_VALUES, dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.distributed.group import num_restarts

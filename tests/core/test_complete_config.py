@@ -19,7 +19,8 @@ from trainer.trainer import Trainer
 from utils.checkpoint import format_1
 from utils.checkpoint.archive import read_archive, write_archive
 from utils.checkpoint.loading import VERSION, load_checkpoint
-from utils.config.loading import load_config, value_at, written_config
+from utils.config.loading import load_config
+from utils.config.values import value_at, written_config
 from utils.errors import ConfigError, Interrupted
 
 

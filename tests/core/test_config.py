@@ -11,8 +11,8 @@ from base.run.setup import resolve_config
 from base.config.validate import validate_config
 from conftest import PROJECT, needs
 from trainer.trainer import Trainer
-from utils.config.loading import (
-    flatten, load_config, located, override_config, place_of, read_config, value_at)
+from utils.config.loading import load_config, located, override_config, place_of, read_config
+from utils.config.values import flatten, value_at
 from utils.config.signature import Signature
 from utils.config.syntax import COMMAND_LINE, Place, dump_yaml
 from utils.errors import ConfigError, Fault

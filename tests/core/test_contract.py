@@ -376,7 +376,7 @@ def test_keys_of_configs_are_taken(config):
 
 
 def test_configs_are_put_together_as_shown(tmp_path):
-    from utils.config.loading import flatten
+    from utils.config.values import flatten
 
     def check(item, entry):
         folder = tmp_path / str(list(CONTRACT["config syntax"]).index(item))

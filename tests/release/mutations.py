@@ -584,7 +584,7 @@ MUTATIONS = [
              "    if not resumed:\n        raise ConfigError.of([((*key",
              "    if False:\n        raise ConfigError.of([((*key",
              "test_a_sum_is_refused_where_a_step_has_several_parts"),
-    Mutation("the type of a bare name is not found", "utils/config/loading.py",
+    Mutation("the type of a bare name is not found", "utils/config/values.py",
              'elif not (isinstance(config, str) and part == "type"):', "else:",
              "test_a_value_is_found_by_its_key_where_a_bare_name_is_a_block"),
     # -- defaults, versions, other batches
@@ -604,7 +604,7 @@ MUTATIONS = [
              "config, complete = complete_config(config)",
              "test_a_default_of_a_plug_in_that_changes_leaves_a_run_as_it_is[True]"),
     Mutation("a key that was taken out keeps its value", "base/config/complete_config.py",
-             "kept = default_values(earlier or {})", "from utils.config.loading import flatten; "
+             "kept = default_values(earlier or {})", "from utils.config.values import flatten; "
              "kept = flatten(earlier or {})",
              "test_a_key_that_is_taken_out_of_the_config_of_a_run_gets_the_default_of_today"),
     Mutation("parts are given every default as if it were written", "base/config/complete_config.py",
@@ -622,7 +622,7 @@ MUTATIONS = [
     Mutation("an argument that a plug-in gains is a change of the run", "base/run/setup.py",
              "if not all(key in defaults or key not in keys for defaults, keys in sides)}", "}",
              "test_an_argument_that_a_plug_in_gains_or_loses_is_no_change_of_a_run"),
-    Mutation("kept defaults are checked like what is written", "utils/config/loading.py",
+    Mutation("kept defaults are checked like what is written", "utils/config/values.py",
              "if isinstance(table, dict) and key in table and is_same(table[key], value):", "if False:",
              "test_a_recorded_default_that_would_be_a_mistake_today_is_none"),
     Mutation("a checkpoint of format 1 takes the defaults of today", "base/run/checkpoints.py",

@@ -15,7 +15,8 @@ from base.run.initial_weights import load_initial_weights
 from base.config.validate import validate_config
 from conftest import PROJECT, program
 from tools.migrate import main, migrate
-from utils.config.loading import flatten, load_config
+from utils.config.loading import load_config
+from utils.config.values import flatten
 
 SHIPPED = {
     "name": "Mnist_LeNet", "n_gpu": 1,

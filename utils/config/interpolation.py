@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 from utils.config.sections import with_defaults
 from utils.config.suggestions import suggest_name
-from utils.config.syntax import DataReference, KeyPath, items_of, key_in, read_number
+from utils.config.syntax import DataReference, KeyPath, read_number, walk
+from utils.config.values import value_at
 from utils.errors import ConfigError, Fault, UnresolvedReference
 
 _MAX_SIZE, _MAX_CHAIN = 300_000, 50  # what all references of a config stand for; from one to the next
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}?")
+_MISSING = object()
 _BEFORE_DATA = ("name", "seed", "dataset", "data_loader")  # sections that there are before the train dataset
 
 
@@ -36,12 +38,9 @@ def resolve(config: dict, where: Callable[[KeyPath], bool] = lambda path: True,
     return Resolved(config, references.faults, frozenset(references.from_environment))
 
 
-def data_references(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, DataReference]]:
+def data_references(config: Any) -> Iterator[tuple[KeyPath, DataReference]]:
     """The `${data:NAME}` in a config that have no value yet, with their key paths."""
-    if isinstance(value, DataReference):
-        yield path, value
-    for key, item in items_of(value):
-        yield from data_references(item, (*path, str(key)))
+    return ((path, item) for path, item in walk(config) if isinstance(item, DataReference))
 
 
 class Unresolved(Exception):
@@ -107,7 +106,11 @@ class _References:
         if name in chain:
             raise Unresolved(f"refers to itself, by way of {' -> '.join((*chain, name))}")
         path = tuple(name.split("."))
-        return self._followed(self._at(path, name), path, (*chain, name))
+        if (value := value_at(self.full, path, _MISSING)) is _MISSING:
+            known = [".".join(path) for path, _ in walk(self.config) if path]
+            raise Unresolved(f"there is no {name!r} in this config.{suggest_name(name, known)} "
+                             "A variable of the environment is ${env:NAME}.")
+        return self._followed(value, path, (*chain, name))
 
     def _of_data(self, match: re.Match, section: str) -> Any:
         if section in _BEFORE_DATA:
@@ -115,19 +118,6 @@ class _References:
                              "later. Write the value.")
         name = match[1].strip().removeprefix("data:").strip()
         return self.data(name) if self.data else DataReference(f"${{data:{name}}}")
-
-    def _at(self, path: KeyPath, name: str) -> Any:
-        value: Any = self.full
-        for part in path:
-            if isinstance(value, list) and part.isdigit() and int(part) < len(value):
-                value = value[int(part)]
-            elif isinstance(value, dict) and key_in(value, part) in value:
-                value = value[key_in(value, part)]
-            elif not (isinstance(value, str) and part == "type"):  # a bare name is short for {type: name}
-                raise Unresolved(f"there is no {name!r} in this config."
-                                 f"{suggest_name(name, _keys(self.config))} "
-                                 "A variable of the environment is ${env:NAME}.")
-        return value
 
 
 def _as_text(match: re.Match, value: Any, waits: bool) -> str:
@@ -150,9 +140,3 @@ def _of_environment(text: str) -> Any:
         raise Unresolved(f"the environment has no {name}. Set it, "
                          f"or write a default: ${{env:{name},DEFAULT}}")
     return read_number(os.environ.get(name, default.strip()))
-
-
-def _keys(value: Any, prefix: str = "") -> list[str]:
-    """The dotted paths of all keys in a config."""
-    return [name for key, item in items_of(value)
-            for name in (f"{prefix}{key}", *_keys(item, f"{prefix}{key}."))]

@@ -2,7 +2,6 @@
 
 A config is a plain dict. Its `places`, a dict from key path to Place, are only for error messages.
 """
-import copy
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -13,11 +12,10 @@ from utils.config.blocks import holds_blocks
 from utils.config.interpolation import Resolved, resolve
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import (
-    COMMAND_LINE, DATA_VALUES, DEFAULT_VALUES, KeyPath, Parsed, Place, items_of, key_in, parse_json,
-    parse_yaml)
+    COMMAND_LINE, KeyPath, Parsed, Place, items_of, key_in, parse_json, parse_yaml, walk)
+from utils.config.values import set_value, value_at, written_config
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
-MASK = "***"
 _MAX_BYTES, _MAX_FILES = 10 * 10**6, 100  # of a file; of files that one config extends
 _NOT_DELETED = ("there is nothing inherited to delete here. "
                 "(An item of a list cannot be deleted: write the list anew.)")
@@ -96,7 +94,8 @@ def override_config(config: dict, source: str, overrides: Iterable[str]) -> Read
     Raises ConfigError for a malformed override.
     """
     overrides = list(overrides)
-    given, over = Layer(config, _places_in(config, Place(source))), parse_overrides(overrides)
+    given = Layer(config, {path: Place(source) for path, _ in walk(config)})
+    over = parse_overrides(overrides)
     config, places = merge_with_places(given, over)
     keys = [_path_of(override.partition("=")[0]) for override in overrides]
     with located(places):
@@ -122,16 +121,6 @@ def _changed_types(before: Layer, config: dict, overrides: list[str],
     return found
 
 
-def set_value(config: Any, path: KeyPath, value: Any) -> Any:
-    """The config with another value at a path whose tables and lists there are; changes nothing in place."""
-    if not path:
-        return value
-    if isinstance(config, list):
-        return [set_value(item, path[1:], value) if str(i) == path[0] else item
-                for i, item in enumerate(config)]
-    return {**config, path[0]: set_value(config[path[0]], path[1:], value)}
-
-
 def parse_overrides(overrides: Iterable[str]) -> Layer:
     """Parses `key.path=value` (the value is YAML) and `~key.path`, which deletes first, into a layer."""
     tree, attempts = Layer({}, {}), Attempts()
@@ -146,12 +135,6 @@ def _path_of(key: str) -> KeyPath:
     """Returns the key path of `~a.b`: the key `~b` in `a`."""
     *above, last = key.removeprefix("~").split(".")
     return *above, f"~{last}" if key.startswith("~") else last
-
-
-def _places_in(value: Any, place: Place, path: KeyPath = ()) -> dict[KeyPath, Place]:
-    """The same place for all key paths in a config."""
-    return {path: place, **{at: place for key, item in items_of(value)
-                            for at in _places_in(item, place, (*path, str(key)))}}
 
 
 def _parse_override(override: str) -> Layer:
@@ -232,71 +215,6 @@ def _is_same_thing(base: Any, new: Any, path: KeyPath) -> bool:
             path[:1] == ("dataset",) and holds_blocks(path, base) and "type" not in new):
         return False
     return "type" not in base or new.get("type", base["type"]) == base["type"]
-
-
-def masked(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """A flat config, as others may see it: `MASK` in place of the values at and below `keys`."""
-    hidden = tuple(keys)
-    return {name: MASK if any(name == key or name.startswith(f"{key}.") for key in hidden) else value
-            for name, value in config.items()}
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"optimizer.args.lr": 0.001, ...}`: the leaves of a config by dotted path."""
-    nested = isinstance(config, dict) or any(isinstance(item, (dict, list)) for _, item in items_of(config))
-    if not nested or not config:
-        return {prefix: config}
-    return {name: leaf for key, item in items_of(config)
-            for name, leaf in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()}
-
-
-def value_at(config: Any, key: str | KeyPath, missing: Any = None) -> Any:
-    """The value of `optimizer.args.lr` or `metrics.0.args.k` in a config; `missing` if there is none.
-
-    A bare name is short for `{type: name}`.
-    """
-    for part in key.split(".") if isinstance(key, str) else key:
-        if isinstance(config, dict) and key_in(config, part) in config:
-            config = config[key_in(config, part)]
-        elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
-            config = config[int(part)]
-        elif not (isinstance(config, str) and part == "type"):
-            return missing
-    return config
-
-
-def default_values(config: Mapping) -> dict[str, Any]:
-    """The unwritten values in a complete config, by key (`trainer.args.ema`); {} for any other."""
-    values = config.get(DEFAULT_VALUES)
-    values = values if isinstance(values, dict) else {}
-    return {key: value for key, value in values.items() if isinstance(key, str)}
-
-
-def written_config(config: Mapping) -> dict:
-    """What was written of a complete config: a default that is another value by now was written, too."""
-    tables = (DATA_VALUES, DEFAULT_VALUES)
-    written = copy.deepcopy({key: value for key, value in config.items() if key not in tables})
-    for name, value in default_values(config).items():
-        *above, key = name.split(".")
-        table = value_at(written, ".".join(above)) if above else None
-        if isinstance(table, dict) and key in table and is_same(table[key], value):
-            del table[key]
-            block = value_at(written, ".".join(above[:-1])) if above[-1] == "args" and above[:-1] else None
-            if not table and isinstance(block, dict):
-                del block["args"]
-    return written
-
-
-def is_same(one: Any, other: Any) -> bool:
-    """Whether two values of a config are equal; 0 and false are not."""
-    return type(one) is type(other) and one == other
-
-
-def differences(old: dict, new: dict) -> dict[str, tuple[Any, Any]]:
-    """`{"trainer.args.epochs": (10, 20)}`: leaves that differ between two configs (None if missing)."""
-    old_leaves, new_leaves = flatten(old), flatten(new)
-    keys = {**old_leaves, **new_leaves}
-    return {k: (old_leaves.get(k), new_leaves.get(k)) for k in keys if old_leaves.get(k) != new_leaves.get(k)}
 
 
 def place_of(places: dict, path: tuple) -> Place:

@@ -1,7 +1,7 @@
 """Parses YAML and JSON into plain values with the line of each; writes values as YAML."""
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import yaml
@@ -121,6 +121,13 @@ def items_of(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, dict):
         return value.items()
     return enumerate(value) if isinstance(value, list) else ()
+
+
+def walk(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every value in a config with its key path, tables and lists before what they hold."""
+    yield path, value
+    for key, item in items_of(value):
+        yield from walk(item, (*path, str(key)))
 
 
 def key_in(table: dict, key: Any) -> Any:
