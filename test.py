@@ -20,8 +20,10 @@ log = logging.getLogger("test")
 
 def main(args) -> None:
     from base.build import build_trainer
-    from base.run.setup import load_evaluated_weights, open_checkpoint, resolve_config
+    from base.run.checkpoints import open_checkpoint
+    from base.run.run_config import resolve_config
     from base.run.same_data import report_scored_data
+    from base.run.setup import load_evaluated_weights
     from base.summary import describe_scores
     from logger.console import setup_logging
     from logger.run_log import SilentRun

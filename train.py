@@ -39,7 +39,8 @@ def main(args) -> None:
         print_answer(call_tool(args, given))
         return raise_faults(given) if given else None
     # imported here, so that --help and syntax errors are answered without loading torch
-    from base.run.setup import checkpoint_to_resume, resolve_config
+    from base.run.run_config import resolve_config
+    from base.run.setup import checkpoint_to_resume
     from logger.console import setup_logging
     from utils.device import pick_device, processes_to_start
     from utils.distributed.group import process_group

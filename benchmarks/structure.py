@@ -81,7 +81,8 @@ def files_of_a_save(folder: str) -> set[str]:
     """The files that `save` enters in this thread, of a trainer that was just resumed."""
     import torch
 
-    from base.run.setup import checkpoint_to_resume, open_run, resolve_config, set_up_training
+    from base.run.run_config import resolve_config
+    from base.run.setup import checkpoint_to_resume, open_run, set_up_training
 
     checkpoint = checkpoint_to_resume(next(Path(folder).iterdir()), None, Path(folder), None)
     resolved = resolve_config(None, checkpoint, [])

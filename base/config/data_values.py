@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 from base.base_data_loader import DataSplits
 from base.build import build_data
 from base.data.split_info import labels_of
-from base.run.setup import Checkpoint, RunConfig, resolve_reading
+from base.run.checkpoints import Checkpoint
+from base.run.run_config import RunConfig, resolve_reading
 from utils.config.interpolation import Unresolved, data_references, resolve
 from utils.config.values import set_value, value_at
 from utils.config.suggestions import suggest_name

@@ -1,7 +1,7 @@
 """How a run begins: from a config, from a checkpoint, or from another run's weights."""
 import errno
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,63 +10,32 @@ from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
-from base.config.changed_types import keep_arguments
-from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
-from base.config.complete_config import complete_config, in_tables
-from base.run.initial_weights import initialize_weights
-from base.preflight.preflight import preflight, require_monitored
 from base.preflight.loss import require_a_mean
+from base.preflight.preflight import preflight, require_monitored
 from base.registries import WRITERS
+from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
+from base.run.initial_weights import initialize_weights
+from base.run.run_config import LIMIT, RunConfig
 from base.run.same_data import require_kept_data, require_same_data_everywhere
-from base.trainer_options import TrainerOptions
-from base.config.validate import validate_config
 from logger.run_log import RunLog, SilentRun
-from utils.checkpoint import format_1
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
 from utils.config.blocks import as_block
-from utils.config.interpolation import data_references
-from utils.config.loading import Reading, located, override_config
-from utils.config.values import default_values, differences, flatten, masked, value_at, written_config
-from utils.config.syntax import DATA_VALUES, DEFAULT_VALUES, dump_yaml, format_value
+from utils.config.loading import Reading
+from utils.config.syntax import dump_yaml
+from utils.config.values import flatten, masked, value_at
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.distributed.group import num_restarts
-from utils.errors import ConfigError, Fault, TrainingError
-from utils.run_folder import (
-    CHECKPOINTS,
-    has_saved,
-    list_runs,
-    new_run,
-    require_unused,
-    run_of,
-    run_of_launch,
-)
+from utils.errors import ConfigError, TrainingError
 from utils.run_files import file_stamp, remove_links, replace_file
+from utils.run_folder import (
+    CHECKPOINTS, has_saved, list_runs, new_run, require_unused, run_of, run_of_launch)
 from utils.run_lock import RunLock
 from utils.run_record import environment, is_finished, keys_from_environment, record_start
 from utils.training.schedule_length import check_lengths
 
 log = logging.getLogger(__name__)
-# Parts of the config whose values are kept in the checkpoint: a change at resume would have no effect.
-_KEPT_SECTIONS = ("name", "seed", "init", "optimizer", "scheduler")
-# Keys that decide which samples the batches of an epoch hold.
-_BATCH_SIZE, _ACCUMULATE = "data_loader.batch_size", "trainer.args.accumulate"
-_LIMIT = "data_loader.limit"
-_WITHIN_EPOCH = (_BATCH_SIZE, "data_loader.shuffle", "data_loader.drop_last", _ACCUMULATE)
-
-
-# Keys that decide which samples of train validate.
-_SPLIT = {f"data_loader.{key}" for key in ("validation_split", "folds", "fold", "stratify", "group_by")}
-
-
-class RunConfig(NamedTuple):
-    """`config`: what parts are built from. `complete`: as kept. `reading`: as written; its places: where."""
-
-    config: dict
-    places: dict
-    complete: dict
-    reading: Reading
 
 
 def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
@@ -77,7 +46,7 @@ def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
     if str(path) != "auto":
         return open_checkpoint(path, ("last.pt",), whole=False)
     checkpoint = _unfinished_checkpoint(out / str(given.config.get("name")), run_name,
-                                        value_at(given.config, _LIMIT))
+                                        value_at(given.config, LIMIT))
     log.info("--resume auto: %s",
              f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
     return checkpoint
@@ -98,7 +67,7 @@ def _unfinished_checkpoint(experiment: Path, run_name: str | None,
             log.warning("%s", error)
             continue
         if run_name or (not checkpoint.state["progress"].get("finished")
-                        and value_at(checkpoint.config, _LIMIT) == limit):
+                        and value_at(checkpoint.config, LIMIT) == limit):
             return checkpoint
     return None
 
@@ -137,107 +106,6 @@ def _claim(checkpoint: Checkpoint | None, lock: RunLock, waits: bool) -> Checkpo
     if file_stamp(checkpoint.file) == checkpoint.stamp:
         return checkpoint
     return open_checkpoint(checkpoint.file, (), whole=False)
-
-
-def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrides: list[str],
-                   num_processes: int = 1) -> RunConfig:
-    """The checked and completed config: `given`, else the checkpoint's with `overrides`.
-
-    `given` wins over the checkpoint's config, and differences are logged; a key that neither has written
-    keeps the value that the run has. Raises ConfigError for all faults, and for changes that cannot have an
-    effect on a resumed run.
-    """
-    reading = given or override_config(written_config(checkpoint.config), str(checkpoint.file), overrides)
-    return resolve_reading(keep_arguments(reading), checkpoint, num_processes)
-
-
-def resolve_reading(reading: Reading, checkpoint: Checkpoint | None, num_processes: int) -> RunConfig:
-    """The checked and completed config of what was read; see `resolve_config`."""
-    if checkpoint is None:
-        config = validate_config(reading.config, reading.places, num_processes, reading.faults)
-        config, complete = complete_config(config)
-        return RunConfig(config, reading.places, complete, reading)
-    # kept values of the engine's own keys are checked with what is written
-    checked = complete_config(reading.config, checkpoint.config, format_1.DEFAULTS, engine_only=True).config
-    config = validate_config(checked, reading.places, num_processes, reading.faults)
-    config = written_config({**config, DEFAULT_VALUES: default_values(checkpoint.config)})
-    config, complete = complete_config(config, checkpoint.config, format_1.DEFAULTS)
-    with located(reading.places):
-        _refuse_changes_without_effect(checkpoint, complete)
-    return RunConfig(config, reading.places, complete, reading)
-
-
-def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:
-    """Logs the changes to a resumed run; raises ConfigError for changes without effect."""
-    changes, faults = _changes(checkpoint.config, config), []
-    waits = any(data_references(config))  # the changes are looked at once more, and then logged
-    begun = checkpoint.state["progress"]["batch"] > 0 and not _keeps_steps(changes, checkpoint.config, config)
-    for key, (old, new) in changes.items():
-        if any(data_references(new)):
-            continue
-        if begun and _decides_batches(key):
-            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume "
-                   "without this change, or from a checkpoint at the end of an epoch."
-                   f"{_hint(key, checkpoint.config)}")
-        elif key in _SPLIT:
-            why = (f"a run under way keeps its split ({old!r}); with another it would train on samples that "
-                   "it validates on.")
-        elif key == _LIMIT or key.split(".")[0] in _KEPT_SECTIONS:
-            what = "limit" if key == _LIMIT else key.split(".")[0]
-            why = (f"a run under way keeps its {what} ({old!r}); it cannot become {new!r}. For "
-                   f"a new run from these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
-        else:
-            log.log(logging.DEBUG if waits else logging.INFO, "%s is now %s; the checkpoint was made with %s",
-                    key, format_value(new), format_value(old))
-            continue
-        faults.append(Fault(tuple(key.split(".")), why))
-    if faults:
-        raise ConfigError.of(faults)
-
-
-def _changes(old: dict, new: dict) -> dict[str, tuple]:
-    """What users have changed from one complete config to another, by key.
-
-    An argument without a value on one side, that is a default on the other, came or went with the code.
-    """
-    plain = [in_tables({**config, DEFAULT_VALUES: None, DATA_VALUES: None}) for config in (old, new)]
-    sides = [(default_values(old), flatten(plain[0])), (default_values(new), flatten(plain[1]))]
-    return {key: values for key, values in differences(*plain).items()
-            if not all(key in defaults or key not in keys for defaults, keys in sides)}
-
-
-def _keeps_steps(changes: Iterable[str], old: dict, new: dict) -> bool:
-    """Whether every step of the epoch still has the samples that it had: other batches of equal steps."""
-    if not {*filter(_decides_batches, changes)} <= {_BATCH_SIZE, _ACCUMULATE}:
-        return False
-    return not _leaves_samples_out(new) and _step_size(old) == _step_size(new)
-
-
-def _decides_batches(key: str) -> bool:
-    """Whether a key decides which samples the batches of an epoch hold."""
-    return key in _WITHIN_EPOCH or key.startswith("data_loader.sampler")
-
-
-def _leaves_samples_out(config: dict) -> bool:
-    """Whether an epoch leaves samples out, or a sampler chooses them: with other batches these may change."""
-    return any(value_at(config, f"data_loader.{key}")
-               for key in ("drop_last", "batches_per_epoch", "sampler"))
-
-
-def _step_size(config: dict) -> int | None:
-    """Samples in an optimizer step; None if the config does not say it."""
-    size = value_at(config, _BATCH_SIZE, format_1.DATA_LOADER["batch_size"])
-    accumulate = value_at(config, _ACCUMULATE, TrainerOptions.accumulate)
-    return size * accumulate if type(size) is type(accumulate) is int else None
-
-
-def _hint(key: str, config: dict) -> str:
-    if key not in (_BATCH_SIZE, _ACCUMULATE):
-        return ""
-    if _leaves_samples_out(config):
-        return (" (With drop_last, batches_per_epoch or a sampler other batches would hold other samples; "
-                "else batch_size and accumulate of the same product could change.)")
-    return f" What may change is {_BATCH_SIZE} and {_ACCUMULATE} of the same product, {_step_size(config)}."
 
 
 class TrainingSetup(NamedTuple):
@@ -303,7 +171,7 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         # takes a moment, so before the folder is made: a folder without this record should not be seen
         start = environment(str(device))
         is_new = folder is None
-        limit = value_at(config, _LIMIT)
+        limit = value_at(config, LIMIT)
         folder = folder or new_run(out, config["name"], run_name, f"-limit{limit}" if limit else "")
         if lock:
             lock.take(folder, waits=restarted)

@@ -4,7 +4,7 @@ import json
 import pytest
 import yaml
 
-from base.run.setup import resolve_config
+from base.run.run_config import resolve_config
 from conftest import load, program, train
 from utils.cli import SHORT_FLAGS, test_arguments as score_arguments, train_arguments
 from utils.config.loading import load_config, override_config, place_of, read_config

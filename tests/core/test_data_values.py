@@ -5,7 +5,7 @@ import yaml
 
 from base import DATASETS, MODELS, ArrayDataset
 from base.config.data_values import enter_data_values
-from base.run.setup import resolve_config
+from base.run.run_config import resolve_config
 from conftest import assert_same_run, load, needs, program, score, train
 from utils.config.loading import read_config
 from utils.errors import ConfigError, Interrupted

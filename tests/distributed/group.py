@@ -238,7 +238,8 @@ class Recorded(CheckedTrainer):
 
 def run(arguments: list[str]) -> None:
     """`python train.py ARGUMENTS`, in the group there is."""
-    from base.run.setup import checkpoint_to_resume, resolve_config
+    from base.run.run_config import resolve_config
+    from base.run.setup import checkpoint_to_resume
     from train import train
     from utils.cli import train_arguments
     from utils.config.loading import read_config
