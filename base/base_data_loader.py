@@ -111,9 +111,12 @@ class DataSplits:
         self.eval_batches, self.limit, self.sampler, self._kept_plans = eval_batches, limit, sampler, None
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.folds = Folds(folds, fold, stratify, group_by) if folds else None
-        self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)} | _of_workers(
-            num_workers, timeout=timeout, prefetch_factor=prefetch_factor,
-            persistent_workers=persistent_workers, multiprocessing_context=multiprocessing_context)
+        self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)}
+        if num_workers:  # a DataLoader without workers takes none of these
+            self.loader_options |= {
+                "timeout": timeout, "prefetch_factor": prefetch_factor,
+                "persistent_workers": persistent_workers is not False,
+                "multiprocessing_context": multiprocessing_context, "worker_init_fn": ignore_in_worker}
         self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
@@ -278,8 +281,7 @@ class DataSplits:
         self._kept_plans = None
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """The data's parts of a checkpoint: its fingerprint; `place` for a train stream with a `state_dict`.
-        """
+        """The data's parts of a checkpoint: the fingerprint; `place` for a stream with a `state_dict`."""
         stream = {"stream": self.place} if is_stateful(self.dataset("train")) else {}
         return {"data_fingerprint": self.fingerprint, **stream}
 
@@ -411,14 +413,6 @@ class DataSplits:
     def _collate(self, view: Dataset) -> Callable[[Any], Any]:
         return (identity_collate if isinstance(view, BatchView)
                 else getattr(view.dataset, "collate_fn", default_collate))
-
-
-def _of_workers(num_workers: int, persistent_workers: bool | None, **options: Any) -> dict[str, Any]:
-    """The options of a DataLoader with workers; without workers it takes none of them."""
-    if not num_workers:
-        return {}
-    return {**options, "persistent_workers": persistent_workers is not False,
-            "worker_init_fn": ignore_in_worker}
 
 
 def _close(splits: weakref.ref) -> None:

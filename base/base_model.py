@@ -25,7 +25,7 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
         matching = [p for name, p in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
         if not matching:
             raise ConfigError(f"no parameter of the model matches '{pattern}'. There are: "
-                              f"{_some_names([name for name, _ in model.named_parameters()])}")
+                              f"{some_names(name for name, _ in model.named_parameters())}")
         for parameter in matching:
             parameter.requires_grad_(False)
 
@@ -86,7 +86,7 @@ def _require_matches(rules: list[Mapping], matches: list[int], names: list[str])
         why = (f"has no effect: earlier rules match all of its parameters: {', '.join(map(repr, earlier))}. "
                "The first rule that matches counts: put it before them." if earlier
                else "matches no parameter.")
-        raise ConfigError.at("optimizer.groups", f"'{rule['match']}' {why} There are: {_some_names(names)}")
+        raise ConfigError.at("optimizer.groups", f"'{rule['match']}' {why} There are: {some_names(names)}")
 
 
 def set_mode(module: nn.Module, training: bool, frozen_norm: str) -> None:
@@ -111,12 +111,12 @@ def _options(rule: Mapping, exempt: bool) -> dict:
 
 def summarize(model: nn.Module) -> str:
     """A table of the model's layers (two levels deep) and their parameters."""
-    total = _num_parameters(model)
-    frozen = total - _num_parameters(model, trained_only=True)
+    total = sum(p.numel() for p in model.parameters())
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     rows = []
     for name, module in model.named_modules():
         if name and name.count(".") < 2:
-            size = _num_parameters(module)
+            size = sum(p.numel() for p in module.parameters())
             label = f"  {'  ' * name.count('.')}{name}"
             rows.append((label, class_name(module), f"{size:,}" if size else "-"))
     rows = rows if len(rows) <= 24 else [row for row in rows if "." not in row[0]]
@@ -126,10 +126,6 @@ def summarize(model: nn.Module) -> str:
     return "\n".join([f"{class_name(model)}: {total:,} parameters{of_them}", *lines])
 
 
-def _num_parameters(module: nn.Module, trained_only: bool = False) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)
-
-
 def class_name(module: nn.Module) -> str:
     """The name of a module's class; without the prefix that FSDP2 adds when it derives a class (FSDPNAME)."""
     name = type(module).__name__
@@ -137,7 +133,9 @@ def class_name(module: nn.Module) -> str:
             if any(base.__name__ == "FSDPModule" for base in type(module).__bases__) else name)
 
 
-def _some_names(names: list[str]) -> str:
+def some_names(names: Iterable[str]) -> str:
+    """The first of some names, as text, and their number."""
+    names = list(names)
     return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 

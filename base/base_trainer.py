@@ -36,12 +36,7 @@ from utils.training.ema import WeightAverage
 from utils.training.monitor import Monitor
 from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
 from utils.training.progress import (
-    Position,
-    ProgressBar,
-    accumulation_windows,
-    parse_duration,
-    parse_save_interval,
-)
+    Position, ProgressBar, accumulation_windows, parse_duration, parse_save_interval)
 from utils.training.schedule import Schedule
 from utils.training.stop_requests import StopRequest, StopRequests
 from utils.training.timers import Timers
@@ -491,8 +486,7 @@ class BaseTrainer(FormerTrainerNames):
     def resume(self, state: Mapping[str, Any]) -> None:
         """Loads a checkpoint's state. Raises ConfigError if it does not fit what the config builds."""
         # these parts may be missing on one side: they depend on the config, the data, the run, the version
-        optional = {"monitor", "guard", "stream", "metrics_file", "splitting",
-                    "data_fingerprint"}
+        optional = {"monitor", "guard", "stream", "metrics_file", "splitting", "data_fingerprint"}
         load_parts(self.state, place_state(state, self.state), optional)
         draws = self._step_seeds.drawn or state["progress"].get("draws", False)
         self._step_seeds = StepSeeds(self._step_seeds.seed, self.device, draws)

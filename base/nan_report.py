@@ -125,7 +125,12 @@ def _keep(trainer: FailedTraining, state: dict | None, batch: dict, report: dict
     folder = trainer.run.folder / FOLDER
     if dist.is_main():
         try:
-            _write_report(CheckpointStore(folder, trainer.run.store.config), state, batch, report)
+            store = CheckpointStore(folder, trainer.run.store.config)
+            if state:
+                store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
+            (folder / "batch.pt").unlink(missing_ok=True)  # perhaps a link
+            write_archive(batch, folder / "batch.pt")
+            replace_file(folder / "report.json", json.dumps(report, indent=2) + "\n")
         except (OSError, TrainingError) as failure:
             return f"Nothing could be kept of it: {failure}"
     return f"Kept in {folder}: the batch{', the weights' if state else ''} and where they stood."
@@ -136,14 +141,6 @@ def _storable(window: list) -> dict:
     content = {"batches": window}
     return StateCopier().copy({"tensors": list(iter_tensors(window))}
                               if find_unstorable(content, "batch") else content)
-
-
-def _write_report(store: CheckpointStore, state: dict | None, batch: dict, report: dict) -> None:
-    if state:
-        store.save(state, ["checkpoint.pt"], {}, SavePolicy(background=False, max_failures=1))
-    (store.folder / "batch.pt").unlink(missing_ok=True)  # perhaps a link
-    write_archive(batch, store.folder / "batch.pt")
-    replace_file(store.folder / "report.json", json.dumps(report, indent=2) + "\n")
 
 
 def _find_origin(trainer: FailedTraining, prepared: list) -> str | None:

@@ -62,15 +62,6 @@ def _num_profiled(text: str) -> int:
     return _positive(text)
 
 
-class _SeveralPaths(argparse.Action):
-    """Takes two paths or more."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if len(values) < 2:
-            parser.error(f"argument {option_string}: expected 2 arguments or more")
-        setattr(namespace, self.dest, values)
-
-
 TOOLS = (
     Tool("--verify-resume", "tools.verify_resume", "command",
          "prove that a run of this config, killed and resumed, ends with the same bits as one that was not; "
@@ -91,7 +82,7 @@ TOOLS = (
     Tool("--list", "tools.list_names", "config", f"print what a config can name: {', '.join(KINDS)}",
          {"choices": ("all", *KINDS), "nargs": "?", "const": "all", "metavar": "KIND"}),
     Tool("--diff", "tools.diff", "config", "print how configs, or the best epochs of runs, differ",
-         {"type": Path, "nargs": "+", "action": _SeveralPaths, "metavar": "A B"}),
+         {"type": Path, "nargs": "+", "metavar": "A B"}),
 )
 
 
@@ -197,6 +188,8 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
         given.add("explain with overrides")
     if files:
         given.add("files")
+    if args.diff and len(args.diff) < 2:
+        parser.error("argument --diff: expected 2 arguments or more")
     if args.tool and not args.tool.file.exists():
         parser.error(f"{args.tool.flag}: this project has no {args.tool.file.relative_to(PROJECT)}")
     for rule in _RULES:

@@ -55,14 +55,6 @@ def seed_all(seed: int, device: torch.device) -> None:
     _seed_plain(seed)
 
 
-def _seed_accelerator(seed: int, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.init()  # only the first call does anything
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
-
-
 class StepSeeds:
     """Sets every generator to a state that is a function of `(seed, step)` before a training step.
 
@@ -99,8 +91,11 @@ class StepSeeds:
 
 def _seed_torch(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        _seed_accelerator(seed, device)
+    if device.type == "cuda":
+        torch.cuda.init()  # only the first call does anything
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def _seed_plain(seed: int) -> None:

@@ -152,7 +152,8 @@ def _unwritten(args: Mapping, signature: Signature, former: Mapping[str, Mapping
         owner, default = signature.owners[name], parameter.default
         today = list(default) if type(default) is tuple else default
         today = today if _gives(today, default, name, signature) else _MISSING
-        if name not in (*args, *left_open) and _is_own(owner):
+        file = getattr(sys.modules.get(getattr(owner, "__module__", "")), "__file__", None)
+        if name not in (*args, *left_open) and is_ours(file or ""):  # of this project, and of no library
             earlier = former.get(owner.__name__, {})
             found[name] = _Default(today, earlier.get(name, today), owner in _ENGINE)
     return found
@@ -178,12 +179,6 @@ def _type_at(config: Mapping, path: tuple) -> Any:
 
 def _dotted(path: tuple) -> str:
     return ".".join(map(str, path))
-
-
-def _is_own(owner: Any) -> bool:
-    """Whether a class or function is defined in this project, and not in a library."""
-    module = sys.modules.get(getattr(owner, "__module__", ""))
-    return module is not None and is_ours(getattr(module, "__file__", None) or "")
 
 
 def _gives(written: Any, default: Any, name: str, signature: Signature) -> bool:

@@ -72,8 +72,7 @@ class BatchPreparation:
         samples = torch.from_numpy(chosen.indices)
         if chosen.repeats is not None:
             samples = samples + repeat_offsets(torch.from_numpy(chosen.repeats))
-        return Draws(derive(self.seed, "augmentation", chosen.epoch),
-                     samples.to(device, non_blocking=True))
+        return Draws(derive(self.seed, "augmentation", chosen.epoch), samples.to(device, non_blocking=True))
 
 
 def _as_floats(inputs: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from base.base_model import some_names
 from base.run.checkpoints import evaluated_weights, open_checkpoint
 from utils.checkpoint.archive import DamagedError, read_archive
 from utils.config.annotations import mismatch
@@ -77,7 +78,7 @@ def load_initial_weights(model: nn.Module, path: Path | str, into: str = "",
               if name in wanted and value.shape == wanted[name].shape}
     if not loaded or (unused := {*skip} - {*skipped.values()}):
         what = f"'{min(unused)}' of skip is no name's pattern" if loaded else "no tensor fits the model"
-        raise ConfigError(f"{file}: {what}. It has: {_some(found)}; the model: {_some(wanted)}")
+        raise ConfigError(f"{file}: {what}. It has: {some_names(found)}; the model: {some_names(wanted)}")
     parts[into].load_state_dict(loaded, strict=False)
     report = {
         "loaded": list(loaded), "skipped": list(skipped),
@@ -118,12 +119,8 @@ def _renamed(found: Mapping, rename: Mapping[str, str], wanted: Mapping) -> dict
             raise ConfigError(f"rename gives two tensors the name '{name}'")
         given[name] = value
     if unused := rename.keys() - used:
-        raise ConfigError(f"no name begins with '{min(unused)}'. There are: {_some(found)}")
+        raise ConfigError(f"no name begins with '{min(unused)}'. There are: {some_names(found)}")
     return given
-
-
-def _some(names: Mapping) -> str:
-    return ", ".join(list(names)[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def read_weights(path: Path) -> tuple[Path, dict[str, torch.Tensor]]:

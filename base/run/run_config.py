@@ -7,7 +7,6 @@ from base.config.changed_types import keep_arguments
 from base.config.complete_config import complete_config, in_tables
 from base.config.validate import validate_config
 from base.run.checkpoints import Checkpoint
-from base.trainer_options import TrainerOptions
 from utils.checkpoint import format_1
 from utils.config.interpolation import data_references
 from utils.config.loading import Reading, located, override_config
@@ -121,8 +120,7 @@ def _leaves_samples_out(config: dict) -> bool:
 
 def _step_size(config: dict) -> int | None:
     """Samples in an optimizer step; None if the config does not say it."""
-    size = value_at(config, _BATCH_SIZE, format_1.DATA_LOADER["batch_size"])
-    accumulate = value_at(config, _ACCUMULATE, TrainerOptions.accumulate)
+    size, accumulate = value_at(config, _BATCH_SIZE), value_at(config, _ACCUMULATE, 1)
     return size * accumulate if type(size) is type(accumulate) is int else None
 
 

@@ -33,8 +33,7 @@ class AsyncShardSave:
 
         self._writer = _storage_writer(dcp, begin, write)
         self._future = dcp.async_save(dict(tensors), storage_writer=self._writer,
-                                      process_group=background_group(),
-                                      async_stager=Stager())
+                                      process_group=background_group(), async_stager=Stager())
 
     def result(self) -> dict:
         """Waits for all processes. Raises the error of any of them. The main process gets the index:
@@ -67,17 +66,25 @@ def _failure_of_any() -> Iterator[None]:
         raise next((error for error in errors if not isinstance(error, OSError)), errors[0]) from failed
 
 
+class _Storage:
+    """What readers and writers need not do, or do alike."""
+
+    def reset(self, checkpoint_id=None): ...
+
+    def prepare_local_plan(self, plan):
+        return plan
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id):
+        return True
+
+
 def _storage_writer(dcp, begin: Callable, write: Callable):
-    class Writer(dcp.StorageWriter):
+    class Writer(_Storage, dcp.StorageWriter):
         def __init__(self):
             self.index = {}
 
-        def reset(self, checkpoint_id=None): ...
-
         def set_up_storage_writer(self, is_coordinator, *args, **kwargs): ...
-
-        def prepare_local_plan(self, plan):
-            return plan
 
         def prepare_global_plan(self, plans):
             begun = begin()
@@ -94,29 +101,19 @@ def _storage_writer(dcp, begin: Callable, write: Callable):
                      for of_process in results for r in of_process}
             for name, about in metadata.state_dict_metadata.items():
                 chunks = [[list(chunk.offsets), list(chunk.sizes), *where[name, chunk.offsets]]
-                          for chunk in about.chunks
-                          if (name, chunk.offsets) in where]
+                          for chunk in about.chunks if (name, chunk.offsets) in where]
                 self.index[name] = {"dtype": about.properties.dtype, "size": list(about.size),
                                     "chunks": chunks}
-
-        @classmethod
-        def validate_checkpoint_id(cls, checkpoint_id):
-            return True
 
     return Writer()
 
 
 def _storage_reader(dcp, index: Mapping[str, dict], read: Callable):
-    class Reader(dcp.StorageReader):
-        def reset(self, checkpoint_id=None): ...
-
+    class Reader(_Storage, dcp.StorageReader):
         def read_metadata(self, *args, **kwargs):
             return dcp.Metadata({name: _metadata(dcp.metadata, about) for name, about in index.items()})
 
         def set_up_storage_reader(self, metadata, is_coordinator, *args, **kwargs): ...
-
-        def prepare_local_plan(self, plan):
-            return plan
 
         def prepare_global_plan(self, plans):
             return plans
@@ -124,10 +121,6 @@ def _storage_reader(dcp, index: Mapping[str, dict], read: Callable):
         def read_data(self, plan, planner):
             _read_items(plan.items, planner, index, read)
             return _done(None)
-
-        @classmethod
-        def validate_checkpoint_id(cls, checkpoint_id):
-            return True
 
     return Reader()
 

@@ -1,5 +1,6 @@
 """Reading checkpoints: every file is verified, and none runs code."""
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ FORMAT, VERSION = 2, "1.1.0"  # setup.cfg has the version, too
 _KEYS = {1: {"format", "config", "state"}, 2: {"format", "version", "config", "state"}}
 # In a file's state: the names of weights that were finite, in "model" and, as loss.NAME, in "loss".
 FINITE_WEIGHTS = "finite_weights"
+_NOT_OURS = "not a checkpoint of this project: "
 
 
 def load_checkpoint(file: Path, whole: bool = True) -> dict:
@@ -44,26 +46,29 @@ def _read(file: Path) -> tuple[dict, list[str]]:
         raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
     except DamagedError as error:
         raise ConfigError(f"{file}: {error}") from error
-    if not isinstance(content, dict) or not {"format", "config", "state"} <= content.keys():
-        raise ConfigError(f"{file}: not a checkpoint of this project: "
-                          "'format', 'config' and 'state' are needed")
-    if type(content["format"]) is int and content["format"] > FORMAT:
-        raise ConfigError(f"{file}: written by a newer version ({content.get('version')}), in checkpoint "
-                          f"format {content['format']}. This is version {VERSION}, which reads formats 1 to "
-                          f"{FORMAT}: bring the project up to date.")
-    if type(content["format"]) is not int or content["format"] not in _KEYS:
-        raise ConfigError(f"{file}: written in checkpoint format {content['format']}; "
-                          f"this version reads 1 to {FORMAT}")
-    config, state = content["config"], content["state"]
-    if not isinstance(config, dict) or not isinstance(state, dict) or not _is_config(config):
-        raise ConfigError(f"{file}: not a checkpoint of this project: config and state are needed, as tables")
-    if content.keys() != _KEYS[content["format"]]:
-        keys = ", ".join(sorted(_KEYS[content["format"]]))
-        raise ConfigError(f"{file}: not a checkpoint of this project: one of its format holds {keys}")
-    verified = state.get(FINITE_WEIGHTS, [])
-    if fault := _state_fault(state):
+    if fault := _content_fault(content):
         raise ConfigError(f"{file}: {fault}")
+    verified = content["state"].pop(FINITE_WEIGHTS, [])
+    if bad := _find_damaged(content["state"], verified):
+        raise ConfigError(f"{file}: damaged: the weights of {bad} are not finite")
     return content, verified
+
+
+def _content_fault(content: Any) -> str | None:
+    """Why the content of a file is not that of a checkpoint which this version reads; None if it is."""
+    if not isinstance(content, dict) or not {"format", "config", "state"} <= content.keys():
+        return f"{_NOT_OURS}'format', 'config' and 'state' are needed"
+    number, config, state = content["format"], content["config"], content["state"]
+    if type(number) is int and number > FORMAT:
+        return (f"written by a newer version ({content.get('version')}), in checkpoint format {number}. This "
+                f"is version {VERSION}, which reads formats 1 to {FORMAT}: bring the project up to date.")
+    if type(number) is not int or number not in _KEYS:
+        return f"written in checkpoint format {number}; this version reads 1 to {FORMAT}"
+    if not isinstance(config, dict) or not isinstance(state, dict) or not _is_config(config):
+        return f"{_NOT_OURS}config and state are needed, as tables"
+    if content.keys() != _KEYS[number]:
+        return f"{_NOT_OURS}one of its format holds {', '.join(sorted(_KEYS[number]))}"
+    return _state_fault(state)
 
 
 def _is_config(value) -> bool:
@@ -93,22 +98,26 @@ def consolidate_shards(file: Path) -> dict:
 
 def _state_fault(state: dict) -> str | None:
     """Why a state is not a valid state of this project; None if it is."""
-    model, progress = state.get("model"), state.get("progress")
+    model, progress, verified = state.get("model"), state.get("progress"), state.get(FINITE_WEIGHTS, [])
     if not isinstance(model, dict) or not isinstance(progress, dict):
-        return "not a checkpoint of this project: its state is incomplete"
+        return f"{_NOT_OURS}its state is incomplete"
     counts = [progress.get("samples", 0), *(progress.get(name) for name in ("epoch", "batch", "step"))]
     if not all(type(count) is int and count >= 0 for count in counts):
-        return "not a checkpoint of this project: its progress is not epoch, batch and step"
-    verified, average = state.pop(FINITE_WEIGHTS, []), state.get("ema")
+        return f"{_NOT_OURS}its progress is not epoch, batch and step"
     if not isinstance(verified, list) or not all(isinstance(name, str) for name in verified):
-        return "not a checkpoint of this project: the names of its weights are no list of text"
-    loss = ({f"loss.{name}": value for name, value in state["loss"].items()}
-            if isinstance(state.get("loss"), dict) else {})
-    for weights in (model, loss, average.get("model") if isinstance(average, dict) else None):
+        return f"{_NOT_OURS}the names of its weights are no list of text"
+    return None
+
+
+def _find_damaged(state: dict, verified: list[str]) -> str | None:
+    """The name of weights that were finite when they were written, and are not; None if there are none."""
+    average, loss = state.get("ema"), state.get("loss")
+    loss = {f"loss.{name}": value for name, value in loss.items()} if isinstance(loss, dict) else {}
+    for weights in (state["model"], loss, average.get("model") if isinstance(average, dict) else None):
         tensors = weights if isinstance(weights, dict) else {}
         if bad := find_non_finite({name: tensors[name] for name in verified
                                    if isinstance(tensors.get(name), torch.Tensor)}):
-            return f"damaged: the weights of {bad} are not finite"
+            return bad
     return None
 
 

@@ -162,16 +162,14 @@ class Shards:
         """Returns `state` with all tensors put together from their shards; those in `but` are given."""
         found = dict(but)
         for file in range(self.num_files):
-            tensors = (self.read(file)
-                       if any(path not in but for path, *_ in self._chunks.get(file, ())) else ())
-            for path, offset, sizes, number in self._chunks.get(file, ()):
-                if path not in but:
-                    if path not in found:
-                        found[path] = torch.empty(self.tensors[path]["size"],
-                                                  dtype=self.tensors[path]["dtype"])
-                    slices = tuple(slice(first, first + length)
-                                   for first, length in zip(offset, sizes, strict=True))
-                    found[path][slices] = tensors[number]
+            chunks = [chunk for chunk in self._chunks.get(file, ()) if chunk[0] not in but]
+            tensors = self.read(file) if chunks else ()
+            for path, offset, sizes, number in chunks:
+                if path not in found:
+                    about = self.tensors[path]
+                    found[path] = torch.empty(about["size"], dtype=about["dtype"])
+                slices = [slice(first, first + length) for first, length in zip(offset, sizes, strict=True)]
+                found[path][tuple(slices)] = tensors[number]
         rest = {name: value for name, value in state.items() if name != SHARDS_KEY}
         return map_leaves(rest, lambda value, path: found.get(path, value))
 

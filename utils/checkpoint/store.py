@@ -75,8 +75,8 @@ class CheckpointStore:
             raise TrainingError(f"{unstorable}; a checkpoint holds tensors and plain values only. "
                                 "Convert it in state_dict().")
         rest, shards = split_sharded(state) if dist.world_size() > 1 else (state, {})
-        bad = _find_non_finite_anywhere(weights) if shards else find_non_finite(weights)
-        if bad:
+        found = find_non_finite(weights)
+        if bad := next(filter(None, dist.all_gather_object(found)), None) if shards else found:
             raise TrainingError(f"the weights of {bad} are not finite; no checkpoint is written. "
                                 f"The last good one is in {self.folder}.")
         self.join()
@@ -105,9 +105,8 @@ class CheckpointStore:
         if self._bug is not None:
             raise self._bug
         if self._has_failed_too_often():
-            raise TrainingError(f"{self._failure} (failure {self.num_failures} in a row, "
-                                "which ends the run). "
-                                f"What was saved before is in {self.folder}.")
+            raise TrainingError(f"{self._failure} (failure {self.num_failures} in a row, which ends the "
+                                f"run). What was saved before is in {self.folder}.")
 
     def _has_failed_too_often(self) -> bool:
         most = self._policy.max_failures
@@ -205,11 +204,6 @@ class ShardStore(CheckpointStore):
     def _write(self, content: dict, names: list[str]) -> None: ...
 
     def _prune(self, epoch: int, spared: set) -> None: ...
-
-
-def _find_non_finite_anywhere(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """`find_non_finite` over all processes; all get the same result."""
-    return next(filter(None, dist.all_gather_object(find_non_finite(weights))), None)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -165,8 +165,7 @@ class Registry:
         return [Fault((*path, key), f"'{key}' is an argument. Write it under args: args: {{{key}: ...}}")
                 if key in parameters else
                 UnknownKey.of((*path, key), f"there is no key {key!r} for {self.one}.", allowed,
-                              f"Keys: {', '.join(allowed)}.")
-                for key in beside]
+                              f"Keys: {', '.join(allowed)}.") for key in beside]
 
     def signature(self, target, provided: Iterable[str] = ()) -> Signature:
         """The arguments that a config may pass to `target`."""

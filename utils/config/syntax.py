@@ -249,8 +249,7 @@ def _at_place(source: str, text: str, line: int, column: int, message: str) -> s
 class _Construction:
     """Builds plain values from the nodes of a YAML document; records their places and duplicate keys."""
 
-    def __init__(self, loader: _Loader, source: str, places: dict, faults: list[Fault],
-                 above: KeyPath):
+    def __init__(self, loader: _Loader, source: str, places: dict, faults: list[Fault], above: KeyPath):
         self.loader, self.source, self.places, self.faults = loader, source, places, faults
         self.above = above
 

@@ -66,11 +66,6 @@ class Updater:
         if share and self.gradients is None:
             self.gradients = share(self.parameters)
 
-    @property
-    def inputs(self) -> list[torch.nn.Parameter] | None:
-        """The only leaves that backward fills: what is trained now, of an exclusive one; None for all."""
-        return [p for p in self.parameters if p.requires_grad] if self.exclusive else None
-
     def update(self, loss: torch.Tensor, window: Window, beside: Sequence["Updater"] = ()) -> None:
         """Adds the gradients of `loss`. The window's last call makes the step, unless the guard skips it.
 
@@ -84,10 +79,10 @@ class Updater:
                 if (mask := self.guard.mask) is not None:
                     weighted = torch.where(mask, torch.nan, weighted)  # then the scaler skips the step
             if self.gradients:
-                self.gradients.backward(weighted, window.final, self.guard.skipped, self._inputs_with(beside),
+                self.gradients.backward(weighted, window.final, self.guard.skipped, self._inputs(beside),
                                         [updater.gradients for updater in beside])
             else:
-                weighted.backward(inputs=self._inputs_with(beside))
+                weighted.backward(inputs=self._inputs(beside))
         if window.final:
             if self.gradients and (any_skipped := self.gradients.any_skipped()) is not None:
                 self.guard.settle(any_skipped)
@@ -99,9 +94,11 @@ class Updater:
             if self.scaler.is_enabled() and self.guard.skipped is not True:
                 self.scaler.update()
 
-    def _inputs_with(self, beside: Sequence["Updater"]) -> list[torch.nn.Parameter] | None:
-        """`inputs`, and those of the updaters beside this one."""
-        return sum((updater.inputs for updater in beside), self.inputs) if self.exclusive else None
+    def _inputs(self, beside: Sequence["Updater"]) -> list[torch.nn.Parameter] | None:
+        """The only leaves that backward fills: what is trained now, of an exclusive one; None for all."""
+        if not self.exclusive:
+            return None
+        return [p for updater in (self, *beside) for p in updater.parameters if p.requires_grad]
 
     def preflight(self, loss: torch.Tensor, alone: bool = False, beside: Sequence["Updater"] = ()) -> None:
         """Runs backward only, with `alone` for this process's own gradients, as one process would.
@@ -114,7 +111,7 @@ class Updater:
         if isinstance(loss, torch.Tensor) and not loss.requires_grad:
             raise ConfigError.at("loss", "it does not depend on any weight that is trained: it was cut off "
                                          "on the way, by detach(), item(), argmax() or no_grad(), say.")
-        inputs = self._inputs_with(beside)
+        inputs = self._inputs(beside)
         if alone or not self.gradients:
             loss.backward(inputs=inputs)
         else:
