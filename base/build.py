@@ -193,13 +193,11 @@ def build_optimizer(block, where: str, module: torch.nn.Module, others: Sequence
     groups += [{"params": list(others)}] if others else []
     args = dict(args_of(block))
     parameters = [p for group in groups for p in group["params"]]
+    fits = as_floats(parameters) and (
+        block["type"] in FUSED_WHEN_SHARDED or not any(map(is_sharded, parameters)))
+    sparse = any(getattr(layer, "sparse", False) for layer in module.modules())  # embeddings
     offered = "fused" in OPTIMIZERS.signature(OPTIMIZERS.get(block["type"])).parameters
-    sparse = any(getattr(layer, "sparse", False)
-                 for layer in module.modules())  # embeddings with sparse gradients
-    if any(map(is_sharded, parameters)) and block["type"] not in FUSED_WHEN_SHARDED:
-        offered = False
-    if offered and not sparse and as_floats(parameters) and not (
-            args.keys() & {"fused", "foreach", "differentiable"}):
+    if offered and fits and not sparse and not args.keys() & {"fused", "foreach", "differentiable"}:
         args["fused"] = True  # one kernel for all parameters; `fused: false` in the config turns it off
     return OPTIMIZERS.build({"type": block["type"], "args": args}, where, params=groups)
 

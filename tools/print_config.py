@@ -16,10 +16,10 @@ def run_tool(args, reading: Reading) -> str:
 
 
 def with_kept_arguments(reading: Reading) -> Reading:
-    """The reading of a run: `base.config.changed_types`. Loads torch only for an override of a type."""
+    """The reading of a run: `base.run.run_config`. Loads torch only for an override of a type."""
     if not reading.changed_types:
         return reading
-    from base.config.changed_types import keep_arguments
+    from base.run.run_config import keep_arguments
 
     return keep_arguments(reading)
 

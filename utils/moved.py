@@ -39,7 +39,7 @@ MODULES = {
     "utils.compiling": ("utils.training.compile_options",),
     "utils.consolidate": ("tools.consolidate",),
     "utils.dist": ("utils.distributed.collectives", "utils.distributed.group", "utils.distributed.sharding",
-                   "utils.distributed.elastic"),
+                   "utils.distributed.launch"),
     "utils.docstrings": ("tools.reference.docstrings",),
     "utils.ema": ("utils.training.ema",),
     "utils.guard": ("utils.training.non_finite_guard",),

@@ -2,5 +2,5 @@
 
 validate, validate_dataset, validate_data_loader    every fault at once
 key_hints, locate_error    messages that help       complete_config    writes defaults into a run's config
-changed_types    overrides of a type                data_values    `${data:NAME}`, values of the train dataset
+data_values    `${data:NAME}`, values of the train dataset
 """

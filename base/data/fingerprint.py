@@ -34,7 +34,7 @@ class Fingerprint:
 
 
 class FingerprintedData(Protocol):
-    """What `take_fingerprint` needs of the data."""
+    """What a DataFingerprint needs of the data."""
 
     def dataset(self, split: str) -> Any: ...
     def sets(self, split: str) -> list[str]: ...
@@ -53,8 +53,21 @@ class DataFingerprint:
     def of(self, split: str) -> Fingerprint | None:
         """The fingerprint of a split, taken on first use; None if there is no such split."""
         if split not in self._taken:
-            self._taken[split] = take_fingerprint(self._data, split)
+            self._taken[split] = self._take(split)
         return self._taken[split]
+
+    def _take(self, split: str) -> Fingerprint | None:
+        """Moves no generator of random numbers."""
+        dataset = self._data.dataset(split)
+        if dataset is None:
+            return None
+        classes, num_samples = getattr(dataset, "classes", None), self._data.num_samples(split)
+        classes = [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
+        read = self._data.sample_reader(split)
+        if read is None:
+            return Fingerprint(num_samples, classes)
+        with generators_kept(dataset):
+            return Fingerprint(num_samples, classes, _digests(read, num_samples))
 
     def state_dict(self) -> dict[str, dict]:
         taken = {split: self.of(split) for split in ("train", *self._data.sets("val"))}
@@ -62,20 +75,6 @@ class DataFingerprint:
 
     def load_state_dict(self, state: Mapping[str, dict]) -> None:
         """Nothing: the data is as it is. `describe_changes` compares."""
-
-
-def take_fingerprint(data: FingerprintedData, split: str) -> Fingerprint | None:
-    """The fingerprint of a split; None if there is no such split. It moves no generator of random numbers."""
-    dataset = data.dataset(split)
-    if dataset is None:
-        return None
-    classes, num_samples = getattr(dataset, "classes", None), data.num_samples(split)
-    classes = [str(name) for name in classes] if isinstance(classes, (list, tuple)) else None
-    read = data.sample_reader(split)
-    if read is None:
-        return Fingerprint(num_samples, classes)
-    with generators_kept(dataset):
-        return Fingerprint(num_samples, classes, _digests(read, num_samples))
 
 
 def _digests(read: Callable[[int], Any], num_samples: int) -> dict[int, str]:

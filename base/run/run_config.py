@@ -3,15 +3,16 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from base.config.changed_types import keep_arguments
 from base.config.complete_config import complete_config, in_tables
 from base.config.validate import validate_config
+from base.registries import KINDS
 from base.run.checkpoints import Checkpoint
 from utils.checkpoint import format_1
 from utils.config.interpolation import data_references
-from utils.config.loading import Reading, located, override_config
+from utils.config.loading import ChangedType, Reading, located, override_config
 from utils.config.syntax import DATA_VALUES, DEFAULT_VALUES, format_value
-from utils.config.values import default_values, differences, flatten, value_at, written_config
+from utils.config.values import (
+    default_values, differences, flatten, set_value, value_at, written_config)
 from utils.errors import ConfigError, Fault
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,39 @@ def resolve_reading(reading: Reading, checkpoint: Checkpoint | None, num_process
     with located(reading.places):
         _refuse_changes_without_effect(checkpoint, complete)
     return RunConfig(config, reading.places, complete, reading)
+
+
+def keep_arguments(reading: Reading) -> Reading:
+    """The reading, where blocks of another type keep the arguments that the new one takes. Logs the others.
+
+    Keys beside `args` (a scheduler's `per`, a metric's `name`) are kept, too.
+    """
+    config, places, hidden = reading.config, dict(reading.places), reading.from_environment
+    for change in reading.changed_types:
+        block = value_at(config, ".".join(change.path))
+        free = _free_arguments(change, block["type"])
+        if free is None:
+            continue
+        new, old = block.get("args") or {}, change.block.get("args") or {}
+        taken = {name: value for name, value in old.items() if name in free and name not in new}
+        dropped = [name for name in old if name not in free]
+        beside = {key: value for key, value in change.block.items() if key not in ("type", "args")}
+        args = {"args": {**taken, **new}} if taken or new else {}
+        config = set_value(config, change.path, {**beside, **block, **args})
+        places, hidden = {**change.places, **places}, hidden | change.from_environment
+        if dropped:
+            log.warning("%s is now %s, which does not take these arguments of %s: %s. They are dropped.",
+                        ".".join(change.path), block["type"], change.block["type"], ", ".join(dropped))
+    return reading._replace(config=config, places=places, from_environment=hidden)
+
+
+def _free_arguments(change: ChangedType, name: object) -> set[str] | None:
+    """The arguments of the new type; None for what is no block, or for a name that does not exist."""
+    registry = KINDS.get(change.path[0])
+    if registry is None or ("args" in change.path and change.path[0] != "scheduler"):
+        return None
+    signature = registry.signature_of(name)
+    return {*signature.free()} if signature else None
 
 
 def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:

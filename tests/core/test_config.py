@@ -6,8 +6,7 @@ import re
 import pytest
 
 from base import TRAINERS
-from base.config.changed_types import keep_arguments
-from base.run.run_config import resolve_config
+from base.run.run_config import keep_arguments, resolve_config
 from base.config.validate import validate_config
 from conftest import PROJECT, needs
 from trainer.trainer import Trainer

@@ -521,7 +521,7 @@ MUTATIONS = [
     Mutation("another type drops all arguments", "base/run/run_config.py",
              "resolve_reading(keep_arguments(reading), ", "resolve_reading(reading, ",
              "test_a_run_with_another_type_keeps_the_arguments"),
-    Mutation("another type keeps the arguments that it does not take", "base/config/changed_types.py",
+    Mutation("another type keeps the arguments that it does not take", "base/run/run_config.py",
              "if name in free and name not in new}", "if name not in new}",
              "test_an_override_of_a_type_keeps_what_the_new_one_takes_and_names_the_rest"),
     Mutation("runs are compared at their last epochs", "tools/diff.py",

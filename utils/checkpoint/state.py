@@ -15,26 +15,19 @@ class StateCopier:
     """Copies a state to the CPU. Reuses its memory for the next copy: new memory would cost page faults."""
 
     def __init__(self):
-        self._buffers: dict[tuple, torch.Tensor] = {}
+        self._buffers: dict[tuple, torch.Tensor] = {}  # of the copy before, by path
+        self._used, self._same, self._waits = {}, {}, False  # of the copy under way
 
     def copy(self, state: dict) -> dict:
         """Returns a copy of `state`; the previous copy becomes invalid. Shared tensor memory stays shared."""
-        copier = _Copier(self._buffers)
-        copied = map_leaves(state, copier.copy)
-        if copier.waits:
+        self._used, self._same, self._waits = {}, {}, False
+        copied = map_leaves(state, self._copy_leaf)
+        if self._waits:
             torch.cuda.synchronize()
-        self._buffers = copier.used
+        self._buffers, self._used, self._same = self._used, {}, {}
         return copied
 
-
-class _Copier:
-    """One walk through a state: `kept` holds the old buffers by path, `used` those of this walk."""
-
-    def __init__(self, kept: Mapping[tuple, torch.Tensor]):
-        self.kept, self.used, self.waits = kept, {}, False
-        self._same: dict[tuple, torch.Tensor] = {}
-
-    def copy(self, value, path: tuple):
+    def _copy_leaf(self, value, path: tuple):
         if not isinstance(value, torch.Tensor):
             return copy.copy(value)
         tensor = value.detach()
@@ -53,12 +46,12 @@ class _Copier:
         return self._same[key]
 
     def _copy_tensor(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
-        local, buffer = local_tensor(tensor), self.kept.get(path)
+        local, buffer = local_tensor(tensor), self._buffers.get(path)
         if buffer is None or (buffer.shape, buffer.dtype, local_tensor(buffer).shape) != (
                 tensor.shape, tensor.dtype, local.shape):
             buffer = _new_buffer(tensor)
-        self.waits |= local.is_cuda
-        self.used[path] = buffer
+        self._waits |= local.is_cuda
+        self._used[path] = buffer
         local_tensor(buffer).copy_(local, non_blocking=local.is_cuda)
         return buffer
 

@@ -40,7 +40,7 @@ class ChangedType(NamedTuple):
 class Reading(NamedTuple):
     """A config, its places, its faults so far, and the layers it was merged from, lowest first.
 
-    `changed_types`: see `base.config.changed_types.keep_arguments`. `from_environment`: the keys whose
+    `changed_types`: see `base.run.run_config.keep_arguments`. `from_environment`: the keys whose
     values came from `${env:...}`.
     """
 
