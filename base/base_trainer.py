@@ -23,8 +23,7 @@ from utils.checkpoint.store import SavePolicy
 from utils.config.signature import FieldsOf
 from utils.distributed import collectives as dist
 from utils.distributed.collectives import Ballot
-from utils.distributed.model_sync import broadcast_buffers, shard_model
-from utils.distributed.sharding import full_tensor
+from utils.distributed.sharding import full_tensor, shard_model
 from utils.distributed.strategy import parse_strategy
 from utils.distributed.sync_batchnorm import convert_sync_batchnorm
 from utils.errors import Interrupted, TrainingError
@@ -282,7 +281,7 @@ class BaseTrainer(FormerTrainerNames):
             position.pass_over(len(batches))
             return False
         if self._num_processes > 1:
-            broadcast_buffers([self.model, self.loss])
+            dist.broadcast_buffers([self.model, self.loss])
         before = StepSnapshot(self) if self.guard.tolerated else None
         self._step_seeds.begin(position.step)
         values = []
@@ -382,7 +381,7 @@ class BaseTrainer(FormerTrainerNames):
         self.metrics = self.eval_metrics
         self.metrics.reset()
         if self._num_processes > 1:
-            broadcast_buffers([self.model, self.loss])
+            dist.broadcast_buffers([self.model, self.loss])
         self.set_mode(training=False)
         try:
             with torch.no_grad():

@@ -30,7 +30,7 @@ MODULES = {
     "base.profiling": ("tools.profile",),
     "base.rehearsal": ("base.preflight.preflight",),
     "base.samples": ("base.data.views", "base.data.sampler", "base.data.nested"),
-    "base.sharing": ("utils.distributed.model_sync",),
+    "base.sharing": ("utils.distributed.sharding", "utils.distributed.collectives"),
     "base.starting": ("base.run.setup", "base.run.checkpoints", "base.run.initial_weights",
                       "base.run.run_config"),
     "base.streams": ("base.data.streams",),

@@ -157,6 +157,15 @@ def broadcast_(tensors: Sequence[torch.Tensor], source: int = 0) -> None:
                 tensor.copy_(values.view_as(tensor))
 
 
+def broadcast_buffers(modules: Sequence[Any]) -> None:
+    """Copies the main process's buffers, such as BatchNorm's statistics, to all: a checkpoint holds them.
+
+    `modules` may hold other things, such as a loss that is a function.
+    """
+    modules = [module for module in modules if isinstance(module, torch.nn.Module)]
+    broadcast_([buffer for module in modules for buffer in module.buffers()])
+
+
 def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """The memory of a contiguous tensor as uint8, which every backend can move."""
     return tensor.view(-1).view(torch.uint8)

@@ -1,10 +1,37 @@
 """Sharded tensors (FSDP2): making and reading them, and the import of torch.distributed.checkpoint."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as torch_dist
 
 from utils.distributed.collectives import SLOWEST_DISK, Shared, world_size
+
+
+class ShardedTraining(Protocol):
+    """What `shard_model` needs of a trainer."""
+
+    strategy: Any
+    unwrapped_model: torch.nn.Module
+    loss: Any
+    ema: Any
+    device: torch.device
+    optimizers: Mapping
+
+    def stepped(self, model: torch.nn.Module, name: str) -> torch.nn.Module: ...
+
+
+def shard_model(trainer: ShardedTraining) -> None:
+    """Shards the weights. Modules of different optimizers are sharded separately."""
+    strategy, model, loss = trainer.strategy, trainer.unwrapped_model, trainer.loss
+    strategy.validate(model, trainer.device)
+    roots = {id(trainer.stepped(model, name)): name for name in trainer.optimizers}  # several may share one
+    for name in roots.values() if world_size() > 1 else ():
+        strategy.shard(root := trainer.stepped(model, name), trainer.device)
+        if trainer.ema:
+            strategy.shard(trainer.stepped(trainer.ema.model, name), trainer.device, averaged=True)
+        if root is model and isinstance(loss, torch.nn.Module) and any(True for _ in loss.parameters()):
+            strategy.shard(loss, trainer.device, computes=False)
 
 
 def shard_modules(modules: Sequence[torch.nn.Module], device: torch.device, dtype: torch.dtype | None = None,
