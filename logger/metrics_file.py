@@ -1,10 +1,13 @@
-"""metrics.jsonl: one JSON line per log point and per epoch. It is always written."""
+"""metrics.jsonl, a line per log point and per epoch, and summary.json. Both are always written."""
 import json
 import logging
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from utils.run_files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +27,8 @@ class MetricsFile:
         self._sound_size: int | None = None  # bytes up to the last whole line, if half a line may follow
 
     def write(self, values: Mapping[str, float], epoch: int, step: int) -> None:
-        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._waiting.append(json.dumps({"step": step, "epoch": epoch, **plain}) + "\n")
+        line = {"step": step, "epoch": epoch, **_without_nan(values)}
+        self._waiting.append(json.dumps(line) + "\n")
         self.num_lines += 1
         self._write_waiting()
 
@@ -75,3 +78,35 @@ class MetricsFile:
                 file.truncate(self._sound_size)
             file.write(lines)
         self._sound_size = None
+
+
+class SummaryFile:
+    """Replaces `summary.json` at the start of a run, after each evaluation and at the end.
+
+    It holds `state` (running, finished, stopped, failed), `reason`, `epoch`, `step`, `best`, the `scores` of
+    the last evaluation, and the flat `config`. After a kill it still says "running": environment.jsonl and
+    the lock of the run know more.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
+        self.path, self._config, self._scores = folder / "summary.json", dict(config), {}
+        self._refused = False
+
+    def write(self, state: str, progress: Mapping[str, Any], scores: Mapping[str, float] | None = None,
+              reason: str | None = None) -> None:
+        """Writes the file. A failure is logged once, and ends nothing."""
+        if scores is not None:
+            self._scores = {"epoch": progress["epoch"], **_without_nan(scores)}
+        content = {"state": state, "reason": reason, **progress, "scores": self._scores,
+                   "config": self._config}
+        try:
+            replace_file(self.path, json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            if not self._refused:
+                log.warning("%s: cannot be written: %s", self.path, error.strerror or error)
+            self._refused = True
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The values with None for what JSON cannot hold."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

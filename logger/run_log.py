@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from logger.feeder import Feeder
-from logger.metrics_file import MetricsFile
-from logger.summary_file import SummaryFile
+from logger.metrics_file import MetricsFile, SummaryFile
 from logger.writer import Writer
 from utils.checkpoint.store import CheckpointStore
 from utils.distributed.group import is_peer_failure
