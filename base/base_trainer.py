@@ -63,6 +63,12 @@ class BaseTrainer(FormerTrainerNames):
         options: the fields of TrainerOptions, as they stand in `trainer.args`.
     """
 
+    # epochs completed, optimizer steps made, unless a subclass has set an attribute of that name
+    epoch = property(lambda self: vars(self).get("epoch", self.position.epoch),
+                     lambda self, own: vars(self).update(epoch=own))
+    step = property(lambda self: vars(self).get("step", self.position.step),
+                    lambda self, own: vars(self).update(step=own))
+
     def __init__(self, *, model: nn.Module, data: DataSplits, optimizers: Mapping[str, Callable],
                  schedulers: Mapping[str, list], loss: Callable | None = None,
                  metrics: Mapping[str, Callable] = (), seed: int = 0,
