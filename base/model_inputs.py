@@ -81,8 +81,11 @@ def _parts(batch: Any) -> tuple[Any, tuple, str | None, tuple, list[str]]:
 
 def _is_row(value: Any) -> bool:
     """Whether a value is a tuple of inputs and targets, or of inputs, and no object or list of samples."""
-    row = isinstance(value, (tuple, list)) and not hasattr(value, "to")
-    return row and (len(value) == 2 or kind_of(value)[1] > 0)
+    if not isinstance(value, (tuple, list)) or hasattr(value, "to") or len(value) != 2:
+        return isinstance(value, (tuple, list)) and not hasattr(value, "to") and kind_of(value)[1] > 0
+    # two samples in a list look like inputs and targets in mappings, but for the names that they share
+    return type(value) is tuple or not all(isinstance(item, Mapping) and item.keys() == value[0].keys()
+                                           and not item.keys().isdisjoint(_TARGETS) for item in value)
 
 
 def _at(batch: Any, path: tuple) -> Any:
