@@ -782,3 +782,53 @@ def test_an_object_moves_itself():
 )
 def test_the_samples_of_such_a_batch_are_counted(batch, number):
     assert count_samples(batch, 9) == number
+
+
+# -- transformers --------------------------------------------------------------------------------------------
+
+def bert():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=3
+        )
+    )
+
+
+def tokens(index: int) -> dict:
+    return {"input_ids": torch.arange(index, index + 4), "attention_mask": torch.ones(4), "label": label(index)}
+
+
+@pytest.mark.parametrize("loss", [None, "CrossEntropyLoss"])
+def test_a_model_of_transformers_trains_with_its_own_loss_or_another(loss, tmp_path):
+    pytest.importorskip("transformers")
+    given("transformers", tokens, bert, loss, metrics=["accuracy"])
+    values = tried("transformers", tmp_path)[1]
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= values.keys()
+
+
+def test_a_dataset_and_a_collator_of_hugging_face_train(tmp_path):
+    transformers, datasets = pytest.importorskip("transformers"), pytest.importorskip("datasets")
+    rows = {"input_ids": [[1, 2, 3], [1, 2], [3]], "attention_mask": [[1, 1, 1], [1, 1], [1]], "label": [0, 1, 2]}
+
+    class Padded:
+        def __init__(self, program):
+            self.rows = datasets.Dataset.from_dict(rows)
+            tokenizer = transformers.PreTrainedTokenizerFast(
+                tokenizer_object=__import__("tokenizers").Tokenizer(__import__("tokenizers").models.WordLevel({"p": 0})),
+                pad_token="p",
+            )
+            self.collate_fn = transformers.DataCollatorWithPadding(tokenizer)
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, index):
+            return self.rows[index]
+
+    given("datasets", built=bert, loss=None, dataset=lambda program: datasets.Dataset.from_dict(
+        rows | {name: [row + [0] * (3 - len(row)) for row in rows[name]] for name in ("input_ids", "attention_mask")}
+    ).with_format("torch"))
+    given("collator", built=bert, loss=None, dataset=Padded)
+    assert tried("datasets", tmp_path)[1].keys() == tried("collator", tmp_path)[1].keys() == {"train/loss", "val/loss"}

@@ -103,7 +103,7 @@ MUTATIONS = [
              "test_the_samples_of_such_a_batch_are_counted"),
     Mutation("only datasets of torch are taken", "base/registries.py",
              'or_has=("__len__", "__getitem__")', "or_has=()",
-             "test_an_ordinary_program_trains_and_is_evaluated[a dataset that is no Dataset]"),
+             "test_an_ordinary_program_trains_and_is_evaluated"),
     # -- data without a test split
     Mutation("a run without test data is scored on test", "base/build.py",
              'sets["test"] = []', "pass", "test_a_run_without_test_data_says_how_to_score_it"),
