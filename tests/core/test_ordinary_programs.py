@@ -789,15 +789,15 @@ def test_the_samples_of_such_a_batch_are_counted(batch, number):
 def bert():
     from transformers import BertConfig, BertForSequenceClassification
 
+    sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8}
     return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=3
-        )
+        BertConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, num_labels=3)
     )
 
 
 def tokens(index: int) -> dict:
-    return {"input_ids": torch.arange(index, index + 4), "attention_mask": torch.ones(4), "label": label(index)}
+    ids = torch.arange(index, index + 4)
+    return {"input_ids": ids, "attention_mask": torch.ones(4), "label": label(index)}
 
 
 @pytest.mark.parametrize("loss", [None, "CrossEntropyLoss"])
@@ -809,16 +809,15 @@ def test_a_model_of_transformers_trains_with_its_own_loss_or_another(loss, tmp_p
 
 
 def test_a_dataset_and_a_collator_of_hugging_face_train(tmp_path):
-    transformers, datasets = pytest.importorskip("transformers"), pytest.importorskip("datasets")
-    rows = {"input_ids": [[1, 2, 3], [1, 2], [3]], "attention_mask": [[1, 1, 1], [1, 1], [1]], "label": [0, 1, 2]}
+    transformers, datasets, tokenizers = map(pytest.importorskip, ("transformers", "datasets", "tokenizers"))
+    ids, mask = [[1, 2, 3], [1, 2], [3]], [[1, 1, 1], [1, 1], [1]]
+    rows = {"input_ids": ids, "attention_mask": mask, "label": [0, 1, 2]}
 
     class Padded:
         def __init__(self, program):
             self.rows = datasets.Dataset.from_dict(rows)
-            tokenizer = transformers.PreTrainedTokenizerFast(
-                tokenizer_object=__import__("tokenizers").Tokenizer(__import__("tokenizers").models.WordLevel({"p": 0})),
-                pad_token="p",
-            )
+            words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"p": 0}))
+            tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="p")
             self.collate_fn = transformers.DataCollatorWithPadding(tokenizer)
 
         def __len__(self):
@@ -827,8 +826,9 @@ def test_a_dataset_and_a_collator_of_hugging_face_train(tmp_path):
         def __getitem__(self, index):
             return self.rows[index]
 
-    given("datasets", built=bert, loss=None, dataset=lambda program: datasets.Dataset.from_dict(
-        rows | {name: [row + [0] * (3 - len(row)) for row in rows[name]] for name in ("input_ids", "attention_mask")}
-    ).with_format("torch"))
+    padded = {name: [row + [0] * (3 - len(row)) for row in rows[name]] for name in [*rows][:2]}
+    made = datasets.Dataset.from_dict(rows | padded).with_format("torch")
+    given("datasets", built=bert, loss=None, dataset=lambda program: made)
     given("collator", built=bert, loss=None, dataset=Padded)
-    assert tried("datasets", tmp_path)[1].keys() == tried("collator", tmp_path)[1].keys() == {"train/loss", "val/loss"}
+    for name in ("datasets", "collator"):
+        assert tried(name, tmp_path)[1].keys() == {"train/loss", "val/loss"}
