@@ -1,6 +1,7 @@
 """Supervised training: a batch of inputs and targets, one model, one loss."""
 import logging
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 
@@ -108,11 +109,13 @@ def logits_of(outputs):
 
 def named_terms(result) -> dict:
     """`{"loss": what is minimised, ...}` of what a loss returns."""
-    loss, logs = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
-    if isinstance(loss, tuple) or not isinstance(logs, Mapping):
-        kinds = ", ".join(type(item).__name__ for item in result)
-        raise ConfigError.at("loss", f"it returned a tuple of {kinds}. A loss returns a scalar, "
-                                     "{'name': term, ...}, or (loss, {'name': value}).")
+    loss, logs = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, {})
+    logs = {} if logs is None else logs
+    numbers = isinstance(logs, Mapping) and all(isinstance(value, (torch.Tensor, Real))
+                                                for value in logs.values())
+    if not isinstance(loss, (torch.Tensor, Mapping, Real)) or not numbers:
+        raise ConfigError.at("loss", f"it returned {describe_shapes(result)}. A loss returns a scalar "
+                                     "tensor, {'name': term, ...}, or (loss, {'name': number}).")
     terms = {**logs, **(loss if isinstance(loss, Mapping) else {"loss": loss})}
     if "loss" not in terms:
         terms["loss"] = torch.stack(list(loss.values())).sum()

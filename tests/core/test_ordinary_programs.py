@@ -633,7 +633,7 @@ def test_batches_of_one_kind_are_taken_alike():
         (
             "loss of a tuple",
             "loss",
-            "it returned a tuple of Tensor, Tensor. A loss returns a scalar, {'name': term, ...}, or (",
+            "it returned (float32 [], float32 [3, 3]). A loss returns a scalar tensor, {",
         ),
         (
             "nobody's loss",
