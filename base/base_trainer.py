@@ -57,6 +57,11 @@ class BaseTrainer(FormerTrainerNames):
         options: the fields of TrainerOptions, as they stand in `trainer.args`.
     """
 
+    epoch = property(lambda self: vars(self).get("epoch", self.position.epoch),  # those completed
+                     lambda self, own: vars(self).update(epoch=own))  # a subclass may set its own
+    step = property(lambda self: vars(self).get("step", self.position.step),  # of the optimizer
+                    lambda self, own: vars(self).update(step=own))
+
     def __init__(self, *, model: nn.Module, data: DataSplits, optimizers: Mapping[str, Callable],
                  schedulers: Mapping[str, list], loss: Callable | None = None,
                  metrics: Mapping[str, Callable] = (), seed: int = 0,

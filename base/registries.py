@@ -62,7 +62,8 @@ LOSSES = Registry("loss", "model", inputs=2, nests=True, libraries=[
     Library("any loss of torch.nn", subclasses("torch.nn", nn.Module, ending="Loss"))])
 METRICS = Registry("metric", "model", inputs=2, nests=True, libraries=[
     Library("any torchmetrics class", _torchmetrics)])
-DATASETS = Registry("dataset", "data_loader", expects=Dataset, libraries=[
+DATASETS = Registry("dataset", "data_loader", expects=Dataset, or_has=("__len__", "__getitem__"),
+                    libraries=[
     Library("any torchvision dataset", subclasses("torchvision.datasets", Dataset))])
 TRANSFORMS = Registry("transform", "data_loader", inputs=1, nests=True, libraries=[
     Library("any torchvision.transforms.v2 class", subclasses("torchvision.transforms.v2", "Transform"))])

@@ -16,8 +16,12 @@ class WeightedLosses(nn.Module):
         self._modules.update({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
 
     def forward(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
-        terms = {name: part(outputs, targets) for name, part in self.parts.items()}
-        return {**terms, "loss": sum(self.scales[name] * term for name, term in terms.items())}
+        terms, logs = {}, {}
+        for name, part in self.parts.items():
+            terms[name] = part(outputs, targets)
+            if isinstance(terms[name], tuple):  # (loss, {name: value to log})
+                terms[name], logs = terms[name][0], logs | terms[name][1]
+        return {**logs, **terms, "loss": sum(self.scales[name] * term for name, term in terms.items())}
 
 
 def loss_parts(loss: Any) -> dict[str, Any]:

@@ -1,38 +1,133 @@
 """Supervised training: a batch of inputs and targets, one model, one loss."""
+import logging
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 
 from base import TRAINERS, BaseTrainer
+from base.config.locate_error import describe_shapes
+from base.model_inputs import PAIR, Choice, choose_inputs, kind_of
+from base.weighted_losses import loss_parts
+from utils.errors import ConfigError, describe_error
+
+log = logging.getLogger(__name__)
 
 
 @TRAINERS.register
 class Trainer(BaseTrainer):
-    """Assumes batches `(inputs, targets)`, `outputs = model(inputs)` and `loss(outputs, targets)`.
+    """One model and one loss: `outputs = model(inputs)`, `loss(outputs, targets)`.
 
-    A loss returns a scalar, or named terms `{"bce": ..., "dice": ...}`: "loss" is minimised, or else the sum.
-    For other batches or losses, override `train_step` and `eval_step`, or only `forward`.
+    Batches are `(inputs, targets)`, or of other shapes that fit the arguments of the model's `forward` (see
+    base/model_inputs.py): mappings by name, tuples by position. A loss returns a scalar, named terms
+    `{"bce": ..., "dice": ...}` ("loss" is minimised, or else the sum), or `(loss, {"name": value})`. Without
+    a loss in the config, the model returns its own, as `loss` of its output. For all else override
+    `train_step` and `eval_step`, or only `forward`.
+
+    Args:
+        unpack: whether batches and outputs may have other shapes; false, as in 1.0.0, takes two items of a
+            batch, the inputs and the targets, and gives outputs to metrics as they are.
     """
 
-    def __init__(self, *, loss, **kwargs):
+    def __init__(self, *, loss=None, unpack: bool = True, **kwargs):
         super().__init__(loss=loss, **kwargs)
+        self._unpack, self._choices = unpack, {}  # how batches are given to the model, by their kind
 
     def train_step(self, batch):
         outputs, targets, terms = self.forward(batch)
+        if "loss" not in terms:
+            raise ConfigError.at("loss", f"is missing: {type(self).__name__} needs one, such as "
+                                         "CrossEntropyLoss, unless the output of the model has a 'loss'.")
         self.update(terms["loss"])
-        return terms | self.metrics(outputs, targets)
+        return terms | self._scores(outputs, targets)
 
     def eval_step(self, batch):
         outputs, targets, terms = self.forward(batch)
-        return terms | self.metrics(outputs, targets)
+        return terms | self._scores(outputs, targets)
 
     def forward(self, batch):
-        """Returns (outputs, targets, terms of the loss); `terms["loss"]` is the scalar to minimise."""
-        inputs, targets = batch
-        with self.autocast():
-            outputs = self.model(inputs)
-            loss = self.loss(outputs, targets)
-        terms = dict(loss) if isinstance(loss, Mapping) else {"loss": loss}
-        if "loss" not in terms:
-            terms["loss"] = torch.stack(list(terms.values())).sum()
-        return outputs, targets, terms
+        """Returns (outputs, targets, terms of the loss); `terms["loss"]` is the scalar to minimise.
+
+        `outputs` are what metrics get: the `logits` of an output that has them; None for an output that
+        consists of terms of the loss.
+        """
+        choice = self._choice(batch)
+        args, kwargs, targets = choice.take(batch)
+        outputs = None
+        try:
+            with self.autocast():
+                outputs = self.model(*args, **kwargs)
+                terms = own_terms(outputs) if self.loss is None else self._loss_terms(outputs, targets)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            if self.in_preflight and (choice != PAIR or not isinstance(args[0], torch.Tensor)):
+                raise ConfigError.at("model" if outputs is None else "loss", (
+                    f"{describe_error(error)}\nA batch {describe_shapes(batch)} was taken as {choice}. For "
+                    "anything else, give its keys the names of forward's arguments, or override "
+                    "`forward(batch)` of Trainer.")) from error
+            raise
+        return (self._for_metrics(outputs, terms) if self._unpack else outputs), targets, terms
+
+    def _choice(self, batch) -> Choice:
+        if not self._unpack:
+            return PAIR
+        kind = kind_of(batch)
+        if kind not in self._choices:
+            choice = choose_inputs(self.unwrapped_model.forward, batch, self.loss is not None)
+            self._choices[kind] = choice
+            if choice != PAIR:
+                log.info("a batch is taken as %s", choice)
+        return self._choices[kind]
+
+    def _loss_terms(self, outputs, targets) -> dict:
+        """The terms of the loss. Those of torch get the logits, and of targets in a tuple all that they take.
+        """
+        of_torch = all(type(part).__module__.startswith("torch.") for part in loss_parts(self.loss).values())
+        if of_torch:
+            outputs = logits_of(outputs)
+        if of_torch and isinstance(targets, (tuple, list)) and len(targets) > 1:
+            return named_terms(self.loss(outputs, *targets))
+        return named_terms(self.loss(outputs, targets))
+
+    def _for_metrics(self, outputs, terms):
+        if self.loss is None and isinstance(outputs, Mapping) and outputs.keys() <= terms.keys():
+            return None
+        if self.loss is None and type(outputs) is tuple:  # (logits, loss)
+            return next((part for part in outputs if part is not terms.get("loss")), None)
+        return logits_of(outputs)
+
+    def _scores(self, outputs, targets) -> dict:
+        return {} if outputs is None else self.metrics(outputs, targets)
+
+
+def logits_of(outputs):
+    """The `logits` of an output that has some, as a key or as an attribute; else the output."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    return outputs if logits is None else logits
+
+
+def named_terms(result) -> dict:
+    """`{"loss": what is minimised, ...}` of what a loss returns."""
+    loss, logs = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, {})
+    logs = {} if logs is None else logs
+    numbers = isinstance(logs, Mapping) and all(isinstance(value, (torch.Tensor, Real))
+                                                for value in logs.values())
+    if not isinstance(loss, (torch.Tensor, Mapping, Real)) or not numbers:
+        raise ConfigError.at("loss", f"it returned {describe_shapes(result)}. A loss returns a scalar "
+                                     "tensor, {'name': term, ...}, or (loss, {'name': number}).")
+    terms = {**logs, **(loss if isinstance(loss, Mapping) else {"loss": loss})}
+    if "loss" not in terms:
+        terms["loss"] = torch.stack(list(loss.values())).sum()
+    return terms
+
+
+def own_terms(outputs) -> dict:
+    """The terms of the loss that a model computes itself: its `loss` and other scalars; empty without one."""
+    if isinstance(outputs, Mapping):
+        scalars = {name: value for name, value in outputs.items()
+                   if isinstance(value, torch.Tensor) and value.ndim == 0}
+        return named_terms(scalars) if "loss" in scalars or 0 < len(scalars) == len(outputs) else {}
+    parts = outputs if type(outputs) is tuple else [getattr(outputs, "loss", outputs)]
+    found = next((part for part in parts if isinstance(part, torch.Tensor) and part.ndim == 0), None)
+    return {} if found is None else {"loss": found}

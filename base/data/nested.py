@@ -1,9 +1,21 @@
 """What is inside the tuples, lists and dicts of samples and batches: tensors to change, bytes to compare."""
+import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from operator import setitem
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence
+
+
+def as_mapping(value: Any) -> Mapping | None:
+    """A mapping as it is, a dataclass as its fields by name; None for anything else."""
+    if isinstance(value, (Mapping, type)) or not is_dataclass(value):
+        return value if isinstance(value, Mapping) else None
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
@@ -18,19 +30,34 @@ def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def on_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
-    """`batch` with `function` applied to every tensor, inside any tuples, lists and dicts."""
-    if isinstance(batch, Mapping):
-        return type(batch)({key: on_tensors(value, function) for key, value in batch.items()})
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(on_tensors(value, function) for value in batch))
+    """`batch` with `function` applied to every tensor, and to whatever else has a method `to`.
+
+    Inside any tuples, lists, mappings and dataclasses, which keep their types.
+    """
+    if hasattr(type(batch), "to"):  # also of a mapping or a tuple, such as a PackedSequence
+        return function(batch)
     if isinstance(batch, (tuple, list)):
-        return type(batch)([on_tensors(value, function) for value in batch])
-    return function(batch) if hasattr(batch, "to") else batch
+        items = [on_tensors(value, function) for value in batch]
+        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    if (named := as_mapping(batch)) is None:
+        return batch
+    named = {key: on_tensors(value, function) for key, value in named.items()}
+    if type(batch) is dict or type(batch) is MappingProxyType:
+        return type(batch)(named)
+    batch = copy.copy(batch)  # with its other attributes, such as what a defaultdict makes
+    put = setitem if isinstance(batch, Mapping) else object.__setattr__  # it may be frozen
+    for key, value in named.items():
+        put(batch, key, value)
+    return batch
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Tensors on `device`; the host does not wait for a copy to an accelerator, later work there does."""
-    return on_tensors(batch, lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"))
+    def moved(value: Any) -> Any:
+        is_known = isinstance(value, (torch.Tensor, PackedSequence))
+        result = value.to(device, **({"non_blocking": device.type != "cpu"} if is_known else {}))
+        return value if result is None else result  # some objects move in place
+    return on_tensors(batch, moved)
 
 
 def bytes_of(value: Any) -> Iterator[bytes]:

@@ -4,7 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
+from base.data.nested import as_mapping
 from base.data.sampler import Batch
 from utils.errors import ConfigError
 
@@ -17,7 +19,7 @@ def count_samples(data: Any, nominal: int) -> int:
     Targets are all but the first of a tuple or list, or the values of a dict with usual names (without such
     names all of its values). `nominal`, how many were collated, if that does not tell.
     """
-    expected = nominal
+    expected, data = nominal, data if (named := as_mapping(data)) is None else named
     if data is None:
         return 0
     if isinstance(data, list) and all(isinstance(item, (tuple, Mapping)) for item in data):
@@ -25,7 +27,8 @@ def count_samples(data: Any, nominal: int) -> int:
     if isinstance(data, Mapping):
         parts = [data[name] for name in _TARGETS if name in data] or list(data.values())
     else:
-        parts = list(data[1:]) if isinstance(data, (tuple, list)) else []
+        whole = [data] if isinstance(data, PackedSequence) else []
+        parts = whole or (list(data[1:]) if isinstance(data, (tuple, list)) else [])
         if parts and isinstance(data[0], torch.Tensor) and data[0].ndim:
             expected = len(data[0])
     lengths = {length for part in parts for length in _lengths(part, expected)}
@@ -33,8 +36,10 @@ def count_samples(data: Any, nominal: int) -> int:
 
 
 def _lengths(part: Any, expected: int) -> list[int]:
-    if isinstance(part, Mapping):
-        return [length for value in part.values() for length in _lengths(value, expected)]
+    if isinstance(part, PackedSequence):
+        return [int(part.batch_sizes[0])]
+    if (named := as_mapping(part)) is not None:
+        return [length for value in named.values() for length in _lengths(value, expected)]
     if isinstance(part, torch.Tensor):
         return [len(part)] if part.ndim else []
     if not isinstance(part, (tuple, list)):

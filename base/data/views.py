@@ -98,8 +98,8 @@ def identity_collate(batch: Any) -> Any:
 
 
 def _pin_memory(batch: Any) -> Any:
-    return on_tensors(batch, lambda value: (
-        value.pin_memory() if isinstance(value, torch.Tensor) and value.is_cpu else value))
+    return on_tensors(batch, lambda value: value.pin_memory() if getattr(value, "is_cpu", True) and hasattr(
+        value, "pin_memory") else value)
 
 
 class SampleTransforms:

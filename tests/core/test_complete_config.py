@@ -66,7 +66,8 @@ def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_
     config = full = yaml.safe_load((run / "config.yaml").read_text())
     assert config == load(run)["config"] and config.keys() > {"default_values", "transforms"}
     assert config["model"] == {"type": "Grown", "args": {"width": 12, "bias": None, "scale": [1.0, 2.0]}}
-    assert config["trainer"]["args"] == {**dataclasses.asdict(TrainerOptions()), "epochs": 1, "log_every": 2}
+    assert config["trainer"]["args"] == {
+        **dataclasses.asdict(TrainerOptions()), "epochs": 1, "log_every": 2, "unpack": True}
     signature = inspect.signature(DataSplits).parameters.items()
     options = {name: parameter.default for name, parameter in signature if name not in PROVIDED}
     written = {"batch_size": 30, "validation_split": 40, "batches_per_epoch": 5}

@@ -359,7 +359,13 @@ def test_a_seed_is_a_whole_number(seed):
 
 
 def test_a_trainer_that_needs_a_loss_is_not_left_without():
-    assert "Trainer needs one" in faults(loss=None)["loss"]
+    @TRAINERS.register
+    class WithALoss(TRAINERS.get("Trainer")):
+        def __init__(self, *, loss, **kwargs):
+            super().__init__(loss=loss, **kwargs)
+
+    assert "WithALoss needs one" in faults(loss=None, trainer="WithALoss")["loss"]
+    validate_config({**GOOD, "loss": None})  # the model may give its own
 
 
 def test_a_trainer_with_a_loss_of_its_own_needs_none():

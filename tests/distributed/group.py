@@ -79,6 +79,18 @@ class LeftOutPoints(Points):
 
 
 @DATASETS.register
+class PointDicts(Points):
+    def __getitem__(self, index):
+        return {"points": self.points[index], "label": self.labels[index], "index": index}
+
+
+@LOSSES.register
+def with_logs(outputs, targets):
+    loss = nn.functional.cross_entropy(outputs, targets)
+    return loss, {"twice": 2 * loss.detach()}
+
+
+@DATASETS.register
 class PointStream(IterableDataset):
     def __init__(self, split: str):
         self.points = Points(split)

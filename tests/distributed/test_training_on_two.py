@@ -34,6 +34,7 @@ JOBS = {
                  "data_loader.drop_last=true", "data_loader.num_workers=1"],
     # no AdamW: the bias before the norm has a gradient of rounding errors alone, which Adam makes steps of
     "norm": ["model.args.norm=true", SGD, "trainer.args.sync_batchnorm=true", "data_loader.drop_last=true"],
+    "dicts": ["dataset=PointDicts", "loss=with_logs", "trainer.args.ema=0.9", "data_loader.num_workers=1"],
     "unused": ["model.args.unused=true"],
     "loss": ["loss=WithTemperature"],
     "parts": ["trainer={type: ByParts, args: {epochs: 2}}", SGD],

@@ -139,7 +139,7 @@ def test_a_visible_mistake_is_marked(faults, section, value, said):
 # a parser of its own shows, and numbers that are whole for JSON.
 NOT_MARKED = {
     "epochs: 10.0", "accumulate: 9223372036854775808", "strategy: {type: ddp, args: 5}", "strategy: {type: {}}", "max_time: 1h",
-    "keep_last: 3", "name: my run", "seed: 1e3", "", "val_loss", "accuracy", "validation_split: 1.0", "seed: ${sed}",
+    "keep_last: 3", "name: my run", "seed: 1e3", "val_loss", "accuracy", "validation_split: 1.0", "seed: ${sed}",
     "loss: {type: CrossEntropyLoss, args: {weight: [1, a]}}", "seed: ${env:NOT_SET_ANYWHERE}", "seed: ${seed}", "seed: ${seed",
     "name: ${model}", "~foo:", "val: Digits", "test: {a/b: Digits}",
     "loss: {type: L1Loss, scale: 2}", "loss: {accuracy: L1Loss, b: L1Loss}",

@@ -16,7 +16,7 @@ TRAINER = {
 # By the class or function that takes an argument, or by the section of a block's own key. A key that is
 # newer than 1.0.0 has the value that gives its behaviour: a run that was begun without the key keeps it.
 DEFAULTS = {"DataSplits": DATA_LOADER, "TrainerOptions": TRAINER, "optimizer": {"keep_frozen": False},
-            "scheduler": {"per": "epoch"}, "transforms": {"joint": False},
+            "scheduler": {"per": "epoch"}, "transforms": {"joint": False}, "Trainer": {"unpack": False},
             "ImageFolder": {"decoder": "torchvision"}}
 
 

@@ -39,6 +39,7 @@ class Registry:
         kind: the name of the kind in messages ("model").
         folder: the project folder whose files are imported on the first look-up ("model").
         expects: the class that a built object must be an instance of; None if any callable is allowed.
+        or_has: methods of an object that need not be of this class.
         provided: parameters that the program fills in itself (an optimizer's `params`).
         inputs: for kinds where a plain function *is* the object (a loss, a metric, a transform): the number
             of leading arguments of each call. The config's args fill the others.
@@ -47,8 +48,9 @@ class Registry:
     """
 
     def __init__(self, kind: str, folder: str, *, expects: type | None = None, provided: Iterable[str] = (),
-                 inputs: int | None = None, nests: bool = False, libraries: Iterable[Library] = ()):
-        self.kind, self.folder, self.expects = kind, folder, expects
+                 inputs: int | None = None, nests: bool = False, libraries: Iterable[Library] = (),
+                 or_has: tuple[str, ...] = ()):
+        self.kind, self.folder, self.expects, self.or_has = kind, folder, expects, or_has
         self.one = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
         self.provided, self.libraries = tuple(provided), tuple(libraries)
         self.inputs, self.nests = inputs, nests
@@ -199,7 +201,8 @@ class Registry:
             argument = argument_named_by(error, args)
             raise ConfigError.at(f"{where}.args.{argument}" if argument else where,
                                  f"{block['type']} could not be built: {describe_error(error)}") from error
-        if self.expects and not isinstance(thing, self.expects):
+        has_all = self.or_has and all(hasattr(type(thing), method) for method in self.or_has)
+        if self.expects and not isinstance(thing, self.expects) and not has_all:
             raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; {self.one} is a "
                                         f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
