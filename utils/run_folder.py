@@ -16,6 +16,9 @@ def folder_name_fault(name: str) -> str | None:
     """Why `name` is not valid for an experiment or a run; None if it is."""
     if not re.fullmatch(r"\w[\w.+=-]*", name):
         return f"{name!r} names a folder: letters, digits and _ . + = - only, no slashes"
+    if len(name.encode()) > 200:
+        return f"{name[:20]!r}... names a folder, and is too long: 200 characters are the most"
+    return None
 
 
 def new_run(out: Path, name: str, run_name: str | None, suffix: str = "") -> Path:

@@ -10,6 +10,7 @@ from base.data.sampler import Batch
 from base.config.locate_error import Parts, describe_shapes, locate_error
 from base.preflight.geometry import warn_of_moved_images
 from base.preflight.loss import loss_inputs_watched, require_samples_for_a_batch
+from base.preflight.timeout import first_batch_in_time
 from base.recovery import StepSnapshot, UndoableStep
 from utils.checkpoint.state import StateCopier
 from utils.config.suggestions import suggest_name
@@ -70,7 +71,7 @@ def require_monitored(name: str, produced: Mapping[str, float]) -> None:
 def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> dict[str, float]:
     batch = None
     try:
-        batch = trainer.data.first_batch(split)
+        batch = first_batch_in_time(trainer.data, split)
         with _state_restored(trainer), trainer.without_steps():
             trainer.seed_for("rehearsal", 0)  # the former name: with another, numbers would change
             values = (_try_training(trainer, batch, config) if split == "train"

@@ -28,7 +28,7 @@ from utils.config.blocks import as_block
 from utils.config.interpolation import data_references
 from utils.config.loading import (
     DEFAULT_VALUES, Reading, default_values, differences, flatten, located, masked, override_config, value_at,
-    written_config)
+    warn_of_repeated, written_config)
 from utils.config.syntax import DATA_VALUES, dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
@@ -149,6 +149,7 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     keeps the value that the run has. Raises ConfigError for all faults, and for changes that cannot have an
     effect on a resumed run.
     """
+    warn_of_repeated(overrides)
     reading = given or override_config(written_config(checkpoint.config), str(checkpoint.file), overrides)
     return resolve_reading(keep_arguments(reading), checkpoint, num_processes)
 
