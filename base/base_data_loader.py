@@ -416,6 +416,9 @@ class DataSplits:
 def _of_workers(num_workers: int, persistent_workers: bool | None, **options: Any) -> dict[str, Any]:
     """The options of a DataLoader with workers; without workers it takes none of them."""
     if not num_workers:
+        options["persistent_workers"] = persistent_workers
+        if unused := [key for key, value in options.items() if value]:
+            log.warning("data_loader: %s: no effect, as num_workers is 0", ", ".join(unused))
         return {}
     return {**options, "persistent_workers": persistent_workers is not False,
             "worker_init_fn": ignore_in_worker}

@@ -1,10 +1,17 @@
-"""What a block keeps when an override gives it another type: `trainer.type=MyTrainer`."""
+"""What a block keeps when an override gives it another type: `trainer.type=MyTrainer`; repeated keys."""
 import logging
 
 from base.registries import KINDS
 from utils.config.loading import ChangedType, Reading, set_value, value_at
 
 log = logging.getLogger(__name__)
+
+
+def warn_of_repeated(overrides: list[str]) -> None:
+    """Logs a warning for each key that is given twice on the command line."""
+    keys = [override.partition("=")[0] for override in overrides]
+    for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
+        log.warning("command line  %s: given %d times. The last one counts.", key, keys.count(key))
 
 
 def keep_arguments(reading: Reading) -> Reading:

@@ -241,9 +241,8 @@ def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
 def _schedule_faults(scheduler, optimizer) -> Iterator[Fault]:
     optimizers = optimizer_blocks(optimizer)
     if "optimizer" not in optimizers and scheduler and not holds_blocks(("scheduler",), scheduler):
-        yield Fault(("scheduler",), "there are several optimizers. Write a scheduler under the name of its "
-                                    f"optimizer: scheduler: {{{next(iter(optimizers))}: BLOCK}}. There are: "
-                                    f"{', '.join(optimizers)}.")
+        yield Fault(("scheduler",), f"there are several optimizers: {', '.join(optimizers)}. Write it under "
+                                    f"the name of one: scheduler: {{{[*optimizers][0]}: BLOCK}}.")
         return
     for name, chain in scheduler_blocks(scheduler, optimizer).items():
         path = ("scheduler",) if name == "optimizer" else ("scheduler", name)

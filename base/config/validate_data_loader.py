@@ -1,5 +1,4 @@
 """Faults of a config's data_loader section: its options, its sampler, its folds."""
-import logging
 from collections.abc import Iterator
 
 import torch.utils.data
@@ -10,8 +9,6 @@ from utils.config.blocks import as_block
 from utils.config.signature import Signature
 from utils.errors import Fault, WrongValue
 
-log = logging.getLogger(__name__)
-
 
 def data_loader_faults(options) -> Iterator[Fault]:
     """What is wrong with the options of data_loader. Builds nothing."""
@@ -21,10 +18,6 @@ def data_loader_faults(options) -> Iterator[Fault]:
     signature, path = Signature(DataSplits, PROVIDED, name="data_loader"), ("data_loader", "sampler")
     yield from (fault.below(path[:1]) for fault in signature.faults(options))
     yield from _fold_faults(options)
-    unused = [key for key in ("timeout", "prefetch_factor", "persistent_workers", "multiprocessing_context")
-              if options.get(key) and options.get("num_workers", 0) == 0]
-    if unused:  # no fault: without workers is how loading is debugged
-        log.warning("data_loader: %s: without effect, as num_workers is 0", ", ".join(unused))
     if (sampler := options.get("sampler")) is None:
         return
     name = as_block(sampler).get("type")

@@ -10,7 +10,6 @@ from utils.config.signature import UnknownKey
 from utils.device import device_fault
 from utils.errors import ConfigError, Fault, WrongValue
 
-_OTHER_SPLITS = ("training", "validation", "valid", "testing")
 _RESERVED = (*SPLITS, "all")  # words of `test.py --split`
 
 
@@ -27,7 +26,8 @@ def dataset_faults(section, transforms, data_loader) -> Iterator[Fault]:
 
 
 def _split_faults(section: Mapping, blocks: Mapping[tuple, object], data_loader) -> Iterator[Fault]:
-    yield from (_unknown_split(key) for key in section if key not in SPLITS)
+    yield from (UnknownKey.of(("dataset", key), f"there is no split {key!r}.", SPLITS,
+                              f"Splits: {', '.join(SPLITS)}.") for key in section if key not in SPLITS)
     if section.get("train") is None:
         yield Fault(("dataset", "train"), "is missing: what to train on.")
     options = data_loader if isinstance(data_loader, dict) else {}
@@ -36,11 +36,6 @@ def _split_faults(section: Mapping, blocks: Mapping[tuple, object], data_loader)
         yield Fault(("data_loader", held_out[0]),
                     "would take val from train, and dataset.val is there. Set it to null, or leave "
                     "dataset.val out.")
-
-
-def _unknown_split(key: str) -> UnknownKey:
-    return UnknownKey.of(("dataset", key), f"there is no split {key!r}.", SPLITS,
-                         f"Splits: {', '.join(SPLITS)}.")
 
 
 def _name_faults(path: tuple) -> Iterator[Fault]:
@@ -63,10 +58,6 @@ def _misplaced_arguments(path: tuple, block) -> Iterator[Fault]:
 
 def _block_faults(path: tuple, block, transforms) -> Iterator[Fault]:
     kept, args = None, args_of(block)
-    if path == ("dataset",) and isinstance(block, dict) and "type" not in block and (
-            misnamed := [key for key in block if key in _OTHER_SPLITS]):
-        yield from (_unknown_split(key) for key in misnamed)
-        return
     if "device" in args and isinstance(block.get("type"), str):
         with suppress(ConfigError):  # unknown type; reported below
             block, kept = split_device_argument(block)
@@ -79,10 +70,9 @@ def _block_faults(path: tuple, block, transforms) -> Iterator[Fault]:
     faults = DATASETS.faults(block, path, provided={"split", "train"} - args.keys())
     yield from faults
     if not faults and path == ("dataset",) and not open_split_arguments(block):
-        given = [key for key in ("split", "train") if key in args]
-        what = (f"the program passes '{given[0]}' itself, for every split. Leave it out, or write"
-                if given else
-                f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' or "
-                "'train' left open. Write")
-        yield Fault((*path, *(["args", *given[:1]] if given else ())),
+        given = [("args", key) for key in ("split", "train") if key in args]
+        what = (f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' or "
+                "'train' left open. Write" if not given else
+                f"the program passes '{given[0][1]}' itself, for every split. Leave it out, or write")
+        yield Fault((*path, *(given[0] if given else ())),
                     f"{what} a block for each split: dataset: {{train: BLOCK, val: BLOCK}}.")

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
-from base.config.changed_types import keep_arguments
+from base.config.changed_types import keep_arguments, warn_of_repeated
 from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
 from base.config.complete_config import complete_config, in_tables
 from base.run.initial_weights import initialize_weights
@@ -28,7 +28,7 @@ from utils.config.blocks import as_block
 from utils.config.interpolation import data_references
 from utils.config.loading import (
     DEFAULT_VALUES, Reading, default_values, differences, flatten, located, masked, override_config, value_at,
-    warn_of_repeated, written_config)
+    written_config)
 from utils.config.syntax import DATA_VALUES, dump_yaml, format_value
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id

@@ -19,18 +19,17 @@ def at_least(least: int | float, above: bool = False):
     """A constraint: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded."""
     if above:
         fault, bounds = f"too small; it must be above {least}", {"exclusiveMinimum": least}
-        return constraint(lambda value: value > least, fault, bounds)
-    return constraint(lambda value: value >= least, f"too small; it must be at least {least}",
-                      {"minimum": least})
+        return limit(lambda value: value > least, fault, bounds)
+    return limit(lambda value: value >= least, f"too small; it must be at least {least}", {"minimum": least})
 
 
 def below(bound: int | float):
     """A constraint for an annotation: the value must be smaller than `bound`."""
-    return constraint(lambda value: value < bound, f"too large; it must be below {bound}",
-                      {"exclusiveMaximum": bound})
+    return limit(lambda value: value < bound, f"too large; it must be below {bound}",
+                 {"exclusiveMaximum": bound})
 
 
-def constraint(accepts: Callable[[float], bool], fault: str, bounds: Mapping[str, float]):
+def limit(accepts: Callable[[float], bool], fault: str, bounds: Mapping[str, float]):
     """A constraint. Its attribute `range` holds the bounds as in JSON Schema, for tools that show them."""
 
     def check(value):
@@ -41,10 +40,10 @@ def constraint(accepts: Callable[[float], bool], fault: str, bounds: Mapping[str
     return check
 
 
-_countable = constraint(lambda value: value < 2**63, "too large", {})  # int64; not worth a mention to users
+_countable = limit(lambda value: value < 2**63, "too large", {})  # int64; not worth a mention to users
 PositiveInt = Annotated[int, at_least(1), _countable]
 CountInt = Annotated[int, at_least(0), _countable]
-FiniteFloat = Annotated[float, constraint(math.isfinite, "no finite number", {})]
+FiniteFloat = Annotated[float, limit(math.isfinite, "no finite number", {})]
 PositiveFloat = Annotated[float, at_least(0, above=True)]
 _LISTS = (list, tuple, Sequence, Iterable, set)
 # The type that a config gives for an annotation.

@@ -3,9 +3,7 @@
 A config is a plain dict. Its `places`, a dict from key path to Place, are only for error messages.
 """
 import copy
-import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,6 @@ from utils.config.syntax import (
     parse_yaml)
 from utils.errors import Attempts, ConfigError, Fault, WrongValue
 
-log = logging.getLogger(__name__)
 MASK = "***"
 _MAX_BYTES, _MAX_FILES = 10 * 10**6, 100  # of a file; of files that one config extends
 _NOT_DELETED = ("there is nothing inherited to delete here. "
@@ -143,15 +140,6 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
             tree = Layer(*merge_with_places(tree, _parse_override(override)))
     attempts.end()
     return tree
-
-
-def warn_of_repeated(overrides: Iterable[str]) -> None:
-    """Logs a warning for each key that is given twice on the command line: the last one counts."""
-    last = dict(override.partition("=")[::2] for override in overrides)
-    for key, count in Counter(override.partition("=")[0] for override in overrides).items():
-        if count > 1:
-            log.warning("%s  %s: given %d times. The last one counts: %s", COMMAND_LINE, key, count,
-                        last[key])
 
 
 def _path_of(key: str) -> KeyPath:
@@ -411,7 +399,7 @@ class _Files:
                     if others else "")
             raise ConfigError(f"{where}{file}: cannot be read: {error.strerror}.{also}") from error
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{file}: is not UTF-8 text: {error}") from error
+            raise ConfigError(f"{file}: is not UTF-8 text: {error}. A checkpoint goes with -r.") from error
         parsed = (parse_json if file.suffix == ".json" else parse_yaml)(text, str(file))
         if not isinstance(parsed.value, dict):
             raise ConfigError(f"{file}: a config is a table of sections (name, dataset, model, ...); "

@@ -88,8 +88,8 @@ class Registry:
         meant = next((f" Write '{word}' alone; arguments go under args."
                       for word in reversed(re.findall(r"\w+", name))
                       if word in known), suggest_name(name, known))
-        meant = self._unregistered(name) or meant or (
-            " A path stands among the arguments of what reads it." if "/" in name else "")
+        meant = self._unregistered(name) or meant
+        meant = meant or (" A path is an argument of what reads it." if "/" in name else "")
         raise ConfigError(f"no {self.kind} {name!r}.{meant} There are: {self.describe_options()}.{broken}")
 
     def _unregistered(self, name: str) -> str:
@@ -121,13 +121,12 @@ class Registry:
                keys: Iterable[str] = ()) -> list[Fault]:
         """What is wrong with a `{type, args}` block (or a bare name) at `path`. Builds nothing.
 
-        `provided`: arguments that the program fills in where `args` has none. `keys`: further keys that
-        the block may have.
+        `provided`: what the program adds to `args` if it is missing. `keys`: others that the block may have.
         """
         block = {"type": block} if isinstance(block, str) else block
         if not isinstance(block, dict):
-            return [Fault(path, f"{self.one} is a name or {{type: NAME, args: {{...}}}}; this is "
-                                f"{format_value(block)}")]
+            wrong = f"{self.one} is NAME or {{type: NAME, args: {{...}}}}, not {format_value(block)}"
+            return [Fault(path, wrong)]
         if not isinstance(block.get("type"), str):
             return [self._untyped(block, path)]
         args, allowed = block.get("args"), ("type", "args", *keys)
@@ -136,14 +135,13 @@ class Registry:
             signature = self.signature(self.get(block["type"]))
         except ConfigError as error:
             if block["type"].lower() in ("none", "off"):
-                return [Fault(path, f"{block['type']!r} is text. For no {self.kind} write null, or leave it "
-                                    "out.")]
+                return [Fault(path, f"'{block['type']}' is text. For no {self.kind} write null, or no key.")]
             return [WrongValue((*path, "type"), str(error)),
                     *self._unknown_key_faults(beside, path, allowed, {})]
         faults = self._unknown_key_faults(beside, path, allowed, signature.parameters)
         if args is not None and not isinstance(args, dict):
-            return [*faults, WrongValue((*path, "args"),
-                                        f"a table of arguments is needed; this is {format_value(args)}")]
+            wrong = f"a table of arguments is needed, not {format_value(args)}"
+            return [*faults, WrongValue((*path, "args"), wrong)]
         faults += [fault.below((*path, "args"))
                    for fault in signature.faults(args or {}, {*beside, *provided})]
         return faults + [fault for inner, value in self.inner_blocks(block)
@@ -161,8 +159,8 @@ class Registry:
         """What is wrong with a table that has no valid `type`."""
         missing = f"'type' is missing: the name of {self.one}."
         if block.get("type") is not None:
-            return WrongValue((*path, "type"), f"{describe_value(block['type'])}; the name of {self.one} is "
-                                               f"needed. There are: {self.describe_options()}.")
+            return WrongValue((*path, "type"), f"{describe_value(block['type'])}; a name is needed. "
+                                               f"There are: {self.describe_options()}.")
         for key, value in block.items():
             if key in _CALLED_TYPE and "type" not in block:
                 return WrongValue((*path, key), f"{missing} It is not called {key!r} here: "

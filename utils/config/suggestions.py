@@ -58,7 +58,7 @@ def _list(value: Any) -> str | None:
     if isinstance(value, dict) and value and (
             "type" in value or all(item is None for item in value.values())):
         return format_value([value] if "type" in value else list(value))
-    if type(value) not in (str, int, float) or value == "":
+    if type(value) not in (str, int, float) or value == "" or _null(value):
         return None
     items = re.split(r"[,;\s]+", str(value).strip("()[] "))
     return f"[{', '.join(items)}]"
