@@ -23,8 +23,7 @@ _ARGUMENTS = {  # by the beginning of a module's name; the first that fits
         **dict.fromkeys(("step_size", "step_size_up", "T_max"), Annotated[float, at_least(1)]),
         **dict.fromkeys(("patience", "cooldown", "total_iters"), CountInt), "milestones": list[int],
         "lr_lambda": _function("a function that builds it, @SCHEDULERS.register def NAME(optimizer)")},
-    "torch.optim": {"lr": _Factor, "weight_decay": _Factor,
-                    "betas": list[Annotated[float, at_least(0), below(1)]]},
+    "torch.optim": {"lr": _Factor, "weight_decay": _Factor, "betas": list[Annotated[_Factor, below(1)]]},
     "torch.nn.modules.loss": {
         "weight": Annotated[list, limit(_are_weights, "no weights: finite numbers, and not all 0", {})],
         "label_smoothing": Annotated[float, at_least(0), limit(lambda value: value <= 1, "above 1", {})]},
