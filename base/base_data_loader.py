@@ -112,11 +112,14 @@ class DataSplits:
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.folds = Folds(folds, fold, stratify, group_by) if folds else None
         self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)}
+        of_workers = {"timeout": timeout, "prefetch_factor": prefetch_factor,
+                      "persistent_workers": persistent_workers,
+                      "multiprocessing_context": multiprocessing_context}
         if num_workers:  # a DataLoader without workers takes none of these
-            self.loader_options |= {
-                "timeout": timeout, "prefetch_factor": prefetch_factor,
-                "persistent_workers": persistent_workers is not False,
-                "multiprocessing_context": multiprocessing_context, "worker_init_fn": ignore_in_worker}
+            self.loader_options |= {**of_workers, "persistent_workers": persistent_workers is not False,
+                                    "worker_init_fn": ignore_in_worker}
+        elif unused := [key for key, value in of_workers.items() if value]:
+            log.warning("data_loader: %s: no effect, as num_workers is 0", ", ".join(unused))
         self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict

@@ -172,7 +172,7 @@ class Metrics:
             return {name: function(outputs, targets) for name, function in self.functions.items()}
 
     def _update_objects(self, outputs: Any, targets: Any) -> None:
-        for metric in self.objects.values():
+        for name, metric in self.objects.items():  # locate_error reads the name
             if _is_torchmetric(metric):
                 if not self._padding:
                     metric.update(outputs, targets)

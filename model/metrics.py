@@ -2,6 +2,7 @@
 import torch
 
 from base import METRICS
+from utils.config.annotations import PositiveInt
 
 
 @METRICS.register
@@ -12,7 +13,7 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 @METRICS.register
-def top_k_accuracy(outputs: torch.Tensor, targets: torch.Tensor, k: int = 5) -> torch.Tensor:
+def top_k_accuracy(outputs: torch.Tensor, targets: torch.Tensor, k: PositiveInt = 5) -> torch.Tensor:
     """Whether the target is among the `k` largest logits, float `[B]`. Takes logits `[B, K]`, and class
     numbers `[B]` or soft targets `[B, K]`; the largest soft target counts.
 

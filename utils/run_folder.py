@@ -16,6 +16,8 @@ def folder_name_fault(name: str) -> str | None:
     """Why `name` is not valid for an experiment or a run; None if it is."""
     if not re.fullmatch(r"\w[\w.+=-]*", name):
         return f"{name!r} names a folder: letters, digits and _ . + = - only, no slashes"
+    if len(name.encode()) > 200:
+        return f"{name[:20]!r}... names a folder, and is too long: 200 characters are the most"
 
 
 def new_run(out: Path, name: str, run_name: str | None, suffix: str = "") -> Path:
@@ -24,7 +26,7 @@ def new_run(out: Path, name: str, run_name: str | None, suffix: str = "") -> Pat
     Reuses a folder that an earlier start left without a checkpoint. Raises ConfigError if the run exists
     already or the folder cannot be made.
     """
-    if run_name and (fault := folder_name_fault(run_name)):
+    if run_name is not None and (fault := folder_name_fault(run_name)):
         raise ConfigError(f"--run-name: {fault}")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     numbered = (f"{stamp}-{i}{suffix}" for i in range(2, 100))

@@ -10,41 +10,52 @@ from utils.config.sections import SECTIONS
 from utils.config.signature import Signature, UnknownKey
 from utils.errors import Fault
 
+
+def _by_word(table: dict[str, str]) -> dict[str, str]:
+    """Splits the keys of a table: `{"arch net": "model"}` becomes `{"arch": "model", "net": "model"}`."""
+    return {word: text for words, text in table.items() for word in words.split()}
+
+
 # Names of sections in other programs, and the names here.
-OTHER_NAMES = {"arch": "model", "architecture": "model", "network": "model", "net": "model",
-               "criterion": "loss", "loss_fn": "loss", "lr_scheduler": "scheduler", "optim": "optimizer",
-               "dataloader": "data_loader", "datasets": "dataset", "data": "dataset", "experiment": "name",
-               "experiment_name": "name", "logger": "writers", "loggers": "writers", "_base_": "extends",
-               "include": "extends", "inherits": "extends", "defaults": "extends", "random_seed": "seed"}
-_ON_COMMAND_LINE = ("It is about the machine, not the experiment: --device cuda; for several GPUs "
-                    "--distributed.")
-_OUT = "The folder is named on the command line: --out DIR."
-_LOG = "The command line says how much is told: --quiet, --verbose."
-_SPLITS = ("One dataset gives all splits, by data_loader.validation_split, too, or each split has a block: "
-           "dataset: {train: BLOCK, val: BLOCK}. What else differs is transforms.train and transforms.eval.")
+OTHER_NAMES = _by_word({
+    "arch architecture network net": "model", "criterion loss_fn": "loss", "lr_scheduler": "scheduler",
+    "optim": "optimizer", "dataloader": "data_loader", "datasets data": "dataset", "random_seed": "seed",
+    "experiment experiment_name": "name", "logger loggers": "writers",
+    "_base_ include inherits defaults": "extends", "transform augmentation augmentations": "transforms"})
+_RESUME = "A run is resumed on the command line: -r saved/NAME."
 # Hints for other unknown keys: by their path, or by their name at any place.
-_HINTS = {
-    "data_loader.type": "The loader is always the same, and its options stand under data_loader; the data "
-                        "are 'dataset'.",
+_HINTS = _by_word({
+    "data_loader.type": "The loader is always the same; options stand under data_loader, data are 'dataset'.",
     "data_loader.args": "Its options stand directly under it: data_loader: {batch_size: 32}.",
-    "dataset.validation": "It is called 'val' here.", "dataset.valid": "It is called 'val' here.",
-    "train": _SPLITS, "val": _SPLITS, "validation": _SPLITS, "test": _SPLITS,
-    "transforms.test": "eval is for val and test.", "transforms.val": "eval is for val and test.",
-    **dict.fromkeys(("n_gpu", "num_gpus", "gpus", "gpu", "device", "devices", "accelerator", "cuda"),
-                    _ON_COMMAND_LINE),
-    **dict.fromkeys(("save_dir", "output_dir", "out_dir", "log_dir", "default_root_dir"), _OUT),
-    **dict.fromkeys(("verbosity", "verbose"), _LOG),
+    "dataset.validation dataset.valid": "It is called 'val' here.",
+    "train val validation test": "One dataset gives all splits, by data_loader.validation_split too, or each "
+    "split has a block: dataset: {train: BLOCK, val: BLOCK}. Transforms differ: transforms.train, .eval.",
+    "transforms.test transforms.val": "eval is for val and test.",
+    "n_gpu num_gpus gpus gpu device devices accelerator cuda distributed":
+        "It is about the machine, not the experiment: --device cuda; for several GPUs --distributed.",
+    "amp use_amp fp16 bf16 mixed_precision": "Write it as trainer.args.precision: bf16, or fp16.",
+    "max_steps num_steps max_iters total_steps": "The length is trainer.args.epochs, of "
+    "data_loader.batches_per_epoch batches; --steps N on the command line ends a start.",
+    "warmup warmup_epochs warmup_steps": "It is a scheduler: LinearLR, and another one, in a SequentialLR.",
+    "save_dir output_dir out_dir log_dir default_root_dir": "It is named on the command line: --out DIR.",
+    "verbosity verbose": "The command line says how much is told: --quiet, --verbose.",
     "callbacks": "Early stopping and checkpoints are trainer.args (early_stop, save_every, ...); else "
                  "override a trainer's on_step_end or on_epoch_end.",
     "trainer.args.on_oom": "Batches are not split any more: where memory does not suffice, halve "
                            "data_loader.batch_size and double trainer.args.accumulate; a run may go on so.",
-    "tensorboard": "That is a writer: writers: [TensorBoard].",
-    "resume": "A run is resumed on the command line: -r saved/NAME.",
+    "tensorboard": "That is a writer: writers: [TensorBoard].", "resume": _RESUME,
+    "checkpoint ckpt weights": f"{_RESUME} The first weights are init: [{{from: FILE}}].",
+    "extends": "It stands in a config file.", "scheduler.interval": "It is called 'per' here: per: step.",
     "pretrained": "torchvision's models take the name of their weights: args: {weights: DEFAULT}.",
-}
-_ARGUMENTS = {"max_epochs": "epochs", "num_epochs": "epochs", "patience": "early_stop",
-              "gradient_clip_val": "clip_norm", "accumulate_grad_batches": "accumulate",
-              "save_period": "save_every", "learning_rate": "lr"}
+})
+_ARGUMENTS = _by_word({
+    "max_epochs num_epochs n_epochs num_train_epochs": "epochs", "learning_rate": "lr",
+    "patience early_stopping": "early_stop", "log_interval logging_steps": "log_every",
+    "gradient_clip_val gradient_clipping grad_clip clip_grad clip_grad_norm max_grad_norm": "clip_norm",
+    "accumulate_grad_batches gradient_accumulation gradient_accumulation_steps accumulation_steps grad_accum":
+        "accumulate", "save_period save_interval": "save_every", "ema_decay use_ema": "ema",
+    "eval_interval val_interval": "eval_every", "bs train_batch_size": "batch_size",
+    "val_batch_size test_batch_size": "eval_batch_size", "workers n_workers": "num_workers"})
 
 
 def add_key_hints(faults: list[Fault], config: Mapping) -> list[Fault]:
@@ -60,8 +71,10 @@ def _with_hint(fault: UnknownKey, homes: dict[str, str]) -> UnknownKey:
     *above, key = map(str, fault.path)
     home = homes.get(_ARGUMENTS.get(key, key))
     hint = _HINTS.get(fault.key) or _HINTS.get(key)
-    if not hint and fault.key in OTHER_NAMES:
-        hint = f"It is called '{OTHER_NAMES[fault.key]}' here."
+    if not above and "." in key:
+        hint = "Dots are for the command line; in a file each part is a key below the one before."
+    if not hint and (fault.key in OTHER_NAMES or OTHER_NAMES.get(key) == "transforms"):
+        hint = f"It is called '{OTHER_NAMES[key]}' here."
     misspelt = home and above == home.split(".")[:-1] and fault.suggested
     if not hint and home and not misspelt:
         hint = f"Write it as {home}."

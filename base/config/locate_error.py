@@ -9,6 +9,8 @@ from base.base_metric import Metrics, Totals
 from base.preflight.loss import OVER_CLASSES, LossInputs
 from base.weighted_losses import loss_parts
 
+# Their `name` is that of a metric. Its object may be another one by now: a trial is undone with copies.
+_OF_A_METRIC = (Totals.add.__code__, Metrics._update_objects.__code__, Metrics.compute.__code__)
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
 
@@ -25,8 +27,10 @@ def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
     suspects = _config_keys(trainer)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         known = frame.f_locals
-        if frame.f_code is Totals.add.__code__ and known.get("name") in trainer.metrics.names:
-            return f"metrics.{trainer.metrics.names.index(known['name'])}", ""
+        if frame.f_code in _OF_A_METRIC and known.get("name") in trainer.metrics.names:
+            given = [known.get(name) for name in ("outputs", "targets")]
+            return (f"metrics.{trainer.metrics.names.index(known['name'])}",
+                    ", ".join(describe_shapes(value) for value in given if isinstance(value, torch.Tensor)))
         for suspect in (known.get("self"), frame.f_code):
             if (key := suspects.get(id(suspect))) is not None:
                 names = frame.f_code.co_varnames[:frame.f_code.co_argcount]
@@ -51,16 +55,13 @@ def _config_keys(trainer: Parts) -> dict[int, str]:
                   for i, transform in enumerate(chain)}
     metrics = {f"metrics.{i}": trainer.metrics.functions.get(name)
                for i, name in enumerate(trainer.metrics.names)}
-    objects = {f"metrics.{i}": metrics_of.objects.get(name)
-               for metrics_of in (trainer.metrics, trainer.eval_metrics)
-               for i, name in enumerate(trainer.metrics.names)}
     main = {"model": trainer.unwrapped_model, **loss_parts(trainer.loss),
             "dataset": trainer.data.dataset("train")}
     sets = {f"dataset.{split}".replace("/", "."): trainer.data.dataset(split)
             for split in trainer.data.sets("val")}
     others = {"model": trainer.ema and trainer.ema.model, "dataset": sets.pop("dataset.val", None), **sets}
     parts = [(part.func if isinstance(part, functools.partial) else part, key)
-             for group in (objects, others, transforms, metrics, main) for key, part in group.items()]
+             for group in (others, transforms, metrics, main) for key, part in group.items()]
     return {id(getattr(part, "__code__", part)): key for part, key in parts if part is not None}
 
 

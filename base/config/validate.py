@@ -14,14 +14,15 @@ from base.registries import (
 from base.trainer_options import TrainerOptions
 from base.config.validate_data_loader import data_loader_faults
 from base.config.validate_dataset import dataset_faults
-from utils.config.annotations import PositiveInt, mismatch
-from utils.config.blocks import args_of, as_block, blocks_by_name
+from utils.config.annotations import FiniteFloat, PositiveInt, mismatch
+from utils.config.blocks import args_of, as_block, blocks_by_name, holds_blocks
 from utils.config.loading import format_faults
 from utils.config.values import written_config
 from utils.config.registry import Registry
 from utils.config.sections import REQUIRED, SECTIONS, TRANSFORM_KEYS, with_defaults
 from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_value
+from utils.config.syntax import format_value
 from utils.errors import ConfigError, Fault, UnresolvedReference, WrongValue
 from utils.run_folder import folder_name_fault
 
@@ -158,7 +159,7 @@ def _misplaced(blocks: Iterable[tuple[tuple, Any]]) -> Iterator[Fault]:
 def _list_faults(registry: Registry, blocks, path: tuple) -> Iterator[Fault]:
     if not isinstance(blocks, list):
         yield WrongValue(path, f"a list of {registry.kind}s is needed; this is "
-                               f"{blocks!r}.{suggest_value(blocks, [list])}")
+                               f"{format_value(blocks)}.{suggest_value(blocks, [list])}")
         return
     for number, block in enumerate(blocks):
         yield from registry.faults(block, (*path, number))
@@ -173,7 +174,7 @@ def _loss_faults(section, metrics) -> Iterator[Fault]:
         if name in taken or (name and not str(name).isidentifier()):
             yield Fault(path, f"{name!r} cannot name a loss: letters, digits and _ are needed, and not "
                               f"what other values are called: {', '.join(taken)}.")
-        yield from _mismatches(as_block(block).get("scale", 1.0), float, (*path, "scale"))
+        yield from _mismatches(as_block(block).get("scale", 1.0), FiniteFloat, (*path, "scale"))
 
 
 def _metric_faults(blocks) -> Iterator[Fault]:
@@ -240,6 +241,10 @@ def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
 
 def _schedule_faults(scheduler, optimizer) -> Iterator[Fault]:
     optimizers = optimizer_blocks(optimizer)
+    if "optimizer" not in optimizers and scheduler and not holds_blocks(("scheduler",), scheduler):
+        yield Fault(("scheduler",), f"there are several optimizers: {', '.join(optimizers)}. Write it under "
+                                    f"the name of one: scheduler: {{{[*optimizers][0]}: BLOCK}}.")
+        return
     for name, chain in scheduler_blocks(scheduler, optimizer).items():
         path = ("scheduler",) if name == "optimizer" else ("scheduler", name)
         if name not in optimizers:
@@ -250,9 +255,6 @@ def _schedule_faults(scheduler, optimizer) -> Iterator[Fault]:
 
 
 def _scheduler_faults(block, path: tuple) -> Iterator[Fault]:
-    if isinstance(block, str) and block.lower() in ("none", "off"):
-        yield Fault(path, f"{block!r} is text. For no scheduler write null, or leave the section out.")
-        return
     args = args_of(block)
     yield from SCHEDULERS.faults(block, path, provided={"T_max", "total_steps"} - args.keys(),
                                  keys=SECTIONS["scheduler"].keys)

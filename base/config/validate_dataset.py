@@ -70,6 +70,9 @@ def _block_faults(path: tuple, block, transforms) -> Iterator[Fault]:
     faults = DATASETS.faults(block, path, provided={"split", "train"} - args.keys())
     yield from faults
     if not faults and path == ("dataset",) and not open_split_arguments(block):
-        yield Fault(path, f"{as_block(block)['type']} is not told which split to give: it has no argument "
-                          "'split' or 'train' left open. Write a block for each split: "
-                          "dataset: {train: BLOCK, val: BLOCK}.")
+        given = [("args", key) for key in ("split", "train") if key in args]
+        what = (f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' or "
+                "'train' left open. Write" if not given else
+                f"the program passes '{given[0][1]}' itself, for every split. Leave it out, or write")
+        yield Fault((*path, *(given[0] if given else ())),
+                    f"{what} a block for each split: dataset: {{train: BLOCK, val: BLOCK}}.")

@@ -17,7 +17,7 @@ from utils.checkpoint.archive import DamagedError, read_archive
 from utils.config.annotations import mismatch
 from utils.config.signature import UnknownKey
 from utils.config.suggestions import suggest_name
-from utils.errors import ConfigError, Fault, WrongValue
+from utils.errors import ConfigError, Fault, WrongValue, describe_error
 
 log = logging.getLogger(__name__)
 KEYS = {"from": str, "into": str, "rename": dict, "skip": list[str]}  # of an item of `init`
@@ -164,4 +164,4 @@ def _read_file(file: Path) -> Any:
             raise ConfigError(f"{file}: refused: holds more than tensors and plain values, or is no file of "
                               "torch.save. Where it is from, write the weights alone: "
                               "torch.save(model.state_dict(), FILE); see docs/migrate.md") from error
-        raise ConfigError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{file}: is damaged, or no file of weights: {describe_error(error)}") from error

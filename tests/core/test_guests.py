@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from base import DATASETS, LOSSES, MODELS, TRAINERS, BaseTrainer
+from base import DATASETS, LOSSES, MODELS, SCHEDULERS, TRAINERS, BaseTrainer
 from base.build import build_data
 from base.config.validate import validate_config
 from conftest import assert_same_run, copy_project, epochs, load, needs, program, score, train
@@ -220,10 +220,15 @@ main(train_arguments())
     assert_same_run(straight, run, "best.pt")
 
 
+@SCHEDULERS.register
+def breaks_at_once(optimizer):
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda number: 1 / (1 - number))
+
+
 @pytest.mark.parametrize("options, message", [
     (["optimizer={layers: SGD, layrs: SGD}"], "the model has no part 'layrs'. Did you mean 'layers'"),
     (["scheduler={type: OneCycleLR, args: {max_lr: 0.1, total_steps: 3}, per: step}"], "OneCycleLR is stepped 10 times .*total_steps is 3"),
-    (["scheduler={type: StepLR, args: {step_size: 0}}"], "StepLR breaks down"),
+    (["scheduler=breaks_at_once"], "LambdaLR breaks down"),
     (["metrics=[{type: accuracy, name: loss}]"], "'loss' is what the loss is called"),
     (["trainer.args.eval_every=3"], "nothing would be evaluated"),
 ])

@@ -148,6 +148,7 @@ NOT_MARKED = {
     "batch_size: ${data:num_classes}", "sizes: [64, '${data:class_counts}']",
     "sizes: [64, '${data:classes}']", "lr: x${data:num_classes}", "name: good${data:num_classes}",
     "shuffle: false", "fold: 3", "stratify: true", "folds: 5", "fold: 5",
+    "lr: -0.01", "lr: .nan", "weight_decay: -1", "{step_size: 0}",  # ranges that a library's annotations lack
 }
 
 

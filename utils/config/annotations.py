@@ -1,4 +1,5 @@
 """The values that an annotation allows, as text and as a check; constraints such as `PositiveInt`."""
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,17 +19,17 @@ def at_least(least: int | float, above: bool = False):
     """A constraint: `Annotated[int, at_least(1)]`; with `above`, the bound itself is excluded."""
     if above:
         fault, bounds = f"too small; it must be above {least}", {"exclusiveMinimum": least}
-        return _check(lambda value: value > least, fault, bounds)
-    return _check(lambda value: value >= least, f"too small; it must be at least {least}", {"minimum": least})
+        return limit(lambda value: value > least, fault, bounds)
+    return limit(lambda value: value >= least, f"too small; it must be at least {least}", {"minimum": least})
 
 
 def below(bound: int | float):
     """A constraint for an annotation: the value must be smaller than `bound`."""
-    return _check(lambda value: value < bound, f"too large; it must be below {bound}",
-                  {"exclusiveMaximum": bound})
+    return limit(lambda value: value < bound, f"too large; it must be below {bound}",
+                 {"exclusiveMaximum": bound})
 
 
-def _check(accepts: Callable[[float], bool], fault: str, bounds: Mapping[str, float]):
+def limit(accepts: Callable[[float], bool], fault: str, bounds: Mapping[str, float]):
     """A constraint. Its attribute `range` holds the bounds as in JSON Schema, for tools that show them."""
 
     def check(value):
@@ -39,9 +40,10 @@ def _check(accepts: Callable[[float], bool], fault: str, bounds: Mapping[str, fl
     return check
 
 
-_countable = _check(lambda value: value < 2**63, "too large", {})  # int64; not worth a mention to users
+_countable = limit(lambda value: value < 2**63, "too large", {})  # int64; not worth a mention to users
 PositiveInt = Annotated[int, at_least(1), _countable]
 CountInt = Annotated[int, at_least(0), _countable]
+FiniteFloat = Annotated[float, limit(math.isfinite, "no finite number", {})]
 PositiveFloat = Annotated[float, at_least(0, above=True)]
 _LISTS = (list, tuple, Sequence, Iterable, set)
 # The type that a config gives for an annotation.

@@ -36,7 +36,7 @@ def holds_blocks(path: tuple, value: Any) -> bool:
         return False
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         return False
-    by_split = {key.removeprefix("~") for key in value} & {*SPLITS}
+    by_split = {key.removeprefix("~") for key in value} & {*SPLITS, "training", "validation", "valid"}
     return not is_single(value) and (path != ("dataset",) or bool(by_split))
 
 

@@ -313,11 +313,11 @@ class _Files:
         except OSError as error:
             folder = file if file.is_dir() else file.parent
             others = sorted(p.name for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
-            also = (f"{suggest_name(file.name, others)} There are {', '.join(others)} in {folder}."
+            also = (f"{suggest_name(file.name, others)} Configs in {folder}: {', '.join(others)}."
                     if others else "")
             raise ConfigError(f"{where}{file}: cannot be read: {error.strerror}.{also}") from error
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{file}: is not UTF-8 text: {error}") from error
+            raise ConfigError(f"{file}: is not UTF-8 text: {error}. A checkpoint goes with -r.") from error
         parsed = (parse_json if file.suffix == ".json" else parse_yaml)(text, str(file))
         if not isinstance(parsed.value, dict):
             raise ConfigError(f"{file}: a config is a table of sections (name, dataset, model, ...); "

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from utils.config.annotations import nested_blocks
+from utils.config.annotations import describe_value, nested_blocks
 from utils.config.blocks import args_of, as_block
 from utils.config.signature import Signature, UnknownKey
 from utils.config.suggestions import suggest_name
+from utils.config.syntax import format_value
 from utils.errors import PROJECT, ConfigError, Fault, WrongValue, describe_error, is_ours
 from utils.torch_messages import argument_named_by
 
@@ -90,6 +91,7 @@ class Registry:
                       for word in reversed(re.findall(r"\w+", name))
                       if word in known), suggest_name(name, known))
         meant = self._unregistered(name) or meant
+        meant = meant or (" A path is an argument of what reads it." if "/" in name else "")
         raise ConfigError(f"no {self.kind} {name!r}.{meant} There are: {self.describe_options()}.{broken}")
 
     def _unregistered(self, name: str) -> str:
@@ -121,24 +123,29 @@ class Registry:
                keys: Iterable[str] = ()) -> list[Fault]:
         """What is wrong with a `{type, args}` block (or a bare name) at `path`. Builds nothing.
 
-        `provided`: arguments that the program fills in. `keys`: further keys that the block may have.
+        `provided`: what the program adds to `args` if it is missing. `keys`: others that the block may have.
         """
         block = {"type": block} if isinstance(block, str) else block
         if not isinstance(block, dict):
-            return [Fault(path, f"{self.one} is a name or {{type: NAME, args: {{...}}}}; this is {block!r}")]
+            wrong = f"{self.one} is NAME or {{type: NAME, args: {{...}}}}, not {format_value(block)}"
+            return [Fault(path, wrong)]
         if not isinstance(block.get("type"), str):
             return [self._untyped(block, path)]
         args, allowed = block.get("args"), ("type", "args", *keys)
         beside = {key: value for key, value in block.items() if key not in allowed}
         try:
-            signature = self.signature(self.get(block["type"]), provided)
+            signature = self.signature(self.get(block["type"]))
         except ConfigError as error:
+            if block["type"].lower() in ("none", "off"):
+                return [Fault(path, f"'{block['type']}' is text. For no {self.kind} write null, or no key.")]
             return [WrongValue((*path, "type"), str(error)),
                     *self._unknown_key_faults(beside, path, allowed, {})]
         faults = self._unknown_key_faults(beside, path, allowed, signature.parameters)
         if args is not None and not isinstance(args, dict):
-            return [*faults, WrongValue((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
-        faults += [fault.below((*path, "args")) for fault in signature.faults(args or {}, beside)]
+            wrong = f"a table of arguments is needed, not {format_value(args)}"
+            return [*faults, WrongValue((*path, "args"), wrong)]
+        faults += [fault.below((*path, "args"))
+                   for fault in signature.faults(args or {}, {*beside, *provided})]
         return faults + [fault for inner, value in self.inner_blocks(block)
                          for fault in self.faults(value, (*path, *inner))]
 
@@ -153,6 +160,9 @@ class Registry:
     def _untyped(self, block: dict, path: tuple) -> Fault:
         """What is wrong with a table that has no valid `type`."""
         missing = f"'type' is missing: the name of {self.one}."
+        if block.get("type") is not None:
+            return WrongValue((*path, "type"), f"{describe_value(block['type'])}; a name is needed. "
+                                               f"There are: {self.describe_options()}.")
         for key, value in block.items():
             if key in _CALLED_TYPE and "type" not in block:
                 return WrongValue((*path, key), f"{missing} It is not called {key!r} here: "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.annotations import annotation_of, is_tensor, mismatch
+from utils.config.library_arguments import library_mismatch
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import read_number
 from utils.errors import Fault, WrongValue
@@ -75,7 +76,8 @@ class Signature:
             elif name not in free and not self.open:
                 found.append(UnknownKey.of((name,), f"{self.name} has no argument {name!r}.", free,
                                            str(self)))
-            elif name in free and (wrong := mismatch(value, annotation_of(free[name]))):
+            elif name in free and (wrong := mismatch(value, annotation_of(free[name]))
+                                   or library_mismatch(self.owners.get(name), name, value)):
                 found.append(WrongValue((name,), wrong))
         if missing := [name for name in self.required() if name not in (*args, *beside)]:
             found.append(Fault((), f"{self.name} needs {', '.join(map(repr, missing))}. {self}"))

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from utils.config.syntax import read_number
+from utils.config.syntax import format_value, read_number
 
-_LIKE_A_NUMBER = re.compile(r"\s*([-+.\d_]+(?:,\d+)?(?:[eE][-+]?\d+)?)([%fFdD]?)\s*")
+_LIKE_A_NUMBER = re.compile(r"\s*([-+.\d_]+(?:,\d+)?(?:[eE][-+]?\d+)?)([%fFdD]?)\s*[,;]?")
 _SWITCHES = {"true": True, "yes": True, "on": True, "1": True,
              "false": False, "no": False, "off": False, "0": False}
 
@@ -42,7 +42,8 @@ def _number(value: Any) -> str | None:
 
 
 def _number_in(value: Any) -> int | float | None:
-    """The number in notations that YAML does not read as one: `10`, `0,01`, `10%`, `1e-3f` in quotes."""
+    """The number in what YAML does not read as one: `10`, `0,01`, `10%`, `1e-3f` as text, `[10]`."""
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
     if type(value) in (int, float):
         return value
     found = _LIKE_A_NUMBER.fullmatch(value) if isinstance(value, str) else None
@@ -53,8 +54,11 @@ def _number_in(value: Any) -> int | float | None:
 
 
 def _list(value: Any) -> str | None:
-    """Puts `0.9, 0.999`, `(64, 10)`, `64 10` into brackets, also a single number or name."""
-    if type(value) not in (str, int, float) or value == "":
+    """Puts `0.9, 0.999`, `(64, 10)`, `64 10`, `{64, 10}` into brackets, also a number, a name or a block."""
+    if isinstance(value, dict) and value and (
+            "type" in value or all(item is None for item in value.values())):
+        return format_value([value] if "type" in value else list(value))
+    if type(value) not in (str, int, float) or value == "" or _null(value):
         return None
     items = re.split(r"[,;\s]+", str(value).strip("()[] "))
     return f"[{', '.join(items)}]"

@@ -9,8 +9,8 @@ def parse_monitor(text: str) -> tuple[str, str]:
     """Parses `"max val/accuracy"` into ("max", "val/accuracy"). Raises ValueError for anything else."""
     mode, _, name = text.partition(" ")
     if mode not in ("min", "max") or "/" not in name:
-        raise ValueError(f"{text!r} cannot be read. Write 'min val/loss' or 'max val/accuracy'")
-    return mode, name
+        raise ValueError(f"{text!r} cannot be read. Write 'min val/loss' or 'max val/accuracy', or null")
+    return mode, name.strip()
 
 
 class Monitor:
