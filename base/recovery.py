@@ -8,7 +8,10 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
+from base.data.bad_samples import LoadError
+from utils.errors import ConfigError, TrainingError
 from utils.moved import former_names_of
+from utils.training.progress import Position
 from utils.run_folder import CHECKPOINTS
 from utils.torch_messages import is_loader_worker_death
 
@@ -57,6 +60,7 @@ class MemoryUse(Protocol):
     device: torch.device
     precision: str
     accumulate: int
+    position: Position
     run: Any
 
 
@@ -104,9 +108,21 @@ def describe_worker_death(trainer: MemoryUse, error: RuntimeError) -> str:
              "  data_loader.prefetch_factor=1  (each worker keeps fewer batches ready)",
              "  more memory for the job, or more shared memory (docker run --shm-size=8g)"]
     if _is_run(folder):
-        lines.append(f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
-                     f"python train.py -r {folder} {fewer}")
+        lines.append(_how_to_go_on(folder, f" {fewer}"))
     return "\n".join(lines)
+
+
+def explain_load_error(trainer: MemoryUse, error: LoadError) -> ConfigError | TrainingError:
+    """The error itself, a mistake in the data; within a run a TrainingError that also says how to go on."""
+    folder = trainer.run.folder
+    if not _is_run(folder):
+        return error
+    return TrainingError(f"{trainer.position}: {error}\n{_how_to_go_on(folder)}")
+
+
+def _how_to_go_on(folder: Path, option: str = "") -> str:
+    return (f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
+            f"python train.py -r {folder}{option}")
 
 
 def _is_run(folder: Path | None) -> bool:

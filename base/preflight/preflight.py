@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from base.base_metric import Totals, as_values
+from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
 from base.config.locate_error import Parts, describe_shapes, locate_error
 from base.preflight.geometry import warn_of_moved_images
@@ -19,6 +20,7 @@ from utils.errors import ConfigError, describe_error
 from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_out_of_memory
 
 log = logging.getLogger(__name__)
+_WHAT = {True: "training", False: "evaluation"}
 
 
 class PreparedTrainer(Parts, UndoableStep, Protocol):
@@ -75,6 +77,10 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
             trainer.seed_for("rehearsal", 0)  # the former name: with another, numbers would change
             values = (_try_training(trainer, batch, config) if split == "train"
                       else _try_evaluation(trainer, batch))
+    except LoadError as error:
+        key, _ = locate_error(trainer, error.__cause__)
+        raise LoadError.at(key or "dataset", f"One batch of {_WHAT[split == 'train']} was tried before the run, "
+                           f"and failed: {error.faults[0].message}") from error.__cause__
     except ConfigError:
         raise
     except Exception as error:
@@ -83,7 +89,7 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
         if is_freed_graph(error):
             raise ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are "
                                               "named in one call: self.update(loss, 'a', 'b')") from error
-        what = "training" if split == "train" else "evaluation"
+        what = _WHAT[split == "train"]
         key, given = locate_error(trainer, error)
         shapes = (f"The batch: {describe_shapes(batch.data)}." if batch is not None
                   else "It could not be fetched.")

@@ -446,7 +446,7 @@ class SoManyClasses(nn.Module):
     (["model={type: SoManyClasses, args: {num_classes: 7}}"], "model.args.num_classes",
      "7 classes are 0 to 6, and the labels are 0 to 9. Set it to 10."),
     (["metrics=[{type: F1Score, args: {task: multiclass, num_classes: 3}}]"], "metrics.0.args.num_classes", "Set it to 10."),
-    (["data_loader.batch_size=5000"], "data_loader.batch_size", "more than the 1397 samples there are to train on"),
+    (["data_loader.batch_size=5000", "data_loader.drop_last=true"], "data_loader.batch_size", "more than the 1397 samples of train"),
     (["model.args.sizes=[64, 9]", "data_loader.batch_size=3"], "", "classes|labels|out of bounds"),
     (["metrics=[{type: top_k_accuracy, args: {k: 11}}]"], "metrics.0", "One batch of training was tried"),
     (["loss=L1Loss", "model.args.sizes=[64, 1]"], "loss", "targets [30] would be spread over each other, to [30, 30]"),
