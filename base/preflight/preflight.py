@@ -17,7 +17,7 @@ from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.group import is_peer_failure
 from utils.errors import ConfigError, describe_error
-from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_out_of_memory
+from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_missing_graph, is_out_of_memory
 
 log = logging.getLogger(__name__)
 _WHAT = {True: "training", False: "evaluation"}
@@ -95,6 +95,8 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
                   else "It could not be fetched.")
         shapes += f" Given to {key}: {given}." if given else ""
         message = f"One batch of {what} was tried before the run, and failed: {describe_error(error)}\n"
+        if split != "train" and is_missing_graph(error):
+            shapes += " Evaluation computes no gradients; a loss that needs them goes inside torch.enable_grad()."
         message += f"{shapes} (--verbose shows the traceback)"
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}
