@@ -82,8 +82,8 @@ class DataSplits:
         persistent_workers: whether workers stay alive from epoch to epoch; by default they do.
         sampler: in place of `shuffle`, which samples the batches of an epoch hold: Weighted, Balanced,
             GroupedByLength, or one of your own (a SAMPLERS plug-in; see EpochPlans).
-        on_bad_sample: what to do about a sample of training that cannot be read: `error`, or `skip` it: its batch
-            is used without it, as long as at most 1 % of the samples are left out. Evaluation skips none.
+        on_bad_sample: what follows from a training sample that cannot be read: an `error`, or `skip`: its
+            batch is used without it. Above 1 % of the samples that is an error, too. Evaluation skips none.
         stream_resume: how a train stream with a `state_dict` continues: by its `state`, or by `replay`: it is
             read again from its beginning, without the samples that it gave before. That is slower, and exact
             also if the state lacks something, such as a shuffle buffer.
@@ -224,8 +224,8 @@ class DataSplits:
         if not num_batches:
             raise ConfigError.at("data_loader.batch_size",
                                  f"{size} is more than the {num_samples} samples of {split}, and drop_last "
-                                 f"leaves out smaller batches. Set it to {num_samples} at most, or drop_last to "
-                                 "false." if num_samples else f"there are no samples of {split}")
+                                 f"leaves out a smaller batch. Set it to {num_samples} at most, or drop_last "
+                                 "to false." if num_samples else f"there are no samples of {split}")
         return min(num_batches, limit) if limit else num_batches
 
     def batches(self, split: str, epoch: int = 0, start: int = 0,
@@ -264,7 +264,7 @@ class DataSplits:
         """How many samples count in a step's batches, over all processes. Every process has to call it."""
         num_samples = sum([batch.num_total for batch in batches])
         bad = [sample for batch in batches for sample in batch.left_out]
-        if self.rank_slice.world_size > 1 and (self.skipped_samples or self._counter("train", training=True)):
+        if self.rank_slice.world_size > 1 and (self.skipped_samples or self._counter("train", True)):
             num_samples, num_bad = dist.all_reduce(torch.tensor([num_samples, len(bad)])).tolist()
             bad = sum(dist.all_gather_object(bad), []) if num_bad else bad
         if self.skipped_samples:
@@ -386,8 +386,8 @@ class DataSplits:
         skips = training and self.skipped_samples is not None
         if isinstance(dataset, IterableDataset):
             if skips:
-                raise ConfigError.at("data_loader.on_bad_sample", "a stream cannot go on after an error. Leave "
-                                     "it out; the stream itself may leave out what it cannot read.")
+                raise ConfigError.at("data_loader.on_bad_sample", "a stream cannot go on after an error. "
+                                     "Leave it out; the stream itself may pass over what it cannot read.")
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],
                           rank_slice=self.rank_slice, replays=self.replays, limit=self._sample_limit(split))

@@ -108,21 +108,15 @@ def describe_worker_death(trainer: MemoryUse, error: RuntimeError) -> str:
              "  data_loader.prefetch_factor=1  (each worker keeps fewer batches ready)",
              "  more memory for the job, or more shared memory (docker run --shm-size=8g)"]
     if _is_run(folder):
-        lines.append(_how_to_go_on(folder, f" {fewer}"))
+        lines.append(f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
+                     f"python train.py -r {folder} {fewer}")
     return "\n".join(lines)
 
 
 def explain_load_error(trainer: MemoryUse, error: LoadError) -> ConfigError | TrainingError:
     """The error itself, a mistake in the data; within a run a TrainingError that also says how to go on."""
-    folder = trainer.run.folder
-    if not _is_run(folder):
-        return error
-    return TrainingError(f"{trainer.position}: {error}\n{_how_to_go_on(folder)}")
-
-
-def _how_to_go_on(folder: Path, option: str = "") -> str:
-    return (f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
-            f"python train.py -r {folder}{option}")
+    advice = f"To go on from the last checkpoint: python train.py -r {trainer.run.folder}"
+    return TrainingError(f"{trainer.position}: {error}\n{advice}") if _is_run(trainer.run.folder) else error
 
 
 def _is_run(folder: Path | None) -> bool:

@@ -167,8 +167,8 @@ def _untrained(model: torch.nn.Module, seen: set[str], num_steps: int, all_made:
     warning, as for parameters that other steps or another loss may use.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    unused = [name for name in trained if name not in seen]
-    rare = [name for name in unused if not all_made or num_steps < MIN_STEPS or _may_be_used(model, name, seen)]
+    unused, too_few = [name for name in trained if name not in seen], not all_made or num_steps < MIN_STEPS
+    rare = [name for name in unused if too_few or _may_be_used(model, name, seen)]
     for names in (rare, [name for name in unused if name not in rare]):
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         message = (f"{len(names)} trainable parameters got no gradient in {num_steps} steps: "
@@ -181,10 +181,10 @@ def _untrained(model: torch.nn.Module, seen: set[str], num_steps: int, all_made:
 
 
 def _may_be_used(model: torch.nn.Module, name: str, seen: set[str]) -> bool:
-    """Whether a parameter without a gradient is likely to get one in other steps.
+    """Whether a parameter without a gradient may get one in other steps, or from another loss.
 
-    So is one of a layer that takes turns with layers like it, or of an expert that had no sample; and a bias
-    that a loss of derivatives (physics-informed) does not depend on, while its layer's weights have gradients.
+    So it is in a layer that takes turns with layers like it, and in an expert that had no sample; and with a
+    bias that a loss of derivatives (physics-informed) does not depend on, while its layer's weights are used.
     """
     def used(path: str) -> bool:
         return any(other.startswith(f"{path}.") for other in seen)

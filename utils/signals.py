@@ -21,10 +21,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def only_training():
-    """Inside, another thread of this process cannot train: both would seed the same generators."""
+    """Inside, no other thread of this process can train."""
     if not _TRAINS.acquire(blocking=False):
-        raise ConfigError("another training runs in this process, in another thread. Random generators belong "
-                          "to the process: wait for its end, or train in a process of its own.")
+        raise ConfigError("another training runs in this process, in another thread; both would seed the "
+                          "same generators. Wait for its end, or train in a process of its own.")
     try:
         yield
     finally:

@@ -56,7 +56,6 @@ def raw_rows(rows: torch.Tensor) -> np.ndarray:
     return rows.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 
-
 def describe_shapes(value: Any) -> str:
     """`(uint8 [64, 1, 8, 8], int64 [64])`: the dtypes and shapes of a batch, or of a part of one."""
     if isinstance(value, (torch.Tensor, np.ndarray)):

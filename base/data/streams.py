@@ -13,7 +13,6 @@ from base.data.sampler import Batch, Chosen, RankSlice
 from base.data.views import Transform
 from utils.errors import describe_error
 from utils.random import derive, seed_cpu
-from utils.torch_messages import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +77,6 @@ class Stream(IterableDataset):
         try:
             yield from self._batches()
         except Exception as error:
-            if is_out_of_memory(error):
-                raise
             text = f"sample {self.index} of epoch {self.epoch + 1}, of a stream: {describe_error(error)}"
             yield self._own_part([BadSample(text, error=error)], [], 1, self.index, StreamPlace())
 

@@ -88,7 +88,7 @@ class BatchView(Dataset):
 
     def _tried(self, index: int) -> Any:
         """The index itself, or a BadSample if `fetch` cannot read it."""
-        tried = read_sample(lambda index: self.fetch([index]), index, getattr(self.fetch, "__self__", None))
+        tried = read_sample(lambda number: self.fetch([number]), index, getattr(self.fetch, "__self__", None))
         return tried if isinstance(tried, BadSample) else index
 
 

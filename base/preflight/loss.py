@@ -26,8 +26,8 @@ def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
     size, num_samples = config["data_loader"].get("batch_size"), data.num_samples("train")
     data.num_batches("train")
     if size and num_samples is not None and size > num_samples:
-        log.info("data_loader.batch_size: %d is more than the %d samples there are to train on, so an epoch is "
-                 "one batch of %d", size, num_samples, num_samples)
+        log.info("data_loader.batch_size: %d is more than the %d samples there are to train on, so an epoch "
+                 "is one batch of %d", size, num_samples, num_samples)
 
 
 def require_a_mean(loss: Any, accumulate: int, resumed: bool) -> None:

@@ -20,7 +20,6 @@ from utils.errors import ConfigError, describe_error
 from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_missing_graph, is_out_of_memory
 
 log = logging.getLogger(__name__)
-_WHAT = {True: "training", False: "evaluation"}
 
 
 class PreparedTrainer(Parts, UndoableStep, Protocol):
@@ -70,7 +69,7 @@ def require_monitored(name: str, produced: Mapping[str, float]) -> None:
 
 
 def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> dict[str, float]:
-    batch = None
+    batch, what = None, "training" if split == "train" else "evaluation"
     try:
         batch = trainer.data.first_batch(split)
         with _state_restored(trainer), trainer.without_steps():
@@ -78,9 +77,9 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
             values = (_try_training(trainer, batch, config) if split == "train"
                       else _try_evaluation(trainer, batch))
     except LoadError as error:
-        key, _ = locate_error(trainer, error.__cause__)
-        raise LoadError.at(key or "dataset", f"One batch of {_WHAT[split == 'train']} was tried before the run, "
-                           f"and failed: {error.faults[0].message}") from error.__cause__
+        message = f"One batch of {what} was tried before the run, and failed: {error.faults[0].message}"
+        key = locate_error(trainer, error.__cause__)[0] or "dataset"
+        raise LoadError.at(key, message) from error.__cause__
     except ConfigError:
         raise
     except Exception as error:
@@ -89,14 +88,13 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
         if is_freed_graph(error):
             raise ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are "
                                               "named in one call: self.update(loss, 'a', 'b')") from error
-        what = _WHAT[split == "train"]
         key, given = locate_error(trainer, error)
         shapes = (f"The batch: {describe_shapes(batch.data)}." if batch is not None
                   else "It could not be fetched.")
         shapes += f" Given to {key}: {given}." if given else ""
         message = f"One batch of {what} was tried before the run, and failed: {describe_error(error)}\n"
         if split != "train" and is_missing_graph(error):
-            shapes += " Evaluation computes no gradients; a loss that needs them goes inside torch.enable_grad()."
+            shapes += " Evaluation computes no gradients; what needs them goes inside torch.enable_grad()."
         message += f"{shapes} (--verbose shows the traceback)"
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}

@@ -92,13 +92,13 @@ def splits(dataset, val=None, **options):
 @pytest.mark.parametrize("kind", [CutFiles, Whole])
 def test_a_sample_that_cannot_be_read_is_named_after_the_batches_before_it(kind, num_workers):
     data = splits(kind("train", bad=[0, 9, 10]), num_workers=num_workers)
-    with pytest.raises(LoadError, match=r"dataset: train sample 0 \(data/train/0.jpg\) cannot be read: Broken: image: tr.*"
-                                        r"\n.*\n?.*data_loader.on_bad_sample=skip") as caught:
+    with pytest.raises(LoadError, match=r"dataset: train sample 0 \(data/train/0.jpg\) cannot be read: "
+                                        r"Broken: image: tr.*\n.*data_loader.on_bad_sample=skip") as caught:
         data.first_batch("train")
     assert isinstance(caught.value.__cause__, Broken)
     batches = data.batches("train", start=1)
     assert next(batches).num_samples == 4
-    with pytest.raises(LoadError, match=r"sample 9 \(data/train/9.jpg\).*tests/core/test_bad_samples.py:\d+\)\n.* 10\.") as caught:
+    with pytest.raises(LoadError, match=r"sample 9 \(data/train/9.jpg\).*py:\d+\); nor can 10\n") as caught:
         next(batches)
     assert "Broken" in repr(caught.value.__cause__)  # --verbose prints it
     data.close()
@@ -123,7 +123,8 @@ def test_a_transform_that_fails_names_its_sample():
         raise ValueError("too small")
 
     data = splits(CutFiles("train"), CutFiles("val"), transforms={"eval": [fails]})
-    with pytest.raises(LoadError, match=r"val sample 0 \(data/val/0.jpg\) cannot be transformed: ValueError: too small") as caught:
+    said = r"val sample 0 \(data/val/0.jpg\) cannot be transformed: ValueError: too small"
+    with pytest.raises(LoadError, match=said) as caught:
         data.first_batch("val")
     assert "skip" not in str(caught.value)
 
@@ -131,11 +132,11 @@ def test_a_transform_that_fails_names_its_sample():
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_samples_that_make_no_batch_are_named_with_their_shapes(num_workers):
     data = splits(CutFiles("train", wide=[5]), num_workers=num_workers)
-    with pytest.raises(LoadError, match=r"samples 4, 5, 6, 7 cannot be made a batch: RuntimeError.*Most are \(float32 \[2\], int\)"
-                                        r"; sample 5 is \(float32 \[3\], int\). What helps: a Resize"):
+    with pytest.raises(LoadError, match=r"samples 4, 5, 6, 7 cannot be made a batch: RuntimeError.*"
+                                        r"\nMost are \(float32 \[2\], int\); sample 5 is \(float32 \[3\], int\). What helps: a Resize"):
         list(data.batches("train"))
     data.close()
-    with pytest.raises(LoadError, match="sample 5 .*is None. A method collate_fn"):
+    with pytest.raises(LoadError, match="sample 5 .*it is None; a method collate_fn"):
         list(splits(CutFiles("train", none=[5])).batches("train"))
 
 
@@ -153,7 +154,8 @@ def test_an_error_within_a_stream_says_where(num_workers):
 @pytest.mark.parametrize("kind", [CutFiles, Whole])
 def test_a_batch_holds_the_samples_that_can_be_read(kind, num_workers):
     train_set = kind("train", bad=[0, 4, 5, 6, 7, 10], num_samples=12)
-    data = splits(train_set, kind("val", bad=[1], bad_split="val"), on_bad_sample="skip", num_workers=num_workers)
+    data = splits(train_set, kind("val", bad=[1], bad_split="val"), on_bad_sample="skip",
+                  num_workers=num_workers)
     one, none, some = data.batches("train")
     assert [batch.num_samples for batch in (one, none, some)] == [3, 0, 3]
     assert some.data[0][:, 0].tolist() == pytest.approx([0.08, 0.09, 0.11])
@@ -186,8 +188,9 @@ def test_a_run_without_bad_samples_goes_on_to_the_same_bits(config, tmp_path, ca
     caplog.set_level(logging.INFO)
     options = ["-c", config, "data_loader.on_bad_sample=skip", "dataset.args.bad=[5, 8, 9, 10, 11]"]
     whole = train(*options, "--run-name", "whole", "data_loader.num_workers=1", out=tmp_path)
-    assert "skipped 10 of 120 training samples were left out" in (whole / "run.log").read_text()
-    assert (whole / "run.log").read_text().count("left out of training: sample 9 (data/train/9.jpg) cannot") == 1
+    said = (whole / "run.log").read_text()
+    assert "skipped 10 of 120 training samples cannot be read (indices: 5, 8, 9, 10, 11)" in said
+    assert said.count("left out of training: sample 9 (data/train/9.jpg) cannot") == 1
     with pytest.raises(Interrupted):
         train(*options, "--run-name", "cut", "--steps", 18, out=tmp_path)
     train("-r", tmp_path / "points" / "cut", out=tmp_path)
@@ -197,7 +200,8 @@ def test_a_run_without_bad_samples_goes_on_to_the_same_bits(config, tmp_path, ca
 
 
 def test_a_bad_sample_ends_training_and_the_run_goes_on_without_it(config, tmp_path):
-    with pytest.raises(TrainingError, match=r"epoch 1, batch 4, .*train sample 17 (.|\n)*To go on: python train.py -r"):
+    said = r"epoch 1, batch 4, .*train sample 17 (.|\n)*To go on from .*: python train.py -r"
+    with pytest.raises(TrainingError, match=said):
         train("-c", config, out=tmp_path)
     run, = tmp_path.glob("points/*")
     with pytest.raises(TrainingError, match="sample 17 "):
@@ -209,10 +213,11 @@ def test_a_bad_sample_ends_training_and_the_run_goes_on_without_it(config, tmp_p
 
 
 def test_a_bad_sample_of_the_first_batch_is_a_mistake_in_the_data(config, tmp_path):
-    with pytest.raises(ConfigError, match=r"dataset: One batch of training was tried before the run, and failed: train sample 1 "):
+    with pytest.raises(ConfigError, match="dataset: One batch of training was tried .* failed: train sample 1 "):
         train("-c", config, "dataset.args.bad=[1]", out=tmp_path)
     with pytest.raises(ConfigError, match="batch of evaluation.*val sample 2 "):
-        train("-c", config, "dataset.args={bad: [2], bad_split: val}", "data_loader.on_bad_sample=skip", out=tmp_path)
+        train("-c", config, "dataset.args={bad: [2], bad_split: val}", "data_loader.on_bad_sample=skip",
+              out=tmp_path)
     assert not list(tmp_path.glob("points/*"))
 
 
@@ -255,5 +260,6 @@ def test_threads_train_one_after_the_other(config, tmp_path, monkeypatch):
         thread.start()
         thread.join()
     refused, first, failed, last = said
-    assert "another training runs in this process" in refused and first == last == "trained" and "sample 17" in failed
+    assert "another training runs in this process" in refused and "sample 17" in failed
+    assert first == last == "trained"
     assert sorted(run.name for run in tmp_path.glob("points/*")) == ["a", "c", "d"]
