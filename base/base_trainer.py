@@ -430,7 +430,7 @@ class BaseTrainer(FormerTrainerNames):
         except NonFinite as error:
             raise TrainingError(report_non_finite(self, error, self._step_batches)) from error
         except LoadError as error:
-            raise explain_load_error(self, error) from error
+            raise explain_load_error(self, error) from error.__cause__
         except RuntimeError as error:
             if is_loader_worker_death(error):
                 what = describe_worker_death(self, error)

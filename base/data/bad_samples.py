@@ -19,7 +19,8 @@ from utils.torch_messages import is_out_of_memory
 log = logging.getLogger(__name__)
 # Left-out samples above this part of those seen end a run, if they are more than FEW different ones.
 MOST, MIN_SEEN, FEW = 0.01, 100, 3
-_FILE_LISTS = ("samples", "imgs", "files", "paths", "image_paths", "filenames")
+_FILE_LISTS = ("samples", "imgs", "files", "paths", "images", "image_paths", "img_paths", "image_files",
+               "file_paths", "filenames", "file_names", "file_list")
 
 
 class LoadError(ConfigError):
@@ -63,7 +64,8 @@ def read_sample(read: Callable[[int], Any], index: int, dataset: Dataset,
         done = "transformed"
         return transforms(sample)
     except Exception as error:
-        where = _file(dataset, index) or getattr(error, "filename", None)
+        named = [getattr(each, "filename", None) for each in (error, error.__cause__, error.__context__)]
+        where = _file(dataset, index) or next(filter(None, named), None)
         return BadSample(f"sample {index}{f' ({where})' if where else ''} cannot be {done}: "
                          f"{describe_error(error)}", index, error)
 
@@ -111,10 +113,10 @@ class SampleCollate:
 def _describe_mixture(samples: list, indices: list[int], error: Exception) -> str:
     shapes = [describe_shapes(sample) for sample in samples]
     usual = max(shapes, key=shapes.count)
-    odd = [f"; sample {index} is {shape}" for index, shape in zip(indices, shapes) if shape != usual]
+    odd = [f"; sample {index} is {shape:.200}" for index, shape in zip(indices, shapes) if shape != usual]
     some = ", ".join(map(str, indices[:5])) + ", ..." * (len(indices) > 5)
     advice = "a Resize or crop in transforms, or " * bool(odd) + "a method collate_fn of the dataset"
-    return (f"samples {some} cannot be made a batch: {describe_error(error)}\nMost are {usual}"
+    return (f"samples {some} cannot be made a batch: {describe_error(error)}\nMost are {usual:.200}"
             f"{''.join(odd[:3])}{', ...' * (len(odd) > 3)}. What helps: {advice}")
 
 

@@ -77,8 +77,9 @@ class Stream(IterableDataset):
         try:
             yield from self._batches()
         except Exception as error:
-            text = f"sample {self.index} of epoch {self.epoch + 1}, of a stream: {describe_error(error)}"
-            yield self._own_part([BadSample(text, error=error)], [], 1, self.index, StreamPlace())
+            bad = BadSample(f"sample {self.index} of epoch {self.epoch + 1} of the stream cannot be read: "
+                            f"{describe_error(error)}", error=error)
+            yield self._own_part([bad], [], 1, self.index, StreamPlace())
 
     def _batches(self) -> Iterator[ReadBatch]:
         if self.start and self.place.over:

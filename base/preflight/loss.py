@@ -25,7 +25,7 @@ def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
     """Raises ConfigError if the train split makes no batch; reports a batch size that is larger than it."""
     size, num_samples = config["data_loader"].get("batch_size"), data.num_samples("train")
     data.num_batches("train")
-    if size and num_samples is not None and size > num_samples:
+    if size and num_samples is not None and size > num_samples and not data.sampler:
         log.info("data_loader.batch_size: %d is more than the %d samples there are to train on, so an epoch "
                  "is one batch of %d", size, num_samples, num_samples)
 

@@ -90,7 +90,7 @@ MUTATIONS = [
              "samples = [self._read(index) for index in range(len(chosen.indices))]",
              "test_a_sample_that_cannot_be_read_is_named_after_the_batches_before_it"),
     Mutation("the file is looked for in the subset", "base/data/bad_samples.py",
-             "return _file(dataset.dataset, int(dataset.indices[index]))", "return _file(dataset.dataset, index)",
+             "_file(dataset.dataset, int(dataset.indices[index]))", "_file(dataset.dataset, index)",
              "test_the_file_is_found_within_subsets_and_in_errors"),
     Mutation("a batch counts what was left out", "base/data/bad_samples.py",
              "num_samples=min(len(places), batch.num_samples)", "num_samples=batch.num_samples",
