@@ -86,8 +86,7 @@ MUTATIONS = [
              "test_two_processes_train_to_the_numbers_of_one[dropped]"),
     # -- samples that cannot be read
     Mutation("a bad sample is named by its place in the batch", "base/data/views.py",
-             "samples = [self._read(index) for index in chosen.indices.tolist()]",
-             "samples = [self._read(index) for index in range(len(chosen.indices))]",
+             "return self._read(int(chosen.indices[place]))", "return self._read(place)",
              "test_a_sample_that_cannot_be_read_is_named_after_the_batches_before_it"),
     Mutation("the file is looked for in the subset", "base/data/bad_samples.py",
              "_file(dataset.dataset, int(dataset.indices[index]))", "_file(dataset.dataset, index)",
