@@ -176,7 +176,7 @@ MISTAKES = [
      "Write it as data_loader.batch_size"),
     ("type: Digits", "type: Digits\n  args: {split: train}", 3, "dataset", "split"),
     ("batch_size: 30", "batch_size: 30\n  limit: 0", 9, "data_loader.limit", "at least 1"),
-    ("batch_size: 30", "batch_size: 30\n  limit: 20", 8, "data_loader.batch_size", "20 samples there are to train on"),
+    ("batch_size: 30", "batch_size: 30\n  drop_last: true\n  limit: 20", 8, "data_loader.batch_size", "30 is more than the 20 samples"),
     ("  type: Digits", "  train: Digits\n  vall: Digits", 5, "dataset.vall", "there is no split 'vall'. Did you mean 'val'?"),
     ("  type: Digits", "  val: Digits", 3, "dataset.train", "is missing: what to train on"),
     ("  type: Digits", "  train: Digits\n  val: Digits", 10, "data_loader.validation_split", "and dataset.val is there"),
