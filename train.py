@@ -25,7 +25,7 @@ from utils.distributed.environment import (
     local_rank,
 )
 from utils.errors import exit_codes
-from utils.signals import die_of_interrupts, ignore_signals
+from utils.signals import die_of_interrupts, ignore_signals, only_training
 
 log = logging.getLogger("train")
 
@@ -38,6 +38,12 @@ def main(args) -> None:
     if stage == "config":
         print_answer(call_tool(args, given))
         return raise_faults(given) if given else None
+    with only_training():
+        run(args, given, stage, joins)
+
+
+def run(args, given, stage: str | None, joins: bool) -> None:
+    """What a checked command line asks for, in this process or in those that it starts."""
     # imported here, so that --help and syntax errors are answered without loading torch
     from base.run.run_config import resolve_config
     from base.run.setup import checkpoint_to_resume

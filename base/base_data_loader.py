@@ -4,6 +4,7 @@ import itertools
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from base.data.arrays import batch_fetcher, is_in_memory
+from base.data.bad_samples import SampleCollate, SkippedSamples, require_loaded
 from base.data.batch_transforms import BatchPreparation
 from base.data.fingerprint import DataFingerprint
 from base.data.folds import Folds
@@ -80,6 +82,8 @@ class DataSplits:
         persistent_workers: whether workers stay alive from epoch to epoch; by default they do.
         sampler: in place of `shuffle`, which samples the batches of an epoch hold: Weighted, Balanced,
             GroupedByLength, or one of your own (a SAMPLERS plug-in; see EpochPlans).
+        on_bad_sample: what follows from a training sample that cannot be read: an `error`, or `skip`: its
+            batch is used without it. Above 1 % of the samples that is an error, too. Evaluation skips none.
         stream_resume: how a train stream with a `state_dict` continues: by its `state`, or by `replay`: it is
             read again from its beginning, without the samples that it gave before. That is slower, and exact
             also if the state lacks something, such as a shuffle buffer.
@@ -100,7 +104,8 @@ class DataSplits:
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None,
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
-                 stream_resume: Literal["state", "replay"] = "state"):
+                 stream_resume: Literal["state", "replay"] = "state",
+                 on_bad_sample: Literal["error", "skip"] = "error"):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         joint = self.transforms.pop("joint", None)
         self.sample_transforms = {key: SampleTransforms(self.transforms[key], joint)
@@ -122,6 +127,7 @@ class DataSplits:
             log.warning("data_loader: %s: no effect, as num_workers is 0", ", ".join(unused))
         self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
+        self.skipped_samples = SkippedSamples() if on_bad_sample == "skip" else None
         self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
         self.fingerprint = DataFingerprint(self)
         self._datasets: dict[str, Dataset | None] = {}
@@ -222,9 +228,10 @@ class DataSplits:
         drop = self.drop_last and training
         num_batches = num_samples // size if drop else -(-num_samples // size)
         if not num_batches:
-            raise ConfigError.at("data_loader",
-                                 f"{num_samples} {split} samples make no batch of {size}"
-                                 f"{', since drop_last is on' if drop else ''}")
+            raise ConfigError.at("data_loader.batch_size",
+                                 f"{size} is more than the {num_samples} samples of {split}, and drop_last "
+                                 f"leaves out a smaller batch. Set it to {num_samples} at most, or drop_last "
+                                 "to false." if num_samples else f"there are no samples of {split}")
         return min(num_batches, limit) if limit else num_batches
 
     def batches(self, split: str, epoch: int = 0, start: int = 0,
@@ -256,21 +263,30 @@ class DataSplits:
             loader.batch_sampler.enter(epoch, start)
             loaded = self._iterators[key] = iter(loader)
             batches = loader.batch_sampler.batches(loaded)
-        if counter := self._counter(split, training):
-            batches = map(counter.count, batches)
+        batches = map(partial(self._counted, split, training), batches)
         return itertools.islice(batches, limit - start) if limit else batches
 
     def num_in_step(self, batches: Sequence[Batch]) -> int:
         """How many samples count in a step's batches, over all processes. Every process has to call it."""
         num_samples = sum([batch.num_total for batch in batches])
-        if self.rank_slice.world_size > 1 and self._counter("train", training=True):
-            num_samples = int(dist.all_reduce(torch.tensor(num_samples)))
+        bad = [sample for batch in batches for sample in batch.left_out]
+        if self.rank_slice.world_size > 1 and (self.skipped_samples or self._counter("train", True)):
+            num_samples, num_bad = dist.all_reduce(torch.tensor([num_samples, len(bad)])).tolist()
+            bad = sum(dist.all_gather_object(bad), []) if num_bad else bad
+        if self.skipped_samples:
+            self.skipped_samples.add(num_samples, bad)
         return num_samples
 
     def num_dropped(self) -> int:
         """Samples that the dataset's collate function has left out. Every process has to call it."""
         own = sum(counter.num_dropped for counter in self._counters.values())
         return int(dist.all_reduce(torch.tensor(own)))
+
+    def _counted(self, split: str, training: bool, batch: Batch, tried: bool = False) -> Batch:
+        """A loaded batch with its true number of samples. Raises LoadError if it could not be loaded."""
+        batch = require_loaded(batch, split, training, skips=training and self.skipped_samples is not None)
+        counter = self._counter(split, training)
+        return counter.count(batch, tried) if counter else batch
 
     def _counter(self, split: str, training: bool) -> SampleCounter | None:
         if not hasattr(self.dataset(split), "collate_fn"):
@@ -286,7 +302,8 @@ class DataSplits:
     def to_checkpoint(self) -> dict[str, Any]:
         """The data's parts of a checkpoint: the fingerprint; `place` for a stream with a `state_dict`."""
         stream = {"stream": self.place} if is_stateful(self.dataset("train")) else {}
-        return {"data_fingerprint": self.fingerprint, **stream}
+        skipped = {"skipped_samples": self.skipped_samples} if self.skipped_samples else {}
+        return {"data_fingerprint": self.fingerprint, **stream, **skipped}
 
     def sample_reader(self, split: str) -> Callable[[int], Any] | None:
         """The function from a sample's place in a split to the sample, untransformed; None for a stream."""
@@ -326,17 +343,16 @@ class DataSplits:
                 what = "whole batch, and drop_last is on" if self.drop_last and training else "samples"
                 raise ConfigError.at("dataset", f"the {split} split holds no {what}")
             chosen, size, total = read.chosen, read.num_samples, read.num_total
-            samples = read.data[:at_most]
+            data = StreamCollate(self._collate_of(split))(read._replace(data=read.data[:at_most])).data
         else:
             sampler = self._sampler(split, training)
             known, chosen = sampler.batch(0, None), sampler.chosen(0)
             size, total = known.num_samples, known.num_total
-            samples = view.__getitems__(chosen.part(slice(at_most)))
+            data = view.__getitems__(chosen.part(slice(at_most)))
         if at_most:
             size = total = min(size, at_most)
-        batch = Batch(self._collate(view)(samples), size, total, chosen.part(slice(at_most)))
-        counter = self._counter(split, training)
-        return counter.count(batch, tried=True) if counter else batch
+        batch = Batch(data, size, total, chosen.part(slice(at_most)))
+        return self._counted(split, training, batch, tried=True)
 
     def _batch_size(self, training: bool) -> int:
         return self.batch_size if training else self.eval_batch_size
@@ -353,12 +369,12 @@ class DataSplits:
         if isinstance(view, BatchView) and split == "train" and is_in_memory(dataset):
             log.info("%s is in memory: data_loader.num_workers=0 is faster, since workers only copy its "
                      "batches", type(dataset).__name__)
-        options |= {"collate_fn": self._collate(view), "generator": torch.Generator()}
+        options |= {"collate_fn": identity_collate, "generator": torch.Generator()}
         if not isinstance(dataset, IterableDataset):
             options |= {"batch_sampler": self._sampler(split, training)}
         else:
             # the Stream makes the batches
-            options |= {"batch_size": None, "collate_fn": StreamCollate(options["collate_fn"])}
+            options |= {"batch_size": None, "collate_fn": StreamCollate(self._collate_of(split))}
             if options["num_workers"]:  # several would each read the whole stream, or change its order
                 log.info("%s is a stream: one worker reads it", type(dataset).__name__)
                 options |= {"num_workers": 1, "persistent_workers": False}
@@ -372,13 +388,18 @@ class DataSplits:
         transforms = self.sample_transforms["train" if training else "eval"]
         source, *name = split.split("/")
         seed = derive(self.seed, "sample", SPLITS.index(source), *name)
+        skips = training and self.skipped_samples is not None
         if isinstance(dataset, IterableDataset):
+            if skips:
+                raise ConfigError.at("data_loader.on_bad_sample", "a stream cannot go on after an error. "
+                                     "Leave it out; the stream itself may pass over what it cannot read.")
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],
                           rank_slice=self.rank_slice, replays=self.replays, limit=self._sample_limit(split))
+        stand_ins = self._order(split).indices if skips else None
         if not transforms.transforms and (fetch := self._fetch(split)):
-            return BatchView(fetch, seed)
-        return SampleView(dataset, transforms, seed)
+            return BatchView(fetch, seed, SampleCollate(fetch, stand_ins))
+        return SampleView(dataset, transforms, seed, SampleCollate(self._collate_of(split), stand_ins))
 
     def _fetch(self, split: str) -> Callable | None:
         """The function that returns whole batches of a split's dataset; None if it has none."""
@@ -413,9 +434,8 @@ class DataSplits:
                                shuffle=self.shuffle and training, drop_last=self.drop_last and training,
                                with_chosen=self.prepare.augments)
 
-    def _collate(self, view: Dataset) -> Callable[[Any], Any]:
-        return (identity_collate if isinstance(view, BatchView)
-                else getattr(view.dataset, "collate_fn", default_collate))
+    def _collate_of(self, split: str) -> Callable[[list], Any]:
+        return getattr(self.dataset(split), "collate_fn", default_collate)
 
 
 def _close(splits: weakref.ref) -> None:

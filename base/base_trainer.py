@@ -9,11 +9,12 @@ from torch import nn
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.base_model import set_mode
+from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite, warn_of_nan_means
 from base.optimizers import chosen_updaters, stepped_module
 from base.phases import begin_phase, require_first_phase
-from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death
+from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death, explain_load_error
 from base.run.end import progress_of
 from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
@@ -427,6 +428,8 @@ class BaseTrainer(FormerTrainerNames):
             yield
         except NonFinite as error:
             raise TrainingError(report_non_finite(self, error, self._step_batches)) from error
+        except LoadError as error:
+            raise explain_load_error(self, error) from error.__cause__
         except RuntimeError as error:
             if is_loader_worker_death(error):
                 what = describe_worker_death(self, error)
@@ -483,14 +486,16 @@ class BaseTrainer(FormerTrainerNames):
     def own_parts(self) -> list:
         """The parts in `self.state` that are not the engine's: a step that is left out undoes them."""
         engine = [self.unwrapped_model, self.loss, self.position, self.totals, self.metrics, self.monitor,
-                  self.guard, self.ema, self.data.place, self.data.fingerprint, *self.updaters.values()]
+                  self.guard, self.ema, self.data.place, self.data.fingerprint, self.data.skipped_samples,
+                  *self.updaters.values()]
         return [part for name, part in self.state.items()
                 if name != "metrics_file" and not any(part is known for known in engine)]
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Loads a checkpoint's state. Raises ConfigError if it does not fit what the config builds."""
         # these parts may be missing on one side: they depend on the config, the data, the run, the version
-        optional = {"monitor", "guard", "stream", "metrics_file", "splitting", "data_fingerprint"}
+        optional = {"monitor", "guard", "stream", "metrics_file", "splitting", "data_fingerprint",
+                    "skipped_samples"}
         load_parts(self.state, place_state(state, self.state), optional)
         draws = self._step_seeds.drawn or state["progress"].get("draws", False)
         self._step_seeds = StepSeeds(self._step_seeds.seed, self.device, draws)

@@ -8,7 +8,10 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
+from base.data.bad_samples import LoadError
+from utils.errors import ConfigError, TrainingError
 from utils.moved import former_names_of
+from utils.training.progress import Position
 from utils.run_folder import CHECKPOINTS
 from utils.torch_messages import is_loader_worker_death
 
@@ -57,6 +60,7 @@ class MemoryUse(Protocol):
     device: torch.device
     precision: str
     accumulate: int
+    position: Position
     run: Any
 
 
@@ -107,6 +111,12 @@ def describe_worker_death(trainer: MemoryUse, error: RuntimeError) -> str:
         lines.append(f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
                      f"python train.py -r {folder} {fewer}")
     return "\n".join(lines)
+
+
+def explain_load_error(trainer: MemoryUse, error: LoadError) -> ConfigError | TrainingError:
+    """The error itself, a mistake in the data; within a run a TrainingError that also says how to go on."""
+    advice = f"To go on from the last checkpoint: python train.py -r {trainer.run.folder}"
+    return TrainingError(f"{trainer.position}: {error}\n{advice}") if _is_run(trainer.run.folder) else error
 
 
 def _is_run(folder: Path | None) -> bool:

@@ -67,6 +67,7 @@ def describe_end(trainer: Described, elapsed_s: float) -> str:
     scored = "val" if trainer.data.sets("val") else "train"
     option = f" --split {scored}" if trainer.data.evaluation_sets.get("test") == [] else ""
     dropped = [f"  dropped {num_dropped:,} samples that collate_fn left out"] if num_dropped else []
+    dropped += [f"  skipped {trainer.data.skipped_samples}"] if trainer.data.skipped_samples else []
     return "\n".join([
         f"{describe_outcome(trainer)}, in {elapsed_s:.1f} s.", *dropped,
         f"  time    {describe_times(seconds_of)}{f': {hint}' if hint else ''}",

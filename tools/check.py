@@ -34,7 +34,7 @@ from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
 from utils.training.progress import Position
 
 log = logging.getLogger(__name__)
-NUM_STEPS, LIMIT_S = 20, 0.7
+NUM_STEPS, MIN_STEPS, LIMIT_S = 20, 5, 0.7
 
 
 class Stepping(Placed, Protocol):
@@ -169,18 +169,48 @@ def _gradients_seen(model: torch.nn.Module):
 def _untrained(model: torch.nn.Module, seen: set[str], num_steps: int, all_made: bool) -> Iterator[Fault]:
     """A fault for parameters without a gradient. Because of them, processes also wait for each other.
 
-    If there was no time for all steps, a later step might use them. Then it only logs a warning.
+    If there was no time for all steps, or if they are few, a later step might use them. Then it only logs a
+    warning, as for parameters that other steps or another loss may use.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if names := [name for name in trained if name not in seen]:
+    unused, too_few = [name for name in trained if name not in seen], not all_made or num_steps < MIN_STEPS
+    rare = [name for name in unused if too_few or _may_be_used(model, name, seen)]
+    for names in (rare, [name for name in unused if name not in rare]):
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         message = (f"{len(names)} trainable parameters got no gradient in {num_steps} steps: "
                    f"{shown}")
-        if not all_made:
+        if names and names is rare:
             log.warning("model: %s", message)
-        else:
+        elif names:
             yield Fault(("model",), f"{message}. Use them in forward, take them out or freeze them: "
                                     "optimizer.groups=[{match: NAME, frozen: true}].")
+
+
+def _may_be_used(model: torch.nn.Module, name: str, seen: set[str]) -> bool:
+    """Whether a parameter without a gradient may get one in other steps, or from another loss.
+
+    So it is in a layer that takes turns with layers like it, and in an expert that had no sample; and with a
+    bias that a loss of derivatives (physics-informed) does not depend on, while its layer's weights are used.
+    """
+    def used(path: str) -> bool:
+        return any(other.startswith(f"{path}.") for other in seen)
+
+    def shapes(module: torch.nn.Module) -> list:
+        return [parameter.shape for parameter in module.parameters()]
+
+    path = name.rpartition(".")[0]
+    if path and used(path):
+        return True
+    while path:
+        above, _, own = path.rpartition(".")
+        parent, module = model.get_submodule(above), model.get_submodule(path)
+        for other, sibling in parent.named_children():
+            alike = isinstance(parent, (torch.nn.ModuleList, torch.nn.ModuleDict)) or (
+                type(sibling) is type(module) and shapes(sibling) == shapes(module))
+            if other != own and alike and used(f"{above}.{other}".lstrip(".")):
+                return True
+        path = above
+    return False
 
 
 def _overlap_faults(data: DataSplits, split: str) -> Iterator[Fault]:

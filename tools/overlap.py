@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from base.base_data_loader import DataSplits
 from base.data.arrays import ArrayDataset, as_arrays
+from base.data.bad_samples import BadSample, read_sample
 from base.data.nested import bytes_of, raw_rows
 
 
@@ -53,4 +54,6 @@ def _samples(dataset: Dataset, arrays: ArrayDataset | None, indices: torch.Tenso
             yield from zip(*(raw_rows(array.reshape(len(some), -1)) for array in arrays.__getitems__(some)),
                            strict=True)
         else:
-            yield from (dataset[index] for index in some.tolist())
+            samples = (read_sample(dataset.__getitem__, index, dataset) for index in some.tolist())
+            # training reports what cannot be read
+            yield from (sample for sample in samples if not isinstance(sample, BadSample))

@@ -34,6 +34,11 @@ def is_freed_graph(error: BaseException) -> bool:
     return "backward through the graph a second time" in str(error)
 
 
+def is_missing_graph(error: BaseException) -> bool:
+    """Whether a gradient was asked for where none is computed."""
+    return "does not require grad" in str(error)
+
+
 def is_timeout(error: BaseException) -> bool:
     """Whether another process did not answer in time."""
     return "imed out" in str(error)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from base.base_metric import Metrics, Totals
+from base.data.nested import describe_shapes
 from base.preflight.loss import OVER_CLASSES, LossInputs
 from base.weighted_losses import loss_parts
 
@@ -63,14 +64,3 @@ def _config_keys(trainer: Parts) -> dict[int, str]:
     parts = [(part.func if isinstance(part, functools.partial) else part, key)
              for group in (others, transforms, metrics, main) for key, part in group.items()]
     return {id(getattr(part, "__code__", part)): key for part, key in parts if part is not None}
-
-
-def describe_shapes(value: Any) -> str:
-    """`(uint8 [64, 1, 8, 8], int64 [64])`: the dtypes and shapes of a batch, or of a part of one."""
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {describe_shapes(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(map(describe_shapes, value)) + ")"
-    return type(value).__name__

@@ -130,9 +130,13 @@ def batch_fetcher(dataset: Dataset) -> Callable[[Sequence[int]], Any] | None:
         return arrays.__getitems__
     definers = [name for cls in type(dataset).__mro__ for name in ("__getitems__", "__getitem__")
                 if name in vars(cls)]
-    if definers[:1] != ["__getitems__"] or hasattr(dataset, "collate_fn") or (
-            isinstance(dataset.__getitems__([0]), list)):
+    if definers[:1] != ["__getitems__"] or hasattr(dataset, "collate_fn"):
         return None
+    for index in range(min(len(dataset), 10)):
+        try:
+            return None if isinstance(dataset.__getitems__([index]), list) else dataset.__getitems__
+        except Exception:  # this sample cannot be read; another one tells, too
+            continue
     return dataset.__getitems__
 
 

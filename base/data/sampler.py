@@ -1,5 +1,5 @@
 """Which samples make up each batch: their order, a function of (seed, epoch), and each process's part."""
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class Chosen(NamedTuple):
     indices: np.ndarray
     repeats: np.ndarray | None = None
 
-    def part(self, places: slice) -> "Chosen":
+    def part(self, places: slice | list[int]) -> "Chosen":
         """Some of the samples."""
         return Chosen(self.epoch, self.indices[places], self.repeats if self.repeats is None
                       else self.repeats[places])
@@ -52,12 +52,14 @@ class Batch:
             more.
         num_total: how many samples of all processes count.
         chosen: the samples that this process has; None if no transform asks for them.
+        left_out: the samples that it lacks because they cannot be read.
     """
 
     data: Any
     num_samples: int
     num_total: int
     chosen: Chosen | None = None
+    left_out: Sequence[Any] = ()
 
 
 class EpochOrder:

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
+from base.data.bad_samples import BadSample, SampleCollate
 from base.data.sampler import Batch, Chosen, RankSlice
 from base.data.views import Transform
+from utils.errors import describe_error
 from utils.random import derive, seed_cpu
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,15 @@ class Stream(IterableDataset):
         self.epoch, self.start, self.place = epoch, start, place
 
     def __iter__(self) -> Iterator[ReadBatch]:
+        self.index = self.start * self.batch_size  # of the sample that is read now
+        try:
+            yield from self._batches()
+        except Exception as error:
+            bad = BadSample(f"sample {self.index} of epoch {self.epoch + 1} of the stream cannot be read: "
+                            f"{describe_error(error)}", error=error)
+            yield self._own_part([bad], [], 1, self.index, StreamPlace())
+
+    def _batches(self) -> Iterator[ReadBatch]:
         if self.start and self.place.over:
             return
         anew, goes_on = StreamPlace(self.epoch, self.first_state), self.place.state is not None
@@ -92,6 +103,7 @@ class Stream(IterableDataset):
             if self.limit and (before or 0) + index - first_index >= self.limit:
                 break
             seed_cpu(derive(self.seed, "sample", self.epoch, index))
+            self.index = index
             try:
                 sample = next(samples)
             except StopIteration:
@@ -163,10 +175,10 @@ class StreamCollate:
     """Collates the samples in what a Stream reads."""
 
     def __init__(self, collate: Callable[[list], Any]):
-        self.collate = collate
+        self.collate = SampleCollate(collate)
 
     def __call__(self, read: ReadBatch) -> ReadBatch:
-        return read._replace(data=self.collate(read.data))
+        return read._replace(data=self.collate(read.data, read.chosen.indices.tolist()))
 
 
 def track_place(batches: Iterable[ReadBatch], place: StreamPlace) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from base.data.arrays import as_arrays
+from base.data.bad_samples import BadSample, SampleCollate, read_sample
 from base.data.nested import on_input, on_tensors
 from base.data.sampler import Chosen, PositionSampler
 from utils.random import derive, has_drawn, seed_cpu
@@ -23,16 +24,19 @@ class SampleView(Dataset):
     the first two samples, which are read both ways.
     """
 
-    def __init__(self, dataset: Dataset, transforms: Transform, seed: int):
-        self.dataset, self.transforms, self.seed = dataset, transforms, seed
+    def __init__(self, dataset: Dataset, transforms: Transform, seed: int, collate: SampleCollate):
+        self.dataset, self.transforms, self.seed, self.collate = dataset, transforms, seed, collate
         self.draws: bool | None = None  # not known yet
 
-    def __getitems__(self, chosen: Chosen) -> list:
+    def __getitems__(self, chosen: Chosen) -> Any:
+        return self.collate(self.samples(chosen), chosen.indices.tolist(), self._read)
+
+    def samples(self, chosen: Chosen) -> list:
+        """The samples before they are collated; a BadSample for each that cannot be read."""
         if not self.draws:
             seed = derive(self.seed, "batch", *chosen.position(0))
             seed_cpu(seed)
-            samples = [self.transforms(self.dataset[index])
-                       for index in chosen.indices.tolist()]
+            samples = [self._read(index) for index in chosen.indices.tolist()]
             drawn = has_drawn(seed)
             if self.draws is None and not drawn:
                 drawn = not all(_equal(self._seeded(chosen, place), sample)
@@ -44,7 +48,10 @@ class SampleView(Dataset):
 
     def _seeded(self, chosen: Chosen, place: int) -> Any:
         seed_cpu(derive(self.seed, "sample", *chosen.position(place)))
-        return self.transforms(self.dataset[int(chosen.indices[place])])
+        return self._read(int(chosen.indices[place]))
+
+    def _read(self, index: int) -> Any:
+        return read_sample(self.dataset.__getitem__, index, self.dataset, self.transforms)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -57,14 +64,14 @@ def _equal(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
     if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
         return len(one) == len(other) and all(map(_equal, one, other))
-    return one is other or (isinstance(one, (str, bytes, int, float)) and one == other)
+    return one is other or (isinstance(one, (str, bytes, int, float, BadSample)) and one == other)
 
 
 class BatchView(Dataset):
     """Whole batches of a dataset: `fetch` makes one from indices. The first index seeds all randomness."""
 
-    def __init__(self, fetch: Callable[[Any], Any], seed: int):
-        self.fetch, self.seed = fetch, seed
+    def __init__(self, fetch: Callable[[Any], Any], seed: int, collate: SampleCollate):
+        self.fetch, self.seed, self.collate = fetch, seed, collate
         # arrays draw no random numbers
         arrays = as_arrays(fetch.__self__) if hasattr(fetch, "__self__") else None
         self.draws = arrays is None
@@ -73,8 +80,16 @@ class BatchView(Dataset):
     def __getitems__(self, chosen: Chosen) -> Any:
         if self.draws:
             seed_cpu(derive(self.seed, "batch", *chosen.position(0)))
-            return self.fetch(chosen.indices.tolist())
-        return self.fetch(chosen.indices)
+        try:
+            return self.fetch(chosen.indices.tolist() if self.draws else chosen.indices)
+        except Exception:  # one by one it shows which sample it is; `collate` fetches the others again
+            indices = chosen.indices.tolist()
+            return self.collate(list(map(self._tried, indices)), indices, self._tried)
+
+    def _tried(self, index: int) -> Any:
+        """The index itself, or a BadSample if `fetch` cannot read it."""
+        tried = read_sample(lambda number: self.fetch([number]), index, getattr(self.fetch, "__self__", None))
+        return tried if isinstance(tried, BadSample) else index
 
 
 class BatchLoader:

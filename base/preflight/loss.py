@@ -22,12 +22,12 @@ OVER_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 
 
 def require_samples_for_a_batch(config: Mapping, data: DataSplits) -> None:
-    """Raises ConfigError if the config's batch size is larger than the train split."""
+    """Raises ConfigError if the train split makes no batch; reports a batch size that is larger than it."""
     size, num_samples = config["data_loader"].get("batch_size"), data.num_samples("train")
-    if size and num_samples is not None and size > num_samples:
-        raise ConfigError.at("data_loader.batch_size",
-                             f"{size} is more than the {num_samples} samples there are to train on. Set it "
-                             f"to {num_samples} at most.")
+    data.num_batches("train")
+    if size and num_samples is not None and size > num_samples and not data.sampler:
+        log.info("data_loader.batch_size: %d is more than the %d samples there are to train on, so an epoch "
+                 "is one batch of %d", size, num_samples, num_samples)
 
 
 def require_a_mean(loss: Any, accumulate: int, resumed: bool) -> None:

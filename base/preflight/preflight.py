@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Totals, as_values
+from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
 from base.config.locate_error import Parts, describe_shapes, locate_error
 from base.preflight.loss import loss_inputs_watched, require_samples_for_a_batch
@@ -17,7 +18,7 @@ from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.group import is_peer_failure
 from utils.errors import ConfigError, describe_error
-from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_out_of_memory
+from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_missing_graph, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +70,17 @@ def require_monitored(name: str, produced: Mapping[str, float]) -> None:
 
 
 def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> dict[str, float]:
-    batch = None
+    batch, what = None, "training" if split == "train" else "evaluation"
     try:
         batch = _first_batch(trainer.data, split)
         with _state_restored(trainer), trainer.without_steps():
             trainer.seed_for("rehearsal", 0)  # the former name: with another, numbers would change
             values = (_try_training(trainer, batch, config) if split == "train"
                       else _try_evaluation(trainer, batch))
+    except LoadError as error:
+        message = f"One batch of {what} was tried before the run, and failed: {error.faults[0].message}"
+        key = locate_error(trainer, error.__cause__)[0] or "dataset"
+        raise LoadError.at(key, message) from error.__cause__
     except ConfigError:
         raise
     except Exception as error:
@@ -84,12 +89,13 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
         if is_freed_graph(error):
             raise ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are "
                                               "named in one call: self.update(loss, 'a', 'b')") from error
-        what = "training" if split == "train" else "evaluation"
         key, given = locate_error(trainer, error)
         shapes = (f"The batch: {describe_shapes(batch.data)}." if batch is not None
                   else "It could not be fetched.")
         shapes += f" Given to {key}: {given}." if given else ""
         message = f"One batch of {what} was tried before the run, and failed: {describe_error(error)}\n"
+        if split != "train" and is_missing_graph(error):
+            shapes += " Evaluation computes no gradients; what needs them goes inside torch.enable_grad()."
         message += f"{shapes} (--verbose shows the traceback)"
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}

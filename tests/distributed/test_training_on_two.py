@@ -42,6 +42,9 @@ JOBS = {
     # process 0 has no sample of the second batch
     "dropped": ["dataset=LeftOutPoints", SGD, "data_loader.shuffle=false", f"metrics=[accuracy, {F1}, LargestMargin]"],
     "dropped accumulate": ["dataset=LeftOutPoints", SGD, "trainer.args.accumulate=2"],
+    # process 0 can read no sample of the third batch
+    "bad samples": ["dataset=CutPoints", SGD, "data_loader={batch_size: 6, shuffle: false, on_bad_sample: skip}",
+                    "trainer.args.accumulate=2"],
     "patterns": ["optimizer={w: {type: SGD, match: '*.weight', args: {lr: 0.1}}, rest: {type: AdamW, args: {lr: 0.01}}}",
                  "loss=WithTemperature", "trainer.args.accumulate=2", "trainer.args.clip_norm=0.5"],
     "phases": ["optimizer={type: AdamW, args: {lr: 0.01}, groups: [{match: 'body.*', frozen: {until_epoch: 1}}]}"],
@@ -115,7 +118,8 @@ def runs(jobs) -> dict[str, Path]:
     ended = [new("sets-ended", "trainer.args.ended=true"),
              ["-q", "-r", str(folder / "points" / "sets-ended"), "trainer.args.ended=false"]]
     of_two = [*ended, *(new(f"{name}-2") for name in names)] + stopped("2to2", "2to1") + resumed("2to2", "1to2")
-    of_two += [new("together-again", "--steps", "4"), ["-q", "-r", str(folder / "points" / "together-again")]]
+    for name, steps in (("together", "4"), ("bad_samples", "8")):
+        of_two += [new(f"{name}-again", "--steps", steps), ["-q", "-r", str(folder / "points" / f"{name}-again")]]
     in_group(2, [*of_two, nan, second, *unused, *examples], folder)
     group.run(*resumed("2to1"))
     return jobs.runs()
@@ -172,6 +176,14 @@ def test_stopped_in_the_evaluation_of_the_second_set_they_end_with_the_same_bits
 
 def test_folds_sampler_losses_phases_and_patterns_resume_exactly_on_two(runs):
     assert_same_run(runs["together-2"], runs["together-again"])
+
+
+def test_samples_that_cannot_be_read_count_once_on_any_number_of_processes(runs):
+    assert_same_run(runs["bad_samples-2"], runs["bad_samples-again"])
+    for number in (1, 2):
+        state = load(runs[f"bad_samples-{number}"])["state"]["skipped_samples"]
+        assert (state["seen"], state["skipped"], state["indices"].tolist()) == (3 * 61, 3 * 3, [12, 13, 14])
+        assert (runs[f"bad_samples-{number}"] / "run.log").read_text().count("left out of training: sample 13 ") == 1
     assert {"train/ce", "train/smooth", "train/loss"} <= metrics(runs["together-2"])[-1].keys()
 
 

@@ -446,7 +446,7 @@ class SoManyClasses(nn.Module):
     (["model={type: SoManyClasses, args: {num_classes: 7}}"], "model.args.num_classes",
      "7 classes are 0 to 6, and the labels are 0 to 9. Set it to 10."),
     (["metrics=[{type: F1Score, args: {task: multiclass, num_classes: 3}}]"], "metrics.0.args.num_classes", "Set it to 10."),
-    (["data_loader.batch_size=5000"], "data_loader.batch_size", "more than the 1397 samples there are to train on"),
+    (["data_loader.batch_size=5000", "data_loader.drop_last=true"], "data_loader.batch_size", "more than the 1397 samples of train"),
     (["model.args.sizes=[64, 9]", "data_loader.batch_size=3"], "", "classes|labels|out of bounds"),
     (["metrics=[{type: top_k_accuracy, args: {k: 11}}]"], "metrics.0", "One batch of training was tried"),
     (["loss=L1Loss", "model.args.sizes=[64, 1]"], "loss", "targets [30] would be spread over each other, to [30, 30]"),
@@ -511,3 +511,66 @@ def test_all_parts_that_cannot_be_built_are_told_at_once(check):
                   "metrics=[{type: F1Score, args: {task: multiclass, num_classes: -1}}]")
     keys = ["model", "loss", "metrics.0.args.num_classes", "dataset.args.root"]
     assert re.findall(r"command line +(\w\S*): \w+ could not be built", text) == keys
+
+
+# -- what not every step uses ----------------------------------------------------------------------------------------
+
+@MODELS.register
+class TakesTurns(nn.Module):
+    """Uses `even` and `odd` in turn."""
+
+    def __init__(self):
+        super().__init__()
+        self.even, self.odd, self.num_steps = nn.Linear(64, 10), nn.Linear(64, 10), 0
+
+    def forward(self, images):
+        self.num_steps += self.training
+        return (self.odd if self.num_steps % 2 else self.even)(images.flatten(1))
+
+
+@MODELS.register
+class Experts(nn.Module):
+    """A mixture of experts of several sizes; the gate never chooses the last one."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(64, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(64, size), nn.ReLU(), nn.Linear(size, 10)) for size in (4, 5, 6))
+
+    def forward(self, images):
+        inputs = images.flatten(1)
+        weights, chosen = self.gate(inputs)[:, :2].softmax(1).max(1)
+        outputs = torch.zeros(len(inputs), 10)
+        for number, expert in enumerate(self.experts):
+            mine = chosen == number
+            if mine.any():
+                outputs[mine] = expert(inputs[mine]) * weights[mine, None]
+        return outputs
+
+
+@TRAINERS.register
+class OfDerivatives(Trainer):
+    """The loss is that of an equation for the derivative: it does not depend on the last bias."""
+
+    def __init__(self, *, forgets: bool = False, **rest):
+        super().__init__(**rest)
+        self.forgets = forgets
+
+    def forward(self, batch):
+        with torch.set_grad_enabled(torch.is_grad_enabled() or not self.forgets):
+            inputs = batch[0].flatten(1).requires_grad_()
+            outputs = self.model(inputs).sum(1)
+            slopes, = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
+            return outputs, batch[1], {"loss": (slopes - 1).square().mean()}
+
+
+@pytest.mark.parametrize("overrides", [
+    ["model=TakesTurns"], ["model=TakesTurns", "trainer.args.epochs=1", "data_loader.batches_per_epoch=2"], ["model=Experts"],
+    ["model.args={sizes: [64, 8, 1]}", "trainer.type=OfDerivatives", "metrics=[]"]])
+def test_parts_that_not_every_step_uses_are_no_fault(check, overrides):
+    assert "OK" in check(*overrides)
+
+
+def test_a_loss_of_derivatives_is_told_what_evaluation_needs(check):
+    text = listed(check, "model.args={sizes: [64, 8, 1]}", "trainer={type: OfDerivatives, args: {forgets: true}}", "metrics=[]")
+    assert "torch.enable_grad()" in text

@@ -14,6 +14,7 @@ import torch.distributed as torch_dist
 from utils.distributed.collectives import Shared, agree, wait_for_main
 from utils.distributed.environment import expected_rank, expected_world_size, forbid_restart, is_launched
 from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
+from utils.signals import set_handler
 from utils.torch_messages import is_lost_connection, is_timeout
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def is_peer_failure(error: BaseException) -> bool:
 def _abort(error: BaseException) -> None:
     """Reports the error, if no other process has, and exits without clean-up, which could wait for ever."""
     if is_peer_failure(error) and not is_timeout(error):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        set_handler(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_FOR_LAUNCHER_S)  # if a process has died, the launcher reports it and ends this one
     try:
         is_first = Shared.store.add("failures", 1) == 1

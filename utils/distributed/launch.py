@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from utils.distributed.environment import END_SIGNALS, LAUNCHED_BY
-from utils.signals import NAMES, ignore_signals
+from utils.signals import NAMES, ignore_signals, set_handler
 from utils.torch_messages import is_exit_report
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _install_handlers(end: Callable[[int], None]) -> None:
     for number in [getattr(signal, name) for name in NAMES
                    if hasattr(signal, name)] + [*END_SIGNALS.values()]:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup stays nohup
-            signal.signal(number, handle)
+            set_handler(number, handle)
 
 
 class _FailureReport(logging.Filter):

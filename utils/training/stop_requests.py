@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from utils.distributed.environment import has_launcher, launcher_died
 from utils.distributed.group import num_restarts
-from utils.signals import NAMES
+from utils.signals import NAMES, only_training, set_handler
 
 CRASH_AT_STEP = "CRASH_AT_STEP"  # variable: after which step a process kills itself, to rehearse a crash
 _LOOK_EVERY_S = 0.1  # at the launcher; a look takes 4 microseconds
@@ -36,7 +36,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self, last_step: int | None = None):
-        """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request.
+        """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request, in the main thread.
 
         `last_step`: the last optimizer step of this start.
         """
@@ -44,14 +44,17 @@ class StopRequest:
         if not num_restarts():  # once is enough
             self._crash_at_step = int(os.environ.get(CRASH_AT_STEP, 0))
         numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-        handled = [number for number in numbers
-                   if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup stays nohup
-        before = {number: signal.signal(number, self._handle) for number in handled}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        before = {number: signal.getsignal(number) for number in numbers}
+        before = {number: handler for number, handler in before.items()
+                  if handler not in (signal.SIG_IGN, None)}  # nohup stays nohup
+        with only_training():
+            for number in before:
+                set_handler(number, self._handle)
+            try:
+                yield self
+            finally:
+                for number, handler in before.items():
+                    set_handler(number, handler)
 
     def poll(self, to_save: bool) -> StopRequests:
         """The requests to this process. `to_save`: whether its clock asks for a checkpoint."""
