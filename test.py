@@ -46,7 +46,7 @@ def main(args) -> None:
         splits, values = scored_splits(trainer.data, args.split), {}
         for split in splits:
             report_scored_data(trainer.data, checkpoint.state, split)
-        with closing(trainer.data), trainer.errors_explained():
+        with closing(trainer.data), trainer.errors_explained(scoring=True):
             for split in splits:
                 values |= trainer.evaluate(split)
 

@@ -20,7 +20,7 @@ from base.data.planned import EpochPlans, PlannedSampler
 from base.data.sample_count import SampleCounter
 from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
 from base.data.streams import (
-    Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_resume, track_place)
+    Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_length, report_resume, track_place)
 from base.data.views import BatchLoader, BatchView, SampleTransforms, SampleView, Transform, identity_collate
 from utils.config.annotations import CountInt, PositiveInt, at_least, below
 from utils.config.blocks import SPLITS
@@ -137,6 +137,7 @@ class DataSplits:
         self._counters: dict[tuple[str, bool], SampleCounter] = {}  # of datasets with a collate_fn
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
+        self._reported: set[tuple[str, bool]] = set()  # streams whose length is compared with what they give
         atexit.register(_close, weakref.ref(self))  # runs before multiprocessing waits for its children
 
     def dataset(self, split: str) -> Dataset | None:
@@ -257,6 +258,10 @@ class DataSplits:
             report_resume(stream)
             loaded = self._iterators[key] = iter(loader)
             batches = track_place(loaded, stream.place)
+            if not limit and key not in self._reported:
+                self._reported.add(key)
+                batches = report_length(batches, stream, self.num_samples(split),
+                                        "batches_per_epoch" if training else "eval_batches")
         else:
             if plans := self._plans(split, training):
                 plans.require_same_everywhere(epoch)
@@ -322,16 +327,23 @@ class DataSplits:
         self._iterators.clear()
         self._loaders.clear()
 
-    def smallest_local_batch(self) -> int | None:
-        """The smallest non-empty part of a training batch that a process gets; None if unknown."""
-        num_samples = self.num_samples("train")
-        if num_samples is None or isinstance(self.dataset("train"), IterableDataset):
+    def smallest_local_batch(self, split: str = "train") -> int | None:
+        """The smallest non-empty part that a process gets of the split's batches; None if unknown."""
+        training, num_samples = split == "train", self.num_samples(split)
+        if num_samples is None or isinstance(self.dataset(split), IterableDataset):
             return None
-        if plans := self._plans("train", training=True):
-            return max(int(np.diff(plans.of(0).ends, prepend=0).min()) // self.rank_slice.world_size, 1)
-        whole = self.drop_last or (self.num_batches("train") or 0) * self.batch_size <= num_samples
-        return max((self.batch_size if whole else num_samples % self.batch_size)
-                   // self.rank_slice.world_size, 1)
+        size, num_batches = self._batch_size(training), self.num_batches(split)
+        if plans := self._plans(split, training):
+            smallest = int(np.diff(plans.of(0).ends[:num_batches], prepend=0).min())
+        elif num_batches * size <= num_samples:  # also where the last batch is dropped
+            smallest = size
+        else:
+            smallest = num_samples % size
+        return max(smallest // self.rank_slice.world_size, 1)
+
+    def built_datasets(self) -> dict[str, Dataset | None]:
+        """The datasets that were used up to now, by split or set."""
+        return dict(self._datasets)
 
     def first_batch(self, split: str, at_most: int | None = None) -> Batch:
         """This process's part of a split's first batch, at most `at_most` samples, loaded in this process."""

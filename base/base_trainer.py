@@ -9,12 +9,11 @@ from torch import nn
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.base_model import set_mode
-from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
 from base.nan_report import report_non_finite, warn_of_nan_means
 from base.optimizers import chosen_updaters, stepped_module
 from base.phases import begin_phase, require_first_phase
-from base.recovery import StepSnapshot, describe_out_of_memory, describe_worker_death, explain_load_error
+from base.recovery import StepSnapshot, explained
 from base.run.end import progress_of
 from base.trainer_options import TrainerOptions
 from logger.run_log import RunLog, SilentRun
@@ -30,7 +29,6 @@ from utils.distributed.sync_batchnorm import convert_sync_batchnorm
 from utils.errors import Interrupted, TrainingError
 from utils.moved import FormerTrainerNames
 from utils.random import StepSeeds, derive, seed_all
-from utils.torch_messages import is_loader_worker_death, is_out_of_memory
 from utils.training.compile_options import parse_compile_options
 from utils.training.ema import WeightAverage
 from utils.training.monitor import Monitor
@@ -228,14 +226,15 @@ class BaseTrainer(FormerTrainerNames):
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
             self.stop_if_requested(self.poll_requests(dist.agree), time_limit=False)
             self.seed_for("start", self.position.step)
-            self.on_train_start()
+            with self.errors_explained():
+                self.on_train_start()
             self.timers.start()
             with closing(self.data), self.errors_explained():
                 while not self.finished:
                     self.train_epoch()
                     self.finish_epoch()
                 run.store.finish()
-            self.on_train_end()
+                self.on_train_end()
 
     def use_run(self, run: RunLog | SilentRun) -> None:
         """Logs and saves go into `run` from here on."""
@@ -422,22 +421,16 @@ class BaseTrainer(FormerTrainerNames):
     # -- what ends training early ----------------------------------------------------------------------------
 
     @contextmanager
-    def errors_explained(self):
-        """Turns a non-finite loss, a lack of memory, a dead loader worker into a TrainingError that helps."""
+    def errors_explained(self, scoring: bool = False):
+        """Turns what goes wrong in a step into an error that helps; see `explained`."""
         try:
             yield
         except NonFinite as error:
             raise TrainingError(report_non_finite(self, error, self._step_batches)) from error
-        except LoadError as error:
-            raise explain_load_error(self, error) from error.__cause__
-        except RuntimeError as error:
-            if is_loader_worker_death(error):
-                what = describe_worker_death(self, error)
-            elif is_out_of_memory(error):
-                what = describe_out_of_memory(self)
-            else:
+        except Exception as error:
+            if (better := explained(self, error, scoring)) is error:
                 raise
-            raise TrainingError(f"{self.position}: {what}") from error
+            raise better from error
 
     def poll_requests(self, agree: Callable) -> StopRequests:
         """What any process asks for: to end (a signal, `max_time`), to save.

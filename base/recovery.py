@@ -1,5 +1,6 @@
 """Steps that go wrong: what an error says, and how a step is undone."""
 import copy
+import logging
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,13 +9,16 @@ from torch import nn
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Metrics
+from base.config.locate_error import Parts, explain_error
 from base.data.bad_samples import LoadError
-from utils.errors import ConfigError, TrainingError
+from utils.distributed.group import is_peer_failure
+from utils.errors import ConfigError, FailedStep, Interrupted, TrainingError, passes_plug_in
 from utils.moved import former_names_of
-from utils.training.progress import Position
 from utils.run_folder import CHECKPOINTS
-from utils.torch_messages import is_loader_worker_death
+from utils.torch_messages import is_loader_worker_death, is_out_of_memory
+from utils.training.progress import Position
 
+log = logging.getLogger(__name__)
 __getattr__ = former_names_of(__name__)
 
 
@@ -44,9 +48,10 @@ class StepSnapshot:
         """Restores the state. With a 0-dim bool tensor the device decides; buffers need no wait for it."""
         for module, name, before in self._buffers:
             now = getattr(module, name)
-            if now.shape != before.shape:
-                setattr(module, name, now := before.clone())
-            now.copy_(torch.where(skipped, before, now) if isinstance(skipped, torch.Tensor) else before)
+            if now.shape == before.shape:
+                now.copy_(torch.where(skipped, before, now) if isinstance(skipped, torch.Tensor) else before)
+            elif skipped:  # one that grows; then the host waits for a mask
+                setattr(module, name, before.clone())
         if (self._own or self._metrics.objects) and bool(skipped):
             self._metrics.restore(self._metrics_before)
             for part, before in self._own:
@@ -62,6 +67,35 @@ class MemoryUse(Protocol):
     accumulate: int
     position: Position
     run: Any
+
+
+class FailedTrainer(Parts, MemoryUse, Protocol):
+    """What `explained` needs of a trainer."""
+
+    position: Position
+
+
+def explained(trainer: FailedTrainer, error: Exception, scoring: bool) -> Exception:
+    """The error that says what went wrong in a run, where and what helps; `error` itself if that does.
+
+    A lack of memory and a dead loader worker give a TrainingError, errors of user code a FailedStep: their
+    traceback goes to run.log. If `scoring`, a part that the config names gives a ConfigError instead.
+    """
+    if isinstance(error, LoadError):
+        return explain_load_error(trainer, error)
+    if isinstance(error, (ConfigError, TrainingError, Interrupted)) or is_peer_failure(error):
+        return error
+    if is_loader_worker_death(error):
+        return TrainingError(f"{trainer.position}: {describe_worker_death(trainer, error)}")
+    if is_out_of_memory(error):
+        return TrainingError(f"{trainer.position}: {describe_out_of_memory(trainer)}")
+    key, text = explain_error(trainer, error)
+    if key is None and not passes_plug_in(error):  # the engine's own: its traceback is all there is
+        return error
+    log.error("a step failed", exc_info=error, extra={"only_in_file": True})
+    if scoring and key:
+        return ConfigError.at(key, f"scoring failed: {text}")
+    return FailedStep(f"{trainer.position}: {f'{key}: ' * bool(key)}{text}\n(--verbose shows the traceback)")
 
 
 def describe_out_of_memory(trainer: MemoryUse) -> str:
@@ -113,7 +147,7 @@ def describe_worker_death(trainer: MemoryUse, error: RuntimeError) -> str:
     return "\n".join(lines)
 
 
-def explain_load_error(trainer: MemoryUse, error: LoadError) -> ConfigError | TrainingError:
+def explain_load_error(trainer: FailedTrainer, error: LoadError) -> ConfigError | TrainingError:
     """The error itself, a mistake in the data; within a run a TrainingError that also says how to go on."""
     advice = f"To go on from the last checkpoint: python train.py -r {trainer.run.folder}"
     return TrainingError(f"{trainer.position}: {error}\n{advice}") if _is_run(trainer.run.folder) else error

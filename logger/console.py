@@ -41,6 +41,7 @@ def setup_logging(level: int = logging.INFO, rank: int = 0) -> None:
     console = _Console(level)
     console.setFormatter(_Formatter(_mark(rank) + "%(message)s"))
     console.addFilter(_only_its_own if rank else lambda record: True)
+    console.addFilter(lambda record: not getattr(record, "only_in_file", False))
     early = logging.handlers.MemoryHandler(  # until there is a run.log
         capacity=10_000, flushLevel=logging.CRITICAL + 1)
     logging.basicConfig(level=min(level, logging.INFO), handlers=[console, early], force=True)

@@ -105,6 +105,10 @@ class TrainingError(Exception):
     """Training cannot continue, but not by a user's mistake: the loss is not finite, etc. Exit code 1."""
 
 
+class FailedStep(TrainingError):
+    """The code of a model, a dataset or another plug-in failed within the run. A launcher may restart it."""
+
+
 class Interrupted(Exception):
     """A signal or the end of max_time stopped the run after a save. Exit code 128 + signal, or 0."""
 
@@ -115,18 +119,24 @@ class Interrupted(Exception):
 
 def describe_error(error: BaseException) -> str:
     """`ValueError: width must be positive (model/mlp.py:12)`: the error and its innermost project line."""
+    from utils.torch_messages import message_of  # here: --help needs none of it
+
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_ours(frame.filename)]
-    plug_ins = [frame for frame in frames if _is_plug_in(Path(frame.filename))]
+    plug_ins = [frame for frame in traceback.extract_tb(error.__traceback__) if is_plug_in(frame.filename)]
     where = f" ({_short(plug_ins[-1].filename)}:{plug_ins[-1].lineno})" if plug_ins else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {message_of(error)}{where}"
 
 
-def _is_plug_in(file: Path) -> bool:
-    """Whether `file`, of this project, is user code: not the engine and not a program of the top folder."""
-    folder, *inside = file.relative_to(PROJECT).parts
+def is_plug_in(file: str) -> bool:
+    """Whether `file` is user code of this project: not the engine, not a program of the top folder."""
+    folder, *inside = Path(file).relative_to(PROJECT).parts if is_ours(file) else [""]
     return bool(inside) and folder not in ("base", "tools", "utils")
+
+
+def passes_plug_in(error: BaseException) -> bool:
+    """Whether an error came out of user code, and not of the engine alone."""
+    return any(is_plug_in(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def is_ours(file: str) -> bool:

@@ -3,6 +3,9 @@ import logging
 import re
 from collections.abc import Mapping
 
+DEVICE_ASSERT_ADVICE = ("Most often that is a label outside the classes, or an index outside an Embedding, "
+                        "in an earlier call: --device cpu names it.")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's memory is too small, from any library."""
@@ -29,6 +32,11 @@ def is_lost_connection(error: BaseException) -> bool:
     return type(error) is RuntimeError and any(sign in str(error) for sign in signs)
 
 
+def is_device_assert(error: BaseException) -> bool:
+    """Whether a CUDA kernel found an index out of range; the error comes late, in any later call."""
+    return "device-side assert" in str(error)
+
+
 def is_freed_graph(error: BaseException) -> bool:
     """Whether backward ran through a graph that an earlier call had freed."""
     return "backward through the graph a second time" in str(error)
@@ -48,6 +56,18 @@ def is_exit_report(record: logging.LogRecord) -> bool:
     """Whether torchrun's agent logs that a process failed; its arguments begin with exit code and number."""
     text = record.msg if isinstance(record.msg, str) else ""
     return text.startswith("failed (exitcode") and len(record.args or ()) >= 2
+
+
+def is_of_worker(error: BaseException) -> bool:
+    """Whether a DataLoader raises again what its worker process raised; the message has that traceback."""
+    return "Original Traceback (most recent call last)" in str(error)
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error; of one from a loader worker its last line, without the traceback."""
+    if not is_of_worker(error):
+        return str(error)
+    return str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
 
 
 def argument_named_by(error: Exception, arguments: Mapping) -> str | None:

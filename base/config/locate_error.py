@@ -9,9 +9,14 @@ from base.base_metric import Metrics, Totals
 from base.data.nested import describe_shapes
 from base.preflight.loss import OVER_CLASSES, LossInputs
 from base.weighted_losses import loss_parts
+from utils.errors import describe_error
+from utils.torch_messages import DEVICE_ASSERT_ADVICE, is_device_assert, is_of_worker
 
 # Their `name` is that of a metric. Its object may be another one by now: a trial is undone with copies.
 _OF_A_METRIC = (Totals.add.__code__, Metrics._update_objects.__code__, Metrics.compute.__code__)
+# functions with a local variable `batch`
+_WITH_BATCH = ("optimizer_step", "eval_values", "_preflight_split")
+_FETCHING = ("first_batch", "__next__", "__iter__", "__getitems__")
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
 
@@ -38,16 +43,39 @@ def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
                 given = [known.get(name) for name in names if name != "self"]
                 given += known["args"] if isinstance(known.get("args"), (tuple, list)) else []
                 given = [value for value in given if isinstance(value, torch.Tensor)]
-                hint = [_FOR_CLASSES] * _loss_expects_other_targets(trainer, key, given)
-                return key, ", ".join([*map(describe_shapes, given), *hint])
+                hints = _describe_mismatch(trainer, key, given)
+                return key, ", ".join([*map(describe_shapes, given), *hints])
     return None, ""
 
 
-def _loss_expects_other_targets(trainer: Parts, key: str, given: list[torch.Tensor]) -> bool:
-    """Whether a loss that is not over classes was given outputs `[B, K]` and class numbers `[B]`."""
+def explain_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
+    """The config key of the part that raised an error; the error, the batch, what the part was given."""
+    key, given = locate_error(trainer, error)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    batches = [frame.f_locals.get("batch") for frame in frames if frame.f_code.co_name in _WITH_BATCH]
+    text = f"{describe_error(error)}\n"
+    if batches and batches[-1] is not None:
+        text += f"The batch: {describe_shapes(batches[-1].data)}."
+    elif any(frame.f_code.co_name in _FETCHING for frame in frames):
+        text += "The batch could not be fetched."
+    text += f" Given to {key}: {given}." if given else ""
+    key = key or ("dataset" if is_of_worker(error) else None)
+    return key, text.rstrip() + f"\n{DEVICE_ASSERT_ADVICE}" * is_device_assert(error)
+
+
+def _describe_mismatch(trainer: Parts, key: str, given: list[torch.Tensor]) -> list[str]:
+    """What is wrong between outputs `[B, C, ...]` and class numbers `[B, ...]` that a loss was given."""
     loss = loss_parts(trainer.loss).get(key)
-    other = loss is not None and not isinstance(loss, OVER_CLASSES) and len(given) == 2
-    return other and given[0].ndim == 2 and given[1].ndim == 1 and not given[1].is_floating_point()
+    if loss is None or len(given) != 2 or given[0].ndim < 2 or given[1].is_floating_point():
+        return []
+    if not isinstance(loss, OVER_CLASSES):
+        return [_FOR_CLASSES] * (given[0].ndim == 2 and given[1].ndim == 1)
+    outputs, targets = given
+    targets = targets[targets != loss.ignore_index] if targets.is_cpu else targets[:0]
+    if not targets.numel() or 0 <= targets.min() and targets.max() < outputs.shape[1]:
+        return []
+    return [f"whose labels are {targets.min()} to {targets.max()}, while the outputs are for 0 to "
+            f"{outputs.shape[1] - 1}. A split without labels cannot be scored"]
 
 
 def _config_keys(trainer: Parts) -> dict[int, str]:
@@ -57,10 +85,10 @@ def _config_keys(trainer: Parts) -> dict[int, str]:
     metrics = {f"metrics.{i}": trainer.metrics.functions.get(name)
                for i, name in enumerate(trainer.metrics.names)}
     main = {"model": trainer.unwrapped_model, **loss_parts(trainer.loss),
-            "dataset": trainer.data.dataset("train")}
-    sets = {f"dataset.{split}".replace("/", "."): trainer.data.dataset(split)
-            for split in trainer.data.sets("val")}
-    others = {"model": trainer.ema and trainer.ema.model, "dataset": sets.pop("dataset.val", None), **sets}
-    parts = [(part.func if isinstance(part, functools.partial) else part, key)
-             for group in (others, transforms, metrics, main) for key, part in group.items()]
+            "dataset": trainer.data.built_datasets().get("train")}
+    sets = [(dataset, f"dataset.{split}".replace("/", ".") if "/" in split else "dataset")
+            for split, dataset in trainer.data.built_datasets().items()]
+    averaged = {"model": trainer.ema and trainer.ema.model}
+    parts = sets + [(part.func if isinstance(part, functools.partial) else part, key)
+                    for group in (averaged, transforms, metrics, main) for key, part in group.items()]
     return {id(getattr(part, "__code__", part)): key for part, key in parts if part is not None}

@@ -181,6 +181,28 @@ class StreamCollate:
         return read._replace(data=self.collate(read.data, read.chosen.indices.tolist()))
 
 
+def report_length(batches: Iterable[Batch], stream: Stream, num_samples: int | None,
+                  remedy: str) -> Iterator[Batch]:
+    """The batches of a whole pass. Its end logs a warning if the dataset's length was wrong.
+
+    `num_samples`: the length, if it has one. `remedy`: the option that sets the number of batches.
+    """
+    number, size = stream.start, stream.batch_size
+    found = number * size
+    if num_samples is None or (stream.place.state is not None and not number):  # the rest of a pass
+        yield from batches
+        return
+    for number, batch in enumerate(batches, stream.start + 1):
+        found += batch.num_total
+        yield batch
+    promised = num_samples // size * size if stream.drop_last else num_samples
+    if number > stream.start and found != promised:
+        log.warning("%s has %d samples by its __len__, and gave %d, in %d batches of %d. Schedules "
+                    "count on the former. Correct __len__, or set data_loader.%s=%d",
+                    type(stream.dataset).__name__, num_samples, found, number, size, remedy,
+                    min(number, -(-promised // size)))
+
+
 def track_place(batches: Iterable[ReadBatch], place: StreamPlace) -> Iterator[Batch]:
     """The batches of a Stream; `place` is set to the one after the last batch taken."""
     for *known, after in batches:

@@ -2,17 +2,19 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from base.base_data_loader import DataSplits
 from base.base_metric import Totals, as_values
 from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
-from base.config.locate_error import Parts, describe_shapes, locate_error
+from base.config.locate_error import Parts, explain_error, locate_error
+from base.preflight.attributes import AttributeSnapshot
 from base.preflight.loss import loss_inputs_watched, require_samples_for_a_batch
-from base.recovery import StepSnapshot, UndoableStep
+from base.preflight.trial_step import try_steps
 from utils.checkpoint.state import StateCopier
 from utils.config.suggestions import suggest_name
 from utils.distributed import collectives as dist
@@ -23,7 +25,7 @@ from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_miss
 log = logging.getLogger(__name__)
 
 
-class PreparedTrainer(Parts, UndoableStep, Protocol):
+class PreparedTrainer(Parts, Protocol):
     """What `preflight` needs of a trainer that has its optimizers."""
 
     updaters: Mapping[str, Any]
@@ -76,7 +78,7 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
         with _state_restored(trainer), trainer.without_steps():
             trainer.seed_for("rehearsal", 0)  # the former name: with another, numbers would change
             values = (_try_training(trainer, batch, config) if split == "train"
-                      else _try_evaluation(trainer, batch))
+                      else _try_evaluation(trainer, split, batch))
     except LoadError as error:
         message = f"One batch of {what} was tried before the run, and failed: {error.faults[0].message}"
         key = locate_error(trainer, error.__cause__)[0] or "dataset"
@@ -89,14 +91,11 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
         if is_freed_graph(error):
             raise ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are "
                                               "named in one call: self.update(loss, 'a', 'b')") from error
-        key, given = locate_error(trainer, error)
-        shapes = (f"The batch: {describe_shapes(batch.data)}." if batch is not None
-                  else "It could not be fetched.")
-        shapes += f" Given to {key}: {given}." if given else ""
-        message = f"One batch of {what} was tried before the run, and failed: {describe_error(error)}\n"
+        key, text = explain_error(trainer, error)
         if split != "train" and is_missing_graph(error):
-            shapes += " Evaluation computes no gradients; what needs them goes inside torch.enable_grad()."
-        message += f"{shapes} (--verbose shows the traceback)"
+            text += " Evaluation computes no gradients; what needs them goes inside torch.enable_grad()."
+        message = (f"One batch of {what} was tried before the run, and failed: {text} "
+                   "(--verbose shows the traceback)")
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}
 
@@ -118,38 +117,51 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
+    names = {name for name, _ in trainer.unwrapped_model.named_parameters()}
     with loss_inputs_watched(trainer, config, batch):
         values = _train_on(trainer, batch)
+    if made := [name for name, _ in trainer.unwrapped_model.named_parameters() if name not in names]:
+        raise ConfigError.at("model", f"its forward pass made the weights {', '.join(made)}, which no "
+                                      "optimizer has. Make them in __init__.")
     if values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):
         log.warning("the first batch's loss is exactly 0, and so are its gradients: nothing would be learned "
                     "from it. Check the loss, and the labels it gets.")
-    # all processes decide alike, though a collate function may have left them different numbers of samples
-    if trainer.data.smallest_local_batch() == 1 and any(dist.agree(batch.num_samples != 1)):
-        _try_one_sample(trainer)
+    _try_smallest_batch(trainer, "train", batch,
+                        lambda small: as_values(trainer.train_step(trainer.device_batch(small))))
     shared = [updater.gradients for updater in trainer.updaters.values() if updater.gradients]
     for gradients in shared:
         gradients.connect()
     if shared:  # from here on backward involves all processes; DDP builds its buckets in the first one
         _train_on(trainer, batch)
+    try_steps(trainer.updaters)
     return values
 
 
-def _try_one_sample(trainer: PreparedTrainer) -> None:
-    """Tries a single sample: some models cannot train on it, and a process may get one as its last batch."""
-    batch = trainer.data.first_batch("train", at_most=1)
-    if not trainer.data.num_in_step([batch]):  # a collate function has left it out
+def _try_smallest_batch(trainer: PreparedTrainer, split: str, batch: Batch, step: Callable) -> None:
+    """Tries `step` on a part of `batch` of the size of the last batch, if that is smaller.
+
+    Some models fail there: BatchNorm cannot train on a single sample, `squeeze()` drops its axis. Metrics
+    are not computed, which may need more samples.
+    """
+    size = trainer.data.smallest_local_batch(split)
+    # all processes decide alike, though a collate function may have left them different numbers of samples
+    if size is None or not any(dist.agree(batch.num_samples > size)):
+        return
+    small = trainer.data.first_batch(split, at_most=size)
+    if not any(dist.agree(small.num_samples > 0)):  # a collate function has left all out
         return
     try:
-        _train_on(trainer, batch)
+        Totals().add(step(small), small.num_samples)
     except Exception as error:
         if _is_of_the_machine(error):
             raise
-        raise ConfigError.at("data_loader",
-                             "an epoch's last batch leaves a process a single sample, and one was tried: "
-                             f"{error}\n"
-                             "Set data_loader.drop_last=true, or choose another batch_size; several "
-                             "processes may also set "
-                             "trainer.args.sync_batchnorm=true, where that is BatchNorm's.") from error
+        number = "a single sample, and one was" if size == 1 else f"{size} samples, and {size} were"
+        helps = ("Set data_loader.drop_last=true, or choose another batch_size; several processes may also "
+                 "set trainer.args.sync_batchnorm=true, where that is BatchNorm's."
+                 if split == "train" else "Choose another data_loader.eval_batch_size.")
+        helps += " squeeze() drops the axis of a single sample: name its axis, squeeze(1)." * (size == 1)
+        raise ConfigError.at("data_loader", f"the last batch of {split} leaves a process {number} tried: "
+                                            f"{describe_error(error)}\n{helps}") from error
 
 
 def _train_on(trainer: PreparedTrainer, batch: Batch) -> dict[str, float]:
@@ -160,11 +172,13 @@ def _train_on(trainer: PreparedTrainer, batch: Batch) -> dict[str, float]:
     return totals.means() | trainer.metrics.compute()
 
 
-def _try_evaluation(trainer: PreparedTrainer, batch: Batch) -> dict[str, float]:
+def _try_evaluation(trainer: PreparedTrainer, split: str, batch: Batch) -> dict[str, float]:
     totals = Totals()
     with trainer.evaluating():
         totals.add(trainer.eval_values(0, batch), batch.num_samples)
-        return totals.means() | trainer.metrics.compute()
+        values = totals.means() | trainer.metrics.compute()
+        _try_smallest_batch(trainer, split, batch, partial(trainer.eval_values, 1))
+    return values
 
 
 @contextmanager
@@ -173,14 +187,19 @@ def _state_restored(trainer: PreparedTrainer):
     updaters = trainer.updaters.values()
     kept = {name: part for name, part in trainer.state.items()
             if not any(part is updater for updater in updaters)}
-    before = StateCopier().copy({name: part.state_dict() for name, part in kept.items()})
-    before_step = StepSnapshot(trainer)
+    before, metrics = (StateCopier().copy({name: part.state_dict() for name, part in kept.items()}),
+                       trainer.metrics.snapshot())
+    attributes = AttributeSnapshot(trainer, trainer.ema and trainer.ema.model, trainer.data.transforms)
+    trained = [(parameter, parameter.requires_grad) for parameter in trainer.unwrapped_model.parameters()]
     try:
         yield
     finally:
+        attributes.restore()  # first: a state fits buffers of their former shapes
         for name, part in kept.items():
             part.load_state_dict(before[name])
-        before_step.restore()
+        trainer.metrics.restore(metrics)
+        for parameter, was_trained in trained:
+            parameter.requires_grad_(was_trained)
         trainer.unwrapped_model.zero_grad(set_to_none=True)
         for updater in updaters:  # may have parameters besides the model's, such as a loss's
             updater.optimizer.zero_grad(set_to_none=True)

@@ -67,6 +67,8 @@ MISTAKES = [
      "optimizer.groups.0.frozen.until_epoch", "at least 1"),
     ("type: Adam\n", "type: Adam\n  groups: [{match: '*', frozen: {until_epoch: 3}}]\n", 18, "optimizer",
      "there are no parameters to train in the first epoch"),
+    # a step that fails
+    ("type: Adam\n", "type: SparseAdam\n", 18, "optimizer", "SparseAdam is for layers with sparse: true; Adam steps the others"),
     # several optimizers
     ("type: Adam\n", "type: Adam\n  match: '*'\n", 20, "optimizer.match", "is for one of several"),
     (OPTIMIZER + SCHEDULER, "optimizer: {a: {type: Adam, match: 'layers.1.*'}, b: Adam, c: Adam}\n", 18, "optimizer.c",

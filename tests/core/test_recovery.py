@@ -29,7 +29,7 @@ class Sick(nn.Module):
 
     def forward(self, images):
         self.num_calls += self.training
-        self.second.broken = self.training and self.num_calls - 1 in self.at  # the first call is the preflight
+        self.second.broken = self.training and self.num_calls in self.at
         return self.head(self.second(self.norm(self.first(images.flatten(1)))))
 
 
@@ -221,8 +221,8 @@ class Kinked(nn.Module):
 
     def forward(self, outputs, targets):
         self.num_calls += self.training
-        kink = (outputs.mean() * self.scale * (self.num_calls - 1 != self.at) * 0).abs()
-        return nn.functional.cross_entropy(outputs, targets) + kink.sqrt() * (self.num_calls - 1 == self.at)
+        kink = (outputs.mean() * self.scale * (self.num_calls != self.at) * 0).abs()
+        return nn.functional.cross_entropy(outputs, targets) + kink.sqrt() * (self.num_calls == self.at)
 
 
 def test_a_gradient_that_is_not_finite_is_left_out_and_never_saved(small, tmp_path):
@@ -343,7 +343,7 @@ def test_without_memory_in_evaluation_the_setting_that_is_told_helps(small, tmp_
 
 def ended_without_memory(small: Path, out: Path, *options, at: int) -> tuple[Path, str]:
     """A run that saves every step and has no memory for the batch number `at`; and what it says."""
-    short = f"model={{type: Short, args: {{limit: 16, first: {at + 1}}}}}"  # one call more is the preflight
+    short = f"model={{type: Short, args: {{limit: 16, first: {at}}}}}"
     with pytest.raises(TrainingError) as error:
         train("-c", small, *options, short, "trainer.args.checkpoint_every={steps: 1}", out=out)
     return next(out.glob("*/*")), str(error.value)
@@ -370,7 +370,7 @@ def test_a_run_without_memory_goes_on_by_the_command_that_it_tells_with_the_same
 
 @DATASETS.register
 class KillsItsWorker(Dataset):
-    """Its worker is killed, as the system does without memory, once it reads its 100th sample; `split`: where."""
+    """Its worker is killed, as the system does without memory, once it reads its 140th sample; `split`: where."""
 
     def __init__(self, split: str, at: str = "train"):
         self.num_read, self.kills = 0, split == at
@@ -380,7 +380,7 @@ class KillsItsWorker(Dataset):
 
     def __getitem__(self, index):
         self.num_read += 1
-        if self.kills and self.num_read == 100 and torch.utils.data.get_worker_info():
+        if self.kills and self.num_read == 140 and torch.utils.data.get_worker_info():
             time.sleep(0.2)  # by then the loader knows its worker
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.zeros(1, 8, 8), index % 10

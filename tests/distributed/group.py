@@ -121,9 +121,9 @@ class Net(nn.Module):
         self.spare = nn.Linear(3, 3) if unused else None
 
     def forward(self, points):
-        self.num_calls += 1
+        self.num_calls += self.training
         outputs = self.head(self.body(points))
-        return outputs.detach() * self.head.bias if self.now_and_then and self.num_calls == 7 else outputs
+        return outputs.detach() * self.head.bias if self.now_and_then and self.num_calls == 4 else outputs
 
 
 @LOSSES.register

@@ -92,10 +92,26 @@ def load_parts(parts: Mapping, state: Mapping, optional: set[str]) -> None:
 def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> None:
     """Calls `part.load_state_dict(state)`. Raises ConfigError that names the part and shortens the error."""
     try:
+        if isinstance(part, torch.nn.Module):
+            fit_buffers(part, state)
         part.load_state_dict(state)
     except Exception as error:  # a part may raise anything for the state of another one
         text = " ".join(str(error).split())
         raise ConfigError(f"{file}: '{name}' does not fit what the config builds: {text[:600]}") from error
+
+
+def fit_buffers(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Gives buffers that grow the shape that they have in `state`, for its `load_state_dict`.
+
+    Such a buffer is None or empty at first, or has another length than in `state`; other buffers stay.
+    """
+    for path, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            saved = state.get(f"{path}.{name}".lstrip("."))
+            if saved is not None and (buffer is None or buffer.shape != saved.shape and (
+                    not buffer.numel() or (buffer.ndim, buffer.shape[1:]) == (saved.ndim, saved.shape[1:]))):
+                like = next(model.parameters(), saved) if buffer is None else buffer
+                module._buffers[name] = torch.empty_like(saved, device=like.device)
 
 
 def find_non_finite(weights: Mapping[str, torch.Tensor]) -> str | None:

@@ -13,7 +13,7 @@ import torch.distributed as torch_dist
 
 from utils.distributed.collectives import Shared, agree, wait_for_main
 from utils.distributed.environment import expected_rank, expected_world_size, forbid_restart, is_launched
-from utils.errors import ConfigError, Interrupted, TrainingError, exit_code
+from utils.errors import ConfigError, FailedStep, Interrupted, TrainingError, exit_code
 from utils.signals import set_handler
 from utils.torch_messages import is_lost_connection, is_timeout
 
@@ -114,7 +114,7 @@ def _abort(error: BaseException) -> None:
     if is_first:
         _report_failure(error)
         logging.shutdown()
-        if isinstance(error, (ConfigError, TrainingError)):
+        if isinstance(error, (ConfigError, TrainingError)) and not isinstance(error, FailedStep):
             forbid_restart(exit_code(error))
     sys.stdout.flush()
     sys.stderr.flush()

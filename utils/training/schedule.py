@@ -1,5 +1,6 @@
 """The learning-rate schedulers of one optimizer: step, resume, and recompute for another run length."""
 import copy
+import math
 import warnings
 
 import torch
@@ -69,6 +70,8 @@ class Schedule:
         try:
             scheduler.step(*value)
         except (ArithmeticError, ValueError, TypeError) as error:
+            if self.num_steps_done > (self.lengths["step"] or math.inf):
+                return  # the data gave more than their length: the rate stays, and DataSplits reports it
             raise ConfigError.at("scheduler",
                                  f"{type(scheduler).__name__} breaks down at step {self.num_steps_done}, "
                                  f"epoch {self.num_epochs_done}: {describe_error(error)}") from error

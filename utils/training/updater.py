@@ -141,9 +141,17 @@ class Updater:
             elif mask:  # this optimizer cannot be masked: the host waits for the device in every step
                 return
         if self.guard.skipped is not True:
-            # LBFGS needs a closure. With `max_iter: 1` it calls it once, and the gradients are already there
-            closure = [lambda: 0.0] if isinstance(self.optimizer, torch.optim.LBFGS) else []
-            self.optimizer.step(*closure)
+            self.optimizer.step(*self._closures())
+
+    def try_step(self) -> None:
+        """The preflight's step, with the gradients as they are; neither scaler nor guard see it."""
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimizer.step(*self._closures())
+
+    def _closures(self) -> list[Callable]:
+        # LBFGS needs a closure. With `max_iter: 1` it calls it once, and the gradients are already there
+        return [lambda: 0.0] if isinstance(self.optimizer, torch.optim.LBFGS) else []
 
     def measure_norm(self) -> torch.Tensor:
         """The global norm of the gradients as they are, 0-dim."""
