@@ -280,7 +280,7 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
     check_lengths(schedules, trainer.monitor is not None and trainer.monitor.patience is not None,
                   resumed=checkpoint is not None)
     if trainer.monitor:
-        require_monitored(trainer.monitor.name, first_values)
+        require_monitored(trainer.monitor, first_values)
         warn_of_direction(f"{trainer.monitor.mode} {trainer.monitor.name}")
         warn_of_plateau_mode(schedules, trainer.monitor.mode)
     if checkpoint:

@@ -36,6 +36,25 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- what metrics compute
+    Mutation("a curve becomes many numbers", "base/metric_values.py",
+             "        curve = curve or not any(", "        curve = curve and not any(",
+             "test_matrices_and_curves_stay_arrays"),
+    Mutation("values of classes are numbered", "base/metric_values.py",
+             "zip(classes if is_of_classes else count(),", "zip(count(),",
+             "test_all_numbers_of_a_metric_get_a_name"),
+    Mutation("an earlier run gets new names of values", "base/base_trainer.py",
+             "self.eval_metrics.name_like(self.metrics)", "pass",
+             "test_a_run_of_an_earlier_version_keeps_its_names"),
+    Mutation("the first batch decides which members of a collection are equal", "base/base_metric.py",
+             "return [getattr(metric, group[0]) for group in groups.values()] or [metric]", "return [metric]",
+             "test_the_first_batch_does_not_decide_which_members_of_a_collection_share_their_counts"),
+    Mutation("torchmetrics in an object of the user's add up over processes twice", "base/base_metric.py",
+             "part.distributed_available_fn = _never", "pass",
+             "test_a_collection_counts_every_sample_once_and_resumes_exactly"),
+    Mutation("accuracy spreads masks over each other", "model/metrics.py",
+             "    if outputs.ndim > 2 and found.shape != classes.shape:", "    if False:",
+             "test_accuracy_of_pixels_and_tokens_is_a_share_of_each_sample"),
     # -- values of the data in a config
     Mutation("a resumed run takes other values of the data", "base/config/data_values.py",
              "if repr(now := value_at(config, path)) != repr(was)", "if (now := was) is None",
