@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from base.data.nested import to_device
+from base.data.nested import describe_shapes, to_device
 from base.metric_values import class_names, flatten
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
@@ -151,6 +151,7 @@ class Metrics:
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
         self.arrays: dict[str, dict[str, np.ndarray]] = {}
+        self.given = ""  # shapes of the first outputs and targets, for messages
         self._updated, self._padding, self.device = False, False, device
         self._named_as_before = False  # `f1_0` and not `f1/0`, in runs that were begun before 1.1.0
         for metric in self.objects.values():
@@ -172,11 +173,12 @@ class Metrics:
             return {}
         with torch.no_grad():
             if self.objects:
-                self._update_objects(outputs, targets)
+                self.given = self.given or describe_shapes((outputs, targets))
+                self.update_objects(outputs, targets)
             return {name: function(outputs, targets) for name, function in self.functions.items()}
 
-    def _update_objects(self, outputs: Any, targets: Any) -> None:
-        for metric in self.objects.values():
+    def update_objects(self, outputs: Any, targets: Any) -> None:
+        for name, metric in self.objects.items():  # an error's traceback shows the name: see locate_error.py
             if _synchronises(metric):
                 for part in [] if self._padding else _updated_parts(metric):
                     part.update(outputs, targets)

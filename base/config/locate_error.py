@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from base.base_metric import Metrics, Totals
+from base.data.nested import describe_shapes
 from base.preflight.loss import OVER_CLASSES, LossInputs
 from base.weighted_losses import loss_parts
 
@@ -15,18 +16,19 @@ _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 class Parts(LossInputs, Protocol):
     """What `locate_error` needs of a trainer: what a config has built."""
 
-    eval_metrics: Metrics
     unwrapped_model: torch.nn.Module
     ema: Any
 
 
 def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
     """The config key of the part that raised an error, from its traceback, and the shapes of its inputs."""
-    suspects = _config_keys(trainer)
+    suspects, of_metrics = _config_keys(trainer), (Totals.add, Metrics.update_objects, Metrics.compute)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         known = frame.f_locals
-        if frame.f_code is Totals.add.__code__ and known.get("name") in trainer.metrics.names:
-            return f"metrics.{trainer.metrics.names.index(known['name'])}", ""
+        if (frame.f_code in [function.__code__ for function in of_metrics]
+                and known.get("name") in trainer.metrics.names):
+            return (f"metrics.{trainer.metrics.names.index(known['name'])}",
+                    getattr(known["self"], "given", ""))
         for suspect in (known.get("self"), frame.f_code):
             if (key := suspects.get(id(suspect))) is not None:
                 names = frame.f_code.co_varnames[:frame.f_code.co_argcount]
@@ -51,25 +53,11 @@ def _config_keys(trainer: Parts) -> dict[int, str]:
                   for i, transform in enumerate(chain)}
     metrics = {f"metrics.{i}": trainer.metrics.functions.get(name)
                for i, name in enumerate(trainer.metrics.names)}
-    objects = {f"metrics.{i}": metrics_of.objects.get(name)
-               for metrics_of in (trainer.metrics, trainer.eval_metrics)
-               for i, name in enumerate(trainer.metrics.names)}
     main = {"model": trainer.unwrapped_model, **loss_parts(trainer.loss),
             "dataset": trainer.data.dataset("train")}
     sets = {f"dataset.{split}".replace("/", "."): trainer.data.dataset(split)
             for split in trainer.data.sets("val")}
     others = {"model": trainer.ema and trainer.ema.model, "dataset": sets.pop("dataset.val", None), **sets}
     parts = [(part.func if isinstance(part, functools.partial) else part, key)
-             for group in (objects, others, transforms, metrics, main) for key, part in group.items()]
+             for group in (others, transforms, metrics, main) for key, part in group.items()]
     return {id(getattr(part, "__code__", part)): key for part, key in parts if part is not None}
-
-
-def describe_shapes(value: Any) -> str:
-    """`(uint8 [64, 1, 8, 8], int64 [64])`: the dtypes and shapes of a batch, or of a part of one."""
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {describe_shapes(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(map(describe_shapes, value)) + ")"
-    return type(value).__name__

@@ -54,3 +54,14 @@ def bytes_of(value: Any) -> Iterator[bytes]:
 def raw_rows(rows: torch.Tensor) -> np.ndarray:
     """The bytes of a tensor `[N, M]`, row by row."""
     return rows.detach().cpu().contiguous().view(torch.uint8).numpy()
+
+
+def describe_shapes(value: Any) -> str:
+    """`(uint8 [64, 1, 8, 8], int64 [64])`: the dtypes and shapes of a batch, or of a part of one."""
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {describe_shapes(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(map(describe_shapes, value)) + ")"
+    return type(value).__name__

@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 from base.base_metric import Totals, as_values
 from base.data.sampler import Batch
-from base.config.locate_error import Parts, describe_shapes, locate_error
+from base.config.locate_error import Parts, locate_error
+from base.data.nested import describe_shapes
 from base.preflight.geometry import warn_of_moved_images
 from base.preflight.loss import loss_inputs_watched, require_samples_for_a_batch
 from base.recovery import StepSnapshot, UndoableStep
 from utils.checkpoint.state import StateCopier
+from utils.config.blocks import as_block
 from utils.config.suggestions import list_briefly, suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.group import is_peer_failure
@@ -92,6 +94,8 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
         shapes += f" Given to {key}: {given}." if given else ""
         message = f"One batch of {what} was tried before the run, and failed: {describe_error(error)}\n"
         message += f"{shapes} (--verbose shows the traceback)"
+        if (key or "").startswith("metrics."):
+            message = f"{as_block(config['metrics'][int(key[8:])])['type']}: {message}"
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}
 

@@ -47,6 +47,12 @@ OPTIMIZER = GOOD[GOOD.index("optimizer:"):GOOD.index("scheduler:")]
 SCHEDULER = GOOD[GOOD.index("scheduler:"):GOOD.index("trainer:")]
 # What of GOOD is written how instead; in which line, under which key, and with which words that is found.
 MISTAKES = [
+    # metrics that do not fit the data
+    ("[accuracy]", "[accuracy, {type: AUROC, args: {task: binary}}]", 17, "metrics.1",
+     "AUROC: One batch of training was tried before the run, and failed: IndexError"),
+    ("[accuracy]", "[accuracy, MeanSquaredError]", 17, "metrics.1", "Given to metrics.1: (float32 [30, 10], int64 [30])"),
+    ("[accuracy]", "[accuracy, {type: MetricCollection, name: s, args: {metrics: [R2Score]}}]", 17, "metrics.1", "same shape"),
+    ("[accuracy]", "[absolute_error]", 17, "metrics.0", "absolute_error: One batch of training was tried"),
     # first weights
     ("loss: Cross", "init: {from: w.pt}\nloss: Cross", 16, "init", "a list or null is needed"),
     ("loss: Cross", "init: [w.pt]\nloss: Cross", 16, "init.0", "'from' is missing"),

@@ -37,6 +37,9 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     # -- what metrics compute
+    Mutation("a metric that does not fit is not located", "base/config/locate_error.py",
+             "(Totals.add, Metrics.update_objects, Metrics.compute)", "(Totals.add,)",
+             "test_a_mistake_in_a_file_is_told_with_line_key_and_mend"),
     Mutation("a curve becomes many numbers", "base/metric_values.py",
              "        curve = curve or not any(", "        curve = curve and not any(",
              "test_matrices_and_curves_stay_arrays"),
