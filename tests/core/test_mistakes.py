@@ -446,7 +446,7 @@ def test_mistakes_in_plug_ins_end_with_code_2_and_their_own_line(tmp_path):
         "model=Needy": r"could not be imported: ModuleNotFoundError: .*nowhere_to_be_found.* \(model/needy.py:1\)",
         "model=Half": r"model.type: model/half.py could not be imported: ZeroDivisionError: .* \(model/half.py:7\)",
         "model=Forgotten": "no model 'Forgotten'. model/forgotten.py has it, but not under @MODELS.register",
-        "loss=called": r"model/called.py has it, but not .*TypeError: register takes .*without parentheses.*model/called.py:3",
+        "loss=called": r"model/called.py has it, but could not be imported.*TypeError: register takes .*without parentheses.*model/called.py:3",
         "model=Empty": "model: Empty gives a Empty; a model is a torch.nn",
         "model={type: Fails, args: {width: 3}}": r"Fails could not be built: KeyError: 'no weights' \(model/fails.py:8\)",
         "model={type: Fails, args: {width: wide}}": "model.args.width: 'wide' is text; a whole number is needed",

@@ -36,6 +36,13 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- plug-ins that come later
+    Mutation("a file that failed is never tried again", "utils/config/registry.py",
+             "if stamp == before or not missing:", "if before or not missing:",
+             "test_files_and_classes_that_come_later_are_found_and_other_kinds_are_named"),
+    Mutation("a name of a library is taken in silence", "new.py",
+             "if registry.kind == kind", "if registry.kind != kind",
+             "test_a_name_of_a_library_is_used_with_a_warning"),
     # -- what metrics compute
     Mutation("a metric that does not fit is not located", "base/config/locate_error.py",
              "(Totals.add, Metrics.update_objects, Metrics.compute)", "(Totals.add,)",
