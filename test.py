@@ -10,7 +10,7 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
-from utils.cli import log_level, test_arguments
+from utils.cli import log_level, print_answer, test_arguments
 from utils.distributed.environment import before_group, expected_rank
 from utils.errors import ConfigError, exit_codes
 from utils.run_files import replace_file
@@ -54,7 +54,8 @@ def main(args) -> None:
 
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}
     file = folder / "test.json"
-    log.info(f"{checkpoint.file}, epoch {progress['epoch']}, {describe_scores(trainer.data, splits, values)}")
+    told = f"{checkpoint.file}, epoch {progress['epoch']}, {describe_scores(trainer.data, splits, values)}"
+    (print_answer if args.quiet else log.info)(told)
     try:
         keep_scores(file, about, values)
         log.info(f"written to {file}")

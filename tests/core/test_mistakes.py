@@ -47,6 +47,9 @@ OPTIMIZER = GOOD[GOOD.index("optimizer:"):GOOD.index("scheduler:")]
 SCHEDULER = GOOD[GOOD.index("scheduler:"):GOOD.index("trainer:")]
 # What of GOOD is written how instead; in which line, under which key, and with which words that is found.
 MISTAKES = [
+    # a type that is the culprit of all faults below it
+    ("  type: Adam\n  args:\n    lr: 0.01\n", "  type: SGD\n  args:\n    eps: 1\n", 19, "optimizer.type",
+     "SGD takes none of the arguments that are given: eps, betas. Is it the type that is meant?"),
     # metrics that do not fit the data
     ("[accuracy]", "[accuracy, {type: AUROC, args: {task: binary}}]", 17, "metrics.1",
      "AUROC: One batch of training was tried before the run, and failed: IndexError"),

@@ -36,6 +36,18 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- small answers
+    Mutation("a date with underscores is a number", "utils/config/syntax.py",
+             '_DIGITS = "([0-9]{1,3}(_[0-9]{3})+|[0-9]+)"', '_DIGITS = "([0-9][0-9_]*)"',
+             "test_an_underscore_stands_between_thousands_and_a_date_is_text"),
+    Mutation("a quiet test says nothing", "test.py", "(print_answer if args.quiet else log.info)(told)",
+             "log.info(told)", "test_a_quiet_test_prints_its_scores"),
+    Mutation("a missing folder is reported for each split", "base/build.py",
+             "if in_one_block and len(attempts.errors) > num_before:", "if False:",
+             "test_a_missing_folder_of_all_splits_is_reported_once"),
+    Mutation("a refused pickle comes with torch's advice", "utils/checkpoint/archive.py",
+             "{f' ({name[1]})' if name else ''}", "{error}",
+             "test_a_refused_pickle_is_named_without_advice_to_trust_it"),
     # -- plug-ins that come later
     Mutation("a file that failed is never tried again", "utils/config/registry.py",
              "if stamp == before or not missing:", "if before or not missing:",

@@ -147,7 +147,13 @@ class Registry:
         faults = self._unknown_key_faults(beside, path, allowed, signature.parameters)
         if args is not None and not isinstance(args, dict):
             return [*faults, WrongValue((*path, "args"), f"a table of arguments is needed; this is {args!r}")]
-        faults += [fault.below((*path, "args")) for fault in signature.faults(args or {}, beside)]
+        found = signature.faults(args or {}, beside)
+        if len(args or {}) > 1 and {key for fault in found if isinstance(fault, UnknownKey)
+                                    for key in fault.path[:1]} == args.keys():
+            given = ", ".join(map(str, args))
+            faults.insert(0, Fault((*path, "type"), f"{block['type']} takes none of the arguments that are "
+                                                    f"given: {given}. Is it the type that is meant?"))
+        faults += [fault.below((*path, "args")) for fault in found]
         return faults + [fault for inner, value in self.inner_blocks(block)
                          for fault in self.faults(value, (*path, *inner))]
 
