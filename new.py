@@ -50,6 +50,7 @@ def main() -> None:
             files = new_files(args.kind, args.name)
             commands = [f"{NEXT[file.parts[0]]} {file}" for file in files if file.parts[0] in NEXT]
             print("Written:", *files, sep="\n  ")
+            warn_of_library(args.kind, args.name)
             lists = LISTS if (PROJECT / "tools").is_dir() else ()
             print("Next:", *commands, *lists, sep="\n  ")
 
@@ -139,6 +140,15 @@ def refuse_registered(kind: str, name: str, names: set[tuple[str, str]]) -> None
             if names & registered(file.read_bytes()):
                 raise ConfigError(f"there is a {kind} '{name}' already, in {file.relative_to(PROJECT)}. "
                                   "Choose another name.")
+
+
+def warn_of_library(kind: str, name: str) -> None:
+    """Prints a warning if a library has something of this kind and name, too."""
+    from base.registries import KINDS
+
+    for library in [library for registry in KINDS.values() if registry.kind == kind
+                    for library in registry.libraries if name in library.members()]:
+        print(f"warning: '{name}' is also {library.label}. In configs it is now this project's own.")
 
 
 def registered(code: str | bytes) -> set[tuple[str, str]]:

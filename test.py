@@ -10,7 +10,7 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
-from utils.cli import log_level, test_arguments
+from utils.cli import log_level, print_answer, test_arguments
 from utils.distributed.environment import before_group, expected_rank
 from utils.errors import ConfigError, exit_codes
 from utils.run_files import replace_file
@@ -25,6 +25,7 @@ def main(args) -> None:
     from base.run.same_data import report_scored_data
     from base.run.setup import load_evaluated_weights
     from base.summary import describe_scores
+    from logger.arrays_file import write_arrays
     from logger.console import setup_logging
     from logger.run_log import SilentRun
     from utils.config.loading import located
@@ -38,22 +39,25 @@ def main(args) -> None:
     with before_group(joins=False):
         checkpoint = open_checkpoint(args.resume, ("best.pt", "last.pt"))
     gc.enable()
+    progress = checkpoint.state["progress"]
     resolved = resolve_config(None, checkpoint, args.overrides)
     with located(resolved.places):
         trainer = build_trainer(resolved.config, pick_device(args.device))
         load_evaluated_weights(trainer, checkpoint)
         trainer.use_run(SilentRun(bars=not args.quiet))
+        folder = run_of(checkpoint.file) or checkpoint.file.parent
         splits, values = scored_splits(trainer.data, args.split), {}
         for split in splits:
             report_scored_data(trainer.data, checkpoint.state, split)
         with closing(trainer.data), trainer.errors_explained(scoring=True):
             for split in splits:
                 values |= trainer.evaluate(split)
+                write_arrays(folder, split, trainer.eval_metrics.arrays, progress["epoch"])
 
-    progress = checkpoint.state["progress"]
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}
-    file = (run_of(checkpoint.file) or checkpoint.file.parent) / "test.json"
-    log.info(f"{checkpoint.file}, epoch {progress['epoch']}, {describe_scores(trainer.data, splits, values)}")
+    file = folder / "test.json"
+    told = f"{checkpoint.file}, epoch {progress['epoch']}, {describe_scores(trainer.data, splits, values)}"
+    (print_answer if args.quiet else log.info)(told)
     try:
         keep_scores(file, about, values)
         log.info(f"written to {file}")

@@ -1,14 +1,15 @@
 """Averages over samples, which add up over batches; torchmetrics objects for metrics that do not."""
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 
-from base.data.nested import to_device
+from base.data.nested import describe_shapes, to_device
+from base.metric_values import class_names, flatten
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
 
@@ -137,8 +138,10 @@ class Metrics:
     `update`, `compute` and `reset`, such as a torchmetrics.Metric, for metrics that do not add up over
     samples (F1, AUROC).
 
-    With several processes, torchmetrics objects synchronise themselves in `compute`; any other object gets
-    the outputs and targets of all processes.
+    With several processes, torchmetrics objects and collections of them synchronise themselves in `compute`;
+    any other object gets the outputs and targets of all processes.
+
+    `arrays`: what the last `compute` gave that is more than numbers, by metric and name.
     """
 
     def __init__(self, metrics: Mapping[str, Callable] = (), device: torch.device | None = None):
@@ -147,16 +150,18 @@ class Metrics:
         objects = {name: metric for name, metric in metrics.items() if hasattr(metric, "compute")}
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
+        self.arrays: dict[str, dict[str, np.ndarray]] = {}
+        self.given = ""  # shapes of the first outputs and targets, for messages
         self._updated, self._padding, self.device = False, False, device
-        for name, metric in self.objects.items():
+        self._named_as_before = False  # `f1_0` and not `f1/0`, in runs that were begun before 1.1.0
+        for metric in self.objects.values():
             if isinstance(metric, torch.nn.Module):
-                if dist.world_size() > 1 and not _is_torchmetric(metric) and (
-                        any(map(_is_torchmetric, metric.modules()))):
-                    raise ConfigError.at("metrics",
-                                         f"'{name}' is a collection, of which processes cannot add up the "
-                                         "members. Name each of them by itself.")
                 metric.to(device)
-                metric.persistent(True)  # their counts are part of the state of an unfinished epoch
+            for part in _torchmetrics_in(metric):
+                if hasattr(part, "persistent"):
+                    part.persistent(True)  # their counts are part of the state of an unfinished epoch
+                if not _synchronises(metric):  # its owner gets the batches of all processes
+                    part.distributed_available_fn = _never
 
     def begin_batch(self, num_samples: int) -> None:
         """Call before a batch. One of no samples does not count: other processes have the batch's samples."""
@@ -168,33 +173,46 @@ class Metrics:
             return {}
         with torch.no_grad():
             if self.objects:
-                self._update_objects(outputs, targets)
+                self.given = self.given or describe_shapes((outputs, targets))
+                self.update_objects(outputs, targets)
             return {name: function(outputs, targets) for name, function in self.functions.items()}
 
-    def _update_objects(self, outputs: Any, targets: Any) -> None:
-        for name, metric in self.objects.items():  # locate_error reads the name
-            if _is_torchmetric(metric):
-                if not self._padding:
-                    metric.update(outputs, targets)
+    def update_objects(self, outputs: Any, targets: Any) -> None:
+        for name, metric in self.objects.items():  # an error's traceback shows the name: see locate_error.py
+            if _synchronises(metric):
+                for part in [] if self._padding else _updated_parts(metric):
+                    part.update(outputs, targets)
             else:
                 for theirs in self._gather_batches(outputs, targets):
                     metric.update(*theirs)
         self._updated = True
 
-    def compute(self) -> dict[str, float]:
-        """The objects' values since `reset`, if there were batches. Several become `name_0`, `name_1`, ..."""
-        values = {}
+    def compute(self, dataset: Any = None) -> dict[str, float]:
+        """The objects' numbers since `reset`, if there were batches, as `flatten` names them.
+
+        `dataset`: whose `classes` they may be about. Raises ConfigError if one computes what is no number.
+        """
+        values, self.arrays, classes = {}, {}, class_names(dataset)
         for name, metric in self.objects.items() if self._updated else ():
-            _add_empty_states(metric)
+            for part in _torchmetrics_in(metric) if _synchronises(metric) else ():
+                _add_empty_states(part)
             result = metric.compute()
-            if isinstance(result, Mapping):
-                values |= {f"{name}_{key}": float(value) for key, value in result.items()}
-            elif torch.as_tensor(result).ndim == 0:
-                values[name] = float(result)
-            else:
-                values |= {f"{name}_{i}": v for i, v in enumerate(torch.as_tensor(result).flatten().tolist())}
+            try:
+                found = flatten(name, result, () if self._named_as_before else classes)
+            except ValueError as error:
+                raise ConfigError.at(f"metrics.{self.names.index(name)}",
+                                     f"{type(metric).__name__}.compute() gives what is not logged: {error}. "
+                                     "Numbers, arrays, and tables or lists of these are.") from error
+            for key, value in found.items():
+                if isinstance(value, np.ndarray):
+                    self.arrays.setdefault(name, {})[key] = value
+                else:
+                    values[name + key[len(name):].replace("/", "_") if self._named_as_before else key] = value
         # all processes decide by identical numbers
         return dist.broadcast_object(values) if self.objects else values
+
+    def name_like(self, other: "Metrics") -> None:
+        self._named_as_before = other._named_as_before
 
     def reset(self) -> None:
         self._updated = False
@@ -220,14 +238,19 @@ class Metrics:
     def state_dict(self) -> dict:
         """The state of every object; with several processes also that of each torchmetrics object by rank."""
         cpu, state = torch.device("cpu"), {"updated": self._updated, "objects": {}}
+        if self.objects and not self._named_as_before:
+            state["names"] = "1.1"
         for name, metric in self.objects.items():
-            if _is_torchmetric(metric) and dist.world_size() > 1:
+            if _synchronises(metric) and dist.world_size() > 1:
                 state.setdefault("processes", {})[name] = dist.all_gather_object(
                     to_device(metric.state_dict(), cpu))
-                _add_empty_states(metric)
-                metric.sync()
+                parts = [part for part in _torchmetrics_in(metric) if getattr(part, "metric_state", True)]
+                for part in parts:
+                    _add_empty_states(part)
+                    part.sync()
                 state["objects"][name] = to_device(metric.state_dict(), cpu)
-                metric.unsync()
+                for part in parts:
+                    part.unsync()
             elif hasattr(metric, "state_dict"):
                 state["objects"][name] = metric.state_dict()
         return state
@@ -235,10 +258,10 @@ class Metrics:
     def load_state_dict(self, state: dict) -> None:
         """Loads a state: each rank its own if there are as many as before, else the main process all."""
         self.reset()  # torchmetrics caches its last result
-        self._updated = state["updated"]
+        self._updated, self._named_as_before = state["updated"], "names" not in state
         for name in self.objects.keys() & state["objects"].keys():
             metric, own = self.objects[name], state["objects"][name]
-            if _is_torchmetric(metric):
+            if _synchronises(metric):
                 theirs = state.get("processes", {}).get(name, [own])
                 own = (theirs[dist.rank()] if len(theirs) == dist.world_size()
                        else own if dist.is_main() else None)
@@ -250,7 +273,7 @@ class Metrics:
 
 def _add_empty_states(metric: Any) -> None:
     """Gives a process without samples empty tensors of the others' kind, so that it can synchronise."""
-    if dist.world_size() == 1 or not _is_torchmetric(metric) or not hasattr(metric, "metric_state"):
+    if dist.world_size() == 1 or not hasattr(metric, "metric_state"):
         return
     lists = {name: value for name, value in metric.metric_state.items() if isinstance(value, list)}
     empty = {name: [torch.atleast_1d(tensor)[:0].cpu() for tensor in value[:1]]
@@ -263,7 +286,9 @@ def _add_empty_states(metric: Any) -> None:
 
 def _as_lists(state: dict, metric: Any) -> dict:
     """Synchronising makes one tensor of a list of tensors; `update` needs a list again."""
-    lists = {name for name in state if isinstance(getattr(metric, name, None), list)}
+    parts = metric.named_modules() if isinstance(metric, torch.nn.Module) else [("", metric)]
+    lists = {f"{path}.{name}".lstrip(".") for path, part in parts for name, value in vars(part).items()
+             if isinstance(value, list)}
     return {name: [value] if name in lists and isinstance(value, torch.Tensor) else value
             for name, value in state.items()}
 
@@ -271,6 +296,31 @@ def _as_lists(state: dict, metric: Any) -> dict:
 def _is_torchmetric(metric: Any) -> bool:
     """Whether a metric object can synchronise over processes, as torchmetrics objects do."""
     return hasattr(metric, "sync") and hasattr(metric, "unsync")
+
+
+def _synchronises(metric: Any) -> bool:
+    """Whether it is a torchmetrics object or a MetricCollection."""
+    return _is_torchmetric(metric) or hasattr(metric, "compute_groups")
+
+
+def _updated_parts(metric: Any) -> list:
+    """What to update. A collection alone would decide by its first batch which members have equal counts."""
+    groups = getattr(metric, "compute_groups", None) or {}
+    return [getattr(metric, group[0]) for group in groups.values()] or [metric]
+
+
+def _torchmetrics_in(thing: Any) -> Iterator[Any]:
+    """The torchmetrics objects in a metric, also those that an object of the user's holds."""
+    if isinstance(thing, torch.nn.Module) or _is_torchmetric(thing):
+        yield from filter(_is_torchmetric, thing.modules() if hasattr(thing, "modules") else [thing])
+        return
+    held = thing.values() if isinstance(thing, Mapping) else thing if isinstance(thing, (list, tuple)) else ()
+    for part in vars(thing).values() if hasattr(thing, "compute") and hasattr(thing, "__dict__") else held:
+        yield from _torchmetrics_in(part)
+
+
+def _never() -> bool:
+    return False
 
 
 def as_values(result: Any) -> Mapping[str, Any]:

@@ -322,15 +322,17 @@ class BaseTrainer(FormerTrainerNames):
         """Evaluates, updates the monitor and the schedules, logs, saves."""
         self.guard.check()
         epoch = self.position.epoch + 1
-        values = {f"train/{name}": value
-                  for name, value in (self.totals.means() | self.metrics.compute()).items()}
+        values = self.totals.means() | self.metrics.compute(self.data.dataset("train"))
+        values = {f"train/{name}": value for name, value in values.items()}
+        self.run.arrays("train", self.metrics.arrays, epoch)
         self.timers.record("compute")
         scores: dict[str, float] = {}
         if epoch % self.eval_every == 0:
             for split in self.data.sets("val"):
                 scores |= self.evaluate(split)
+                self.run.arrays(split, self.eval_metrics.arrays, epoch)
         values |= scores | self.learning_rates()
-        monitored = values.get(self.monitor.name) if self.monitor else None
+        monitored = self.monitor.value_in(values) if self.monitor else None
         improved = monitored is not None and self.monitor.update(monitored, epoch)
         for updater in self.updaters.values():
             updater.schedule.epoch(monitored)
@@ -338,7 +340,8 @@ class BaseTrainer(FormerTrainerNames):
         self.unsaved = True
         self.totals.reset()
         self.metrics.reset()
-        self.run.epoch(values, epoch, self.epochs, self.position.step, improved, self.timers.recent())
+        self.run.epoch(values, epoch, self.epochs, self.position.step, improved, self.timers.recent(),
+                       self.data.sets("val"))
         if scores:
             self.run.summarize(progress_of(self), scores)
         self.log_pictures(epoch)
@@ -368,7 +371,7 @@ class BaseTrainer(FormerTrainerNames):
                 self.timers.record("evaluation")
                 bar.update(1)
                 self.stop_if_requested(self.poll_requests(ballot), time_limit=False)
-            values = totals.means() | self.metrics.compute()
+            values = totals.means() | self.metrics.compute(self.data.dataset(split))
         warn_of_nan_means(split, totals.first_nan, self.loss)
         self.timers.record("evaluation")
         return {f"{split}/{name}": value for name, value in values.items()}
@@ -490,6 +493,7 @@ class BaseTrainer(FormerTrainerNames):
         optional = {"monitor", "guard", "stream", "metrics_file", "splitting", "data_fingerprint",
                     "skipped_samples"}
         load_parts(self.state, place_state(state, self.state), optional)
+        self.eval_metrics.name_like(self.metrics)
         draws = self._step_seeds.drawn or state["progress"].get("draws", False)
         self._step_seeds = StepSeeds(self._step_seeds.seed, self.device, draws)
 

@@ -53,10 +53,13 @@ def build_trainer(config: dict, device: torch.device, splits: Iterable[str] = ()
         with attempts:
             metrics[log_name(block)] = build_callable(METRICS, block, f"metrics.{number}", device)
     # Now: a dataset that draws random numbers has always been built at this place in their sequence.
-    for split in splits if data else ():
-        for name in data.evaluation_sets.get(split, [split]):
-            with attempts:
-                data.dataset(name)
+    in_one_block = ("dataset",) in dataset_blocks(config["dataset"])
+    for name in [name for split in splits if data for name in data.evaluation_sets.get(split, [split])]:
+        num_before = len(attempts.errors)
+        with attempts:
+            data.dataset(name)
+        if in_one_block and len(attempts.errors) > num_before:  # the other splits would say the same
+            break
     attempts.end()
     optimizers = optimizer_factories(config["optimizer"])
     schedulers = {name: [build_scheduler_factory(block, config["trainer"]) for block in chain]

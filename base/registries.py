@@ -50,9 +50,10 @@ def _torchvision_models() -> dict:
 
 
 def _torchmetrics() -> dict[str, type]:
-    from torchmetrics import Metric
+    from torchmetrics import Metric, MetricCollection
 
-    return {**subclasses("torchmetrics.classification", Metric)(), **subclasses("torchmetrics", Metric)()}
+    return {**subclasses("torchmetrics.classification", Metric)(), **subclasses("torchmetrics", Metric)(),
+            "MetricCollection": MetricCollection}
 
 
 MODELS = Registry("model", "model", expects=nn.Module, nests=True, libraries=[

@@ -1,17 +1,20 @@
 """All that a run writes: numbers, images, histograms and checkpoints in its folder, lines on the console."""
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from logger.arrays_file import write_arrays
 from logger.feeder import Feeder
 from logger.metrics_file import MetricsFile, SummaryFile
 from logger.writer import Writer
 from utils.checkpoint.store import CheckpointStore
 from utils.distributed.group import is_peer_failure
+from utils.config.suggestions import MOST_SHOWN
 from utils.run_record import record_end
 from utils.training.timers import describe_times
 
@@ -49,7 +52,7 @@ class SilentRun:
     def scalars(self, *args, **kwargs) -> None:
         """Does nothing."""
 
-    start_epoch = step = epoch = images = histograms = summarize = end = scalars
+    start_epoch = step = epoch = arrays = images = histograms = summarize = end = scalars
 
 
 class RunLog:
@@ -100,22 +103,27 @@ class RunLog:
         self.scalars(values, epoch, step, {"speed/samples_per_s": speed})
 
     def epoch(self, values: Mapping[str, float], epoch: int, epochs: int, step: int, improved: bool,
-              seconds_of: dict[str, float]) -> None:
+              seconds_of: dict[str, float], sets: Iterable[str] = ()) -> None:
         """Logs an epoch, also as `epoch  3/10  train loss 0.1234 | val loss ... | 1.2 s (...)  * best`.
 
-        This line goes to the console. `seconds_of`: how the time since the last epoch was spent.
+        This line goes to the console. `seconds_of`: how the time since the last epoch was spent. `sets`: the
+        names of val; what has another name is a metric with several values.
         """
         elapsed_s = time.monotonic() - self._epoch_started
         self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
-        groups: dict[str, list[str]] = {}
+        groups: dict[str, dict[str, float]] = {}
         for name, value in values.items():
             group, _, rest = name.rpartition("/")  # a group for each set of val
-            shown = f"{value:.3g}" if group == "lr" else f"{value:.4f}"
-            groups.setdefault(group, []).append(shown if rest == "optimizer" else f"{rest} {shown}")
-        parts = " | ".join(f"{group} {' '.join(items)}" for group, items in groups.items())
+            groups.setdefault(group, {})[rest] = value
+        parts = " | ".join(_describe_group(group, items, group not in ("train", "lr", *sets))
+                           for group, items in groups.items())
         best = "  * best" if improved else ""
         log.info("epoch %*d/%d  %s | %.1f s (%s)%s", len(str(epochs)), epoch, epochs, parts, elapsed_s,
                  describe_times(seconds_of), best)
+
+    def arrays(self, split: str, arrays: Mapping[str, Mapping], epoch: int) -> None:
+        """Writes what the metrics of a split computed beside numbers, by metric and name."""
+        write_arrays(self.folder, split, arrays, epoch)
 
     def summarize(self, progress: Mapping[str, Any], scores: Mapping[str, float] | None = None) -> None:
         """Writes summary.json: the epochs, steps and best value so far, and the scores of an evaluation."""
@@ -153,3 +161,13 @@ class RunLog:
 
     def hparams(self, config: Mapping) -> None:
         self.feeder.send("hparams", config)
+
+
+def _describe_group(group: str, values: Mapping[str, float], is_metric: bool) -> str:
+    if is_metric and len(values) > MOST_SHOWN:
+        numbers = [value for value in values.values() if not math.isnan(value)] or [math.nan]
+        return (f"{group} {len(values)} values, see metrics.jsonl: min {min(numbers):.4f} mean "
+                f"{sum(numbers) / len(numbers):.4f} max {max(numbers):.4f}")
+    shown = {name: f"{value:.3g}" if group == "lr" else f"{value:.4f}" for name, value in values.items()}
+    return " ".join([group, *(text if name == "optimizer" else f"{name} {text}"
+                              for name, text in shown.items())])

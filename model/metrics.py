@@ -8,8 +8,17 @@ from utils.config.annotations import PositiveInt
 @METRICS.register
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Whether the largest logit is the target's, float `[B]`. Takes logits `[B, K]`, and class numbers `[B]`
-    or soft targets `[B, K]`; the largest soft target counts."""
-    return (outputs.argmax(1) == _classes(targets)).float()
+    or soft targets `[B, K]`; the largest soft target counts.
+
+    Of logits `[B, K, ...]` and class numbers `[B, ...]` (pixels, tokens), a sample's value is the share that
+    is right. Raises ValueError for other shapes.
+    """
+    found, classes = outputs.argmax(1), targets if outputs.ndim > targets.ndim > 1 else _classes(targets)
+    if outputs.ndim > 2 and found.shape != classes.shape:
+        raise ValueError(f"logits {list(outputs.shape)} need class numbers {list(found.shape)}; these are "
+                         f"{list(targets.shape)}")
+    hits = (found == classes).float()
+    return hits.flatten(1).mean(1) if outputs.ndim > 2 else hits
 
 
 @METRICS.register
@@ -31,4 +40,4 @@ def absolute_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
 
 def _classes(targets: torch.Tensor) -> torch.Tensor:
     """Class numbers `[B]`, also of soft targets. A single column (one logit) is no class: it is kept."""
-    return targets.argmax(1) if targets.ndim == 2 and targets.shape[1] > 1 else targets
+    return targets.argmax(1) if targets.ndim >= 2 and targets.shape[1] > 1 else targets

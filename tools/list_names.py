@@ -6,8 +6,19 @@ from utils.config.registry import Registry, import_folder
 
 
 def run_tool(args, reading=None) -> str:
-    """The text that `--list [KIND]` prints."""
-    return list_names(args.list)
+    """The text that `--list [KIND]` prints: without a kind, all kinds and how many names they have."""
+    return count_names() if args.list == "kinds" else list_names(args.list)
+
+
+def count_names() -> str:
+    """The kinds with the number of names that the project and each library have."""
+    lines = [f"  {plural:<10}  {len(registry.names())} of this project"
+             + "".join(f", {library.label} ({len(library.members())})" for library in registry.libraries)
+             for plural, registry in zip(PLURALS, KINDS.values(), strict=True)]
+    folders = {registry.folder for registry in KINDS.values()}
+    broken = {file: why for folder in sorted(folders) for file, why in import_folder(folder).items()}
+    return "\n".join(["What a config can name. --list KIND prints the names, --list all prints those of all:",
+                      *lines, *(f"  {file} could not be imported: {why}" for file, why in broken.items())])
 
 
 def list_names(plural: str) -> str:

@@ -79,8 +79,8 @@ TOOLS = (
     Tool("--explain", "tools.explain", "config",
          "print what a key is, who takes it, where its value comes from", {"metavar": "KEY"}),
     Tool("--print-config", "tools.print_config", "config", "print the config that a run would have"),
-    Tool("--list", "tools.list_names", "config", f"print what a config can name: {', '.join(KINDS)}",
-         {"choices": ("all", *KINDS), "nargs": "?", "const": "all", "metavar": "KIND"}),
+    Tool("--list", "tools.list_names", "config", f"print what a config can name: all, or {', '.join(KINDS)}",
+         {"choices": ("kinds", "all", *KINDS), "nargs": "?", "const": "kinds", "metavar": "KIND"}),
     Tool("--diff", "tools.diff", "config", "print how configs, or the best epochs of runs, differ",
          {"type": Path, "nargs": "+", "metavar": "A B"}),
 )

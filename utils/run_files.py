@@ -5,16 +5,16 @@ from pathlib import Path
 from utils.errors import ConfigError
 
 _WRITTEN = ("config.yaml", "*.json", "*.jsonl", "run.log", "code_*.diff", "events.out.*")
-_FOLDERS = ("checkpoints", "nan_report")
+_FOLDERS = ("checkpoints", "metrics", "nan_report")
 
 
-def replace_file(file: Path, text: str, errors: str = "strict") -> None:
+def replace_file(file: Path, content: str | bytes, errors: str = "strict") -> None:
     """Writes a file as a whole, or not at all. A link of this name is replaced; its target stays as it is."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     unfinished.unlink(missing_ok=True)
     try:
-        with open(unfinished, "x", encoding="utf-8", errors=errors) as opened:  # "x" follows no link
-            opened.write(text)
+        with open(unfinished, "xb") as opened:  # "x" follows no link
+            opened.write(content if isinstance(content, bytes) else content.encode(errors=errors))
         os.replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)

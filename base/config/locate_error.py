@@ -12,8 +12,6 @@ from base.weighted_losses import loss_parts
 from utils.errors import describe_error
 from utils.torch_messages import DEVICE_ASSERT_ADVICE, is_device_assert, is_of_worker
 
-# Their `name` is that of a metric. Its object may be another one by now: a trial is undone with copies.
-_OF_A_METRIC = (Totals.add.__code__, Metrics._update_objects.__code__, Metrics.compute.__code__)
 # functions with a local variable `batch`
 _WITH_BATCH = ("optimizer_step", "eval_values", "_preflight_split")
 _FETCHING = ("first_batch", "__next__", "__iter__", "__getitems__")
@@ -23,20 +21,19 @@ _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 class Parts(LossInputs, Protocol):
     """What `locate_error` needs of a trainer: what a config has built."""
 
-    eval_metrics: Metrics
     unwrapped_model: torch.nn.Module
     ema: Any
 
 
 def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
     """The config key of the part that raised an error, from its traceback, and the shapes of its inputs."""
-    suspects = _config_keys(trainer)
+    suspects, of_metrics = _config_keys(trainer), (Totals.add, Metrics.update_objects, Metrics.compute)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         known = frame.f_locals
-        if frame.f_code in _OF_A_METRIC and known.get("name") in trainer.metrics.names:
-            given = [known.get(name) for name in ("outputs", "targets")]
+        if (frame.f_code in [function.__code__ for function in of_metrics]
+                and known.get("name") in trainer.metrics.names):
             return (f"metrics.{trainer.metrics.names.index(known['name'])}",
-                    ", ".join(describe_shapes(value) for value in given if isinstance(value, torch.Tensor)))
+                    getattr(known["self"], "given", ""))
         for suspect in (known.get("self"), frame.f_code):
             if (key := suspects.get(id(suspect))) is not None:
                 names = frame.f_code.co_varnames[:frame.f_code.co_argcount]

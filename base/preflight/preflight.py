@@ -16,11 +16,13 @@ from base.preflight.attributes import AttributeSnapshot
 from base.preflight.loss import loss_inputs_watched, require_samples_for_a_batch
 from base.preflight.trial_step import try_steps
 from utils.checkpoint.state import StateCopier
-from utils.config.suggestions import suggest_name
+from utils.config.blocks import as_block
+from utils.config.suggestions import list_briefly, suggest_name
 from utils.distributed import collectives as dist
 from utils.distributed.group import is_peer_failure
 from utils.errors import ConfigError, describe_error
 from utils.torch_messages import is_freed_graph, is_loader_worker_death, is_missing_graph, is_out_of_memory
+from utils.training.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +59,11 @@ def preflight(trainer: PreparedTrainer, config: Mapping) -> dict[str, float]:
     return produced
 
 
-def require_monitored(name: str, produced: Mapping[str, float]) -> None:
+def require_monitored(monitor: Monitor, produced: Mapping[str, float]) -> None:
     """Raises ConfigError if the monitored value is not among those that an experiment produces."""
-    if name in produced:
-        if math.isnan(produced[name]):
+    name = monitor.name
+    if (value := monitor.value_in(produced)) is not None:
+        if math.isnan(value):
             log.warning("%s, which tells the best epoch, is nan on the first batch", name)
         return
     hint = suggest_name(name, produced)
@@ -68,7 +71,7 @@ def require_monitored(name: str, produced: Mapping[str, float]) -> None:
         hint = (" There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train "
                 "value.")
     raise ConfigError.at("trainer.args.monitor", f"nothing produces {name!r}.{hint} "
-                                                 f"This experiment produces: {', '.join(produced)}.")
+                                                 f"This experiment produces: {list_briefly(produced)}.")
 
 
 def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> dict[str, float]:
@@ -96,6 +99,8 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
             text += " Evaluation computes no gradients; what needs them goes inside torch.enable_grad()."
         message = (f"One batch of {what} was tried before the run, and failed: {text} "
                    "(--verbose shows the traceback)")
+        if (key or "").startswith("metrics."):
+            message = f"{as_block(config['metrics'][int(key[8:])])['type']}: {message}"
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}
 
@@ -169,14 +174,14 @@ def _train_on(trainer: PreparedTrainer, batch: Batch) -> dict[str, float]:
     # else a process whose batch does not count would take a result from before, and not wait for the others
     trainer.metrics.reset()
     totals.add(as_values(trainer.train_step(trainer.device_batch(batch))), batch.num_samples)
-    return totals.means() | trainer.metrics.compute()
+    return totals.means() | trainer.metrics.compute(trainer.data.dataset("train"))
 
 
 def _try_evaluation(trainer: PreparedTrainer, split: str, batch: Batch) -> dict[str, float]:
     totals = Totals()
     with trainer.evaluating():
         totals.add(trainer.eval_values(0, batch), batch.num_samples)
-        values = totals.means() | trainer.metrics.compute()
+        values = totals.means() | trainer.metrics.compute(trainer.data.dataset(split))
         _try_smallest_batch(trainer, split, batch, partial(trainer.eval_values, 1))
     return values
 

@@ -308,7 +308,7 @@ def test_two_metrics_from_one_object_do_not_share_their_counts():
 def test_a_metric_with_several_numbers_gives_each_a_name():
     metrics = built({"type": "F1Score", "args": {"task": "multiclass", "num_classes": 3, "average": None}}, "f1")
     metrics(torch.eye(3), torch.tensor([0, 1, 1]))
-    assert metrics.compute() == {"f1_0": 1.0, "f1_1": pytest.approx(2 / 3), "f1_2": 0.0}
+    assert metrics.compute() == {"f1/0": 1.0, "f1/1": pytest.approx(2 / 3), "f1/2": 0.0}
 
 
 def test_functions_give_a_value_per_sample_that_averages_exactly():

@@ -47,6 +47,15 @@ OPTIMIZER = GOOD[GOOD.index("optimizer:"):GOOD.index("scheduler:")]
 SCHEDULER = GOOD[GOOD.index("scheduler:"):GOOD.index("trainer:")]
 # What of GOOD is written how instead; in which line, under which key, and with which words that is found.
 MISTAKES = [
+    # a type that is the culprit of all faults below it
+    ("  type: Adam\n  args:\n    lr: 0.01\n", "  type: SGD\n  args:\n    eps: 1\n", 19, "optimizer.type",
+     "SGD takes none of the arguments that are given: eps, betas. Is it the type that is meant?"),
+    # metrics that do not fit the data
+    ("[accuracy]", "[accuracy, {type: AUROC, args: {task: binary}}]", 17, "metrics.1",
+     "AUROC: One batch of training was tried before the run, and failed: IndexError"),
+    ("[accuracy]", "[accuracy, MeanSquaredError]", 17, "metrics.1", "Given to metrics.1: (float32 [30, 10], int64 [30])"),
+    ("[accuracy]", "[accuracy, {type: MetricCollection, name: s, args: {metrics: [R2Score]}}]", 17, "metrics.1", "same shape"),
+    ("[accuracy]", "[absolute_error]", 17, "metrics.0", "absolute_error: One batch of training was tried"),
     # first weights
     ("loss: Cross", "init: {from: w.pt}\nloss: Cross", 16, "init", "a list or null is needed"),
     ("loss: Cross", "init: [w.pt]\nloss: Cross", 16, "init.0", "'from' is missing"),
@@ -446,7 +455,7 @@ def test_mistakes_in_plug_ins_end_with_code_2_and_their_own_line(tmp_path):
         "model=Needy": r"could not be imported: ModuleNotFoundError: .*nowhere_to_be_found.* \(model/needy.py:1\)",
         "model=Half": r"model.type: model/half.py could not be imported: ZeroDivisionError: .* \(model/half.py:7\)",
         "model=Forgotten": "no model 'Forgotten'. model/forgotten.py has it, but not under @MODELS.register",
-        "loss=called": r"model/called.py has it, but not .*TypeError: register takes .*without parentheses.*model/called.py:3",
+        "loss=called": r"model/called.py has it, but could not be imported.*TypeError: register takes .*without parentheses.*model/called.py:3",
         "model=Empty": "model: Empty gives a Empty; a model is a torch.nn",
         "model={type: Fails, args: {width: 3}}": r"Fails could not be built: KeyError: 'no weights' \(model/fails.py:8\)",
         "model={type: Fails, args: {width: wide}}": "model.args.width: 'wide' is text; a whole number is needed",

@@ -21,6 +21,7 @@ from utils.config.loading import load_config
 MOST_MEMBERS = 15
 # Attributes that are set on objects of torch, of Python, or of the file itself.
 SET_ELSEWHERE = {
+    "base/base_metric.py": {"part.distributed_available_fn"},  # of a copy; torchmetrics has no setter
     "base/data/arrays.py": {"arrays.arrays"},
     "logger/tensorboard.py": {"threading.excepthook"},
     "utils/checkpoint/archive.py": {"archive.comment", "archive.start_dir", "record.CRC", "record.extra",

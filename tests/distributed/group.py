@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
-from torchmetrics import Metric
+from torchmetrics import ClasswiseWrapper, ConfusionMatrix, Metric, Recall
 from torchmetrics.utilities import dim_zero_cat
 
 
@@ -174,6 +174,26 @@ class MedianMargin(Metric):
 
     def compute(self):
         return dim_zero_cat(self.margins).median()
+
+
+@METRICS.register
+class Held:
+    """An object of the user's that holds objects of torchmetrics: one counts, one of a wrapper keeps its own."""
+
+    def __init__(self):
+        self.parts = {"counts": ConfusionMatrix(task="binary"), "each": ClasswiseWrapper(Recall(
+            task="multiclass", num_classes=2, average=None))}
+
+    def reset(self):
+        for part in self.parts.values():
+            part.reset()
+
+    def update(self, outputs, targets):
+        self.parts["counts"].update(outputs.argmax(1), targets)
+        self.parts["each"].update(outputs, targets)
+
+    def compute(self):
+        return {"right": self.parts["counts"].compute().flatten(), **self.parts["each"].compute()}
 
 
 class Checked:

@@ -22,6 +22,7 @@ trainer: {type: CheckedTrainer, args: {epochs: 3, log_every: 2, monitor: min val
 writers: []
 """
 F1 = "{type: F1Score, args: {task: multiclass, num_classes: 2, average: macro}}"
+COLLECTION = f"{{type: MetricCollection, name: scores, args: {{metrics: [{F1}, MedianMargin, {F1.replace('F1Score', 'Recall').replace('macro', 'null')}]}}}}"
 SGD = "optimizer={type: SGD, args: {lr: 0.1, momentum: 0.9}}"
 # 61 samples in batches of 12: the last has a single one
 JOBS = {
@@ -39,6 +40,8 @@ JOBS = {
     "loss": ["loss=WithTemperature"],
     "parts": ["trainer={type: ByParts, args: {epochs: 2}}", SGD],
     "metrics": [f"metrics=[accuracy, {F1}, MedianMargin, LargestMargin]", "data_loader.eval_batch_size=5"],
+    "collection": [f"metrics=[{COLLECTION}]", "data_loader.eval_batch_size=5", "trainer.args.monitor=max val/scores/MedianMargin"],
+    "held": ["metrics=[Held]", "data_loader.eval_batch_size=5"],
     # process 0 has no sample of the second batch
     "dropped": ["dataset=LeftOutPoints", SGD, "data_loader.shuffle=false", f"metrics=[accuracy, {F1}, LargestMargin]"],
     "dropped accumulate": ["dataset=LeftOutPoints", SGD, "trainer.args.accumulate=2"],
@@ -118,7 +121,7 @@ def runs(jobs) -> dict[str, Path]:
     ended = [new("sets-ended", "trainer.args.ended=true"),
              ["-q", "-r", str(folder / "points" / "sets-ended"), "trainer.args.ended=false"]]
     of_two = [*ended, *(new(f"{name}-2") for name in names)] + stopped("2to2", "2to1") + resumed("2to2", "1to2")
-    for name, steps in (("together", "4"), ("bad_samples", "8")):
+    for name, steps in (("together", "4"), ("bad_samples", "8"), ("collection", STOP)):
         of_two += [new(f"{name}-again", "--steps", steps), ["-q", "-r", str(folder / "points" / f"{name}-again")]]
     in_group(2, [*of_two, nan, second, *unused, *examples], folder)
     group.run(*resumed("2to1"))
@@ -166,11 +169,17 @@ def test_resumed_with_as_many_processes_it_ends_with_the_same_bits(runs):
     assert_same_run(runs["metrics-2"], runs["metrics-2to2"])
 
 
+def test_a_collection_counts_every_sample_once_and_resumes_exactly(runs):
+    assert_same_run(runs["collection-2"], runs["collection-again"])
+    assert "val/scores/MulticlassRecall/1" in metrics(runs["collection-2"])[-1]
+    assert sum(metrics(runs["held-2"])[-1][f"val/Held/right/{number}"] for number in range(4)) == 31
+
+
 def test_stopped_in_the_evaluation_of_the_second_set_they_end_with_the_same_bits(runs):
     assert_same_run(runs["sets-2"], runs["sets-ended"])
     assert "Resumed at epoch 1 of 2, batch 6 of 6" in (runs["sets-ended"] / "run.log").read_text()
     last = metrics(runs["sets-2"])[-1]
-    assert [last[f"val/{name}/LargestMargin_num"] for name in ("one", "two")] == [31, 31]
+    assert [last[f"val/{name}/LargestMargin/num"] for name in ("one", "two")] == [31, 31]
     assert last["val/one/loss"] != last["val/two/loss"]
 
 
@@ -201,8 +210,8 @@ def test_every_sample_is_counted_once(runs):
 
 
 def assert_every_sample_is_counted_once(run: Path) -> None:
-    last = [line for line in metrics(run) if "val/LargestMargin_num" in line][-1]
-    assert (last["train/LargestMargin_num"], last["val/LargestMargin_num"]) == (61, 31)
+    last = [line for line in metrics(run) if "val/LargestMargin/num" in line][-1]
+    assert (last["train/LargestMargin/num"], last["val/LargestMargin/num"]) == (61, 31)
 
 
 def test_the_experiments_do_what_they_are_there_for(runs):

@@ -57,6 +57,15 @@ def test_what_was_written_and_what_to_do_next_is_printed(bare):
     assert program("new.py", "model", "UNet3D", cwd=bare, code=2).stderr.count("\n") == 1
 
 
+def test_a_name_of_a_library_is_used_with_a_warning(bare):
+    done = program("new.py", "model", "ReLU", cwd=bare)
+    assert done.stdout.count("warning") == 1 and done.stderr == ""
+    assert "warning: 'ReLU' is also any torch.nn module. In configs it is now this project's own." in done.stdout
+    assert "warning" not in program("new.py", "config", "ReLU6", cwd=bare).stdout
+    assert "a number" in program("-c", "from base import MODELS; print('a number', MODELS.get('ReLU').__module__)",
+                                 cwd=bare).stdout.replace("model.re_lu", "a number")
+
+
 @pytest.mark.parametrize("kind, name, message", [
     ("model", "MLP", "there is a model 'MLP' already, in model/mlp.py"),
     ("metric", "accuracy", "there is a metric 'accuracy' already, in model/metrics.py"),

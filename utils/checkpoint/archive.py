@@ -5,6 +5,7 @@ import io
 import mmap
 import os
 import pickle
+import re
 import shutil
 import struct
 import sys
@@ -217,8 +218,9 @@ def read_archive(file: Path):
     except DamagedError:
         raise
     except pickle.UnpicklingError as error:
-        raise DamagedError("refused: it holds more than tensors and plain values "
-                           f"({_first_line(error)})") from error
+        name = re.search(r"GLOBAL (\S+)", str(error))  # the rest is torch's advice to trust the file
+        raise DamagedError("refused: it holds more than tensors and plain values"
+                           f"{f' ({name[1]})' if name else ''}") from error
     except Exception as error:  # random bytes can raise anything in a zip reader or an unpickler
         raise DamagedError(f"not a whole checkpoint: {_first_line(error)}") from error
     _inspect(content, limit=1000 + 10 * num_bytes)

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from utils.config.annotations import describe_value, nested_blocks
 from utils.config.blocks import args_of, as_block
@@ -19,6 +19,7 @@ from utils.torch_messages import argument_named_by
 
 log = logging.getLogger(__name__)
 FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may register all kinds
+_failed: dict[str, tuple[list, dict[str, str]]] = {}  # by folder: the times of its files; those that failed
 _CALLED_TYPE = ("_target_", "class_path", "class", "target", "name")  # the names of `type` in other projects
 
 
@@ -48,6 +49,8 @@ class Registry:
         libraries: where to look after the project's own folder.
     """
 
+    _all: ClassVar[list["Registry"]] = []  # to tell that a name is of another kind
+
     def __init__(self, kind: str, folder: str, *, expects: type | None = None, provided: Iterable[str] = (),
                  inputs: int | None = None, nests: bool = False, libraries: Iterable[Library] = (),
                  or_has: tuple[str, ...] = ()):
@@ -56,6 +59,7 @@ class Registry:
         self.provided, self.libraries = tuple(provided), tuple(libraries)
         self.inputs, self.nests = inputs, nests
         self._own: dict[str, object] = {}
+        self._all.append(self)
         self._twice: dict[str, str] = {}
 
     def register(self, thing=None):
@@ -90,18 +94,25 @@ class Registry:
         meant = next((f" Write '{word}' alone; arguments go under args."
                       for word in reversed(re.findall(r"\w+", name))
                       if word in known), suggest_name(name, known))
-        meant = self._unregistered(name) or meant
+        meant = self._unregistered(name, errors) or meant
         meant = meant or (" A path is an argument of what reads it." if "/" in name else "")
         raise ConfigError(f"no {self.kind} {name!r}.{meant} There are: {self.describe_options()}.{broken}")
 
-    def _unregistered(self, name: str) -> str:
+    def _unregistered(self, name: str, errors: Iterable[str]) -> str:
         """A hint if the project has a class or function of that name that is not registered as this kind."""
-        defined = re.compile(rf"^(class|def) {re.escape(name)}\b", re.MULTILINE)
-        files = [file for file in sorted((PROJECT / self.folder).glob("*.py"))
-                 if defined.search(file.read_text(encoding="utf-8", errors="ignore"))]
-        registry = re.sub(r"(ss)?$", lambda end: "sses" if end[0] else "s", self.kind, count=1).upper()
-        return (f" {files[0].relative_to(PROJECT)} has it, but not under @{registry}.register."
-                if files else "")
+        register = re.sub(r"(ss)?$", lambda end: "sses" if end[0] else "s", self.kind, count=1).upper()
+        other = next((other for other in self._all if name in other._own), None)
+        if other:
+            return (f" {_file(other._own[name])} has it as {other.one}. {self.one.capitalize()} stands under "
+                    f"@{register}.register.")
+        defined = re.compile(rf"^(@{register}\.register\s+)?(class|def) {re.escape(name)}\b", re.MULTILINE)
+        for file in sorted((PROJECT / self.folder).glob("*.py")):
+            if found := defined.search(file.read_text(encoding="utf-8", errors="ignore")):
+                shown = str(file.relative_to(PROJECT))
+                why = ("has it, but could not be imported" if shown in errors else "has it since it was "
+                       "imported: reload it" if found[1] else f"has it, but not under @{register}.register")
+                return f" {shown} {why}."
+        return ""
 
     def _known(self) -> list[str]:
         return [*self.names(), *(member for library in self.libraries for member in library.members())]
@@ -144,8 +155,13 @@ class Registry:
         if args is not None and not isinstance(args, dict):
             wrong = f"a table of arguments is needed, not {format_value(args)}"
             return [*faults, WrongValue((*path, "args"), wrong)]
-        faults += [fault.below((*path, "args"))
-                   for fault in signature.faults(args or {}, {*beside, *provided})]
+        found = signature.faults(args or {}, {*beside, *provided})
+        if len(args or {}) > 1 and {key for fault in found if isinstance(fault, UnknownKey)
+                                    for key in fault.path[:1]} == args.keys():
+            given = ", ".join(map(str, args))
+            faults.insert(0, Fault((*path, "type"), f"{block['type']} takes none of the arguments that are "
+                                                    f"given: {given}. Is it the type that is meant?"))
+        faults += [fault.below((*path, "args")) for fault in found]
         return faults + [fault for inner, value in self.inner_blocks(block)
                          for fault in self.faults(value, (*path, *inner))]
 
@@ -225,17 +241,25 @@ def _own_copy(value):
     return [_own_copy(item) for item in value] if isinstance(value, list) else value
 
 
-@functools.cache
 def import_folder(folder: str) -> dict[str, str]:
-    """Imports every file of a project folder, once. Returns the files that failed, with their errors."""
+    """Imports the files of a project folder that are not imported yet. Returns those that failed, with their
+    errors; they are tried again once a file of the folder is new or was changed."""
+    stamp = [(file, file.stat().st_mtime_ns) for file in sorted((PROJECT / folder).glob("*.py"))]
+    missing = [module for module in pkgutil.iter_modules([str(PROJECT / folder)])
+               if f"{folder}.{module.name}" not in sys.modules]
+    before, errors = _failed.get(folder, (None, {}))
+    if stamp == before or not missing:
+        return errors if missing else {}
+    importlib.invalidate_caches()
     errors = {}
-    for module in pkgutil.iter_modules([str(PROJECT / folder)]):
+    for module in missing:
         try:
             importlib.import_module(f"{folder}.{module.name}")
         except (Exception, SystemExit) as error:
             file = f"{folder}/{module.name}" + ("/__init__.py" if module.ispkg else ".py")
             errors[file] = describe_error(error)
             log.debug("%s could not be imported", file, exc_info=True)
+    _failed[folder] = stamp, errors
     return errors
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from utils.config.syntax import format_value, read_number
 
 _LIKE_A_NUMBER = re.compile(r"\s*([-+.\d_]+(?:,\d+)?(?:[eE][-+]?\d+)?)([%fFdD]?)\s*[,;]?")
+MOST_SHOWN = 8  # values of one metric in a line
 _SWITCHES = {"true": True, "yes": True, "on": True, "1": True,
              "false": False, "no": False, "off": False, "0": False}
 
@@ -80,3 +81,12 @@ def suggest_name(name: object, options: Iterable[str]) -> str:
     close += sorted((option for option in by_lower if len(word) > 2 and word in option), key=len)  # `acc`
     found = next((by_lower[option] for option in close if option in by_lower), None)
     return f" Did you mean '{found}'?" if found else ""
+
+
+def list_briefly(names: Iterable[str]) -> str:
+    """`train/loss, val/f1/cat, val/f1/dog`; of what has more than eight names before the last / only two."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.rpartition("/")[0], []).append(name)
+    return ", ".join(name for group, names in groups.items() for name in (
+        names if len(names) <= MOST_SHOWN else [*names[:2], f"... ({len(names)} of {group})"]))

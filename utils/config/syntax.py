@@ -67,12 +67,14 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that quotes all text that _Loader would read as a number, and escapes `${` in text."""
 
 
+# An underscore stands between thousands: 1_000 is a number, the date 2024_05_01 is text.
+_DIGITS = "([0-9]{1,3}(_[0-9]{3})+|[0-9]+)"
 _FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9][0-9_]*\.[0-9_]*)([eE][-+]?[0-9]+)?$"  # 0.5  .5  1.  1.5e-3
-    r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"  # 1e-3
+    rf"[-+]?(\.[0-9]+|{_DIGITS}\.[0-9]*(_[0-9]{{3}})*)([eE][-+]?[0-9]+)?$"  # 0.5  .5  1.  1.5e-3
+    rf"|[-+]?{_DIGITS}[eE][-+]?[0-9]+$"  # 1e-3
     r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )
-_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$|0x[0-9a-fA-F_]+$|0b[01_]+$")
+_INT = re.compile(rf"[-+]?(0|(?!0){_DIGITS})$|0x[0-9a-fA-F_]+$|0b[01_]+$")
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 _NUMBER_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float")}
 _ODD = "[\u00a0\u2000-\u200b\u202f\u3000\ufeff]"  # they look like spaces, or like nothing, and are none

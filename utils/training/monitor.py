@@ -1,6 +1,7 @@
 """Watches one value over the epochs: finds the best epoch and decides when to stop early."""
 import logging
 import math
+from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ class Monitor:
     def _forget(self) -> None:
         self.best = math.inf if self.mode == "min" else -math.inf
         self.best_epoch, self.num_bad = 0, 0
+
+    def value_in(self, values: Mapping[str, float]) -> float | None:
+        """The monitored one of `values`, if any; also by its name before 1.1.0: `val/f1_0` is `val/f1/0`."""
+        former = {name.replace("/", "_"): value for name, value in values.items()}
+        return values.get(self.name, former.get(self.name.replace("/", "_")))
 
     def update(self, value: float, epoch: int) -> bool:
         """Adds the value of an epoch. Returns whether it is the best so far; a NaN never is."""
