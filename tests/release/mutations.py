@@ -619,7 +619,7 @@ MUTATIONS = [
     Mutation("a timeout is not tried", "base/preflight/preflight.py",
              'data.loader_options.get("timeout") or math.inf', "math.inf",
              "test_another_mistake_in_a_file_is_told_there"),
-    Mutation("a key that is given twice is not named", "base/run/setup.py",
+    Mutation("a key that is given twice is not named", "base/run/run_config.py",
              "    warn_of_repeated(overrides)\n", "",
              "test_what_has_no_effect_and_does_no_harm_is_a_warning"),
     Mutation("an argument that nobody takes is ignored", "utils/config/signature.py",
