@@ -608,7 +608,7 @@ X, Y = torch.ones(2, 3), torch.tensor([0, 1])
         (lambda x: 0, [{"image": X}] * 3, True, "model(batch), loss(outputs, batch)"),
         (lambda x: 0, X, True, "model(batch), loss(outputs, batch)"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_signature_of_the_model_decides_what_it_is_given(forward, batch, has_loss, wanted):
     assert str(choose_inputs(forward, batch, has_loss)) == wanted
