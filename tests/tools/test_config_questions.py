@@ -133,7 +133,7 @@ def test_a_list_has_the_projects_own_first_each_with_a_line_on_what_it_is(ask):
 
 
 def test_everything_can_be_listed_and_all_that_is_listed_can_be_named(ask):
-    text, kind = ask("--list"), None
+    text, kind = ask("--list", "all"), None
     named = 0
     for line in text.splitlines():
         if header := re.match(r"(\w+)(?: of this project|: any)", line):
