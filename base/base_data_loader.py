@@ -117,14 +117,9 @@ class DataSplits:
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.folds = Folds(folds, fold, stratify, group_by) if folds else None
         self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)}
-        of_workers = {"timeout": timeout, "prefetch_factor": prefetch_factor,
-                      "persistent_workers": persistent_workers,
-                      "multiprocessing_context": multiprocessing_context}
-        if num_workers:  # a DataLoader without workers takes none of these
-            self.loader_options |= {**of_workers, "persistent_workers": persistent_workers is not False,
-                                    "worker_init_fn": ignore_in_worker}
-        elif unused := [key for key, value in of_workers.items() if value]:
-            log.warning("data_loader: %s: no effect, as num_workers is 0", ", ".join(unused))
+        self.loader_options |= _of_workers(num_workers, {
+            "timeout": timeout, "prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers,
+            "multiprocessing_context": multiprocessing_context})
         self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.skipped_samples = SkippedSamples() if on_bad_sample == "skip" else None
@@ -448,6 +443,16 @@ class DataSplits:
 
     def _collate_of(self, split: str) -> Callable[[list], Any]:
         return getattr(self.dataset(split), "collate_fn", default_collate)
+
+
+def _of_workers(num_workers: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a DataLoader with workers; without workers it takes none of them."""
+    if num_workers:
+        return {**options, "persistent_workers": options["persistent_workers"] is not False,
+                "worker_init_fn": ignore_in_worker}
+    if unused := [key for key, value in options.items() if value]:
+        log.warning("data_loader: %s: no effect, as num_workers is 0", ", ".join(unused))
+    return {}
 
 
 def _close(splits: weakref.ref) -> None:

@@ -46,7 +46,7 @@ MISTAKES = [
      "it has 4 items; 2 are needed"),
     ("name: good", "name: " + "x" * 300, 1, "name", "200 characters are the most"),
     ("type: Adam\n", "type: 5\n", 19, "optimizer.type",
-     "5 is a whole number; a name is needed. There are: any torch.optim"),
+     "5 is a whole number; a name is needed. There are: "),
     ("type: MLP", "type: [MLP]", 12, "model.type", "['MLP'] is a list; a name is needed"),
     ("metrics: [accuracy]", "metrics: [{type: 5}]", 17, "metrics.0.type", "a name is needed"),
     ("metrics: [accuracy]", "metrics: [null]", 17, "metrics.0",
@@ -147,7 +147,7 @@ MISTAKES = [
     (MODEL, "model: {type: MLP, args: [64, 10]}\n", 11, "model.args",
      "a table of arguments is needed, not [64, 10]"),
     ("metrics: [accuracy]", "metrics: [MeanSquaredError]", 17, "metrics.0",
-     "Given to metrics.0: float32 [30, 10], int64 [30]"),
+     "Given to metrics.0: (float32 [30, 10], int64 [30])"),
 ]
 
 

@@ -94,7 +94,7 @@ def test_an_argument_gets_blocks_as_its_annotation_or_default_says():
     ("transforms.train=[{type: Compose, args: {transforms: [RandomAfine]}}]",
      "transforms.train.0.args.transforms.0.type: no transform 'RandomAfine'"),
     ("transforms.train=[{type: Compose, args: {transforms: [3]}}]",
-     "transforms.train.0.args.transforms.0: a transform is a name or"),
+     "transforms.train.0.args.transforms.0: a transform is NAME or"),
     ("transforms.train=[{type: Compose, args: {transforms: [BatchRandomCrop]}}]",
      "BatchRandomCrop needs 'size'"),
     ("transforms.batch=[{type: Compose, args: {transforms: [BatchRandomHorizontalFlip]}}]",

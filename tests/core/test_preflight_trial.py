@@ -378,9 +378,8 @@ def test_a_split_without_labels_is_not_scored_and_why_stands_last(small, tmp_pat
     expected = r"(?s)loss: scoring failed: IndexError.*The batch: .*int64 \[8\].*labels are -1 to -1"
     with pytest.raises(ConfigError, match=expected):
         score("-r", run)
-    for num_workers, where in (0, r" \(tests/core/test_preflight_trial.py:\d+\)"), (1, ""):
-        expected = rf"dataset: scoring failed: OSError: the file is broken{where}\nThe batch could not"
-        with pytest.raises(ConfigError, match=expected):
+    for num_workers in (0, 1):
+        with pytest.raises(ConfigError, match="dataset: test sample 0 cannot be read: OSError: the file is broken"):
             score("-r", run, "dataset.args.raises=true", f"data_loader.num_workers={num_workers}")
 
 

@@ -32,7 +32,7 @@ def test_help_answers_without_loading_torch(script, text):
 
 @pytest.mark.parametrize("arguments, message", [
     (["-c", "configs/digits.yaml", "model.type=LeNt"], "model.type: no model 'LeNt'. Did you mean 'LeNet'?"),
-    (["-c", "configs/digits.yaml", "metrics.1.args.k=20", "--out", "{tmp}"], "metrics.1: One batch of training was tried"),
+    (["-c", "configs/digits.yaml", "metrics.1.args.k=20", "--out", "{tmp}"], "metrics.1: top_k_accuracy: One batch of training was tried"),
     (["-c", "configs/digits.yaml", "--out", "/proc/nowhere"], "cannot be made"),
     ([], "nothing to do"),
 ])

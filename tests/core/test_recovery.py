@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS
+from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS, TRANSFORMS
 from conftest import assert_same_run, assert_same_state, epochs, load, metrics, program, score, train
 from model.mlp import MLP
 from trainer.trainer import Trainer
@@ -277,9 +277,14 @@ def test_the_process_that_saw_the_value_that_is_not_finite_is_named_first(findin
     assert _guiltiest(findings) == culprit
 
 
+@TRANSFORMS.register
+def divided_by_nothing(images):
+    return images * float("nan")
+
+
 def test_nan_in_the_data_is_told(small, tmp_path):
     with pytest.raises(TrainingError, match="The batch itself holds values that are not finite"):
-        train("-c", small, "transforms.batch=[{type: Normalize, args: {mean: [0.3], std: [.nan]}}]", out=tmp_path)
+        train("-c", small, "transforms.batch=[divided_by_nothing]", out=tmp_path)
 
 
 def test_a_value_that_is_a_weight_is_averaged_as_it_was(small, tmp_path):

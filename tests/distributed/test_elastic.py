@@ -150,7 +150,7 @@ def test_an_error_in_one_process_ends_all_with_one_message(tmp_path, faulty, wha
         lines = launcher.said.splitlines()
     marked = [line for line in lines if line.startswith("[process 1] ")]
     assert len(marked) == 1 and [line for line in lines if "restart" in line] == []
-    assert sum(line.startswith("Traceback") for line in lines) == (code == 1)
+    assert not any(line.startswith("Traceback") for line in lines)
     assert sum("ValueError: " in line for line in lines) == 1
 
 

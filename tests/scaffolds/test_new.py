@@ -112,7 +112,7 @@ def test_the_config_with_every_setting_has_every_setting_at_its_default():
     assert config["data_loader"].keys() == defaults(DataSplits).keys() - {*PROVIDED}
     settings = defaults(TrainerOptions)
     assert settings.pop("max_nan_steps")  # goes with on_nan: skip alone, and stands in a comment
-    assert config["trainer"] == {"type": "Trainer", "args": settings}
+    assert config["trainer"] == {"type": "Trainer", "args": {"unpack": True, **settings}}
 
 
 def defaults(thing) -> dict:
