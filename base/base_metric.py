@@ -148,6 +148,7 @@ class Metrics:
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
         self._updated, self._padding, self.device = False, False, device
+        self._watcher: Callable | None = None
         for name, metric in self.objects.items():
             if isinstance(metric, torch.nn.Module):
                 if dist.world_size() > 1 and not _is_torchmetric(metric) and (
@@ -158,18 +159,25 @@ class Metrics:
                 metric.to(device)
                 metric.persistent(True)  # their counts are part of the state of an unfinished epoch
 
+    def watch(self, watcher: Callable[[Any, Any, Mapping], None]) -> None:
+        """Calls `watcher(outputs, targets, values of the functions)` for each batch from here on."""
+        self._watcher = watcher
+
     def begin_batch(self, num_samples: int) -> None:
         """Call before a batch. One of no samples does not count: other processes have the batch's samples."""
         self._padding = num_samples == 0
 
     def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
         """The functions' values on this batch. Objects are updated; `compute` returns their values."""
-        if not self.names:
+        if not self.names and not self._watcher:
             return {}
         with torch.no_grad():
             if self.objects:
                 self._update_objects(outputs, targets)
-            return {name: function(outputs, targets) for name, function in self.functions.items()}
+            values = {name: function(outputs, targets) for name, function in self.functions.items()}
+            if self._watcher and not self._padding:
+                self._watcher(outputs, targets, values)
+            return values
 
     def _update_objects(self, outputs: Any, targets: Any) -> None:
         for metric in self.objects.values():

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import torch
 
 from base import TRAINERS, BaseTrainer
+from base.prediction.outputs import as_predictions
 
 
 @TRAINERS.register
@@ -25,6 +26,12 @@ class Trainer(BaseTrainer):
     def eval_step(self, batch):
         outputs, targets, terms = self.forward(batch)
         return terms | self.metrics(outputs, targets)
+
+    def predict_step(self, batch):
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        with self.autocast():
+            outputs = self.model(inputs)
+        return as_predictions(outputs, self.loss)
 
     def forward(self, batch):
         """Returns (outputs, targets, terms of the loss); `terms["loss"]` is the scalar to minimise."""
