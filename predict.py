@@ -52,7 +52,7 @@ def predict(predictor, args) -> int:
     with located(predictor.places):
         splits = splits_named(predictor.trainer.data, args.split) if args.split else ["files"]
         if len(splits) > 1:
-            raise ConfigError(f"--split {args.split}: there are several: {', '.join(splits)}. Name one of them.")
+            raise ConfigError(f"--split {args.split}: there are several: {', '.join(splits)}. Name one.")
         name = f"predictions_{splits[0].replace('/', '_')}.csv"
         out = args.out or (run_of(checkpoint) or checkpoint.parent) / name
         file = prediction_file(out, predictor.classes, args.top_k)
@@ -63,7 +63,7 @@ def predict(predictor, args) -> int:
         return 0
     for name, what in written.errors.items():
         log.error("%s: cannot be read: %s", name, what)
-    log.info("%s%s predictions of %s, written to %s", written.first, f"{written.number:,}", checkpoint, file.path)
+    log.info(f"{written.first}{written.number:,} predictions of {checkpoint}, written to {file.path}")
     if written.errors:
         log.error("%d of %d files could not be read; they are left out", len(written.errors),
                   written.number + len(written.errors))

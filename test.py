@@ -81,8 +81,8 @@ def write_predictions(predictor, splits: list[str], args) -> None:
     from base.prediction.files import prediction_file
 
     if len(splits) > 1:
-        raise ConfigError(f"--predictions is a file of one split, and there are {', '.join(splits)}. Name one "
-                          "with --split.")
+        raise ConfigError(f"--predictions is a file of one split, and there are {', '.join(splits)}. Name "
+                          "one with --split.")
     file = prediction_file(args.predictions, predictor.classes)
     number, *_ = write_all(file, split_predictions(predictor, splits[0], not args.quiet))
     log.info(f"{number:,} predictions written to {file.path}")

@@ -87,7 +87,8 @@ class Predictor:
                 for name, value in values.items()}
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), device: str | torch.device | None = None) -> Predictor:
+def load(path: str | Path, overrides: Sequence[str] = (),
+         device: str | torch.device | None = None) -> Predictor:
     """The model of a checkpoint, a run (its best one) or an experiment (its newest run), ready to predict.
 
     Reads no data. `overrides` change the config, such as "dataset.args.root=NEW". Raises ConfigError.
@@ -142,8 +143,8 @@ def fit(config: str | Path | dict, overrides: Sequence[str] = (), *, resume: str
     resolved = resolve_config(given, checkpoint, list(overrides))
     with located(resolved.places), RunLock() as lock:
         resolved, train_dataset = enter_data_values(resolved, checkpoint, chosen)
-        setup = set_up_training(resolved.config, checkpoint, chosen, out, init_from and Path(init_from), lock=lock,
-                                train_dataset=train_dataset)
+        setup = set_up_training(resolved.config, checkpoint, chosen, out, init_from and Path(init_from),
+                                lock=lock, train_dataset=train_dataset)
         trainer, checkpoint = setup.trainer, setup.checkpoint
         if checkpoint and trainer.finished:
             run_folder = run_of(checkpoint.file) or checkpoint.file.parent

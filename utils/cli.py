@@ -1,4 +1,4 @@
-"""The command lines of train.py, test.py and predict.py. Imports no heavy packages, so that --help answers at once."""
+"""The command lines of train.py, test.py, predict.py. Imports no heavy packages: --help answers at once."""
 import argparse
 import logging
 import os
@@ -227,8 +227,8 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", default="test",
                         help="what to evaluate: test, val, train, the name of one of their sets, or all, "
                         "which is val and test (test)")
-    parser.add_argument("--predictions", type=Path, metavar="FILE", help="write a prediction for each sample, "
-                        "too, to a .csv, .jsonl or .npz file or a folder; see predict.py")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="write a prediction for each "
+                        "sample, too, as predict.py does")
     return _parse(parser, argv)
 
 
@@ -239,9 +239,9 @@ def predict_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False, epilog="python predict.py -r saved/digits_lenet picture.png")
     parser.add_argument("-r", "--resume", type=Path, metavar="PATH", required=True,
                         help=f"{_TARGET}; best.pt unless said otherwise")
-    parser.add_argument("--split", help="predict for a split (test, val, train) or the name of one of their sets")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a .csv, .jsonl or .npz file, or a folder for "
-                        "pictures; by default predictions_SPLIT.csv in the run's folder")
+    parser.add_argument("--split", help="predict for a split (test, val, train) or one of their sets")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a .csv, .jsonl or .npz file, or a folder "
+                        "for pictures; by default predictions_SPLIT.csv in the run's folder")
     parser.add_argument("--top-k", type=_positive, metavar="K", help="write the K most probable classes only")
     _add_processes(parser)
     args = _parse(parser, argv)

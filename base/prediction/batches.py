@@ -21,7 +21,7 @@ _SHOWN = 10  # lines on the console, where there are no more predictions
 
 
 class Predictions(NamedTuple):
-    """Those of a batch: names of its samples, values `[B, ...]` by name; errors of files that were left out."""
+    """Those of a batch: names of its samples, values `[B, ...]` by name; errors of files left out."""
 
     ids: list[str]
     values: dict[str, np.ndarray]
@@ -52,8 +52,8 @@ def split_predictions(predictor: BatchPredictor, split: str, bars: bool = True) 
             values = _joined(dist.all_gather_object(values))
             last = first + _length(values)
             if indices is not None and last != min(first + data.eval_batch_size, size):
-                raise ConfigError.at("dataset", "its collate_fn leaves samples out, so that predictions cannot "
-                                     "be told apart. Let it keep them in evaluation.")
+                raise ConfigError.at("dataset", "its collate_fn leaves samples out, so that predictions "
+                                     "cannot be told apart. Let it keep them in evaluation.")
             ids = (sample_ids(dataset, indices[first:last].tolist()) if indices is not None
                    else [str(number) for number in range(first, last)])
             yield Predictions(ids, values)
@@ -61,8 +61,9 @@ def split_predictions(predictor: BatchPredictor, split: str, bars: bool = True) 
             bar.update(1)
 
 
-def file_predictions(predictor: BatchPredictor, paths: list[Path], bars: bool = True) -> Iterator[Predictions]:
-    """For each file among paths and in folders, in order; files that cannot be read are among the `errors`."""
+def file_predictions(predictor: BatchPredictor, paths: list[Path],
+                     bars: bool = True) -> Iterator[Predictions]:
+    """For each file among paths and in folders, in order; `errors` has those that cannot be read."""
     data, files = predictor.trainer.data, input_files(paths)
     inputs = InputFiles(files, input_reader(predictor.config["dataset"]), data.transforms["eval"])
     batches = [range(first, min(first + data.eval_batch_size, len(files)))
@@ -82,7 +83,7 @@ def file_predictions(predictor: BatchPredictor, paths: list[Path], bars: bool = 
 
 
 class Written(NamedTuple):
-    """How many predictions were written, the errors of what could not be read; `first`: a line for each of few."""
+    """How many predictions were written, errors of unreadable files; `first`: a line for each of few."""
 
     number: int
     errors: dict[str, str]
@@ -90,7 +91,7 @@ class Written(NamedTuple):
 
 
 def write_all(file: PredictionFile | None, batches: Iterator[Predictions]) -> Written:
-    """Writes all predictions, in the main process; the others have no `file`. Raises ConfigError if it cannot."""
+    """Writes all predictions; only the main process has a `file`. Raises ConfigError if it cannot."""
     number, errors, first = 0, {}, ""
     try:
         with file or nullcontext():
@@ -119,8 +120,8 @@ def _as_arrays(values: Mapping[str, Any], num_samples: int) -> dict[str, np.ndar
         value = value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
         arrays[name] = np.asarray(value)[:num_samples] if np.ndim(value) else np.empty(0)
         if len(arrays[name]) != num_samples:
-            raise ConfigError.at("trainer", f"predict_step gives '{name}' {list(np.shape(value))} for a batch of "
-                                 f"{num_samples}. A value for each sample is needed: [B, ...].")
+            raise ConfigError.at("trainer", f"predict_step gives '{name}' {list(np.shape(value))} for a batch "
+                                 f"of {num_samples}. A value for each sample is needed: [B, ...].")
     return arrays
 
 

@@ -18,7 +18,7 @@ _CLASSES = (CLASS, "target")  # values that are numbers of classes
 
 def prediction_file(path: Path, classes: Sequence[str] | None = None,
                     top_k: int | None = None) -> "PredictionFile":
-    """What writes predictions to `path`: a table (.csv), JSON lines (.jsonl), arrays (.npz) or a folder of PNGs.
+    """What writes predictions to `path`: a table (.csv), JSON lines, arrays (.npz) or a folder of PNGs.
 
     `classes`: their names; without them their numbers are written. `top_k`: how many of the most probable
     classes; None for all. Raises ConfigError for another suffix, and for a folder that is not empty.
@@ -74,7 +74,7 @@ class PredictionFile:
         return self.classes[number] if self.classes and 0 <= number < len(self.classes) else str(number)
 
     def ranked(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
-        """The `top_k` classes `[B, k]` and their probabilities; None if all are written, or there are none."""
+        """The `top_k` classes `[B, k]` and their probabilities; None if all are written, or none."""
         probabilities = values.get(PROBABILITIES)
         if self.top_k is None or probabilities is None or probabilities.ndim != 2:
             return None
@@ -86,7 +86,8 @@ class PredictionFile:
         lines, chances = [], values.get(PROBABILITIES)
         for place, sample in enumerate(ids):
             numbers = {name: value[place] for name, value in values.items() if value.ndim == 1}
-            shown = [f"{name} {self.name(int(number)) if name in _CLASSES and chances is not None else number}"
+            by_name = _CLASSES if chances is not None else ()
+            shown = [f"{name} {self.name(int(number)) if name in by_name else number}"
                      for name, number in numbers.items()]
             shown += [f"probability {chances[place].max():.1%}"] if np.ndim(chances) == 2 else []
             lines.append(f"{sample}: {', '.join(shown) or 'written'}\n")
@@ -177,7 +178,8 @@ class ArrayFile(PredictionFile):
         with zipfile.ZipFile(whole, "w") as archive:
             for name, file in self.files.items():
                 dtype, shape = self.kinds[name]
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry, open(file.name, "rb") as raw:
+                with (archive.open(f"{name}.npy", "w", force_zip64=True) as entry,
+                      open(file.name, "rb") as raw):
                     np.lib.format.write_array_header_2_0(entry, {
                         "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
                         "shape": (len(self.ids), *shape)})
@@ -225,4 +227,3 @@ def _to_image(value: np.ndarray) -> Image.Image:
     value = value.astype(np.uint8)
     return Image.fromarray(value.transpose(1, 2, 0).squeeze(-1) if value.ndim == 3 and len(value) == 1
                            else value.transpose(1, 2, 0) if value.ndim == 3 else value)
-

@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 _WHITE, _BLACK, _BLUE = (255, 255, 255), (0, 0, 0), np.array([8, 81, 156])
+_SHARP = Image.Resampling.NEAREST
 _MAX_NAMED, _TILE, _COLUMNS, _SIDE = 30, 112, 4, 480
 
 
@@ -17,7 +18,7 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Image.Image:
     cell = 36 if named else max(900 // number, 1)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     colors = 255 - shares[..., None] * (255 - _BLUE)
-    matrix = Image.fromarray(colors.round().astype(np.uint8)).resize((number * cell,) * 2, Image.Resampling.NEAREST)
+    matrix = Image.fromarray(colors.round().astype(np.uint8)).resize((number * cell,) * 2, _SHARP)
     font = ImageFont.load_default()
     left = 8 + max(int(font.getlength(name[:24])) for name in names) if named else 16
     top = left + 20
@@ -34,7 +35,8 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Image.Image:
         for column, count in enumerate(confusion[place]):
             if count:
                 color = _WHITE if shares[place, column] > 0.5 else _BLACK
-                draw.text((left + column * cell + cell // 2, top + middle), str(count), color, font, anchor="mm")
+                x = left + column * cell + cell // 2
+                draw.text((x, top + middle), str(count), color, font, anchor="mm")
     return picture
 
 
@@ -50,7 +52,7 @@ def draw_mistakes(samples: Sequence[tuple[Any, str, str]]) -> Image.Image | None
         x, y = 8 + number % _COLUMNS * (_TILE + 8), 8 + number // _COLUMNS * high
         scale = _TILE / max(picture.size)
         size = [max(round(side * scale), 1) for side in picture.size]
-        whole.paste(picture.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BILINEAR), (x, y))
+        whole.paste(picture.resize(size, _SHARP if scale > 2 else Image.Resampling.BILINEAR), (x, y))
         for line, text in enumerate(lines):
             draw.text((x, y + _TILE + 2 + 12 * line), text[:20], _BLACK, font)
     return whole
@@ -66,7 +68,8 @@ def draw_residuals(points: np.ndarray) -> Image.Image:
     draw.rectangle((edge, edge, edge + _SIDE, edge + _SIDE), outline=(128, 128, 128))
     draw.line((edge, edge + _SIDE, edge + _SIDE, edge), fill=(128, 128, 128))
     for x, y in np.round((points - low) * scale).astype(int):
-        draw.ellipse((edge + x - 1, edge + _SIDE - y - 1, edge + x + 1, edge + _SIDE - y + 1), fill=tuple(_BLUE))
+        x, y = edge + x, edge + _SIDE - y
+        draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=tuple(_BLUE))
     draw.text((edge, edge + _SIDE + 6), f"true, {low:.4g} to {high:.4g}", _BLACK, font)
     draw.text((edge, 16), "predicted", _BLACK, font)
     return picture

@@ -39,7 +39,8 @@ class Report:
         if self.kind:
             self.kind.add(outputs.detach(), targets)
 
-    def _kind_for(self, outputs: torch.Tensor, targets: torch.Tensor) -> "ClassReport | ResidualReport | None":
+    def _kind_for(self, outputs: torch.Tensor,
+                  targets: torch.Tensor) -> "ClassReport | ResidualReport | None":
         if self.to_probabilities and outputs.ndim > 1 and not targets.is_floating_point() and (
                 targets.shape == outputs.shape[:1] + outputs.shape[2:]):
             return ClassReport(outputs.shape[1], self.to_probabilities, self.classes)
@@ -51,7 +52,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The numbers, for test.json; empty if there is nothing to report."""
         errors = self.certainty.standard_errors()
-        return {**({"standard_errors": errors} if errors else {}), **(self.kind.as_dict() if self.kind else {})}
+        return {**({"standard_errors": errors} if errors else {}),
+                **(self.kind.as_dict() if self.kind else {})}
 
     def table(self) -> str:
         """The numbers as lines that fit the terminal; empty if there is nothing to report."""
@@ -60,7 +62,7 @@ class Report:
         return "\n".join([*errors, *(self.kind.lines() if self.kind else [])])
 
     def draw(self, folder: Path, split: str, read: Callable[[int], Any] | None) -> list[Path]:
-        """Draws pictures into a folder; returns their files. `read` gives a sample by its place in the split."""
+        """Draws pictures into a folder; returns their files. `read` gives a sample by its place."""
         name = split.replace("/", "_")
         return self.kind.draw(folder, name, read) if self.kind else []
 
@@ -105,10 +107,12 @@ class ClassReport:
         self.confusion += np.bincount(pairs, minlength=number**2).reshape(number, number)
         correct, sure = (true == predicted)[known], confidence[known].astype(np.float64)
         places = np.minimum((sure * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
-        self.bins += [np.bincount(places, weights, _NUM_BINS) for weights in (np.ones(len(sure)), sure, correct)]
+        self.bins += [np.bincount(places, weights, _NUM_BINS)
+                      for weights in (np.ones(len(sure)), sure, correct)]
         wrong = np.flatnonzero(known & (true != predicted)) if true.ndim == 1 else ()
         for place in wrong:
-            mistake = (float(confidence[place]), -self.seen - int(place), int(true[place]), int(predicted[place]))
+            mistake = (float(confidence[place]), -self.seen - int(place), int(true[place]),
+                       int(predicted[place]))
             push = heapq.heappush if len(self.mistakes) < _NUM_MISTAKES else heapq.heappushpop
             push(self.mistakes, mistake)
         self.seen += len(true)
@@ -152,7 +156,7 @@ class ClassReport:
         files = [folder / f"{name}_confusion.png"]
         draw_confusion(self.confusion, self.names).save(files[0])
         if read and self.mistakes:
-            shown = [(read(-place), f"{self.names[true]}, not", f"{self.names[predicted]} ({confidence:.0%})")
+            shown = [(read(-place), f"true {self.names[true]}", f"not {self.names[predicted]} ({confidence:.0%})")
                      for confidence, place, true, predicted in sorted(self.mistakes, reverse=True)]
             if picture := draw_mistakes(shown):
                 files.append(folder / f"{name}_mistakes.png")
