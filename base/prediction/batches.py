@@ -120,8 +120,8 @@ def _as_arrays(values: Mapping[str, Any], num_samples: int) -> dict[str, np.ndar
         value = value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
         arrays[name] = np.asarray(value)[:num_samples] if np.ndim(value) else np.empty(0)
         if len(arrays[name]) != num_samples:
-            raise ConfigError.at("trainer", f"predict_step gives '{name}' {list(np.shape(value))} for a batch "
-                                 f"of {num_samples}. A value for each sample is needed: [B, ...].")
+            raise ConfigError.at("trainer", f"predict_step gives '{name}' {list(np.shape(value))} for "
+                                 f"{num_samples} samples. A value for each of them is needed: [B, ...].")
     return arrays
 
 

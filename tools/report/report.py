@@ -156,8 +156,9 @@ class ClassReport:
         files = [folder / f"{name}_confusion.png"]
         draw_confusion(self.confusion, self.names).save(files[0])
         if read and self.mistakes:
-            shown = [(read(-place), f"true {self.names[true]}", f"not {self.names[predicted]} ({confidence:.0%})")
-                     for confidence, place, true, predicted in sorted(self.mistakes, reverse=True)]
+            names, found = self.names, sorted(self.mistakes, reverse=True)
+            shown = [(read(-place), f"true {names[true]}", f"not {names[predicted]} ({confidence:.0%})")
+                     for confidence, place, true, predicted in found]
             if picture := draw_mistakes(shown):
                 files.append(folder / f"{name}_mistakes.png")
                 picture.save(files[-1])
