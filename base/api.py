@@ -1,5 +1,6 @@
 """Training and predicting from Python: `from base import fit, load`."""
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from base.curves import draw_curves
 from base.run.checkpoints import Checkpoint, open_checkpoint
 from base.run.end import progress_of, recorded
 from base.run.setup import load_evaluated_weights, open_run, resolve_config, set_up_training
+from base.summary import describe_parts
+from logger.console import logged, setup_logging
 from utils.config.blocks import SPLITS
 from utils.config.loading import located, override_config, read_config
 from utils.config.suggestions import suggest_name
@@ -29,6 +32,7 @@ from utils.errors import ConfigError
 from utils.run_folder import run_of
 from utils.run_lock import RunLock
 
+log = logging.getLogger(__name__)
 
 class Predictor:
     """A trained model with what its inputs go through: `predictor(images)`.
@@ -134,8 +138,11 @@ def fit(config: str | Path | dict, overrides: Sequence[str] = (), *, resume: str
         resume: a checkpoint or run to go on with, as with `-r`.
         out, run_name, device, init_from: as on the command line.
 
-    Raises ConfigError for a mistake, TrainingError if training cannot go on, Interrupted after a signal.
+    Messages go to the console, unless the program has set up `logging` itself, and to run.log. Raises
+    ConfigError for a mistake, TrainingError if training cannot go on, Interrupted after a signal.
     """
+    if not logging.getLogger().handlers:
+        setup_logging()
     given = (override_config(config, "config", overrides) if isinstance(config, dict)
              else read_config(config, overrides))
     chosen, out = pick_device(device), Path(out)
@@ -150,7 +157,8 @@ def fit(config: str | Path | dict, overrides: Sequence[str] = (), *, resume: str
             run_folder = run_of(checkpoint.file) or checkpoint.file.parent
         else:
             run = open_run(resolved, checkpoint, chosen, out, run_name, bars=True, lock=lock)
-            with recorded(trainer, run):
+            with logged(run.folder), recorded(trainer, run):
+                log.info(describe_parts(trainer))
                 trainer.train(run)
             run_folder = run.folder
     return FitResult(run_folder, progress_of(trainer)["best"], read_history(run_folder), trainer)

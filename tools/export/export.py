@@ -144,4 +144,5 @@ def _metadata(predictor: Predictor, inputs: torch.Tensor, with_transforms: bool)
                        "uint8_to_float": not with_transforms and inputs.ndim == 4},
         "classes": predictor.classes, "config": masked(flatten(config), secret),
         "scores": json.loads(scores.read_text()) if scores and scores.exists() else {},
-        "checkpoint": predictor.checkpoint.file.name, "commit": starts[-1].get("git_commit") if starts else None}
+        "checkpoint": predictor.checkpoint.file.name,
+        "commit": starts[-1].get("git_commit") if starts else None}
