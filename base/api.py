@@ -34,6 +34,7 @@ from utils.run_lock import RunLock
 
 log = logging.getLogger(__name__)
 
+
 class Predictor:
     """A trained model with what its inputs go through: `predictor(images)`.
 
