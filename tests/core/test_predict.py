@@ -215,3 +215,50 @@ def test_mistakes_are_told(run, args, message):
 def test_files_or_a_split_are_needed(run):
     for args in ([], ["--split", "test", "x.png"]):
         program("predict.py", "-r", run, *args, code=2)
+
+
+# Predicts for generated images; prints the most memory that it had, in KB.
+MANY = """
+import resource, sys, torch
+from base import DATASETS, fit
+
+@DATASETS.register
+class GeneratedForPrediction(torch.utils.data.Dataset):
+    def __init__(self, split: str, num_samples: int = 100):
+        self.num_samples = num_samples
+    def __len__(self):
+        return self.num_samples
+    def __getitem__(self, index):
+        return torch.full((3, 32, 32), float(index % 7)), index % 10
+
+config = {"name": "many", "dataset": "GeneratedForPrediction",
+          "model": {"type": "MLP", "args": {"sizes": [3072, 10]}},
+          "loss": "CrossEntropyLoss", "optimizer": "SGD", "trainer": {"args": {"epochs": 1}}}
+run = fit(config, out=sys.argv[1]).run
+from predict import main
+from utils.cli import predict_arguments
+main(predict_arguments(["-q", "-r", str(run), "--split", "test", "--out", sys.argv[2],
+                        f"dataset.args.num_samples={sys.argv[3]}"]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_memory_does_not_grow_with_the_number_of_samples(kind, tmp_path):
+    peaks = [int(program("-c", MANY, tmp_path, tmp_path / f"{number}.{kind}", number).stdout.split()[-1])
+             for number in (2_000, 20_000)]
+    assert peaks[1] - peaks[0] < 50_000
+
+
+@pytest.mark.slow
+def test_two_processes_predict_each_sample_once(run, pictures, tmp_path):
+    program("predict.py", "-r", run, "--split", "test", "--out", tmp_path / "two.csv", "--distributed",
+            "--nproc", 2, "data_loader.batch_size=77")
+    predict("-r", run, "--split", "test", "--out", tmp_path / "one.csv")
+    one, two = rows(tmp_path / "one.csv"), rows(tmp_path / "two.csv")
+    assert [(row["id"], row["class"]) for row in one] == [(row["id"], row["class"]) for row in two]
+    (tmp_path / "broken.png").write_text("no picture")
+    done = program("predict.py", "-r", run, pictures, tmp_path / "broken.png", "--out", tmp_path / "files.csv",
+                   "--distributed", "--nproc", 2, "data_loader.batch_size=4", code=1)
+    assert len(rows(tmp_path / "files.csv")) == 10 and done.stderr.count("cannot be read") == 1
