@@ -15,7 +15,8 @@ def test_notebooks_run(notebook, tmp_path):
     opened = nbformat.read(tmp_path / "copy" / "notebooks" / notebook.name, 4)
     nbclient.NotebookClient(opened, timeout=300, kernel_name="python3",
                             resources={"metadata": {"path": str(tmp_path / "copy" / "notebooks")}}).execute()
-    shown = [output["data"] for cell in opened.cells for output in cell.get("outputs", ()) if "data" in output]
+    outputs = [output for cell in opened.cells for output in cell.get("outputs", ())]
+    shown = [output["data"] for output in outputs if "data" in output]
     assert sum("<svg" in data.get("text/html", "") for data in shown) == 2  # the curves of two runs
 
 
