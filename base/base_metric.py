@@ -153,6 +153,7 @@ class Metrics:
         self.arrays: dict[str, dict[str, np.ndarray]] = {}
         self.given = ""  # shapes of the first outputs and targets, for messages
         self._updated, self._padding, self.device = False, False, device
+        self._watcher: Callable | None = None
         self._named_as_before = False  # `f1_0` and not `f1/0`, in runs that were begun before 1.1.0
         for metric in self.objects.values():
             if isinstance(metric, torch.nn.Module):
@@ -163,19 +164,26 @@ class Metrics:
                 if not _synchronises(metric):  # its owner gets the batches of all processes
                     part.distributed_available_fn = _never
 
+    def watch(self, watcher: Callable[[Any, Any, Mapping], None]) -> None:
+        """Calls `watcher(outputs, targets, values of the functions)` for each batch from here on."""
+        self._watcher = watcher
+
     def begin_batch(self, num_samples: int) -> None:
         """Call before a batch. One of no samples does not count: other processes have the batch's samples."""
         self._padding = num_samples == 0
 
     def __call__(self, outputs: Any, targets: Any) -> dict[str, torch.Tensor]:
         """The functions' values on this batch. Objects are updated; `compute` returns their values."""
-        if not self.names:
+        if not self.names and not self._watcher:
             return {}
         with torch.no_grad():
             if self.objects:
                 self.given = self.given or describe_shapes((outputs, targets))
                 self.update_objects(outputs, targets)
-            return {name: function(outputs, targets) for name, function in self.functions.items()}
+            values = {name: function(outputs, targets) for name, function in self.functions.items()}
+            if self._watcher and not self._padding:
+                self._watcher(outputs, targets, values)
+            return values
 
     def update_objects(self, outputs: Any, targets: Any) -> None:
         for name, metric in self.objects.items():  # an error's traceback shows the name: see locate_error.py

@@ -26,7 +26,7 @@ from utils.distributed.collectives import Ballot
 from utils.distributed.sharding import full_tensor, shard_model
 from utils.distributed.strategy import parse_strategy
 from utils.distributed.sync_batchnorm import convert_sync_batchnorm
-from utils.errors import Interrupted, TrainingError
+from utils.errors import ConfigError, Interrupted, TrainingError
 from utils.moved import FormerTrainerNames
 from utils.random import StepSeeds, derive, seed_all
 from utils.training.compile_options import parse_compile_options
@@ -120,6 +120,11 @@ class BaseTrainer(FormerTrainerNames):
     def eval_step(self, batch: Any) -> Mapping[str, Any]:
         """One evaluation batch, no gradients; `self.model` is in eval mode, with averaged weights if any."""
         raise NotImplementedError
+
+    def predict_step(self, batch: Any) -> Mapping[str, Any]:
+        """A batch as `eval_step` has it; its targets may be None. Returns predictions `[B, ...]` by name."""
+        raise ConfigError.at("trainer", f"{type(self).__name__} has no predict_step(batch), which returns "
+                                        "predictions [B, ...] by their names")
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """The model on the device, with the parameters of `self.unwrapped_model`; becomes `self.model`."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from base.data.nested import as_mapping
 
-_TARGETS = ("labels", "label", "target", "targets", "y")  # the first of these that a batch has
+TARGETS = ("labels", "label", "target", "targets", "y")  # the first of these that a batch has
 _WHOLE = ("batch", "batched_inputs", "data", "sample", "samples")  # arguments that take a mapping as it is
 
 
@@ -42,7 +42,7 @@ def choose_inputs(forward: Callable, batch: Any, has_loss: bool = True) -> Choic
     needed = [each.name for each in found if each.default is each.empty and each.name in names]
     takes_any = any(each.kind == each.VAR_KEYWORD for each in found)
     inputs, at, target, targets, named = _parts(batch)
-    passed = [name for name in ([target] if has_loss else [target, *_TARGETS]) if name in names] or (
+    passed = [name for name in ([target] if has_loss else [target, *TARGETS]) if name in names] or (
         [target] if target and takes_any and not has_loss else [])
     beside = {name: targets for name in passed[:1]}
     left = [name for name in named if name != target]
@@ -75,7 +75,7 @@ def _parts(batch: Any) -> tuple[Any, tuple, str | None, tuple, list[str]]:
     if is_row and len(batch) == 2:
         return batch[0], (0,), None, (1,), [*(as_mapping(batch[0]) or ())]
     names = [*(as_mapping(batch) or (getattr(batch, "_fields", ()) if is_row else ()))]
-    target = next((name for name in _TARGETS if name in names or not is_row and hasattr(batch, name)), None)
+    target = next((name for name in TARGETS if name in names or not is_row and hasattr(batch, name)), None)
     return batch, (), target, (target,) if target else (), [] if is_row and not target else names
 
 
@@ -85,7 +85,7 @@ def _is_row(value: Any) -> bool:
         return isinstance(value, (tuple, list)) and not hasattr(value, "to") and kind_of(value)[1] > 0
     # two samples in a list look like inputs and targets in mappings, but for the names that they share
     return type(value) is tuple or not all(isinstance(item, Mapping) and item.keys() == value[0].keys()
-                                           and not item.keys().isdisjoint(_TARGETS) for item in value)
+                                           and not item.keys().isdisjoint(TARGETS) for item in value)
 
 
 def _at(batch: Any, path: tuple) -> Any:

@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from base import DATASETS, ArrayDataset
 
@@ -22,3 +23,8 @@ class ArrayFiles(ArrayDataset):
         if missing := [str(file) for file in files if not file.is_file()]:
             raise ValueError(f"there is no {' and no '.join(missing)}")
         super().__init__(*(np.load(file, mmap_mode="r", allow_pickle=False) for file in files))
+
+    @staticmethod
+    def read_input(path) -> torch.Tensor:
+        """The input in a .npy file of its own: one sample, without the dimension N."""
+        return torch.from_numpy(np.load(path, allow_pickle=False))

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from base import DATASETS, ArrayDataset
 
@@ -25,3 +26,10 @@ class Digits(ArrayDataset):
         self.images, self.labels = (torch.from_numpy(pixels)[:, None],
                                     torch.from_numpy(labels[chosen].astype(np.int64)))
         super().__init__(self.images, self.labels)
+
+    @staticmethod
+    def read_input(path) -> torch.Tensor:
+        """The image in a file as a sample has it, uint8 `[1, 8, 8]`: gray, white on black."""
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L").resize((8, 8)))
+        return torch.from_numpy(pixels.copy())[None]

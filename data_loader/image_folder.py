@@ -45,3 +45,15 @@ def read_image(path: str):
         if image.mode.startswith("I"):  # 16-bit gray, which `convert` would cut off at 255
             image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
         return image.convert("RGB")
+
+
+def read_input(path, decoder: str = "pil"):
+    """The image in a file, as `decoder` reads those of a folder."""
+    if decoder == "pil":
+        return read_image(path)
+    from torchvision.datasets.folder import default_loader
+
+    return default_loader(path)
+
+
+ImageFolder.read_input = read_input

@@ -2,6 +2,8 @@
 import logging
 import logging.handlers
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -60,14 +62,14 @@ def _only_its_own(record: logging.LogRecord) -> bool:
     return record.levelno >= (logging.ERROR if ours else logging.WARNING)
 
 
-def log_to_file(file: Path, rank: int = 0) -> None:
+def log_to_file(file: Path, rank: int = 0) -> logging.Handler | None:
     """Appends all logging to `file` too, also earlier messages; INFO and above even if the console is quiet.
 
     A process with a `rank` above 0 sends only its own messages, marked with the rank, and only if it can
-    reach the folder. Raises ConfigError if the file cannot be opened.
+    reach the folder. Returns the handler. Raises ConfigError if the file cannot be opened.
     """
     if rank and not file.parent.is_dir():
-        return
+        return None
     try:
         handler = _RunLogFile(file, encoding="utf-8")
     except OSError as error:
@@ -80,3 +82,15 @@ def log_to_file(file: Path, rank: int = 0) -> None:
         early.close()  # flushes
         root.removeHandler(early)
     root.addHandler(handler)
+    return handler
+
+
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Inside, messages also go to run.log in `folder`."""
+    handler = log_to_file(folder / "run.log")
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

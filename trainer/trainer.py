@@ -8,6 +8,7 @@ import torch
 from base import TRAINERS, BaseTrainer
 from base.config.locate_error import describe_shapes
 from base.model_inputs import PAIR, Choice, choose_inputs, kind_of
+from base.prediction.outputs import as_predictions
 from base.weighted_losses import loss_parts
 from utils.errors import ConfigError, describe_error
 
@@ -44,6 +45,12 @@ class Trainer(BaseTrainer):
     def eval_step(self, batch):
         outputs, targets, terms = self.forward(batch)
         return terms | self._scores(outputs, targets)
+
+    def predict_step(self, batch):
+        args, kwargs, _ = self._choice(batch).take(batch)
+        with self.autocast():
+            outputs = self.model(*args, **kwargs)
+        return as_predictions(logits_of(outputs) if self._unpack else outputs, self.loss)
 
     def forward(self, batch):
         """Returns (outputs, targets, terms of the loss); `terms["loss"]` is the scalar to minimise.

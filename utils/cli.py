@@ -1,4 +1,4 @@
-"""The command lines of train.py and test.py. Imports no heavy packages, so that --help answers at once."""
+"""The command lines of train.py, test.py, predict.py. Imports no heavy packages: --help answers at once."""
 import argparse
 import logging
 import os
@@ -147,20 +147,25 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=_positive, metavar="N",
                         help="save and end after the run's optimizer step N")
     _add_tools(parser)
-    several = parser.add_argument_group("several processes", "see docs/distributed.md")
-    several.add_argument("--distributed", action="store_true", help="train in a process for each GPU of this "
-                         "machine, or join those that torchrun has started")
-    several.add_argument("--nproc", type=_positive, metavar="N",
-                         help="how many processes (a GPU each; on the CPU needed)")
-    several.add_argument("--max-restarts", type=_count, metavar="N", help="how often to start all of them "
-                         "again, from the newest checkpoint, when one has died (0)")
-    several.add_argument("--timeout", type=_seconds, metavar="T",
-                         help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
+    _add_processes(parser).add_argument(
+        "--max-restarts", type=_count, metavar="N",
+        help="how often to start all of them again, from the newest checkpoint, when one has died (0)")
     args = _parse(parser, argv)
     args.tool = next((tool for tool in TOOLS if getattr(args, tool.name) not in (None, False)), None)
     _refuse_what_has_no_effect(parser, args)
     args.out = args.out or Path("saved")
     return args
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> Any:
+    several = parser.add_argument_group("several processes", "see docs/distributed.md")
+    several.add_argument("--distributed", action="store_true", help="use a process for each GPU of this "
+                         "machine, or join those that torchrun has started")
+    several.add_argument("--nproc", type=_positive, metavar="N",
+                         help="how many processes (a GPU each; on the CPU needed)")
+    several.add_argument("--timeout", type=_seconds, metavar="T",
+                         help="how long a process may keep the others waiting, in seconds or h:mm:ss (5:00)")
+    return several
 
 
 def _add_tools(parser: argparse.ArgumentParser) -> None:
@@ -215,7 +220,34 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", default="test",
                         help="what to evaluate: test, val, train, the name of one of their sets, or all, "
                         "which is val and test (test)")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="write a prediction for each "
+                        "sample, too, as predict.py does")
     return _parse(parser, argv)
+
+
+def predict_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses predict.py's arguments. A mistake ends the program with exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="predict.py", description="Predict from a checkpoint, for files or for a split of its dataset.",
+        allow_abbrev=False, epilog="python predict.py -r saved/digits_lenet picture.png")
+    parser.add_argument("-r", "--resume", type=Path, metavar="PATH", required=True,
+                        help=f"{_TARGET}; best.pt unless said otherwise")
+    parser.add_argument("--split", help="predict for a split (test, val, train) or one of their sets")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a .csv, .jsonl or .npz file, or a folder "
+                        "for pictures; by default predictions_SPLIT.csv in the run's folder")
+    parser.add_argument("--top-k", type=_positive, metavar="K", help="write the K most probable classes only")
+    _add_processes(parser)
+    args = _parse(parser, argv)
+    args.inputs = [Path(text) for text in args.overrides if not _is_override(text)]
+    args.overrides = [text for text in args.overrides if _is_override(text)]
+    if bool(args.inputs) == bool(args.split):
+        parser.error("name files or folders, or --split test" if not args.inputs else
+                     "files and --split do not go together")
+    return args
+
+
+def _is_override(text: str) -> bool:
+    return text.startswith("~") or "=" in text and not Path(text).exists()
 
 
 def _count(text: str) -> int:

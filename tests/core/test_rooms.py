@@ -9,6 +9,7 @@ ROOMS = {
     "docs": ("docs", "tests/docs"),
     "scaffolds": ("scaffolds", "new.py", "tests/scaffolds"),
     "launch": ("launch", "tests/launch"),
+    "notebooks": ("notebooks", "tests/notebooks"),
 }
 ALL = tuple(name for names in ROOMS.values() for name in names)
 CONFIG = """

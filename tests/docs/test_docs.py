@@ -247,9 +247,9 @@ def test_all_that_a_page_shows_runs(reports, page):
 
 @functools.cache
 def options() -> frozenset[str]:
-    """Those that train.py, test.py and new.py have."""
+    """Those that the programs have."""
     helps = [subprocess.run([sys.executable, *command.split(), "--help"], cwd=PROJECT, capture_output=True, text=True).stdout
-             for command in ("train.py", "test.py", "new.py", "new.py project")]
+             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "-m tools.export")]
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
 
 

@@ -105,13 +105,15 @@ def parse_duration(time_text: str | float | None) -> float | None:
 
 
 class ProgressBar:
-    """A tqdm bar, on a terminal only. `note()` returns the text at its end; called at most twice a second."""
+    """A tqdm bar, on a terminal or in a notebook. `note()` returns the text at its end, twice a second."""
 
     def __init__(self, label: str, total: int | None, start: int = 0, note: Callable[[], str] | None = None,
                  shown: bool = True):
         self._bar, self._note, self._next_note_s = None, note, 0.0
-        if shown and sys.stderr.isatty():
-            self._bar = tqdm(desc=label, total=total, initial=start, leave=False, mininterval=0.2,
+        in_notebook = "ipykernel" in sys.modules
+        if shown and (in_notebook or sys.stderr.isatty()):
+            kind = _notebook_bar() if in_notebook else tqdm
+            self._bar = kind(desc=label, total=total, initial=start, leave=False, mininterval=0.2,
                              dynamic_ncols=True)
 
     def update(self, count: int) -> None:
@@ -125,3 +127,10 @@ class ProgressBar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _notebook_bar() -> type:
+    """tqdm's bar for notebooks; as text where ipywidgets is missing."""
+    from tqdm import auto  # imports much that a terminal does not need
+
+    return auto.tqdm

@@ -1,0 +1,266 @@
+"""Predictions for splits and files: those of the scores, written whole or not at all."""
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from base import DATASETS, TRAINERS, TRANSFORMS, ArrayDataset, fit
+from base import load as load_predictor
+from base.prediction.files import prediction_file
+from conftest import program, score, train
+from data_loader.digits import Digits
+from trainer.trainer import Trainer
+from utils.errors import ConfigError
+
+
+@TRANSFORMS.register
+class UpsideDownForPrediction:
+    """Flips what has rows."""
+
+    def __call__(self, image):
+        return image.flip(-2)
+
+
+@DATASETS.register
+class NamedForPrediction(ArrayDataset):
+    """Without files to read, with class names and ids."""
+
+    classes = ["even", "odd"]
+
+    def __init__(self, split: str):
+        values = torch.randn(40, 4, generator=torch.Generator().manual_seed(len(split)))
+        self.ids = [f"{split}-{number}" for number in range(40)]
+        super().__init__(values, (values.sum(1) > 0).long())
+
+
+@TRAINERS.register
+class DrawsForPrediction(Trainer):
+    """Predicts pictures."""
+
+    def predict_step(self, batch):
+        return {"picture": batch[0], "brightness": batch[0].mean((1, 2, 3))}
+
+
+@TRAINERS.register
+class OneForAllForPrediction(Trainer):
+    """Predicts a number for the whole batch."""
+
+    def predict_step(self, batch):
+        return {"mean": batch[0].float().mean()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model of the digits that sees them upside down."""
+    folder = tmp_path_factory.mktemp("predicted")
+    config = folder / "config.yaml"
+    config.write_text("""
+name: predicted
+dataset: Digits
+transforms: {eval: [UpsideDownForPrediction], train: [UpsideDownForPrediction]}
+data_loader: {batch_size: 64, validation_split: 0.1}
+model: {type: MLP, args: {sizes: [64, 32, 10]}}
+loss: CrossEntropyLoss
+metrics: [accuracy]
+optimizer: {type: AdamW, args: {lr: 0.01}}
+trainer: {args: {epochs: 2, monitor: min val/loss}}
+""")
+    return train("-c", config, out=folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The first ten test digits as files, and one that is none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, image in enumerate(Digits("test").images[:10]):
+        Image.fromarray(image[0].numpy()).save(folder / f"{number}.png")
+    return folder
+
+
+def predict(*args) -> int:
+    """`python predict.py ARGS`, in this process."""
+    from predict import main
+    from utils.cli import predict_arguments
+
+    return main(predict_arguments(["--quiet", *map(str, args)]))
+
+
+def rows(file) -> list[dict]:
+    with open(file, newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_predictions_of_a_split_are_those_of_the_scores(run, tmp_path):
+    scores = score("-r", run, "--predictions", tmp_path / "scored.csv")
+    assert predict("-r", run, "--split", "test") == 0
+    assert (run / "predictions_test.csv").read_bytes() == (tmp_path / "scored.csv").read_bytes()
+    found = rows(run / "predictions_test.csv")
+    assert [row["id"] for row in found] == [str(number) for number in range(360)]
+    right = [row["class"] == row["target"] for row in found]
+    assert sum(right) / 360 == pytest.approx(scores["test/accuracy"], abs=1e-9)
+    likely = [-np.log(float(row[f"probabilities/{row['target']}"])) for row in found]
+    assert np.mean(likely) == pytest.approx(scores["test/loss"], rel=1e-4)
+
+
+def test_files_give_the_numbers_of_the_same_samples_by_the_transforms_of_evaluation(run, pictures, tmp_path):
+    predict("-r", run, "--split", "test", "--out", tmp_path / "split.npz")
+    assert predict("-r", run, pictures, "--out", tmp_path / "files.npz", "data_loader.num_workers=2") == 0
+    split, files = np.load(tmp_path / "split.npz"), np.load(tmp_path / "files.npz")
+    assert [name.rsplit("/")[-1] for name in files["id"]] == [f"{number}.png" for number in range(10)]
+    assert np.allclose(files["probabilities"], split["probabilities"][:10], atol=1e-6)
+    predictor = load_predictor(run)
+    images = Digits("test").images[:10]
+    for inputs in (images, images.numpy(), [pictures / f"{number}.png" for number in range(10)]):
+        assert np.allclose(predictor(inputs)["probabilities"], files["probabilities"], atol=1e-6)
+    upright = load_predictor(run, ["transforms.eval=[]"])
+    assert not np.allclose(upright(images)["probabilities"], files["probabilities"], atol=1e-2)
+    opened = [Image.open(pictures / f"{number}.png") for number in range(10)]
+    assert torch.equal(upright(opened)["probabilities"], upright(images)["probabilities"])
+
+
+def test_a_file_that_cannot_be_read_is_named_and_left_out(run, pictures, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    shutil.copy(pictures / "3.png", tmp_path / "in")
+    (tmp_path / "in" / "broken.png").write_text("no picture")
+    (tmp_path / "in" / ".hidden").write_text("")
+    assert predict("-r", run, tmp_path / "in", "--out", tmp_path / "o.jsonl", "--top-k", 3) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'in' / 'broken.png'}: cannot be read: UnidentifiedImageError" in said
+    assert "1 of 2 files could not be read" in said
+    [line] = map(json.loads, (tmp_path / "o.jsonl").read_text().splitlines())
+    assert line["id"].endswith("3.png") and len(line["top"]) == 3 and line["top"][0][0] == line["class"]
+    assert line["top"][0][1] >= line["top"][1][1] >= line["top"][2][1]
+
+
+def test_the_training_data_need_not_be_there_for_files(tmp_path):
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}_inputs.npy", np.random.default_rng(0).normal(size=(20, 3)).astype("f4"))
+        np.save(tmp_path / f"{split}_targets.npy", np.arange(20) % 2)
+    config = {"name": "arrays", "dataset": {"type": "ArrayFiles", "args": {"root": str(tmp_path)}},
+              "data_loader": {"validation_split": 0.2}, "model": {"type": "MLP", "args": {"sizes": [3, 2]}},
+              "loss": "CrossEntropyLoss", "optimizer": "SGD", "trainer": {"args": {"epochs": 1}}}
+    result = fit(config, out=tmp_path / "runs")
+    np.save(tmp_path / "one.npy", np.ones(3, "f4"))
+    for file in tmp_path.glob("t*.npy"):
+        file.unlink()
+    assert predict("-r", result.run, tmp_path / "one.npy", "--out", tmp_path / "o.csv") == 0
+    assert rows(tmp_path / "o.csv")[0]["class"] in ("0", "1")
+
+
+def test_a_dataset_names_its_classes_and_samples_and_says_what_files_need(tmp_path, run):
+    config = {"name": "named", "dataset": "NamedForPrediction",
+              "model": {"type": "MLP", "args": {"sizes": [4, 2]}},
+              "loss": "CrossEntropyLoss", "optimizer": "SGD", "trainer": {"args": {"epochs": 1}}}
+    result = fit(config, out=tmp_path)
+    assert load_predictor(result.run).classes == ["even", "odd"]
+    predict("-r", result.run, "--split", "test", "--out", tmp_path / "o.csv")
+    found = rows(tmp_path / "o.csv")
+    assert found[7]["id"] == "test-7" and {row["class"] for row in found} <= {"even", "odd"}
+    assert found[0].keys() == {"id", "target", "class", "probabilities/even", "probabilities/odd"}
+    with pytest.raises(ConfigError, match=r"NamedForPrediction has no read_input.*--split test dataset.args"):
+        predict("-r", result.run, tmp_path / "o.csv")
+
+
+def test_pictures_are_written_as_files(run, tmp_path):
+    pictures = "trainer.type=DrawsForPrediction"
+    predict("-r", run, pictures, "--split", "test", "--out", tmp_path / "drawn")
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    assert len(drawn) == 360 and drawn[5].name == "000005_5.png"
+    shown = np.asarray(Image.open(drawn[5]))
+    assert np.array_equal(shown, Digits("test").images[5, 0].flip(0).numpy())  # as the model gets it
+    with pytest.raises(ConfigError, match="a folder of this name already"):
+        predict("-r", run, pictures, "--split", "test", "--out", tmp_path / "drawn")
+    with pytest.raises(ConfigError, match=r"'picture' has the shape \[1, 8, 8\].*--out FILE.npz"):
+        predict("-r", run, pictures, "--split", "test", "--out", tmp_path / "drawn.csv")
+    with pytest.raises(ConfigError, match=r"folder takes pictures.*class \[\], probabilities \[10\]"):
+        predict("-r", run, "--split", "test", "--out", tmp_path / "none")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["drawn"]  # nothing unfinished is left
+
+
+def test_what_is_not_whole_has_not_the_files_name(tmp_path):
+    """Killed in the middle, it has no name; after an error nothing is left."""
+    values = {"class": np.zeros(2, np.int64), "probabilities": np.eye(2, dtype=np.float32)}
+    for name in ("a.csv", "a.jsonl", "a.npz"):
+        with pytest.raises(RuntimeError):
+            with prediction_file(tmp_path / name) as file:
+                file.write(["x", "y"], values)
+                assert not (tmp_path / name).exists() and (tmp_path / f"{name}.part").exists()
+                raise RuntimeError
+        assert [*tmp_path.iterdir()] == []
+        with prediction_file(tmp_path / name) as file:
+            file.write(["x", "y"], values)
+            file.write(["z"], {key: value[:1] for key, value in values.items()})
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--split", "tst"], "--split tst: the dataset has no such split. Did you mean 'test'?"),
+    (["nowhere.png"], "nowhere.png: there is no such file or folder"),
+    (["--split", "test", "--out", "a.txt"], "--out a.txt: predictions are written to a .csv, .jsonl or .npz"),
+    (["--split", "test", "trainer.type=OneForAllForPrediction"],
+     r"trainer: predict_step gives 'mean' [] for 64 samples. A value for each of them"),
+    (["--split", "test", "trainer.type=BaseTrainer"], "trainer"),
+])
+def test_mistakes_are_told(run, args, message):
+    with pytest.raises(ConfigError) as caught:
+        predict("-r", run, *args)
+    assert message in str(caught.value)
+
+
+def test_files_or_a_split_are_needed(run):
+    for args in ([], ["--split", "test", "x.png"]):
+        program("predict.py", "-r", run, *args, code=2)
+
+
+# Predicts for generated images; prints the most memory that it had, in KB.
+MANY = """
+import resource, sys, torch
+from base import DATASETS, fit
+
+@DATASETS.register
+class GeneratedForPrediction(torch.utils.data.Dataset):
+    def __init__(self, split: str, num_samples: int = 100):
+        self.num_samples = num_samples
+    def __len__(self):
+        return self.num_samples
+    def __getitem__(self, index):
+        return torch.full((3, 32, 32), float(index % 7)), index % 10
+
+config = {"name": "many", "dataset": "GeneratedForPrediction",
+          "model": {"type": "MLP", "args": {"sizes": [3072, 10]}},
+          "loss": "CrossEntropyLoss", "optimizer": "SGD", "trainer": {"args": {"epochs": 1}}}
+run = fit(config, out=sys.argv[1]).run
+from predict import main
+from utils.cli import predict_arguments
+main(predict_arguments(["-q", "-r", str(run), "--split", "test", "--out", sys.argv[2],
+                        f"dataset.args.num_samples={sys.argv[3]}"]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_memory_does_not_grow_with_the_number_of_samples(kind, tmp_path):
+    peaks = [int(program("-c", MANY, tmp_path, tmp_path / f"{number}.{kind}", number).stdout.split()[-1])
+             for number in (2_000, 20_000)]
+    assert peaks[1] - peaks[0] < 50_000
+
+
+@pytest.mark.slow
+def test_two_processes_predict_each_sample_once(run, pictures, tmp_path):
+    # other processes have no transform of this file
+    plain = ("-r", run, "transforms.eval=[]", "transforms.train=[]")
+    two = (*plain, "--distributed", "--nproc", 2)
+    program("predict.py", *two, "--split", "test", "--out", tmp_path / "2.csv", "data_loader.batch_size=77")
+    predict(*plain, "--split", "test", "--out", tmp_path / "1.csv")
+    one, several = rows(tmp_path / "1.csv"), rows(tmp_path / "2.csv")
+    assert [(row["id"], row["class"]) for row in one] == [(row["id"], row["class"]) for row in several]
+    (tmp_path / "broken.png").write_text("no picture")
+    done = program("predict.py", *two, pictures, tmp_path / "broken.png", "--out", tmp_path / "files.csv",
+                   "data_loader.batch_size=4", code=1)
+    assert len(rows(tmp_path / "files.csv")) == 10 and done.stderr.count("cannot be read") == 1

@@ -1,0 +1,149 @@
+"""Writes the model of a run as a file, and compares the file with the run before it is kept."""
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from base.api import Predictor, load
+from base.data.augmentation import BatchAugmentation
+from tools.export.formats import FORMATS, Model, Run, flatten_outputs
+from utils.config.loading import located
+from utils.config.values import flatten, masked
+from utils.errors import ConfigError, TrainingError
+from utils.run_folder import run_of
+from utils.run_record import keys_from_environment, starts_of
+
+TOLERANCE = 1e-4  # of the largest output
+SIZES = (1, 2, 7)  # of the batches that are compared
+
+
+class WithTransforms(nn.Module):
+    """A model behind the transforms of whole batches: uint8 images become floats in [0, 1] first."""
+
+    def __init__(self, model: nn.Module, transforms: Sequence):
+        super().__init__()
+        self.model, self.transforms = model, transforms
+
+    def forward(self, images):
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        for transform in self.transforms:
+            images = transform(images)
+        return self.model(images)
+
+
+def export(path: Path, name: str, with_transforms: bool = False, folder: Path | None = None,
+           overrides: Sequence[str] = ()) -> tuple[Path, float]:
+    """Writes the model of a checkpoint, run or experiment in the format `name` of FORMATS.
+
+    Returns the file, and the largest difference of its outputs from the run's, relative to the largest of
+    them. Raises ConfigError for what cannot be exported, TrainingError for a file that differs, which is not
+    kept.
+    """
+    form = FORMATS[name]
+    if missing := [package for package in form.packages if importlib.util.find_spec(package) is None]:
+        raise ConfigError(f"--format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if with_transforms and not form.has_code:
+        raise ConfigError(f"--format {name} holds weights alone; --with-transforms goes with pt2 and onnx")
+    predictor = load(path, overrides, "cpu")
+    with located(predictor.places):
+        batch, module = _samples(predictor), predictor.model
+        if with_transforms:
+            module = WithTransforms(module, [
+                transform for transform in predictor.trainer.data.transforms["batch"]
+                if not _augments(transform)]).eval()
+            inputs = _inputs(batch.data)
+        else:
+            inputs = _inputs(predictor.trainer.device_batch(batch, training=False))
+    checkpoint = predictor.checkpoint.file
+    folder = folder or (run_of(checkpoint) or checkpoint.parent) / "export"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished_") as unfinished:
+            model = Model(module, inputs[:2].clone(), _metadata(predictor, inputs, with_transforms))
+            difference = _write(form, model, inputs, Path(unfinished) / form.name)
+            for file in Path(unfinished).iterdir():
+                shutil.move(file, folder / file.name)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return folder / form.name, difference
+
+
+def _augments(transform: Any) -> bool:
+    return isinstance(transform, BatchAugmentation)
+
+
+def _samples(predictor: Predictor):
+    """The first samples of val, or of another split if there is none."""
+    data = predictor.trainer.data
+    for split in ("val", "test", "train"):
+        if sets := data.sets(split):
+            return data.first_batch(sets[0], max(SIZES))
+    raise ConfigError("the dataset has no samples on which the file could be compared with the run")
+
+
+def _inputs(batch: Any) -> torch.Tensor:
+    """The input of a batch, some samples twice if it has fewer than are compared."""
+    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+    if not isinstance(inputs, torch.Tensor):
+        raise ConfigError("models that take one tensor can be exported; this one is given a "
+                          f"{type(inputs).__name__}")
+    return inputs.repeat(-(-max(SIZES) // len(inputs)), *[1] * (inputs.ndim - 1))[:max(SIZES)]
+
+
+@torch.no_grad()
+def _write(form, model: Model, inputs: torch.Tensor, file: Path) -> float:
+    """Writes a file with its metadata beside it; returns how much its outputs differ from the model's."""
+    expected = [flatten_outputs(model.module(inputs[:size])) for size in SIZES]
+    try:
+        form.write(model, file)
+        run = form.read(file, model)
+        difference = _difference(run, inputs, expected)
+    except OSError:
+        raise
+    except Exception as error:  # of tracers and runtimes, for models of any kind
+        raise ConfigError(f"this model cannot be exported as {file.name}: {type(error).__name__}: "
+                          f"{str(error).strip()[:600]}") from error
+    if not difference <= TOLERANCE:
+        raise TrainingError(f"{file.name} is not kept: its outputs differ from the run's by "
+                            f"{difference:.1e} of the largest one, more than {TOLERANCE:.0e}. Does the model "
+                            "behave otherwise when it is traced?")
+    file.with_suffix(".json").write_text(json.dumps(model.metadata, indent=2, ensure_ascii=False) + "\n")
+    return difference
+
+
+def _difference(run: Run, inputs: torch.Tensor, expected: list[list[torch.Tensor]]) -> float:
+    """The largest difference of outputs, relative to the largest output; infinite if shapes differ."""
+    largest = 0.0
+    for size, outputs in zip(SIZES, expected, strict=True):
+        given = run(inputs[:size].contiguous())
+        if [output.shape for output in given] != [output.shape for output in outputs]:
+            return float("inf")
+        for one, other in zip(outputs, given, strict=True):
+            gap = (one.double() - other.double()).abs().max() / one.double().abs().max().clamp_min(1e-12)
+            largest = max(largest, gap.item()) if gap == gap else float("nan")
+    return largest
+
+
+def _metadata(predictor: Predictor, inputs: torch.Tensor, with_transforms: bool) -> dict[str, Any]:
+    """What another program has to know of the model, as plain values."""
+    config, run = predictor.config, run_of(predictor.checkpoint.file)
+    scores = run and run / "test.json"
+    built, written = predictor.trainer.data.transforms, config["transforms"]
+    starts, secret = (starts_of(run), keys_from_environment(run)) if run else ([], ())
+    blocks = {key: [block for block, transform in zip(written.get(key) or [], built[key], strict=True)
+                    if not _augments(transform)] for key in ("eval", "batch")}
+    return {
+        "input": {"dtype": str(inputs.dtype).removeprefix("torch."), "shape": ["batch", *inputs.shape[1:]]},
+        # what an image goes through before it is given to the file, in this order
+        "transforms": {"eval": blocks["eval"], "batch": [] if with_transforms else blocks["batch"],
+                       "uint8_to_float": not with_transforms and inputs.ndim == 4},
+        "classes": predictor.classes, "config": masked(flatten(config), secret),
+        "scores": json.loads(scores.read_text()) if scores and scores.exists() else {},
+        "checkpoint": predictor.checkpoint.file.name,
+        "commit": starts[-1].get("git_commit") if starts else None}
