@@ -21,7 +21,7 @@ from base.prediction.inputs import as_batch, input_reader
 from base.curves import draw_curves
 from base.run.checkpoints import Checkpoint, open_checkpoint
 from base.run.end import progress_of, recorded
-from base.run.run_config import resolve_config
+from base.run.run_config import RunConfig, resolve_config
 from base.run.setup import load_evaluated_weights, open_run, set_up_training
 from base.summary import describe_parts
 from logger.console import logged, setup_logging
@@ -48,8 +48,11 @@ class Predictor:
         places: where the values of the config were written, for `utils.config.loading.located`.
     """
 
-    def __init__(self, trainer: BaseTrainer, config: dict, checkpoint: Checkpoint, places: Mapping):
-        self.trainer, self.config, self.checkpoint, self.places = trainer, config, checkpoint, places
+    def __init__(self, checkpoint: Checkpoint, resolved: RunConfig, device: torch.device):
+        self.checkpoint, self.config, self.places = checkpoint, resolved.config, resolved.places
+        with located(resolved.places):
+            self.trainer = trainer = build_trainer(resolved.config, device)
+            load_evaluated_weights(trainer, checkpoint)
         self.model: nn.Module = trainer.unwrapped_model
         kept = kept_fingerprint(checkpoint.state, "train")
         self.classes = kept and kept.classes
@@ -101,11 +104,7 @@ def load(path: str | Path, overrides: Sequence[str] = (),
     """
     checkpoint = open_checkpoint(Path(path), ("best.pt", "last.pt"))
     resolved = resolve_config(None, checkpoint, list(overrides))
-    device = device if isinstance(device, torch.device) else pick_device(device)
-    with located(resolved.places):
-        trainer = build_trainer(resolved.config, device)
-        load_evaluated_weights(trainer, checkpoint)
-    return Predictor(trainer, resolved.config, checkpoint, resolved.places)
+    return Predictor(checkpoint, resolved, device if isinstance(device, torch.device) else pick_device(device))
 
 
 @dataclass

@@ -96,16 +96,14 @@ class DataSplits:
                  eval_batch_size: PositiveInt | None = None,
                  validation_split: Annotated[float, at_least(0), fraction_or_count] | None = None,
                  folds: Annotated[int, at_least(2)] | None = None, fold: CountInt = 0, stratify: bool = False,
-                 group_by: str | None = None,
-                 batches_per_epoch: PositiveInt | None = None, eval_batches: PositiveInt | None = None,
-                 limit: PositiveInt | None = None, shuffle: bool = True, drop_last: bool = False,
-                 sampler: Callable | None = None,
+                 group_by: str | None = None, batches_per_epoch: PositiveInt | None = None,
+                 eval_batches: PositiveInt | None = None, limit: PositiveInt | None = None,
+                 shuffle: bool = True, drop_last: bool = False, sampler: Callable | None = None,
                  num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
-                 persistent_workers: bool | None = None,
+                 persistent_workers: bool | None = None, on_bad_sample: Literal["error", "skip"] = "error",
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
-                 stream_resume: Literal["state", "replay"] = "state",
-                 on_bad_sample: Literal["error", "skip"] = "error"):
+                 stream_resume: Literal["state", "replay"] = "state"):
         self.transforms = {"train": [], "eval": [], "batch": [], **dict(transforms)}
         joint = self.transforms.pop("joint", None)
         self.sample_transforms = {key: SampleTransforms(self.transforms[key], joint)
@@ -116,15 +114,13 @@ class DataSplits:
         self.eval_batches, self.limit, self.sampler, self._kept_plans = eval_batches, limit, sampler, None
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
         self.folds = Folds(folds, fold, stratify, group_by) if folds else None
-        self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)}
-        self.loader_options |= _of_workers(num_workers, {
-            "timeout": timeout, "prefetch_factor": prefetch_factor, "persistent_workers": persistent_workers,
-            "multiprocessing_context": multiprocessing_context})
+        self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)} | _of_workers(
+            num_workers, timeout=timeout, prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers, multiprocessing_context=multiprocessing_context)
         self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.skipped_samples = SkippedSamples() if on_bad_sample == "skip" else None
-        self.place = StreamPlace()  # position in the train stream, if its dataset has a state_dict
-        self.fingerprint = DataFingerprint(self)
+        self.place, self.fingerprint = StreamPlace(), DataFingerprint(self)  # the place in a train stream
         self._datasets: dict[str, Dataset | None] = {}
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._orders: dict[str, EpochOrder] = {}
@@ -445,7 +441,7 @@ class DataSplits:
         return getattr(self.dataset(split), "collate_fn", default_collate)
 
 
-def _of_workers(num_workers: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def _of_workers(num_workers: int, **options: Any) -> dict[str, Any]:
     """The options of a DataLoader with workers; without workers it takes none of them."""
     if num_workers:
         return {**options, "persistent_workers": options["persistent_workers"] is not False,

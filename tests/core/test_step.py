@@ -26,7 +26,7 @@ SET_ELSEWHERE = {
     "logger/tensorboard.py": {"threading.excepthook"},
     "utils/checkpoint/archive.py": {"archive.comment", "archive.start_dir", "record.CRC", "record.extra",
                                     "record.compress_size", "record.file_size", "record.header_offset"},
-    "utils/cli.py": {"args.out", "args.overrides", "args.tool"},
+    "utils/cli.py": {"args.inputs", "args.out", "args.overrides", "args.tool"},
     "utils/config/annotations.py": {"check.range"},
     "utils/config/syntax.py": {"_Loader.yaml_implicit_resolvers"},
     "utils/distributed/collectives.py": {"Shared.num_waits", "Shared.patient"},
