@@ -104,7 +104,8 @@ def load(path: str | Path, overrides: Sequence[str] = (),
     """
     checkpoint = open_checkpoint(Path(path), ("best.pt", "last.pt"))
     resolved = resolve_config(None, checkpoint, list(overrides))
-    return Predictor(checkpoint, resolved, device if isinstance(device, torch.device) else pick_device(device))
+    chosen = device if isinstance(device, torch.device) else pick_device(device)
+    return Predictor(checkpoint, resolved, chosen)
 
 
 @dataclass
