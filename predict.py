@@ -43,8 +43,8 @@ def main(args) -> int:
 def predict(predictor, args) -> int:
     """The work of each process; the main one writes."""
     from base.api import splits_named
-    from base.prediction.batches import file_predictions, split_predictions, write_all
-    from base.prediction.files import prediction_file
+    from tools.prediction.batches import file_predictions, split_predictions, write_all
+    from tools.prediction.files import prediction_file
     from utils.distributed.collectives import is_main
     from utils.run_folder import run_of
 

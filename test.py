@@ -85,8 +85,8 @@ def watch(trainer, classes):
 
 def write_predictions(predictor, splits: list[str], args) -> None:
     """Writes the predictions for each sample, in a second pass."""
-    from base.prediction.batches import split_predictions, write_all
-    from base.prediction.files import prediction_file
+    from tools.prediction.batches import split_predictions, write_all
+    from tools.prediction.files import prediction_file
 
     if len(splits) > 1:
         raise ConfigError(f"--predictions is a file of one split, and there are {', '.join(splits)}. Name "

@@ -222,7 +222,10 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         "which is val and test (test)")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="write a prediction for each "
                         "sample, too, as predict.py does")
-    return _parse(parser, argv)
+    args = _parse(parser, argv)
+    if args.predictions:
+        _require_prediction(parser)
+    return args
 
 
 def predict_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -238,12 +241,18 @@ def predict_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top-k", type=_positive, metavar="K", help="write the K most probable classes only")
     _add_processes(parser)
     args = _parse(parser, argv)
+    _require_prediction(parser)
     args.inputs = [Path(text) for text in args.overrides if not _is_override(text)]
     args.overrides = [text for text in args.overrides if _is_override(text)]
     if bool(args.inputs) == bool(args.split):
         parser.error("name files or folders, or --split test" if not args.inputs else
                      "files and --split do not go together")
     return args
+
+
+def _require_prediction(parser: argparse.ArgumentParser) -> None:
+    if not (PROJECT / "tools" / "prediction").is_dir():
+        parser.error("this project has no tools/prediction, which writes predictions")
 
 
 def _is_override(text: str) -> bool:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from base import DATASETS, TRAINERS, TRANSFORMS, ArrayDataset, fit
 from base import load as load_predictor
-from base.prediction.files import prediction_file
 from conftest import program, score, train
 from data_loader.digits import Digits
+from tools.prediction.files import prediction_file
 from trainer.trainer import Trainer
 from utils.errors import ConfigError
 

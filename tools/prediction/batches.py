@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from base.base_trainer import BaseTrainer
 from base.data.sampler import Batch
 from base.model_inputs import TARGETS
-from base.prediction.files import PredictionFile
-from base.prediction.inputs import InputFiles, input_files, input_reader, sample_ids
+from base.prediction.inputs import input_reader
+from tools.prediction.files import PredictionFile
+from tools.prediction.inputs import InputFiles, input_files, sample_ids
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError, TrainingError
 from utils.training.progress import ProgressBar
