@@ -4,6 +4,7 @@ import itertools
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from base.data.batch_transforms import BatchPreparation
 from base.data.fingerprint import DataFingerprint
 from base.data.folds import Folds
 from base.data.planned import EpochPlans, PlannedSampler
-from base.data.sample_count import SampleCounter
+from base.data.sample_count import count_batch
 from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
 from base.data.streams import (
     Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_length, report_resume, track_place)
@@ -125,7 +126,8 @@ class DataSplits:
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._orders: dict[str, EpochOrder] = {}
         self._first_states: dict[str, Any] = {}
-        self._counters: dict[tuple[str, bool], SampleCounter] = {}  # of datasets with a collate_fn
+        self._num_dropped = 0  # samples that the dataset's collate_fn left out, in this process
+        self._stand_ins: dict[tuple[str, bool], Batch] = {}  # for batches of which it left none
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
         self._reported: set[tuple[str, bool]] = set()  # streams whose length is compared with what they give
@@ -266,7 +268,7 @@ class DataSplits:
         """How many samples count in a step's batches, over all processes. Every process has to call it."""
         num_samples = sum([batch.num_total for batch in batches])
         bad = [sample for batch in batches for sample in batch.left_out]
-        if self.rank_slice.world_size > 1 and (self.skipped_samples or self._counter("train", True)):
+        if self.rank_slice.world_size > 1 and (self.skipped_samples or self._may_drop("train")):
             num_samples, num_bad = dist.all_reduce(torch.tensor([num_samples, len(bad)])).tolist()
             bad = sum(dist.all_gather_object(bad), []) if num_bad else bad
         if self.skipped_samples:
@@ -275,19 +277,26 @@ class DataSplits:
 
     def num_dropped(self) -> int:
         """Samples that the dataset's collate function has left out. Every process has to call it."""
-        own = sum(counter.num_dropped for counter in self._counters.values())
-        return int(dist.all_reduce(torch.tensor(own)))
+        return int(dist.all_reduce(torch.tensor(self._num_dropped)))
 
     def _counted(self, split: str, training: bool, batch: Batch, tried: bool = False) -> Batch:
-        """A loaded batch with its true number of samples. Raises LoadError if it could not be loaded."""
-        batch = require_loaded(batch, split, training, skips=training and self.skipped_samples is not None)
-        counter = self._counter(split, training)
-        return counter.count(batch, tried) if counter else batch
+        """A loaded batch with its true number of samples. Raises LoadError if it could not be loaded.
 
-    def _counter(self, split: str, training: bool) -> SampleCounter | None:
-        if not hasattr(self.dataset(split), "collate_fn"):
-            return None
-        return self._counters.setdefault((split, training), SampleCounter())
+        Models cannot work with an empty one: the first that was not stands in, and does not count. `tried`:
+        it is not part of the run.
+        """
+        loaded = require_loaded(batch, split, training, skips=training and self.skipped_samples is not None)
+        if not self._may_drop(split):
+            return loaded
+        batch = count_batch(loaded)
+        self._num_dropped += 0 if tried else loaded.num_samples - batch.num_samples
+        if batch.data is None and (split, training) not in self._stand_ins:
+            raise ConfigError.at("dataset", "its collate_fn left no sample of the first batch")
+        first = self._stand_ins.setdefault((split, training), batch)
+        return replace(batch, data=first.data, chosen=first.chosen) if batch.data is None else batch
+
+    def _may_drop(self, split: str) -> bool:
+        return hasattr(self.dataset(split), "collate_fn")
 
     def resize_batches(self, batch_size: int, eval_batch_size: int) -> None:
         """Changes the sizes of batches from the next call of `batches` or `first_batch` on."""

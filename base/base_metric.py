@@ -154,7 +154,6 @@ class Metrics:
         self.given = ""  # shapes of the first outputs and targets, for messages
         self._updated, self._padding, self.device = False, False, device
         self._watcher: Callable | None = None
-        self._named_as_before = False  # `f1_0` and not `f1/0`, in runs that were begun before 1.1.0
         for metric in self.objects.values():
             if isinstance(metric, torch.nn.Module):
                 metric.to(device)
@@ -206,7 +205,7 @@ class Metrics:
                 _add_empty_states(part)
             result = metric.compute()
             try:
-                found = flatten(name, result, () if self._named_as_before else classes)
+                found = flatten(name, result, classes)
             except ValueError as error:
                 raise ConfigError.at(f"metrics.{self.names.index(name)}",
                                      f"{type(metric).__name__}.compute() gives what is not logged: {error}. "
@@ -215,12 +214,9 @@ class Metrics:
                 if isinstance(value, np.ndarray):
                     self.arrays.setdefault(name, {})[key] = value
                 else:
-                    values[name + key[len(name):].replace("/", "_") if self._named_as_before else key] = value
+                    values[key] = value
         # all processes decide by identical numbers
         return dist.broadcast_object(values) if self.objects else values
-
-    def name_like(self, other: "Metrics") -> None:
-        self._named_as_before = other._named_as_before
 
     def reset(self) -> None:
         self._updated = False
@@ -246,8 +242,6 @@ class Metrics:
     def state_dict(self) -> dict:
         """The state of every object; with several processes also that of each torchmetrics object by rank."""
         cpu, state = torch.device("cpu"), {"updated": self._updated, "objects": {}}
-        if self.objects and not self._named_as_before:
-            state["names"] = "1.1"
         for name, metric in self.objects.items():
             if _synchronises(metric) and dist.world_size() > 1:
                 state.setdefault("processes", {})[name] = dist.all_gather_object(
@@ -266,7 +260,7 @@ class Metrics:
     def load_state_dict(self, state: dict) -> None:
         """Loads a state: each rank its own if there are as many as before, else the main process all."""
         self.reset()  # torchmetrics caches its last result
-        self._updated, self._named_as_before = state["updated"], "names" not in state
+        self._updated = state["updated"]
         for name in self.objects.keys() & state["objects"].keys():
             metric, own = self.objects[name], state["objects"][name]
             if _synchronises(metric):

@@ -498,7 +498,6 @@ class BaseTrainer(FormerTrainerNames):
         optional = {"monitor", "guard", "stream", "metrics_file", "splitting", "data_fingerprint",
                     "skipped_samples"}
         load_parts(self.state, place_state(state, self.state), optional)
-        self.eval_metrics.name_like(self.metrics)
         draws = self._step_seeds.drawn or state["progress"].get("draws", False)
         self._step_seeds = StepSeeds(self._step_seeds.seed, self.device, draws)
 

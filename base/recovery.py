@@ -7,10 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from base.base_data_loader import DataSplits
-from base.base_metric import Metrics
-from base.config.locate_error import Parts, explain_error
+from base.config.locate_error import explain_error
 from base.data.bad_samples import LoadError
+from base.preflight.loss import Parts
 from utils.distributed.group import is_peer_failure
 from utils.errors import ConfigError, FailedStep, Interrupted, TrainingError, passes_plug_in
 from utils.moved import former_names_of
@@ -22,12 +21,14 @@ log = logging.getLogger(__name__)
 __getattr__ = former_names_of(__name__)
 
 
-class UndoableStep(Protocol):
-    """What a StepSnapshot needs of a trainer."""
+class FailedTrainer(Parts, Protocol):
+    """What is needed of a trainer to undo a step and to explain an error."""
 
-    metrics: Metrics
-    unwrapped_model: nn.Module
-    loss: Any
+    device: torch.device
+    precision: str
+    accumulate: int
+    position: Position
+    run: Any
 
     def own_parts(self) -> list: ...
 
@@ -35,7 +36,7 @@ class UndoableStep(Protocol):
 class StepSnapshot:
     """The state before a step, except gradients and weights: buffers, metrics, a trainer's own parts."""
 
-    def __init__(self, trainer: UndoableStep):
+    def __init__(self, trainer: FailedTrainer):
         self._metrics, self._metrics_before = trainer.metrics, trainer.metrics.snapshot()
         roots = [part for part in (trainer.unwrapped_model, trainer.loss) if isinstance(part, nn.Module)]
         # by name: a module may replace a tensor by a new one
@@ -58,23 +59,6 @@ class StepSnapshot:
                 part.load_state_dict(copy.deepcopy(before))
 
 
-class MemoryUse(Protocol):
-    """What `describe_out_of_memory` and `describe_worker_death` need of a trainer."""
-
-    data: DataSplits
-    device: torch.device
-    precision: str
-    accumulate: int
-    position: Position
-    run: Any
-
-
-class FailedTrainer(Parts, MemoryUse, Protocol):
-    """What `explained` needs of a trainer."""
-
-    position: Position
-
-
 def explained(trainer: FailedTrainer, error: Exception, scoring: bool) -> Exception:
     """The error that says what went wrong in a run, where and what helps; `error` itself if that does.
 
@@ -82,7 +66,9 @@ def explained(trainer: FailedTrainer, error: Exception, scoring: bool) -> Except
     traceback goes to run.log. If `scoring`, a part that the config names gives a ConfigError instead.
     """
     if isinstance(error, LoadError):
-        return explain_load_error(trainer, error)
+        advice = f"To go on from the last checkpoint: python train.py -r {trainer.run.folder}"
+        return (TrainingError(f"{trainer.position}: {error}\n{advice}") if _is_run(trainer.run.folder)
+                else error)
     if isinstance(error, (ConfigError, TrainingError, Interrupted)) or is_peer_failure(error):
         return error
     if is_loader_worker_death(error):
@@ -98,7 +84,7 @@ def explained(trainer: FailedTrainer, error: Exception, scoring: bool) -> Except
     return FailedStep(f"{trainer.position}: {f'{key}: ' * bool(key)}{text}\n(--verbose shows the traceback)")
 
 
-def describe_out_of_memory(trainer: MemoryUse) -> str:
+def describe_out_of_memory(trainer: FailedTrainer) -> str:
     """What was tried, how much memory it took, and the settings that help, in numbers."""
     data, device, folder = trainer.data, trainer.device, trainer.run.folder
     lines = [f"out of memory with batches of {data.batch_size} samples, "
@@ -125,7 +111,7 @@ def describe_out_of_memory(trainer: MemoryUse) -> str:
     return "\n".join(lines)
 
 
-def describe_worker_death(trainer: MemoryUse, error: RuntimeError) -> str:
+def describe_worker_death(trainer: FailedTrainer, error: RuntimeError) -> str:
     """What torch says of a loader worker that ended, the usual causes, and the settings that help."""
     num_workers, folder = trainer.data.loader_options["num_workers"], trainer.run.folder
     fewer = f"data_loader.num_workers={num_workers // 2}"
@@ -145,12 +131,6 @@ def describe_worker_death(trainer: MemoryUse, error: RuntimeError) -> str:
         lines.append(f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
                      f"python train.py -r {folder} {fewer}")
     return "\n".join(lines)
-
-
-def explain_load_error(trainer: FailedTrainer, error: LoadError) -> ConfigError | TrainingError:
-    """The error itself, a mistake in the data; within a run a TrainingError that also says how to go on."""
-    advice = f"To go on from the last checkpoint: python train.py -r {trainer.run.folder}"
-    return TrainingError(f"{trainer.position}: {error}\n{advice}") if _is_run(trainer.run.folder) else error
 
 
 def _is_run(folder: Path | None) -> bool:

@@ -14,7 +14,8 @@ import torch
 
 from base.base_data_loader import DataSplits
 from base.data.sampler import Batch
-from base.config.locate_error import Parts, locate_error
+from base.config.locate_error import locate_error
+from base.preflight.loss import Parts
 from base.registries import WRITERS
 from base.summary import describe_parts
 from logger.run_log import SilentRun

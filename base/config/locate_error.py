@@ -1,13 +1,12 @@
 """Which part of an experiment caused an error, and what it was given."""
 import functools
 import traceback
-from typing import Any, Protocol
 
 import torch
 
 from base.base_metric import Metrics, Totals
 from base.data.nested import describe_shapes
-from base.preflight.loss import OVER_CLASSES, LossInputs
+from base.preflight.loss import OVER_CLASSES, Parts
 from base.weighted_losses import loss_parts
 from utils.errors import describe_error
 from utils.torch_messages import DEVICE_ASSERT_ADVICE, is_device_assert, is_of_worker
@@ -16,13 +15,6 @@ from utils.torch_messages import DEVICE_ASSERT_ADVICE, is_device_assert, is_of_w
 _WITH_BATCH = ("optimizer_step", "eval_values", "_preflight_split")
 _FETCHING = ("first_batch", "__next__", "__iter__", "__getitems__")
 _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
-
-
-class Parts(LossInputs, Protocol):
-    """What `locate_error` needs of a trainer: what a config has built."""
-
-    unwrapped_model: torch.nn.Module
-    ema: Any
 
 
 def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:

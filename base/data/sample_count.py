@@ -8,7 +8,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from base.data.nested import as_mapping
 from base.data.sampler import Batch
-from utils.errors import ConfigError
 
 _TARGETS = ("targets", "target", "labels", "label")
 
@@ -58,31 +57,12 @@ def _of_whole_batch(items: Sequence[Any], expected: int) -> bool:
         len(items) != expected and {len(item) for item in items} == {expected})
 
 
-class SampleCounter:
-    """Counts what a collate function left of each batch.
+def count_batch(batch: Batch) -> Batch:
+    """A batch of a dataset's own collate function with its true number of samples, of this process alone.
 
-    Another batch stands in for the data of an empty one, with which models cannot work; it does not count.
+    Without any it has no data. A process that holds a sample only because others have more counts none.
     """
-
-    def __init__(self):
-        self.num_dropped = 0  # by this process
-        self._stand_in: Batch | None = None
-
-    def count(self, batch: Batch, tried: bool = False) -> Batch:
-        """The batch with its true number of samples; `num_total` is that of this process alone.
-
-        `tried`: it is not part of the run, so what is missing from it is not added to `num_dropped`.
-        Raises ConfigError if the very first batch is empty.
-        """
-        if batch.num_samples == 0 and count_samples(batch.data, 1):  # another process has the batch's samples
-            return replace(batch, num_total=0)
-        number = count_samples(batch.data, batch.num_samples)
-        self.num_dropped += 0 if tried else batch.num_samples - number
-        chosen = batch.chosen and batch.chosen.part(slice(max(number, 1)))
-        batch = replace(batch, num_samples=number, num_total=number, chosen=chosen)
-        if number:
-            self._stand_in = batch
-            return batch
-        if self._stand_in is None:
-            raise ConfigError.at("dataset", "its collate_fn left no sample of the first batch")
-        return replace(self._stand_in, num_samples=0, num_total=0)
+    number = count_samples(batch.data, batch.num_samples or 1)
+    own = min(number, batch.num_samples)
+    return replace(batch, data=batch.data if number else None, num_samples=own, num_total=own,
+                   chosen=batch.chosen and batch.chosen.part(slice(max(own, 1))))

@@ -45,16 +45,19 @@ def require_a_mean(loss: Any, accumulate: int, resumed: bool) -> None:
     log.warning("%s.args.reduction: %s", sums[0], message)
 
 
-class LossInputs(Protocol):
-    """What the checks of a loss's inputs need of a trainer."""
+class Parts(Protocol):
+    """The parts of a trainer that a config has built, by which mistakes are found."""
 
     data: DataSplits
+    unwrapped_model: nn.Module
     loss: Any
     metrics: Metrics
+    ema: Any
+    state: Mapping[str, Any]
 
 
 @contextmanager
-def loss_inputs_watched(trainer: LossInputs, config: Mapping, batch: Batch):
+def loss_inputs_watched(trainer: Parts, config: Mapping, batch: Batch):
     """Checks the inputs of a torch loss while, inside, `batch` is trained on.
 
     Raises ConfigError for a loss over classes, given the dataset's labels unchanged, if there are too few
@@ -89,7 +92,7 @@ def _broadcast_faults(outputs: torch.Tensor, targets: torch.Tensor) -> Iterator[
                                "squeeze or unsqueeze one of them.")
 
 
-def _label_faults(trainer: LossInputs, config: Mapping, batch: Batch, outputs: torch.Tensor,
+def _label_faults(trainer: Parts, config: Mapping, batch: Batch, outputs: torch.Tensor,
                   targets: torch.Tensor, ignored: int) -> Iterator[Fault]:
     labels = labels_of(trainer.data.dataset("train"))
     if labels is None or outputs.ndim != 2 or targets.ndim != 1:
@@ -100,7 +103,7 @@ def _label_faults(trainer: LossInputs, config: Mapping, batch: Batch, outputs: t
                                  *_label_range(trainer.data, ignored))
 
 
-def _class_faults(trainer: LossInputs, config: Mapping, num_outputs: int, lowest: int,
+def _class_faults(trainer: Parts, config: Mapping, num_outputs: int, lowest: int,
                   highest: int) -> Iterator[Fault]:
     few, labels = highest >= num_outputs, f"the labels are {lowest} to {highest}"
     found = list(_find_num_classes(config["model"], ("model",))) if few else []

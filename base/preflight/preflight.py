@@ -11,9 +11,9 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Totals, as_values
 from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
-from base.config.locate_error import Parts, explain_error, locate_error
+from base.config.locate_error import explain_error, locate_error
 from base.preflight.attributes import AttributeSnapshot
-from base.preflight.loss import loss_inputs_watched, require_samples_for_a_batch
+from base.preflight.loss import Parts, loss_inputs_watched, require_samples_for_a_batch
 from base.preflight.trial_step import try_steps
 from utils.checkpoint.state import StateCopier
 from utils.config.blocks import as_block
@@ -31,7 +31,6 @@ class PreparedTrainer(Parts, Protocol):
     """What `preflight` needs of a trainer that has its optimizers."""
 
     updaters: Mapping[str, Any]
-    state: Mapping[str, Any]
 
     def train_step(self, batch: Any) -> Mapping[str, Any]: ...
     def device_batch(self, batch: Batch) -> Any: ...

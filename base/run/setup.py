@@ -1,16 +1,15 @@
 """How a run begins: from a config, from a checkpoint, or from another run's weights."""
 import errno
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
-from base.preflight.loss import require_a_mean
+from base.preflight.loss import Parts, require_a_mean
 from base.preflight.preflight import preflight, require_monitored
 from base.registries import WRITERS
 from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
@@ -220,15 +219,7 @@ def _build_writers(blocks: list, folder: Path, start_step: int | None) -> list:
     return writers
 
 
-class ScoredTrainer(Protocol):
-    """What `load_evaluated_weights` needs of a trainer."""
-
-    unwrapped_model: torch.nn.Module
-    loss: Any
-    state: Mapping[str, Any]
-
-
-def load_evaluated_weights(trainer: ScoredTrainer, checkpoint: Checkpoint) -> None:
+def load_evaluated_weights(trainer: Parts, checkpoint: Checkpoint) -> None:
     """Loads the weights that the run's evaluations used, including those of the loss."""
     load_part("model", trainer.unwrapped_model, evaluated_weights(checkpoint.state), str(checkpoint.file))
     if "loss" in trainer.state and "loss" in checkpoint.state:

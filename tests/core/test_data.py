@@ -419,7 +419,7 @@ def test_a_batch_counts_the_samples_that_its_collate_function_has_left():
     batches = list(data.batches("train"))
     assert [batch.num_samples for batch in batches] == [2, 0, 2]
     assert [data.num_in_step([batch]) for batch in batches] == [2, 0, 2]
-    assert batches[1].data[0].tolist() == [[1.0], [3.0]]  # the batch before stands in for it
+    assert batches[1].data[0].tolist() == [[1.0], [3.0]]  # the first one stands in for it
     assert data.num_dropped() == 8
 
 
