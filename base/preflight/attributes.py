@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from utils.errors import is_plug_in
+from utils.training.schedule import Schedule
 
 _SEQUENCES = (list, deque)
 _TABLES = (dict, OrderedDict, defaultdict, set)
@@ -17,9 +19,9 @@ _OF_MODULES = vars(nn.Module()).keys() - {"_buffers", "_modules"}
 class AttributeSnapshot:
     """What objects and their parts have in their attributes, for `restore`.
 
-    Followed are modules, optimizers, objects of plug-ins' classes, and containers of Python. An attribute
-    gets back the object that it had; tensors, arrays, containers and torch.Generators also their content.
-    Weights, and objects of a library's class, keep what has changed inside them.
+    Followed are modules, optimizers with their schedules, objects of plug-ins' classes, and containers of
+    Python. An attribute gets back the object that it had; tensors, arrays, containers and torch.Generators
+    also their content. Weights, and objects of a library's class, keep what has changed inside them.
     """
 
     def __init__(self, *objects: Any):
@@ -62,7 +64,7 @@ def _content(value: Any) -> Any:
     if isinstance(value, tuple) or type(value) in (*_SEQUENCES, *_TABLES):
         return dict(value) if isinstance(value, dict) else list(value)
     module = sys.modules.get(type(value).__module__)
-    if isinstance(value, (nn.Module, torch.optim.Optimizer)) or (
+    if isinstance(value, (nn.Module, torch.optim.Optimizer, LRScheduler, Schedule)) or (
             hasattr(value, "__dict__") and is_plug_in(getattr(module, "__file__", None) or "")):
         return {name: inner for name, inner in vars(value).items() if name not in _OF_MODULES}
     return None

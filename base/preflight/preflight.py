@@ -53,8 +53,6 @@ def preflight(trainer: PreparedTrainer, config: Mapping) -> dict[str, float]:
             log.warning("%s is a stream that does not tell its length; an endless one needs "
                         "data_loader.eval_batches", split)
         produced |= _preflight_split(trainer, split, config)
-    for updater in trainer.updaters.values():
-        updater.schedule.preflight()
     return produced
 
 
@@ -193,7 +191,8 @@ def _state_restored(trainer: PreparedTrainer):
             if not any(part is updater for updater in updaters)}
     before, metrics = (StateCopier().copy({name: part.state_dict() for name, part in kept.items()}),
                        trainer.metrics.snapshot())
-    attributes = AttributeSnapshot(trainer, trainer.ema and trainer.ema.model, trainer.data.transforms)
+    attributes = AttributeSnapshot(trainer, trainer.ema and trainer.ema.model, trainer.data.transforms,
+                                   *(updater.schedule for updater in updaters))
     trained = [(parameter, parameter.requires_grad) for parameter in trainer.unwrapped_model.parameters()]
     try:
         yield

@@ -1,9 +1,7 @@
 """The learning-rate schedulers of one optimizer: step, resume, and recompute for another run length."""
-import copy
 import math
 import warnings
 
-import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from utils.errors import ConfigError, describe_error
@@ -47,24 +45,6 @@ class Schedule:
                 self._advance(scheduler)
             elif per == "epoch" and value is not None:
                 self._advance(scheduler, value)
-
-    def preflight(self) -> None:
-        """Steps every scheduler once and restores all state: a broken scheduler fails before the run."""
-        before = copy.deepcopy([scheduler.state_dict() for scheduler, _ in self.schedulers])
-        options = [{k: v.clone() if isinstance(v, torch.Tensor) else v
-                    for k, v in group.items() if k != "params"}
-                   for group in self.optimizer.param_groups]
-        self.step()
-        self.epoch(0.0)
-        for (scheduler, _), state in zip(self.schedulers, before, strict=True):
-            scheduler.load_state_dict(state)
-        for group, kept in zip(self.optimizer.param_groups, options, strict=True):
-            for key, value in kept.items():
-                if isinstance(value, torch.Tensor):  # the step changed it in place
-                    group[key].copy_(value)
-                else:
-                    group[key] = value
-        self.num_steps_done = self.num_epochs_done = 0
 
     def _advance(self, scheduler, *value: float) -> None:
         try:
