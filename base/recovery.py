@@ -126,7 +126,8 @@ def describe_worker_death(trainer: FailedTrainer, error: RuntimeError) -> str:
              "What helps:",
              f"  {fewer}  (each worker has memory of its own; with 0 there are no workers, and errors show)",
              "  data_loader.prefetch_factor=1  (each worker keeps fewer batches ready)",
-             "  more memory for the job, or more shared memory (docker run --shm-size=8g)"]
+             "  more memory for the job, or more shared memory (docker run --shm-size=8g)",
+             "  data_loader.timeout=60, or more  (if a batch took longer than that)"]
     if _is_run(folder):
         lines.append(f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
                      f"python train.py -r {folder} {fewer}")

@@ -16,8 +16,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_loader_worker_death(error: BaseException) -> bool:
-    """Whether a worker process of a DataLoader was killed, or ended, or had no shared memory for a batch."""
-    signs = ("DataLoader worker (pid", "unable to allocate shared memory")
+    """Whether a worker process of a DataLoader was killed, had no shared memory, or took too long."""
+    signs = ("DataLoader worker (pid", "unable to allocate shared memory", "DataLoader timed out")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 

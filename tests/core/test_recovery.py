@@ -409,7 +409,8 @@ def test_a_killed_loader_worker_ends_the_run_with_settings_that_help_and_the_las
 @pytest.mark.parametrize("said", [
     "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
     "shared memory.", "DataLoader worker (pid(s) 7) exited unexpectedly",
-    "unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)"])
+    "unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)",
+    "DataLoader timed out after 0.1 seconds"])
 def test_what_ends_a_worker_is_no_mistake_of_a_config(small, tmp_path, monkeypatch, said):
     monkeypatch.setattr("base.base_data_loader.DataSplits.first_batch", lambda *args: raises(RuntimeError(said)))
     with pytest.raises(TrainingError) as error:

@@ -78,8 +78,8 @@ _INT = re.compile(rf"[-+]?(0|(?!0){_DIGITS})$|0x[0-9a-fA-F_]+$|0b[01_]+$")
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 _NUMBER_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float")}
 _ODD = "[\u00a0\u2000-\u200b\u202f\u3000\ufeff]"  # they look like spaces, or like nothing, and are none
-_ODD_IN_LINE = re.compile(rf"[^#'\"]*?(?<![^ :]){_ODD}")
-_ODD_IN_WORD = re.compile(rf"^{_ODD}|(?<=:){_ODD}|{_ODD}$")
+# At the edge of a word, outside of quotes and comments. Inside a word it may be meant.
+_ODD_AT_EDGE = re.compile(rf"[^#'\"]*?((?<![^\s:,\[{{]){_ODD}|{_ODD}(?=[\s:,\]}}]|$))")
 _NO_SPACE = "this sign (U+{:04X}) only looks like a space. Type a space in its place."
 _SWITCHES = ("yes", "no", "on", "off")  # as keys they are words: {no: Norway}
 _OURS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
@@ -209,6 +209,10 @@ def parse_yaml(text: str, source: str, above: KeyPath = ()) -> Parsed:
     """
     places: dict = {}
     faults: list[Fault] = []
+    for number, line in enumerate(text.split("\n") if re.search(_ODD, text) else ()):
+        if odd := _ODD_AT_EDGE.match(line):
+            raise ConfigError(_at_place(source, text, number, odd.end() - 1,
+                                        _NO_SPACE.format(ord(odd[0][-1]))))
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -226,9 +230,6 @@ def _broken_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
     begun, problem, context = error.context_mark, error.problem or error.context, str(error.context)
     is_scanning = begun and context.startswith("while scanning")  # the mistake is where that text begins
     mark = begun if is_scanning else error.problem_mark or begun
-    for number, line in enumerate(text.split("\n")[:mark.line + 1]):
-        if odd := _ODD_IN_LINE.match(line):
-            return _at_place(source, text, number, odd.end() - 1, _NO_SPACE.format(ord(odd[0][-1])))
     above = _line_without_key(text, mark.line) if problem.startswith("mapping values") else None
     if above is not None:
         return _at_place(source, text, above, 0,
@@ -268,10 +269,6 @@ class _Construction:
         where = self.where(  # tables and lists: the line of the key
             node if key is None or isinstance(node, yaml.ScalarNode) else key)
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
-        for word in (key, node):
-            if isinstance(word, yaml.ScalarNode) and not word.style and (
-                    odd := _ODD_IN_WORD.search(word.value)):
-                raise ConfigError(f"{self.where(word)}: {word.value!r}: {_NO_SPACE.format(ord(odd[0][0]))}")
         self.places[path] = Place(where, node.value if plain else None)
         if node.tag not in _PLAIN_TAGS:
             raise ConfigError(f"{where}: a config holds plain values, not {node.tag}")
