@@ -41,7 +41,7 @@ def main(args) -> None:
     folder, values, reports = run_of(checkpoint.file) or checkpoint.file.parent, {}, {}
     progress = checkpoint.state["progress"]
     trainer.use_run(SilentRun(bars=not args.quiet))
-    with located(predictor.places), closing(trainer.data), trainer.errors_explained(scoring=True):
+    with located(predictor.places), closing(trainer.data), trainer.errors_explained("scoring"):
         splits = splits_named(trainer.data, args.split)
         for split in splits:
             report_scored_data(trainer.data, checkpoint.state, split)

@@ -90,7 +90,7 @@ class Predictor:
         trainer = self.trainer
         if self.model.training:
             trainer.set_mode(training=False)
-        with torch.no_grad(), trainer.errors_explained():
+        with torch.no_grad(), trainer.errors_explained("prediction"):
             values = trainer.predict_step(trainer.device_batch(batch, training=False))
         return {name: value.detach().cpu() if isinstance(value, torch.Tensor) else value
                 for name, value in values.items()}

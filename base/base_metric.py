@@ -3,13 +3,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
 from base.data.nested import describe_shapes, to_device
-from base.metric_values import class_names, flatten
+from base.metric_values import class_names, flatten, logits_of
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
 
@@ -40,15 +41,16 @@ class Totals:
         if skipped is True:
             return
         for name, value in values.items():
-            value = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+            if isinstance(value, (Real, np.generic, np.ndarray, list)):
+                value = torch.as_tensor(value)
+            if not isinstance(value, torch.Tensor) or value.ndim and value.numel() != len(value):
+                raise ValueError(f"'{name}' is {describe_shapes(value)}; a value is one number for the "
+                                 "batch, or one for each sample [B]")
             if value.ndim == 0:  # a copy: the value may be a weight, which later steps change
                 entry = (value.item() if value.is_cpu else value.detach().clone(), count, count, skipped)
-            elif value.ndim == 1:
+            else:
                 entry = (_sum(value.detach() if value.requires_grad else value), 1,
                          len(value) if count else 0, skipped)
-            else:
-                raise ValueError(f"'{name}' has the shape {list(value.shape)}; a value is one number for the "
-                                 "batch, or one for each sample [B]")
             if name not in self._pending:
                 self._pending[name] = []
             self._pending[name].append(entry)
@@ -179,16 +181,18 @@ class Metrics:
             if self.objects:
                 self.given = self.given or describe_shapes((outputs, targets))
                 self.update_objects(outputs, targets)
-            values = {name: function(outputs, targets) for name, function in self.functions.items()}
+            values = {}
+            for name, function in self.functions.items():  # a loop: see locate_error.py
+                values[name] = function(outputs, targets)
             if self._watcher and not self._padding:
-                self._watcher(outputs, targets, values)
+                self._watcher(logits_of(outputs), targets, values)
             return values
 
     def update_objects(self, outputs: Any, targets: Any) -> None:
         for name, metric in self.objects.items():  # an error's traceback shows the name: see locate_error.py
             if _synchronises(metric):
                 for part in [] if self._padding else _updated_parts(metric):
-                    part.update(outputs, targets)
+                    part.update(logits_of(outputs), targets)
             else:
                 for theirs in self._gather_batches(outputs, targets):
                     metric.update(*theirs)

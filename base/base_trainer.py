@@ -429,7 +429,7 @@ class BaseTrainer(FormerTrainerNames):
     # -- what ends training early ----------------------------------------------------------------------------
 
     @contextmanager
-    def errors_explained(self, scoring: bool = False):
+    def errors_explained(self, scoring: str = ""):
         """Turns what goes wrong in a step into an error that helps; see `explained`."""
         try:
             yield

@@ -34,6 +34,14 @@ def flatten(name: str, value: Any, classes: list[str] = (), curve: bool = False)
             for inner, number in flatten(f"{name}/{key}", item, classes, curve).items()}
 
 
+def logits_of(outputs: Any) -> Any:
+    """The logits of an output that has them as a key or attribute `logits`, or `out`; else the output."""
+    for name in ("logits", "out") if not isinstance(outputs, torch.Tensor) else ():
+        found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+        outputs = found if isinstance(found, torch.Tensor) else outputs
+    return outputs
+
+
 def class_names(dataset: Any) -> list[str]:
     """The dataset's `classes`, if they are a list of names that differ; else []."""
     while isinstance(dataset, Subset):

@@ -29,13 +29,15 @@ class Choice(NamedTuple):
 PAIR = Choice([(0,)], {}, (1,))  # of batches `(inputs, targets)`
 
 
-def choose_inputs(forward: Callable, batch: Any, has_loss: bool = True) -> Choice:
+def choose_inputs(forward: Callable, batch: Any, has_loss: bool = True,
+                  most_targets: int = 0) -> Choice:
     """How all batches of the kind of this one (`kind_of`) are given to a model.
 
     A mapping or dataclass goes to the arguments of `forward` by name, without what `forward` does not take. A
     tuple goes by position if `forward` needs several arguments. Else the model gets the inputs as they are.
     Targets are the second of two, what is left of more, or an item of such a name. The model gets them, too,
-    if it takes that name, or if it takes any targets and the config has no loss.
+    if it takes that name, or if it takes any targets and the config has no loss. `most_targets`: how many
+    the loss takes, 0 for any number; of more in a tuple, such as an index after the label, it gets the first.
     """
     found = inspect.signature(forward).parameters.values()
     names = [each.name for each in found if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
@@ -55,7 +57,8 @@ def choose_inputs(forward: Callable, batch: Any, has_loss: bool = True) -> Choic
         return Choice([(0,), (1,)] if len(needed) == 2 and not beside else [(0,)], beside, targets)
     if _is_row(batch):
         first = min(max(len(needed), 1), len(batch))
-        targets = (slice(first, None),) if first < len(batch) - 1 else (len(batch) - 1,)
+        several = first < len(batch) - 1 and (not most_targets or len(batch) - first <= most_targets)
+        targets = (slice(first, None),) if several else (min(first, len(batch) - 1),)
         return Choice([(place,) for place in range(first)], {name: targets for name in beside}, targets)
     only = target and len(left) == len(needed) == 1 and needed[0] not in _WHOLE
     return Choice([tuple(left) if only else ()], {}, targets)

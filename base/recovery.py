@@ -59,11 +59,12 @@ class StepSnapshot:
                 part.load_state_dict(copy.deepcopy(before))
 
 
-def explained(trainer: FailedTrainer, error: Exception, scoring: bool) -> Exception:
+def explained(trainer: FailedTrainer, error: Exception, scoring: str = "") -> Exception:
     """The error that says what went wrong in a run, where and what helps; `error` itself if that does.
 
     A lack of memory and a dead loader worker give a TrainingError, errors of user code a FailedStep: their
-    traceback goes to run.log. If `scoring`, a part that the config names gives a ConfigError instead.
+    traceback goes to run.log. `scoring`: "scoring" or "prediction", where a part that the config names gives
+    a ConfigError instead.
     """
     if isinstance(error, LoadError):
         advice = f"To go on from the last checkpoint: python train.py -r {trainer.run.folder}"
@@ -80,7 +81,8 @@ def explained(trainer: FailedTrainer, error: Exception, scoring: bool) -> Except
         return error
     log.error("a step failed", exc_info=error, extra={"only_in_file": True})
     if scoring and key:
-        return ConfigError.at(key, f"scoring failed: {text}")
+        return ConfigError.at(key, f"{scoring} failed: {text}" + (
+            "\nA split without labels cannot be scored. predict.py predicts for it." * (key[:4] == "loss")))
     return FailedStep(f"{trainer.position}: {f'{key}: ' * bool(key)}{text}\n(--verbose shows the traceback)")
 
 

@@ -2,6 +2,7 @@
 import torch
 
 from base import METRICS
+from base.metric_values import logits_of
 from utils.config.annotations import PositiveInt
 
 
@@ -13,6 +14,7 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Of logits `[B, K, ...]` and class numbers `[B, ...]` (pixels, tokens), a sample's value is the share that
     is right. Raises ValueError for other shapes.
     """
+    outputs = logits_of(outputs)
     found, classes = outputs.argmax(1), targets if outputs.ndim > targets.ndim > 1 else _classes(targets)
     if outputs.ndim > 2 and found.shape != classes.shape:
         raise ValueError(f"logits {list(outputs.shape)} need class numbers {list(found.shape)}; these are "
@@ -29,13 +31,13 @@ def top_k_accuracy(outputs: torch.Tensor, targets: torch.Tensor, k: PositiveInt 
     Args:
         k: number of largest logits that may contain the target.
     """
-    return (outputs.topk(k, dim=1).indices == _classes(targets).unsqueeze(1)).any(1).float()
+    return (logits_of(outputs).topk(k, dim=1).indices == _classes(targets).unsqueeze(1)).any(1).float()
 
 
 @METRICS.register
 def absolute_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The mean absolute difference of outputs and targets, both `[B, ...]`; returns `[B]`."""
-    return (outputs - targets).abs().flatten(1).mean(1)
+    return (logits_of(outputs) - targets).abs().flatten(1).mean(1)
 
 
 def _classes(targets: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """Supervised training: a batch of inputs and targets, one model, one loss."""
+import inspect
 import logging
 from collections.abc import Mapping
 from numbers import Real
@@ -6,7 +7,8 @@ from numbers import Real
 import torch
 
 from base import TRAINERS, BaseTrainer
-from base.config.locate_error import describe_shapes
+from base.data.nested import describe_shapes
+from base.metric_values import logits_of
 from base.model_inputs import PAIR, Choice, choose_inputs, kind_of
 from base.prediction.outputs import as_predictions
 from base.weighted_losses import loss_parts
@@ -32,6 +34,8 @@ class Trainer(BaseTrainer):
 
     def __init__(self, *, loss=None, unpack: bool = True, **kwargs):
         super().__init__(loss=loss, **kwargs)
+        self._of_torch = loss is not None and all(type(part).__module__.startswith("torch.")
+                                                  for part in loss_parts(loss).values())
         self._unpack, self._choices = unpack, {}  # how batches are given to the model, by their kind
 
     def train_step(self, batch):
@@ -55,8 +59,8 @@ class Trainer(BaseTrainer):
     def forward(self, batch):
         """Returns (outputs, targets, terms of the loss); `terms["loss"]` is the scalar to minimise.
 
-        `outputs` are what metrics get: the `logits` of an output that has them; None for an output that
-        consists of terms of the loss.
+        `outputs` are what metrics get: with a loss of the project the same, else the `logits` of an
+        output that has them; None for an output that consists of terms of the loss.
         """
         choice = self._choice(batch)
         args, kwargs, targets = choice.take(batch)
@@ -66,11 +70,14 @@ class Trainer(BaseTrainer):
                 outputs = self.model(*args, **kwargs)
                 terms = own_terms(outputs) if self.loss is None else self._loss_terms(outputs, targets)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            if self.in_preflight and (choice != PAIR or not isinstance(args[0], torch.Tensor)):
+            plain = choice == PAIR and isinstance(args[0], torch.Tensor) and isinstance(
+                args[0] if outputs is None else outputs, torch.Tensor)
+            if self.in_preflight and (not plain or isinstance(error, TypeError)):
+                gave = "" if outputs is None else f"The model returned {describe_shapes(outputs)}. "
                 raise ConfigError.at("model" if outputs is None else "loss", (
-                    f"{describe_error(error)}\nA batch {describe_shapes(batch)} was taken as {choice}. For "
-                    "anything else, give its keys the names of forward's arguments, or override "
-                    "`forward(batch)` of Trainer.")) from error
+                    f"{describe_error(error)}\n{gave}A batch {describe_shapes(batch)} was taken as {choice}. "
+                    "For anything else, give its keys the names of forward's arguments, write a loss that "
+                    "takes what the model returns, or override `forward(batch)` of Trainer.")) from error
             raise
         return (self._for_metrics(outputs, terms) if self._unpack else outputs), targets, terms
 
@@ -79,7 +86,8 @@ class Trainer(BaseTrainer):
             return PAIR
         kind = kind_of(batch)
         if kind not in self._choices:
-            choice = choose_inputs(self.unwrapped_model.forward, batch, self.loss is not None)
+            most = max(map(_num_targets, loss_parts(self.loss).values())) if self._of_torch else 0
+            choice = choose_inputs(self.unwrapped_model.forward, batch, self.loss is not None, most)
             self._choices[kind] = choice
             if choice != PAIR:
                 log.info("a batch is taken as %s", choice)
@@ -88,14 +96,14 @@ class Trainer(BaseTrainer):
     def _loss_terms(self, outputs, targets) -> dict:
         """The terms of the loss. Those of torch get the logits, and of targets in a tuple all that they take.
         """
-        of_torch = all(type(part).__module__.startswith("torch.") for part in loss_parts(self.loss).values())
-        if of_torch:
-            outputs = logits_of(outputs)
-        if of_torch and isinstance(targets, (tuple, list)) and len(targets) > 1:
-            return named_terms(self.loss(outputs, *targets))
-        return named_terms(self.loss(outputs, targets))
+        several = self._of_torch and isinstance(targets, (tuple, list)) and len(targets) > 1 and all(
+            _num_targets(part) >= len(targets) for part in loss_parts(self.loss).values())
+        outputs = logits_of(outputs) if self._of_torch else outputs
+        return named_terms(self.loss(outputs, *targets) if several else self.loss(outputs, targets))
 
     def _for_metrics(self, outputs, terms):
+        if self.loss is not None and not self._of_torch:  # what such a loss gets
+            return outputs
         if self.loss is None and isinstance(outputs, Mapping) and outputs.keys() <= terms.keys():
             return None
         if self.loss is None and type(outputs) is tuple:  # (logits, loss)
@@ -106,24 +114,16 @@ class Trainer(BaseTrainer):
         return {} if outputs is None else self.metrics(outputs, targets)
 
 
-def logits_of(outputs):
-    """The `logits` of an output that has some, as a key or as an attribute; else the output."""
-    if isinstance(outputs, torch.Tensor):
-        return outputs
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    return outputs if logits is None else logits
-
-
 def named_terms(result) -> dict:
     """`{"loss": what is minimised, ...}` of what a loss returns."""
     loss, logs = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, {})
-    logs = {} if logs is None else logs
+    logs, terms = {} if logs is None else logs, loss if isinstance(loss, Mapping) else {"loss": loss}
     numbers = isinstance(logs, Mapping) and all(isinstance(value, (torch.Tensor, Real))
-                                                for value in logs.values())
-    if not isinstance(loss, (torch.Tensor, Mapping, Real)) or not numbers:
+                                                for value in [*logs.values(), *terms.values()])
+    if not numbers:
         raise ConfigError.at("loss", f"it returned {describe_shapes(result)}. A loss returns a scalar "
                                      "tensor, {'name': term, ...}, or (loss, {'name': number}).")
-    terms = {**logs, **(loss if isinstance(loss, Mapping) else {"loss": loss})}
+    terms = {**logs, **terms}
     if "loss" not in terms:
         terms["loss"] = torch.stack(list(loss.values())).sum()
     return terms
@@ -138,3 +138,8 @@ def own_terms(outputs) -> dict:
     parts = outputs if type(outputs) is tuple else [getattr(outputs, "loss", outputs)]
     found = next((part for part in parts if isinstance(part, torch.Tensor) and part.ndim == 0), None)
     return {} if found is None else {"loss": found}
+
+
+def _num_targets(loss) -> int:
+    """How many targets a loss of torch takes besides the outputs: CTCLoss three, most of them one."""
+    return len(inspect.signature(loss.forward).parameters) - 1

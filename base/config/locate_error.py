@@ -19,11 +19,12 @@ _FOR_CLASSES = "scores and class numbers, which CrossEntropyLoss takes"
 
 def locate_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
     """The config key of the part that raised an error, from its traceback, and the shapes of its inputs."""
-    suspects, of_metrics = _config_keys(trainer), (Totals.add, Metrics.update_objects, Metrics.compute)
+    suspects = _config_keys(trainer)
+    of_metrics = [each.__code__ for each in (Totals.add, Metrics.__call__, Metrics.update_objects,
+                                             Metrics.compute)]
     for frame, _ in traceback.walk_tb(error.__traceback__):
         known = frame.f_locals
-        if (frame.f_code in [function.__code__ for function in of_metrics]
-                and known.get("name") in trainer.metrics.names):
+        if frame.f_code in of_metrics and known.get("name") in trainer.metrics.names:
             return (f"metrics.{trainer.metrics.names.index(known['name'])}",
                     getattr(known["self"], "given", ""))
         for suspect in (known.get("self"), frame.f_code):
@@ -64,7 +65,7 @@ def _describe_mismatch(trainer: Parts, key: str, given: list[torch.Tensor]) -> l
     if not targets.numel() or 0 <= targets.min() and targets.max() < outputs.shape[1]:
         return []
     return [f"whose labels are {targets.min()} to {targets.max()}, while the outputs are for 0 to "
-            f"{outputs.shape[1] - 1}. A split without labels cannot be scored"]
+            f"{outputs.shape[1] - 1}"]
 
 
 def _config_keys(trainer: Parts) -> dict[int, str]:

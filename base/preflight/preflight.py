@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+from torch import nn
+
 from base.base_metric import Totals, as_values
 from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
@@ -54,7 +56,7 @@ def preflight(trainer: PreparedTrainer, config: Mapping) -> dict[str, float]:
     return produced
 
 
-def require_monitored(monitor: Monitor, produced: Mapping[str, float]) -> None:
+def require_monitored(monitor: Monitor, produced: Mapping[str, float], has_val: bool = False) -> None:
     """Raises ConfigError if the monitored value is not among those that an experiment produces."""
     name = monitor.name
     if (value := monitor.value_in(produced)) is not None:
@@ -63,7 +65,8 @@ def require_monitored(monitor: Monitor, produced: Mapping[str, float]) -> None:
         return
     hint = suggest_name(name, produced)
     if name.startswith("val/") and not any(other.startswith("val/") for other in produced):
-        hint = (" There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train "
+        hint = (" Evaluation on val gives no values: add metrics, or monitor a train value." if has_val else
+                " There is no validation: set data_loader.validation_split, such as 0.1, or monitor a train "
                 "value.")
     raise ConfigError.at("trainer.args.monitor", f"nothing produces {name!r}.{hint} "
                                                  f"This experiment produces: {list_briefly(produced)}.")
@@ -106,12 +109,13 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
-    names = {name for name, _ in trainer.unwrapped_model.named_parameters()}
+    names = {*_names_in_state(trainer.unwrapped_model)}
     with loss_inputs_watched(trainer, config, batch):
         values = _train_on(trainer, batch)
-    if made := [name for name, _ in trainer.unwrapped_model.named_parameters() if name not in names]:
-        raise ConfigError.at("model", f"its forward pass made the weights {', '.join(made)}, which no "
-                                      "optimizer has. Make them in __init__.")
+    if made := [name for name in _names_in_state(trainer.unwrapped_model) if name not in names]:
+        raise ConfigError.at("model", f"its forward pass made {', '.join(made)}, which optimizers and "
+                                      "checkpoints need from the start. Make it in __init__; a buffer may "
+                                      "also get persistent=False.")
     if values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):
         log.warning("the first batch's loss is exactly 0, and so are its gradients: nothing would be learned "
                     "from it. Check the loss, and the labels it gets.")
@@ -124,6 +128,12 @@ def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> di
         _train_on(trainer, batch)
     try_steps(trainer.updaters)
     return values
+
+
+def _names_in_state(model: nn.Module) -> list[str]:
+    """The weights and buffers that a checkpoint holds, also buffers that are None as yet."""
+    return [f"{path}.{name}".lstrip(".") for path, module in model.named_modules()
+            for name in [*module._parameters, *(module._buffers.keys() - module._non_persistent_buffers_set)]]
 
 
 def _try_smallest_batch(trainer: PreparedTrainer, split: str, batch: Batch, step: Callable) -> None:

@@ -145,7 +145,7 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
     check_lengths(schedules, trainer.monitor is not None and trainer.monitor.patience is not None,
                   resumed=checkpoint is not None)
     if trainer.monitor:
-        require_monitored(trainer.monitor, first_values)
+        require_monitored(trainer.monitor, first_values, has_val=bool(trainer.data.sets("val")))
     if checkpoint:
         trainer.resume(checkpoint.state)
     return TrainingSetup(trainer, checkpoint, first_values)

@@ -182,6 +182,7 @@ def test_values_that_come_in_some_batches_only_count_with_their_own_samples():
 
 @pytest.mark.parametrize("values, mean", [
     (torch.tensor([True, False, True, True]), 0.75), (torch.tensor([1, 2, 3, 4]), 2.5), (torch.tensor(3), 3.0), (2, 2.0),
+    (torch.tensor([[1.0], [2.0]]), 1.5), ([True, False], 0.5), (np.float64(2), 2.0),
     (torch.tensor([0.5, 1.5], requires_grad=True), 1.0), (torch.tensor([1.0, 2.0], dtype=torch.float64), 1.5),
 ])
 def test_values_may_be_of_any_plain_type(values, mean):
@@ -198,8 +199,10 @@ def test_values_of_half_precision_are_summed_in_full(dtype):
 
 
 def test_a_value_that_is_neither_for_the_batch_nor_for_each_sample_is_refused():
-    with pytest.raises(ValueError, match=r"'wide' has the shape \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"'wide' is float32 \[2, 3\]"):
         Totals().add({"wide": torch.zeros(2, 3)}, 2)
+    with pytest.raises(ValueError, match=r"'pair' is \(float32 \[\], int\); a value is one number for the"):
+        Totals().add({"pair": (torch.tensor(0.5), 3)}, 2)
 
 
 def test_it_makes_no_difference_when_or_how_often_the_totals_are_read():

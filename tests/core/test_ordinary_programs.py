@@ -175,7 +175,7 @@ def config_of(name: str) -> dict:
     program, args = PROGRAMS[name], {"program": name}
     loss = {"type": "ordinary_loss", "args": args} if callable(program["loss"]) else program["loss"]
     metrics = (
-        [{"type": "ordinary_metric", "args": args}] if "metric" in program else program.get("metrics", [])
+        [{"type": "ordinary_metric", "args": args}] * ("metric" in program) + program.get("metrics", [])
     )
     block = {
         "type": program.get("trainer", "Trainer"),
@@ -374,6 +374,20 @@ given(
 given(
     "a model that returns a dataclass", built=model(lambda self, x: Output(self.net(x))), metrics=["accuracy"]
 )
+given(
+    "a segmentation model of torchvision",
+    lambda i: (image(i), torch.full((8, 8), i % 3)),
+    model(lambda self, x: OrderedDict(out=self.net(x), aux=self.net(x)), nn.Conv2d(3, 3, 1)),
+    metrics=["accuracy", {"type": "JaccardIndex", "args": {"task": "multiclass", "num_classes": 3}}],
+)
+given(
+    "a loss and a metric of the whole output, beside others",
+    built=model(lambda self, x: {"logits": self.net(x), "features": x}),
+    loss=lambda outputs, targets: F.cross_entropy(outputs["logits"], targets) + outputs["features"].mean(),
+    metric=lambda outputs, targets: (outputs["logits"].argmax(1) == targets).float(),
+    metrics=["accuracy"],
+)
+given("an index after the label", lambda i: (vector(i), label(i), i), metrics=["accuracy"])
 given(
     "a variational autoencoder",
     vector,
@@ -614,6 +628,13 @@ def test_the_signature_of_the_model_decides_what_it_is_given(forward, batch, has
     assert str(choose_inputs(forward, batch, has_loss)) == wanted
 
 
+def test_a_loss_of_one_target_is_given_the_first_of_several():
+    takes_image = choose_inputs(lambda image: 0, (X, Y, Y), True, 1)
+    assert str(takes_image) == "model(batch[0]), loss(outputs, batch[1])"
+    assert str(choose_inputs(lambda image: 0, (X, Y, Y), True, 2)).endswith("loss(outputs, batch[1:])")
+    assert str(choose_inputs(lambda image: 0, (X,), True, 1)).endswith("loss(outputs, batch[0])")
+
+
 def test_batches_of_one_kind_are_taken_alike():
     assert choose_inputs(nn.Linear(3, 3).forward, (X, Y)) == PAIR
     samples = [{"image": X}] * 3
@@ -629,7 +650,10 @@ def test_batches_of_one_kind_are_taken_alike():
             "model",
             "{a: float32 [3, 4], label: int64 [3]} was taken as model(batch), loss(",
         ),
-        ("three for a loss of two", "loss", "was taken as model(batch[0]), loss(outputs, batch[1:])"),
+        ("loss without targets", "loss", "was taken as model(batch[0]), loss(outputs, batch[1])"),
+        ("loss of a cut graph", "loss", "it does not depend on any weight that is trained"),
+        ("two outputs for a loss of one", "loss", "The model returned (float32 [3, 3], float32 [3, 4]). "),
+        ("text in a loss", "loss", "it returned {loss: float32 [], of: str}. A loss returns a scalar"),
         (
             "loss of a tuple",
             "loss",
@@ -644,14 +668,17 @@ def test_batches_of_one_kind_are_taken_alike():
 )
 def test_what_does_not_fit_ends_before_training_with_the_way_out(name, key, said, tmp_path):
     given("batch for another model", lambda i: {"a": vector(i), "label": label(i)}, model(two))
-    given("three for a loss of two", lambda i: (vector(i), label(i), label(i)))
+    given("loss without targets", loss=lambda outputs: outputs.mean())
+    given("loss of a cut graph", loss=lambda outputs, targets: F.cross_entropy(outputs, targets).item())
+    given("two outputs for a loss of one", built=model(lambda self, x: (self.net(x), x)))
+    given("text in a loss", loss=lambda outputs, targets: {"loss": outputs.mean(), "of": "means"})
     given("loss of a tuple", loss=lambda outputs, targets: (F.cross_entropy(outputs, targets), outputs))
     given("nobody's loss", loss=None)
     with pytest.raises(ConfigError) as error:
         tried(name, tmp_path)
     message = str(error.value)
     assert message.startswith(f"{key}: ") and said in message
-    assert "is" in said[:3] or "returned" in said or "override `forward(batch)` of Trainer" in message
+    assert said.startswith(("is", "it ")) or "override `forward(batch)` of Trainer" in message
 
 
 def test_a_dataset_is_anything_with_a_length_and_items(tmp_path):

@@ -4,6 +4,7 @@ from collections import deque
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.data import Dataset, IterableDataset
 
 from base import DATASETS, METRICS, MODELS, OPTIMIZERS, TRAINERS
@@ -17,6 +18,7 @@ from trainer.trainer import Trainer
 from utils.checkpoint.state import bit_equal
 from utils.config.loading import load_config
 from utils.errors import ConfigError, Interrupted, TrainingError
+from utils.training.ema import WeightAverage
 
 
 class Memory:
@@ -100,8 +102,9 @@ def test_nothing_that_a_model_or_trainer_keeps_is_left_of_the_preflight(small, t
     assert found["next"] == torch.rand((), generator=torch.Generator().manual_seed(3)).item()
 
 
-def test_a_run_with_buffers_that_grow_resumes_and_is_scored(small, tmp_path):
-    options = ["-c", small, "model=TrialGrows", "trainer.args.ema=0.9", "trainer.args.save_every=1"]
+@pytest.mark.parametrize("model, bank", [("TrialGrows", (70, 16)), ("TrialReshapes", (16,))])
+def test_a_run_with_buffers_that_grow_resumes_and_is_scored(small, tmp_path, model, bank):
+    options = ["-c", small, f"model={model}", "trainer.args.ema=0.9", "trainer.args.save_every=1"]
     whole = train(*options, out=tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(*options, "--steps", "3", out=tmp_path / "short")
@@ -109,7 +112,7 @@ def test_a_run_with_buffers_that_grow_resumes_and_is_scored(small, tmp_path):
     train("-r", run, out=tmp_path / "short")
     assert_same_state(load(whole)["state"], load(run)["state"])
     state = load(run)["state"]
-    assert state["model"]["bank"].shape == (70, 16) == state["ema"]["model"]["bank"].shape
+    assert state["model"]["bank"].shape == bank == state["ema"]["model"]["bank"].shape
     assert score("-r", run, "--split", "val")["val/loss"] == epochs(run)[-1]["val/loss"]
 
 
@@ -129,6 +132,24 @@ class TrialGrows(nn.Module):
             self.bank = torch.cat([self.bank, hidden.detach()])[-70:]
             self.late = self.bank.mean(0)
         return self.head(hidden) + (0 if self.late is None else self.late.sum())
+
+
+@MODELS.register
+class TrialReshapes(nn.Module):
+    """Buffers that get another shape and dtype, and one that is made when it is needed."""
+
+    def __init__(self, persistent: bool = False):
+        super().__init__()
+        self.body, self.head, self.persistent = nn.Linear(64, 16), nn.Linear(16, 10), persistent
+        self.register_buffer("bank", torch.zeros(()))
+
+    def forward(self, images):
+        if not hasattr(self, "mask"):
+            self.register_buffer("mask", torch.ones(16), self.persistent)
+        hidden = self.body(images.flatten(1)).tanh() * self.mask
+        if self.training:
+            self.bank = self.bank * 0.9 + hidden.detach().double().mean(0) / 3
+        return self.head(hidden + self.bank.float())
 
 
 @OPTIMIZERS.register
@@ -252,9 +273,12 @@ class TrialBuildsLater(nn.Module):
         return self.head(self.body(images.flatten(1)))
 
 
-def test_weights_that_the_forward_pass_makes_are_reported(small, tmp_path):
-    with pytest.raises(ConfigError, match=r"model: its forward pass made the weights head\.weight"):
-        train("-c", small, "model=TrialBuildsLater", out=tmp_path)
+@pytest.mark.parametrize("model, made", [
+    ("TrialBuildsLater", "head.weight, head.bias"),
+    ("{type: TrialReshapes, args: {persistent: true}}", "mask")])
+def test_weights_and_buffers_that_the_forward_pass_makes_are_reported(small, tmp_path, model, made):
+    with pytest.raises(ConfigError, match=f"model: its forward pass made {made}, which optimizers and"):
+        train("-c", small, f"model={model}", out=tmp_path)
 
 
 # -- the smallest batches ------------------------------------------------------------------------------------
@@ -331,25 +355,30 @@ class TrialNormed(nn.Module):
             import threading
             self.lock = threading.Lock()
         else:
-            utils = nn.utils if how == "old" else nn.utils.parametrizations
-            self.body = utils.weight_norm(self.body)
+            nn.utils.weight_norm(self.body)
+            prune.l1_unstructured(self.body, "bias", 0.5)
 
     def forward(self, images):
         return self.body(images.flatten(1))
 
 
+def test_a_model_that_cannot_be_averaged_is_refused_with_the_way_out(small, tmp_path):
+    with pytest.raises(ConfigError, match="trainer.args.ema: the model cannot be copied: .*lock"):
+        train("-c", small, "model.type=TrialNormed", "model.args={how: lock}", "trainer.args.ema=0.9",
+              out=tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
-@pytest.mark.parametrize("how, words", [
-    ("old", "use torch.nn.utils.parametrizations.weight_norm"), ("lock", "lock"), ("new", None)])
-def test_a_model_that_cannot_be_averaged_is_refused_with_the_way_out(small, tmp_path, how, words):
-    options = ["-c", small, "model.type=TrialNormed", f"model.args={{how: {how}}}", "trainer.args.epochs=1"]
-    train(*options, out=tmp_path)
-    if words is None:
-        train(*options, "trainer.args.ema=0.9", out=tmp_path)
-        return
-    with pytest.raises(ConfigError, match="trainer.args.ema: the model cannot be copied") as error:
-        train(*options, "trainer.args.ema=0.9", out=tmp_path)
-    assert words in str(error.value)
+def test_weights_that_a_model_computes_are_averaged_by_what_they_come_from(small, tmp_path):
+    model, images = TrialNormed("old"), torch.ones(2, 64)
+    before = model(images) - model.body.bias  # leaves a weight that has a graph
+    average = WeightAverage(model, 0.5)
+    with torch.no_grad():
+        model.body.weight_g *= 2
+    average.update()  # its first decay is 2 / 11
+    assert torch.allclose(average.model(images) - model.body.bias, before * 20 / 11)
+    train("-c", small, "model.type=TrialNormed", "model.args={how: old}", "trainer.args.ema=0.9",
+          "trainer.args.epochs=1", out=tmp_path)
 
 
 # -- what fails later ----------------------------------------------------------------------------------------

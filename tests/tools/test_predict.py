@@ -53,6 +53,22 @@ class OneForAllForPrediction(Trainer):
         return {"mean": batch[0].float().mean()}
 
 
+@TRAINERS.register
+class TimeFirstForPrediction(Trainer):
+    """Predicts what CTCLoss takes, which is not `[B, ...]`."""
+
+    def predict_step(self, batch):
+        return {"letters": torch.zeros(100, len(batch[0]), 4)}
+
+
+@TRAINERS.register
+class SqueezesForPrediction(Trainer):
+    """Predicts without an axis for a single sample."""
+
+    def predict_step(self, batch):
+        return {"brightness": batch[0].mean((1, 2, 3)).squeeze()}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A model of the digits that sees them upside down."""
@@ -204,12 +220,23 @@ def test_what_is_not_whole_has_not_the_files_name(tmp_path):
     (["--split", "test", "--out", "a.txt"], "--out a.txt: predictions are written to a .csv, .jsonl or .npz"),
     (["--split", "test", "trainer.type=OneForAllForPrediction"],
      r"trainer: predict_step gives 'mean' [] for 64 samples. A value for each of them"),
+    (["--split", "test", "trainer.type=TimeFirstForPrediction"],
+     r"trainer: predict_step gives 'letters' [100, 64, 4] for 64 samples. A value for each of them"),
     (["--split", "test", "trainer.type=BaseTrainer"], "trainer"),
 ])
 def test_mistakes_are_told(run, args, message):
     with pytest.raises(ConfigError) as caught:
         predict("-r", run, *args)
     assert message in str(caught.value)
+
+
+def test_a_single_sample_may_lack_its_axis(run, tmp_path):
+    found = []
+    for size in (1, 64):
+        options = ["trainer.type=SqueezesForPrediction", f"data_loader.eval_batch_size={size}"]
+        predict("-r", run, "--split", "test", "--out", tmp_path / f"{size}.npz", *options)
+        found.append(np.load(tmp_path / f"{size}.npz")["brightness"])
+    assert len(found[0]) > 64 and np.array_equal(*found)
 
 
 def test_files_or_a_split_are_needed(run):

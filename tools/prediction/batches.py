@@ -123,7 +123,8 @@ def _as_arrays(values: Mapping[str, Any], num_samples: int) -> dict[str, np.ndar
     arrays = {}
     for name, value in values.items():
         value = value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
-        arrays[name] = np.asarray(value)[:num_samples] if np.ndim(value) else np.empty(0)
+        array = np.atleast_1d(np.asarray(value))  # squeeze() drops the axis of a single sample
+        arrays[name] = array if num_samples else array[:0]  # else predicted for a stand-in
         if len(arrays[name]) != num_samples:
             raise ConfigError.at("trainer", f"predict_step gives '{name}' {list(np.shape(value))} for "
                                  f"{num_samples} samples. A value for each of them is needed: [B, ...].")

@@ -101,15 +101,15 @@ def load_part(name: str, part, state: dict, file: str = "the checkpoint") -> Non
 
 
 def fit_buffers(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Gives buffers that grow the shape that they have in `state`, for its `load_state_dict`.
+    """Gives buffers the shape and dtype that they have in `state`, for its `load_state_dict`.
 
-    Such a buffer is None or empty at first, or has another length than in `state`; other buffers stay.
+    Training may change them: a memory bank grows, a running sum becomes double precision.
     """
     for path, module in model.named_modules():
         for name, buffer in module._buffers.items():
             saved = state.get(f"{path}.{name}".lstrip("."))
-            if saved is not None and (buffer is None or buffer.shape != saved.shape and (
-                    not buffer.numel() or (buffer.ndim, buffer.shape[1:]) == (saved.ndim, saved.shape[1:]))):
+            if saved is not None and (buffer is None or (buffer.shape, buffer.dtype) != (
+                    saved.shape, saved.dtype)):
                 like = next(model.parameters(), saved) if buffer is None else buffer
                 module._buffers[name] = torch.empty_like(saved, device=like.device)
 

@@ -19,15 +19,14 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float):
         self.source, self.decay, self.num_updates = model, decay, 0
-        for path, module in model.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, torch.Tensor) and not value.is_leaf:
-                    raise _cannot_copy(f"{path}.{name} is computed from weights. Instead of torch.nn.utils."
-                                       "weight_norm use torch.nn.utils.parametrizations.weight_norm")
+        # what old weight_norm and pruning compute from weights, and compute again in each forward pass
+        computed = {id(value): value.detach().clone() for module in model.modules() for value in vars(
+            module).values() if isinstance(value, torch.Tensor) and not value.is_leaf}
         try:
-            self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        except TypeError as error:  # a lock, an open file
-            raise _cannot_copy(f"{error}. Leave ema out, or keep that outside the model") from error
+            self.model = copy.deepcopy(model, computed).requires_grad_(False).eval()
+        except (TypeError, RuntimeError) as error:  # a lock, an open file, a tensor with a graph in a list
+            raise ConfigError.at("trainer.args.ema", f"the model cannot be copied: {error}. Leave ema "
+                                                     "out, or keep that outside the model.") from error
 
     @torch.no_grad()
     def update(self) -> None:
@@ -36,8 +35,13 @@ class WeightAverage:
         weight = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         averaged, current = list(self.model.parameters()), list(self.source.parameters())
         torch._foreach_lerp_(averaged, current, weight)
-        if [b.shape for b in self.model.buffers()] != [b.shape for b in self.source.buffers()]:
-            fit_buffers(self.model, dict(self.source.named_buffers(remove_duplicate=False)))
+        kinds = [[(name, buffer.shape, buffer.dtype) for name, buffer in model.named_buffers()]
+                 for model in (self.model, self.source)]
+        if kinds[0] != kinds[1]:
+            for mine, theirs in zip(self.model.modules(), self.source.modules(), strict=True):
+                mine._buffers.clear()
+                mine._buffers.update(copy.deepcopy(theirs._buffers))
+                mine._non_persistent_buffers_set.update(theirs._non_persistent_buffers_set)
         for mine, theirs in zip(self.model.buffers(), self.source.buffers(), strict=True):
             mine.copy_(theirs)
 
@@ -48,7 +52,3 @@ class WeightAverage:
         fit_buffers(self.model, state["model"])
         self.model.load_state_dict(state["model"])
         self.num_updates = state["num_updates"]
-
-
-def _cannot_copy(why: str) -> ConfigError:
-    return ConfigError.at("trainer.args.ema", f"the model cannot be copied: {why}.")

@@ -108,7 +108,7 @@ class Updater:
         if isinstance(loss, torch.Tensor) and loss.numel() != 1:
             raise ConfigError.at("loss", f"it gives numbers of shape {list(loss.shape)}; training minimises "
                                          "one. Losses of torch take reduction: mean; yours end in .mean().")
-        if isinstance(loss, torch.Tensor) and not loss.requires_grad:
+        if not getattr(loss, "requires_grad", False):
             raise ConfigError.at("loss", "it does not depend on any weight that is trained: it was cut off "
                                          "on the way, by detach(), item(), argmax() or no_grad(), say.")
         inputs = self._inputs(beside)
