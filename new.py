@@ -35,7 +35,7 @@ EXAMPLES = (
 )
 # These belong to this copy, not to the template. The folder `saved` is copied empty.
 _LEFT_BEHIND = shutil.ignore_patterns(
-    ".git", "__pycache__", "*.pyc", ".pytest_cache", ".hypothesis", ".venv", "venv")
+    ".git", "__pycache__", "*.pyc", "*.egg-info", ".pytest_cache", ".hypothesis", ".venv", "venv")
 
 
 def main() -> None:

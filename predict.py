@@ -45,7 +45,8 @@ def predict(predictor, args) -> int:
     from base.api import splits_named
     from tools.prediction.batches import file_predictions, split_predictions, write_all
     from tools.prediction.files import prediction_file
-    from utils.distributed.collectives import is_main
+    from tools.prediction.inputs import input_files
+    from utils.distributed.collectives import broadcast_object, is_main
     from utils.run_folder import run_of
 
     checkpoint, bars = predictor.checkpoint.file, not args.quiet
@@ -56,9 +57,11 @@ def predict(predictor, args) -> int:
         name = f"predictions_{splits[0].replace('/', '_')}.csv"
         out = args.out or (run_of(checkpoint) or checkpoint.parent) / name
         file = prediction_file(out, predictor.classes, args.top_k)
+        # found before `file` begins, which may lie in one of the folders
+        inputs = [] if args.split else broadcast_object(input_files(args.inputs))
         written = write_all(file if is_main() else None,
                             split_predictions(predictor, splits[0], bars) if args.split
-                            else file_predictions(predictor, args.inputs, bars))
+                            else file_predictions(predictor, inputs, bars))
     if not is_main():
         return 0
     for name, what in written.errors.items():

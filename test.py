@@ -43,19 +43,24 @@ def main(args) -> None:
     trainer.use_run(SilentRun(bars=not args.quiet))
     with located(predictor.places), closing(trainer.data), trainer.errors_explained("scoring"):
         splits = splits_named(trainer.data, args.split)
+        file = file_for(args.predictions, splits, predictor.classes)
         for split in splits:
             report_scored_data(trainer.data, checkpoint.state, split)
         for split in splits:
             reports[split] = watch(trainer, predictor.classes)
             values |= trainer.evaluate(split)
             write_arrays(folder, split, trainer.eval_metrics.arrays, progress["epoch"])
-        if args.predictions:
-            write_predictions(predictor, splits, args)
 
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}
     told = f"{checkpoint.file}, epoch {progress['epoch']}, {describe_scores(trainer.data, splits, values)}"
     (print_answer if args.quiet else log.info)(told)
     keep(folder, about, values, {split: report for split, report in reports.items() if report}, trainer.data)
+    if file:  # in a second pass
+        from tools.prediction.batches import split_predictions, write_all
+
+        with located(predictor.places):
+            number = write_all(file, split_predictions(predictor, splits[0], not args.quiet)).number
+        log.info(f"{number:,} predictions written to {file.path}")
 
 
 def keep(folder: Path, about: dict, values: dict, reports: dict, data) -> None:
@@ -83,17 +88,17 @@ def watch(trainer, classes):
     return report
 
 
-def write_predictions(predictor, splits: list[str], args) -> None:
-    """Writes the predictions for each sample, in a second pass."""
-    from tools.prediction.batches import split_predictions, write_all
+def file_for(path: Path | None, splits: list[str], classes: list[str] | None):
+    """What writes predictions to a path; None without one. Raises ConfigError for several splits."""
+    if not path:
+        return None
     from tools.prediction.files import prediction_file
+
 
     if len(splits) > 1:
         raise ConfigError(f"--predictions is a file of one split, and there are {', '.join(splits)}. Name "
                           "one with --split.")
-    file = prediction_file(args.predictions, predictor.classes)
-    number, *_ = write_all(file, split_predictions(predictor, splits[0], not args.quiet))
-    log.info(f"{number:,} predictions written to {file.path}")
+    return prediction_file(path, classes)
 
 
 def keep_scores(file: Path, about: dict, values: dict, reports: dict[str, dict]) -> None:

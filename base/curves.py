@@ -1,9 +1,10 @@
 """The values of a run's epochs as curves, in SVG, which browsers and notebooks show."""
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 320, 180, 56, 24
-_COLORS = {"train": "#1f77b4", "val": "#ff7f0e"}
+_COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b")
 
 
 def draw_curves(history: Mapping[str, Sequence[float | None]]) -> str:
@@ -11,7 +12,7 @@ def draw_curves(history: Mapping[str, Sequence[float | None]]) -> str:
     charts: dict[str, dict[str, Sequence[float | None]]] = {}
     for name, values in history.items():
         split, _, value = name.rpartition("/")
-        if split.partition("/")[0] in _COLORS:
+        if split.partition("/")[0] in ("train", "val"):
             charts.setdefault(value, {})[split] = values
     return "".join(_chart(name, curves, history["epoch"]) for name, curves in charts.items())
 
@@ -24,16 +25,15 @@ def _chart(name: str, curves: Mapping[str, Sequence[float | None]], epochs: Sequ
         return ""
     low, high, last = min(numbers), max(numbers), max(epochs[-1] - epochs[0], 1)
     lines, legend = [], []
-    for split, pairs in points.items():
-        color = _COLORS[split.partition("/")[0]]
+    for (split, pairs), color in zip(points.items(), cycle(_COLORS)):
         places = [(_LEFT + (epoch - epochs[0]) / last * (_WIDTH - _LEFT - 8),
                    _HEIGHT - 24 - (value - low) / ((high - low) or 1) * (_HEIGHT - 24 - _TOP))
                   for epoch, value in pairs]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        lines.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>')
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places[:1] + places)  # twice: a single point is a dot
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{color}"/>')
         legend.append(f'<tspan fill="{color}"> {escape(split)}</tspan>')
     texts = [(_LEFT, 16, f"{escape(name)}{''.join(legend)}"), (2, _TOP + 4, f"{high:.4g}"),
              (2, _HEIGHT - 22, f"{low:.4g}"), (_LEFT, _HEIGHT - 6, f"epoch {epochs[0]} to {epochs[-1]}")]
-    lines += [f'<text x="{x}" y="{y}">{text}</text>' for x, y, text in texts]
-    return (f'<svg width="{_WIDTH}" height="{_HEIGHT}" font-size="12" font-family="sans-serif">'
-            f'{"".join(lines)}</svg>')
+    lines += [f'<text x="{x}" y="{y}" fill="currentColor">{text}</text>' for x, y, text in texts]
+    return (f'<svg width="{_WIDTH}" height="{_HEIGHT}" font-size="12" font-family="sans-serif" '
+            f'stroke-width="2" stroke-linecap="round">{"".join(lines)}</svg>')

@@ -240,7 +240,7 @@ def predict_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         "for pictures; by default predictions_SPLIT.csv in the run's folder")
     parser.add_argument("--top-k", type=_positive, metavar="K", help="write the K most probable classes only")
     _add_processes(parser)
-    args = _parse(parser, argv)
+    args = _parse(parser, argv, "FILE, FOLDER or ")
     _require_prediction(parser)
     args.inputs = [Path(text) for text in args.overrides if not _is_override(text)]
     args.overrides = [text for text in args.overrides if _is_override(text)]
@@ -273,7 +273,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, files: str = "") -> argparse.Namespace:
     """Adds the options of both programs and parses the arguments."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:N or mps (the best there is)")
     parser.add_argument("--release-heap", action="store_true", help="give the memory of each step back to "
@@ -283,7 +283,7 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.
     for flag, key in SHORT_FLAGS.items():
         parser.add_argument(flag, dest="flags", action="append", default=[], metavar="VALUE",
                             type=f"{key}={{}}".format, help=f"short for {key}=VALUE")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=_OVERRIDES)
+    parser.add_argument("overrides", nargs="*", metavar=f"{files}key.path=value", help=_OVERRIDES)
     args = parser.parse_intermixed_args(argv)
     args.overrides = [*args.flags, *args.overrides]
     return args

@@ -1,11 +1,13 @@
 """Training and predicting from Python: what the programs do, with exceptions in place of exit codes."""
 import json
 import logging
+import re
 
 import pytest
 import torch
 
 from base import MODELS, fit, load
+from base.curves import draw_curves
 from conftest import assert_same_run, train
 from data_loader.digits import Digits
 from utils.errors import ConfigError
@@ -52,6 +54,10 @@ def test_the_curves_of_a_result_are_drawn(tmp_path):
     assert drawn.count("<svg") == 1 and drawn.count("<polyline") == 2 and "val" in drawn
     result.history["val/loss"] = [None, float("nan")]
     assert result._repr_html_().count("<polyline") == 2  # nothing to draw is no error
+    sets = draw_curves({"epoch": [1], "train/loss": [1.0], "val/a/loss": [2.0], "val/b/loss": [3.0]})
+    assert len({*re.findall(r'stroke="(#\w+)"', sets)}) == 3  # a colour for each set
+    points = re.findall('points="(.*?)"', sets)
+    assert all(len(pairs.split()) == 2 for pairs in points)  # of one epoch a dot, which needs two points
 
 
 def test_a_class_that_is_defined_again_is_the_one_that_counts(tmp_path):

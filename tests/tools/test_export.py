@@ -12,28 +12,13 @@ from base import DATASETS, MODELS, ArrayDataset, fit, load
 from conftest import PROJECT, needs, program
 from data_loader.digits import Digits
 from tools.export.export import export
+from tools.export.formats import output_names
 from utils.errors import ConfigError, TrainingError
 
 CONFIG = {"name": "exported", "dataset": "Digits", "data_loader": {"validation_split": 0.1},
           "transforms": {"batch": [{"type": "Normalize", "args": {"mean": [0.3], "std": [0.4]}}]},
           "model": {"type": "MLP", "args": {"sizes": [64, 10]}}, "loss": "CrossEntropyLoss",
           "optimizer": "SGD", "trainer": {"args": {"epochs": 1}}}
-# Another program: the file and what it holds are all that it knows.
-SERVER = """
-import json, sys
-import numpy as np
-import onnxruntime
-from PIL import Image
-
-session = onnxruntime.InferenceSession(sys.argv[1])
-about = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
-_, channels, height, width = about["input"]["shape"]
-images = [Image.open(file).convert("L" if channels == 1 else "RGB") for file in sys.argv[2:]]
-pixels = [np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1) for image in images]
-[logits] = session.run(None, {"input": np.stack(pixels).astype(about["input"]["dtype"])})
-names = about["classes"] or [*range(logits.shape[1])]
-print(*(names[number] for number in logits.argmax(1)))
-"""
 # Fixed before any of them was tried. The longer tests export the first five, the tests of a release all.
 CLASSIFIERS = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "shufflenet_v2_x0_5",
                "alexnet", "convnext_tiny", "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5",
@@ -103,10 +88,19 @@ def test_a_model_that_is_traced_as_another_is_refused_and_nothing_is_kept(tmp_pa
     with pytest.raises(TrainingError, match=r"model.pt2 is not kept: its outputs differ.*by 1.0e\+00 of"):
         export(run, "pt2", folder=tmp_path / "exported")
     assert [*(tmp_path / "exported").iterdir()] == []
+    other = "dataset={type: NoiseForExport, args: {shape: [1, 5, 5]}}"
+    with pytest.raises(ConfigError, match="this model cannot be exported as model.pt2: RuntimeError: mat1"):
+        export(run, "pt2", folder=tmp_path / "exported", overrides=[other])
     odd = fit({**CONFIG, "model": "CannotBeTraced"}, out=tmp_path / "runs").run
     with pytest.raises(ConfigError, match="this model cannot be exported as model.pt2"):
         export(odd, "pt2", folder=tmp_path / "exported")
     assert [*(tmp_path / "exported").iterdir()] == []
+
+
+def test_outputs_have_names():
+    value = torch.zeros(2, 3)
+    assert output_names({"value": value, "vector": value}) == ["value", "vector"]
+    assert output_names(value) == ["output"] and output_names((value, value)) == ["output_0", "output_1"]
 
 
 def test_mistakes_of_the_command_line(run):
@@ -126,14 +120,17 @@ def test_a_missing_library_is_one_line(run, monkeypatch):
 def test_another_program_gives_the_classes_of_predict(run, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    needs("docs/predict.md")
     files = []
     for number, image in enumerate(Digits("test").images[:12]):
         files.append(tmp_path / f"{number}.png")
         Image.fromarray(image[0].numpy()).save(files[-1])
     file, difference = export(run, "onnx", with_transforms=True, folder=tmp_path / "exported")
     assert difference < 1e-4
-    (tmp_path / "server.py").write_text(SERVER)
-    assert len([line for line in SERVER.splitlines() if line]) <= 15
+    page = (PROJECT / "docs" / "predict.md").read_text()
+    server = page.partition("```text\n")[2].partition("```")[0]
+    (tmp_path / "server.py").write_text(server)
+    assert 5 < len([line for line in server.splitlines() if line]) <= 15
     served = subprocess.run([sys.executable, tmp_path / "server.py", file, *files], capture_output=True,
                             text=True, cwd=tmp_path, check=True)
     program("predict.py", "-r", run, *files, "--out", tmp_path / "p.npz")

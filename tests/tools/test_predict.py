@@ -1,7 +1,12 @@
 """Predictions for splits and files: those of the scores, written whole or not at all."""
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +15,7 @@ from PIL import Image
 
 from base import DATASETS, TRAINERS, TRANSFORMS, ArrayDataset, fit
 from base import load as load_predictor
-from conftest import program, score, train
+from conftest import PROJECT, needs, program, score, train
 from data_loader.digits import Digits
 from tools.prediction.files import prediction_file
 from trainer.trainer import Trainer
@@ -35,6 +40,15 @@ class NamedForPrediction(ArrayDataset):
         values = torch.randn(40, 4, generator=torch.Generator().manual_seed(len(split)))
         self.ids = [f"{split}-{number}" for number in range(40)]
         super().__init__(values, (values.sum(1) > 0).long())
+
+
+@DATASETS.register
+class NoiseForPrediction(ArrayDataset):
+    """Random images uint8 `[N, *shape]` of ten classes."""
+
+    def __init__(self, split: str, shape: list[int]):
+        generator = torch.Generator().manual_seed(len(split))
+        super().__init__(torch.randint(256, (50, *shape), generator=generator).byte(), torch.arange(50) % 10)
 
 
 @TRAINERS.register
@@ -143,13 +157,50 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(run, pictures, tmp_pat
     shutil.copy(pictures / "3.png", tmp_path / "in")
     (tmp_path / "in" / "broken.png").write_text("no picture")
     (tmp_path / "in" / ".hidden").write_text("")
-    assert predict("-r", run, tmp_path / "in", "--out", tmp_path / "o.jsonl", "--top-k", 3) == 1
+    # the folder of the inputs may get the predictions, too
+    assert predict("-r", run, tmp_path / "in", "--out", tmp_path / "in" / "o.jsonl", "--top-k", 3) == 1
     said = capsys.readouterr().err
     assert f"{tmp_path / 'in' / 'broken.png'}: cannot be read: UnidentifiedImageError" in said
     assert "1 of 2 files could not be read" in said
-    [line] = map(json.loads, (tmp_path / "o.jsonl").read_text().splitlines())
+    [line] = map(json.loads, (tmp_path / "in" / "o.jsonl").read_text().splitlines())
     assert line["id"].endswith("3.png") and len(line["top"]) == 3 and line["top"][0][0] == line["class"]
     assert line["top"][0][1] >= line["top"][1][1] >= line["top"][2][1]
+
+
+def test_folders_of_images_give_names_of_classes_also_for_odd_files(tmp_path):
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat, shorthaired", "Dogge größer")):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            pixels = np.random.default_rng(number).integers(0, 90, (8, 12, 12, 3), dtype=np.uint8)
+            pixels[..., number] += 150
+            for place, image in enumerate(pixels):
+                Image.fromarray(image).save(tmp_path / "data" / split / name / f"{place}.png")
+    small = [{"type": "Resize", "args": {"size": [8, 8]}}]
+    config = {"name": "folders",
+              "dataset": {"type": "ImageFolder", "args": {"root": str(tmp_path / "data")}},
+              "transforms": {"train": small, "eval": small},
+              "data_loader": {"batch_size": 4, "validation_split": 0.25},
+              "model": {"type": "MLP", "args": {"sizes": [192, 2]}}, "loss": "CrossEntropyLoss",
+              "optimizer": {"type": "AdamW", "args": {"lr": 0.01}}, "trainer": {"args": {"epochs": 4}}}
+    run = fit(config, out=tmp_path / "runs").run
+    predict("-r", run, "--split", "test", "--out", tmp_path / "split.csv")
+    for row in rows(tmp_path / "split.csv"):
+        assert row["class"] == row["target"] == row["id"].split("/")[-2]
+    shutil.move(tmp_path / "data" / "test", tmp_path / "in")
+    shutil.rmtree(tmp_path / "data")
+    one, other = (Image.open(tmp_path / "in" / name / "0.png")
+                  for name in ("cat, shorthaired", "Dogge größer"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    one.save(tmp_path / "in" / "a.jpg", exif=exif)
+    other.convert("RGBA").save(tmp_path / "in" / "b.png")
+    shutil.copy(tmp_path / "in" / "b.png", os.fsencode(tmp_path / "in") + b"/c\xff.png")  # not UTF-8
+    assert predict("-r", run, tmp_path / "in", "--out", tmp_path / "files.csv") == 0
+    with open(tmp_path / "files.csv", newline="", errors="surrogateescape") as opened:
+        found = {os.path.relpath(row["id"], tmp_path / "in"): row["class"] for row in csv.DictReader(opened)}
+    assert [found.pop(name) for name in ("a.jpg", "b.png")] == ["cat, shorthaired", "Dogge größer"]
+    assert found.pop("c\udcff.png") == "Dogge größer" and len(found) == 16
+    assert all(name.split("/")[0] == predicted for name, predicted in found.items())
 
 
 def test_the_training_data_need_not_be_there_for_files(tmp_path):
@@ -217,6 +268,8 @@ def test_what_is_not_whole_has_not_the_files_name(tmp_path):
 @pytest.mark.parametrize("args, message", [
     (["--split", "tst"], "--split tst: the dataset has no such split. Did you mean 'test'?"),
     (["nowhere.png"], "nowhere.png: there is no such file or folder"),
+    (["--split", "test", "--top-k", 2, "trainer.type=DrawsForPrediction"],
+     "--top-k: there are no probabilities of classes, but target, picture, brightness"),
     (["--split", "test", "--out", "a.txt"], "--out a.txt: predictions are written to a .csv, .jsonl or .npz"),
     (["--split", "test", "trainer.type=OneForAllForPrediction"],
      r"trainer: predict_step gives 'mean' [] for 64 samples. A value for each of them"),
@@ -237,6 +290,33 @@ def test_a_single_sample_may_lack_its_axis(run, tmp_path):
         predict("-r", run, "--split", "test", "--out", tmp_path / f"{size}.npz", *options)
         found.append(np.load(tmp_path / f"{size}.npz")["brightness"])
     assert len(found[0]) > 64 and np.array_equal(*found)
+
+
+def test_predictions_that_cannot_be_written_are_refused_before_the_scores(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "evaluate", lambda *_: pytest.fail("scored"))
+    for args, message in ((["a.txt"], "--out a.txt"), (["a.csv", "--split", "all"], "a file of one split")):
+        with pytest.raises(ConfigError, match=message):
+            score("-r", run, "--predictions", *args)
+
+
+@pytest.mark.parametrize("name", ["digits", *(pytest.param(name, marks=pytest.mark.slow) for name in (
+    "mnist.yaml", "mnist.json", "cifar10_resnet"))])
+def test_predictions_of_shipped_classifiers_are_those_that_are_scored(name, tmp_path):
+    file = PROJECT / "configs" / (name if "." in name else f"{name}.yaml")
+    needs(file.relative_to(PROJECT))
+    shape = {"digits": None, "cifar10_resnet": [3, 32, 32]}.get(name, [1, 28, 28])
+    noise = [f"dataset={{type: NoiseForPrediction, args: {{shape: {shape}}}}}", "transforms.train=[]"]
+    run = fit(file, [*(noise if shape else []), "trainer.args.epochs=1", "scheduler=null",
+                     "data_loader.batch_size=16", "data_loader.validation_split=0.2"], out=tmp_path).run
+    predict("-r", run, "--split", "test", "--out", tmp_path / "o.npz")
+    trainer, scored = load_predictor(run).trainer, []
+    trainer.eval_metrics.watch(lambda outputs, targets, values: scored.append((outputs, targets)))
+    trainer.evaluate("test")
+    logits, targets = (torch.cat(part) for part in zip(*scored, strict=True))
+    predicted = np.load(tmp_path / "o.npz")
+    assert np.array_equal(predicted["class"], logits.argmax(1)) and len(logits) >= 50
+    assert np.array_equal(predicted["target"], targets)
+    assert np.allclose(predicted["probabilities"], logits.softmax(1), atol=1e-6)
 
 
 def test_files_or_a_split_are_needed(run):
@@ -276,6 +356,23 @@ def test_memory_does_not_grow_with_the_number_of_samples(kind, tmp_path):
     peaks = [int(program("-c", MANY, tmp_path, tmp_path / f"{number}.{kind}", number).stdout.split()[-1])
              for number in (2_000, 20_000)]
     assert peaks[1] - peaks[0] < 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_what_is_killed_in_the_middle_has_not_the_files_name(kind, tmp_path):
+    out = tmp_path / f"o.{kind}"
+    args = [sys.executable, "-c", MANY, str(tmp_path / "run"), str(out), "200000"]
+    process = subprocess.Popen(args, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (part := out.with_name(f"{out.name}.part")).exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert part.exists() and not out.exists()
+    program("-c", MANY, tmp_path / "run", out, 100)
+    assert out.exists() and not part.exists()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from PIL import Image
 
 from base import fit
 from conftest import score
-from tools.report.pictures import draw_confusion
+from tools.report.pictures import draw_confusion, draw_mistakes
 from tools.report.report import Report
 
 TRUE, PREDICTED = [0, 0, 0, 1, 1, 2, 2, 2, 2, 3], [0, 1, 0, 1, 2, 2, 2, 0, 2, 1]
@@ -19,7 +19,8 @@ def report_on(outputs, targets, loss=None, classes=None, size: int = 4) -> Repor
     report = Report(loss or torch.nn.CrossEntropyLoss(), classes)
     for first in range(0, len(targets), size):
         own = slice(first, first + size)
-        right = {"accuracy": outputs[own].argmax(1) == targets[own]} if outputs.ndim == 2 else {}
+        classified = outputs.ndim == 2 and targets.ndim == 1
+        right = {"accuracy": outputs[own].argmax(1) == targets[own]} if classified else {}
         report(outputs[own], targets[own], right)
     return report
 
@@ -77,7 +78,7 @@ def test_many_classes_fit_the_terminal_and_the_file(monkeypatch):
     lines = report.table().splitlines()
     assert max(map(len, lines)) <= 60 and len(lines) < 30
     assert "confusion" not in report.as_dict() and len(report.as_dict()["classes"]) == 150
-    assert draw_confusion(np.eye(150, dtype=int), names).width < 1000
+    assert draw_confusion(np.eye(150, dtype=int), names).width < 1000  # with some of the names
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_the_report_agrees_with_the_scores_and_keeps_those_of_other_splits(run):
     assert scores["report"].keys() == {"val", "test"} and "val/loss" in scores
     assert {file.name for file in run.glob("*.png")} == {
         "test_confusion.png", "test_mistakes.png", "val_confusion.png", "val_mistakes.png"}
-    assert Image.open(run / "test_mistakes.png").size == (4 * 120 + 8, 4 * 144 + 8)  # sixteen of them
+    assert Image.open(run / "test_mistakes.png").size == (4 * 152 + 8, 4 * 180 + 20)  # sixteen of them
 
 
 def test_regression_is_reported_too(tmp_path):
@@ -109,3 +110,30 @@ def test_regression_is_reported_too(tmp_path):
     assert {"r2", "mae"} <= score("-r", result.run)["report"]["test"].keys()
     assert (result.run / "test_residuals.png").exists()
     json.loads((result.run / "test.json").read_text())
+
+
+def test_labels_of_which_a_sample_has_several_are_classes_and_no_values():
+    """The numbers are those of scikit-learn's precision_recall_fscore_support."""
+    outputs = torch.tensor([[1.0, -1], [2, 1], [-1, 1], [3, -1]])
+    targets = torch.tensor([[1.0, 0], [0, 1], [1, 1], [1, 1]])
+    found = report_on(outputs, targets, torch.nn.BCEWithLogitsLoss(), ["red", "blue"]).as_dict()
+    rows = [[*found["classes"][name].values()] for name in ("red", "blue")]  # precision, recall, F1, support
+    assert rows == [pytest.approx([2 / 3, 2 / 3, 2 / 3, 3]), pytest.approx([1, 2 / 3, 0.8, 3])]
+    single = report_on(outputs[:, 0].sigmoid(), targets[:, 0], torch.nn.BCELoss(), ["no", "yes"])
+    assert single.as_dict()["classes"] == {"yes": found["classes"]["red"]} and "R2" not in single.table()
+    for loss in (torch.nn.BCELoss(), torch.nn.PoissonNLLLoss()):  # of pixels; the outputs are logarithms
+        assert report_on(torch.rand(4, 3), torch.rand(4, 3), loss).kind is None
+
+
+def test_a_vocabulary_needs_no_matrix_and_what_is_not_finite_is_no_error():
+    outputs, targets = torch.full((2, 50_000, 3), float("nan")), torch.zeros(2, 3, dtype=torch.long)
+    report = report_on(outputs, targets)
+    assert report.kind.confusion.nbytes < 10**7 and report.draw(None, "test", None) == []
+    assert report.as_dict()["classes"]["0"]["support"] == 6 and "50000 classes" in report.table()
+
+
+def test_long_names_are_cut_to_the_picture_and_its_title_is_whole():
+    two = draw_confusion(np.array([[1760, 211], [211, 1818]]), ["no", "yes"])
+    assert two.width > 150  # the title, and not two cells alone
+    sample = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    assert draw_mistakes([(sample, "a long name " * 9, "98% another")]).width == 4 * 152 + 8

@@ -65,7 +65,8 @@ def export(path: Path, name: str, with_transforms: bool = False, folder: Path | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished_") as unfinished:
-            model = Model(module, inputs[:2].clone(), _metadata(predictor, inputs, with_transforms))
+            scaled = _inputs(batch.data).dtype == torch.uint8 and inputs.is_floating_point()
+            model = Model(module, inputs[:2].clone(), _metadata(predictor, inputs, with_transforms, scaled))
             difference = _write(form, model, inputs, Path(unfinished) / form.name)
             for file in Path(unfinished).iterdir():
                 shutil.move(file, folder / file.name)
@@ -99,8 +100,8 @@ def _inputs(batch: Any) -> torch.Tensor:
 @torch.no_grad()
 def _write(form, model: Model, inputs: torch.Tensor, file: Path) -> float:
     """Writes a file with its metadata beside it; returns how much its outputs differ from the model's."""
-    expected = [flatten_outputs(model.module(inputs[:size])) for size in SIZES]
     try:
+        expected = [flatten_outputs(model.module(inputs[:size])) for size in SIZES]
         form.write(model, file)
         run = form.read(file, model)
         difference = _difference(run, inputs, expected)
@@ -130,8 +131,12 @@ def _difference(run: Run, inputs: torch.Tensor, expected: list[list[torch.Tensor
     return largest
 
 
-def _metadata(predictor: Predictor, inputs: torch.Tensor, with_transforms: bool) -> dict[str, Any]:
-    """What another program has to know of the model, as plain values."""
+def _metadata(predictor: Predictor, inputs: torch.Tensor, with_transforms: bool,
+              scaled: bool) -> dict[str, Any]:
+    """What another program has to know of the model, as plain values.
+
+    `scaled`: whether the uint8 images of the dataset are divided by 255 before they are given to the file.
+    """
     config, run = predictor.config, run_of(predictor.checkpoint.file)
     scores = run and run / "test.json"
     built, written = predictor.trainer.data.transforms, config["transforms"]
@@ -142,7 +147,7 @@ def _metadata(predictor: Predictor, inputs: torch.Tensor, with_transforms: bool)
         "input": {"dtype": str(inputs.dtype).removeprefix("torch."), "shape": ["batch", *inputs.shape[1:]]},
         # what an image goes through before it is given to the file, in this order
         "transforms": {"eval": blocks["eval"], "batch": [] if with_transforms else blocks["batch"],
-                       "uint8_to_float": not with_transforms and inputs.ndim == 4},
+                       "uint8_to_float": scaled},
         "classes": predictor.classes, "config": masked(flatten(config), secret),
         "scores": json.loads(scores.read_text()) if scores and scores.exists() else {},
         "checkpoint": predictor.checkpoint.file.name,

@@ -38,6 +38,14 @@ def flatten_outputs(outputs: Any) -> list[torch.Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
 
 
+def output_names(outputs: Any) -> list[str]:
+    """What an ONNX file calls the outputs: their keys in a dict of tensors, `output`, or `output_0`, ..."""
+    if isinstance(outputs, Mapping) and all(isinstance(value, torch.Tensor) for value in outputs.values()):
+        return [*map(str, outputs)]
+    number = len(flatten_outputs(outputs))
+    return ["output"] if number == 1 else [f"output_{place}" for place in range(number)]
+
+
 def _write_weights(model: Model, file: Path) -> None:
     torch.save(model.module.state_dict(), file)
 
@@ -75,8 +83,9 @@ def _read_program(file: Path, model: Model) -> Run:
 
 def _write_onnx(model: Model, file: Path) -> None:
     size = sum(value.nbytes for value in model.module.state_dict().values())
+    names = output_names(model.module(model.example))
     program = torch.onnx.export(model.module, (model.example,), dynamo=True, input_names=["input"],
-                                dynamic_shapes=_batch_dimension(), verbose=False)
+                                output_names=names, dynamic_shapes=_batch_dimension(), verbose=False)
     program.model.metadata_props.update({name: json.dumps(value) for name, value in model.metadata.items()})
     program.save(file, external_data=size > _ONE_FILE_BYTES)
 

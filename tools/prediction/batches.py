@@ -63,10 +63,10 @@ def split_predictions(predictor: BatchPredictor, split: str, bars: bool = True) 
             bar.update(1)
 
 
-def file_predictions(predictor: BatchPredictor, paths: list[Path],
+def file_predictions(predictor: BatchPredictor, files: list[Path],
                      bars: bool = True) -> Iterator[Predictions]:
-    """For each file among paths and in folders, in order; `errors` has those that cannot be read."""
-    data, files = predictor.trainer.data, input_files(paths)
+    """For each file, in order; `errors` has those that cannot be read. All processes get equal `files`."""
+    data = predictor.trainer.data
     inputs = InputFiles(files, input_reader(predictor.config["dataset"]), data.transforms["eval"])
     batches = [range(first, min(first + data.eval_batch_size, len(files)))
                for first in range(0, len(files), data.eval_batch_size)]

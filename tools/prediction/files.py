@@ -59,7 +59,7 @@ class PredictionFile:
 
     def open(self) -> None:
         """Creates `self.part`."""
-        self.file = open(self.part, "w", newline="", encoding="utf-8")
+        self.file = open(self.part, "w", newline="", encoding="utf-8", errors="surrogateescape")
 
     def write(self, ids: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
         """Writes a batch: the names of its samples, and values `[B, ...]` by their names."""
@@ -74,10 +74,11 @@ class PredictionFile:
         return self.classes[number] if self.classes and 0 <= number < len(self.classes) else str(number)
 
     def ranked(self, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
-        """The `top_k` classes `[B, k]` and their probabilities; None if all are written, or none."""
-        probabilities = values.get(PROBABILITIES)
-        if self.top_k is None or probabilities is None or probabilities.ndim != 2:
+        """The `top_k` classes `[B, k]` and their probabilities; None if all are written."""
+        if self.top_k is None:
             return None
+        if np.ndim(probabilities := values.get(PROBABILITIES)) != 2:
+            raise ConfigError(f"--top-k: there are no probabilities of classes, but {', '.join(values)}")
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :self.top_k]
         return order, np.take_along_axis(probabilities, order, axis=1)
 
@@ -222,8 +223,6 @@ def _is_picture(value: np.ndarray) -> bool:
 
 
 def _to_image(value: np.ndarray) -> Image.Image:
-    if value.dtype.kind == "f":
-        value = (value.clip(0, 1) * 255).round()
-    value = value.astype(np.uint8)
-    return Image.fromarray(value.transpose(1, 2, 0).squeeze(-1) if value.ndim == 3 and len(value) == 1
-                           else value.transpose(1, 2, 0) if value.ndim == 3 else value)
+    value = ((value.clip(0, 1) * 255).round() if value.dtype.kind == "f" else value).astype(np.uint8)
+    return Image.fromarray(value if value.ndim == 2 else value[0] if len(value) == 1
+                           else value.transpose(1, 2, 0))

@@ -10,24 +10,31 @@ import numpy as np
 import torch
 
 from base.prediction.outputs import to_probabilities
+from base.weighted_losses import loss_parts
 from tools.report.pictures import draw_confusion, draw_mistakes, draw_residuals
 
-MAX_LISTED = 100  # classes whose confusion matrix is written as numbers
+MAX_LISTED, MAX_COUNTED = 100, 1000  # classes whose confusion matrix is written as numbers, and counted
 _NUM_BINS, _NUM_MISTAKES, _NUM_POINTS, _MAX_ROWS = 15, 16, 5000, 20
+# losses of torch over values, and those over labels with the output from which on a label counts as predicted
+_OF_VALUES = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss",
+              "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+_OF_LABELS = {"BCEWithLogitsLoss": 0.0, "binary_cross_entropy_with_logits": 0.0,
+              "BCELoss": 0.5, "binary_cross_entropy": 0.5}
 
 
 class Report:
     """Collects what an evaluation sees: `report(outputs, targets, values)` for each batch.
 
     Args:
-        loss: the run's; it tells whether outputs are over classes.
+        loss: the run's; it tells whether outputs are over classes, over labels of 0 and 1, or values.
         classes: their names, if they have some.
     """
 
     def __init__(self, loss: Any, classes: Sequence[str] | None = None):
         self.classes, self.to_probabilities = classes, to_probabilities(loss)
+        self.losses = [getattr(part, "func", part) for part in loss_parts(loss).values()]
         self.certainty = Certainty()
-        self.kind: ClassReport | ResidualReport | None = None
+        self.kind: LabelReport | ResidualReport | None = None
 
     def __call__(self, outputs: Any, targets: Any, values: Mapping[str, Any]) -> None:
         """Adds a batch: outputs and targets as metrics get them, and the values of metrics `[B]`."""
@@ -40,14 +47,28 @@ class Report:
             self.kind.add(outputs.detach(), targets)
 
     def _kind_for(self, outputs: torch.Tensor,
-                  targets: torch.Tensor) -> "ClassReport | ResidualReport | None":
-        if self.to_probabilities and outputs.ndim > 1 and not targets.is_floating_point() and (
-                targets.shape == outputs.shape[:1] + outputs.shape[2:]):
-            return ClassReport(outputs.shape[1], self.to_probabilities, self.classes)
-        if not self.to_probabilities and outputs.is_floating_point() and targets.is_floating_point() and (
-                outputs.shape == targets.shape):
-            return ResidualReport()
-        return None
+                  targets: torch.Tensor) -> "LabelReport | ResidualReport | None":
+        if self.to_probabilities:
+            fits = outputs.ndim > 1 and targets.shape == outputs.shape[:1] + outputs.shape[2:]
+            if not fits or targets.is_floating_point():
+                return None
+            return ClassReport(self._names(outputs.shape[1]), self.to_probabilities)
+        if not outputs.is_floating_point() or outputs.shape != targets.shape:
+            return None
+        names = {getattr(loss, "__name__", type(loss).__name__) for loss in self.losses}
+        binary = bool(((targets == 0) | (targets == 1)).all())
+        if thresholds := [_OF_LABELS[name] for name in names if name in _OF_LABELS]:
+            is_labels = binary and outputs.ndim <= 2
+            return LabelReport(self._names(outputs[0].numel()), thresholds[0]) if is_labels else None
+        own = not any(_of_torch(loss) for loss in self.losses) and not binary
+        is_values = targets.is_floating_point() and (own or names & {*_OF_VALUES})
+        return ResidualReport() if is_values else None
+
+    def _names(self, number: int) -> list[str]:
+        """The names of as many classes or labels; of a single output for two classes the second one's."""
+        classes = self.classes or ()
+        classes = classes[1:] if number == 1 and len(classes) == 2 else classes
+        return [*map(str, classes if len(classes) == number else range(number))]
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers, for test.json; empty if there is nothing to report."""
@@ -87,41 +108,96 @@ class Certainty:
                 for name, (number, total, squares) in self.sums.items() if number > 1}
 
 
-class ClassReport:
-    """Confusion matrix, what follows from it, calibration, and the most confident mistakes."""
+def _of_torch(loss: Any) -> bool:
+    return getattr(loss, "__module__", "").startswith("torch.")
 
-    def __init__(self, num_classes: int, probabilities: Callable, classes: Sequence[str] | None):
+
+class LabelReport:
+    """Precision, recall, F1 and support of labels, of which a sample may have several.
+
+    Args:
+        names: those of the labels.
+        threshold: the output above which a label counts as predicted.
+    """
+
+    def __init__(self, names: Sequence[str], threshold: float):
+        self.names, self.threshold = names, threshold
+        self.counts = np.zeros((3, len(names)), np.int64)  # right ones, true ones, predicted ones
+
+    def add(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """Outputs and targets (0 or 1) of one shape, `[B, K]`; or `[B]` for a single label."""
+        predicted, true = ((part.cpu().numpy() > bound).reshape(len(part), -1)
+                           for part, bound in ((outputs, self.threshold), (targets, 0.5)))
+        self.counts += [part.sum(0) for part in (true & predicted, true, predicted)]
+
+    def per_class(self) -> dict[str, np.ndarray]:
+        """Precision, recall, F1 and support of each class, `[K]`; 0 where there is nothing to divide by."""
+        hits, support, chosen = self.counts
+        return {"precision": hits / np.maximum(chosen, 1), "recall": hits / np.maximum(support, 1),
+                "f1": 2 * hits / np.maximum(support + chosen, 1), "support": support}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers, by the names of the classes."""
+        columns = self.per_class()
+        rows = {name: {key: value[number].item() for key, value in columns.items()}
+                for number, name in enumerate(self.names)}
+        return {"classes": rows, **{f"macro_{key}": float(columns[key].mean())
+                                    for key in ("precision", "recall", "f1")}}
+
+    def lines(self) -> list[str]:
+        """A table of the classes, of many those with the lowest F1."""
+        columns, room = self.per_class(), shutil.get_terminal_size().columns
+        many, order = len(self.names) > _MAX_ROWS, range(len(self.names))
+        shown = sorted(order, key=columns["f1"].tolist().__getitem__)[:_MAX_ROWS] if many else order
+        width = max(8, min(max(map(len, self.names)), room - 42))
+        lines = [f"  {'class':<{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'support':>9}"]
+        for number in shown:
+            values = " ".join(f"{columns[key][number]:9.4f}" for key in ("precision", "recall", "f1"))
+            lines.append(f"  {self.names[number][:width]:<{width}} {values} {columns['support'][number]:9d}")
+        more = f"  ({len(self.names)} classes, those with the lowest F1; test.json has all)"
+        return [*lines, *([more] if many else [])]
+
+    def draw(self, folder: Path, name: str, read: Callable[[int], Any] | None) -> list[Path]:
+        """Draws nothing."""
+        return []
+
+
+class ClassReport(LabelReport):
+    """Adds the confusion matrix of up to 1000 classes, calibration, and the most confident mistakes.
+
+    Args:
+        names: those of the classes.
+        probabilities: makes probabilities of outputs.
+    """
+
+    def __init__(self, names: Sequence[str], probabilities: Callable):
+        super().__init__(names, 0.0)
         self.to_probabilities = probabilities
-        self.names = [*map(str, classes if classes and len(classes) == num_classes else range(num_classes))]
-        self.confusion = np.zeros((num_classes, num_classes), np.int64)  # [true, predicted]
+        self.confusion = np.zeros((min(len(names), MAX_COUNTED),) * 2, np.int64)  # [true, predicted]
         self.bins = np.zeros((3, _NUM_BINS))  # of confidence: samples, sum of confidence, correct ones
         self.mistakes: list[tuple[float, int, int, int]] = []  # a heap: confidence, -place, true, predicted
         self.seen = 0
 
     def add(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Outputs `[B, K, ...]`, targets int `[B, ...]`; other numbers than 0 to K - 1 do not count."""
-        confidence, predicted = (part.cpu().numpy() for part in self.to_probabilities(outputs).max(1))
-        true, number = targets.cpu().numpy(), len(self.names)
+        sure, predicted = (part.cpu().numpy() for part in self.to_probabilities(outputs).max(1))
+        true, number, sure = targets.cpu().numpy(), len(self.names), np.nan_to_num(sure)
         known = (true >= 0) & (true < number)
-        pairs = true[known] * number + predicted[known]
-        self.confusion += np.bincount(pairs, minlength=number**2).reshape(number, number)
-        correct, sure = (true == predicted)[known], confidence[known].astype(np.float64)
-        places = np.minimum((sure * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
-        self.bins += [np.bincount(places, weights, _NUM_BINS)
-                      for weights in (np.ones(len(sure)), sure, correct)]
         wrong = np.flatnonzero(known & (true != predicted)) if true.ndim == 1 else ()
         for place in wrong:
-            mistake = (float(confidence[place]), -self.seen - int(place), int(true[place]),
-                       int(predicted[place]))
+            mistake = float(sure[place]), -self.seen - int(place), int(true[place]), int(predicted[place])
             push = heapq.heappush if len(self.mistakes) < _NUM_MISTAKES else heapq.heappushpop
             push(self.mistakes, mistake)
         self.seen += len(true)
-
-    def per_class(self) -> dict[str, np.ndarray]:
-        """Precision, recall, F1 and support of each class, `[K]`; 0 where there is nothing to divide by."""
-        hits, support, chosen = self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0)
-        return {"precision": hits / np.maximum(chosen, 1), "recall": hits / np.maximum(support, 1),
-                "f1": 2 * hits / np.maximum(support + chosen, 1), "support": support}
+        true, predicted, sure = true[known], predicted[known], sure[known].astype(np.float64)
+        correct = true == predicted
+        self.counts += [np.bincount(part, minlength=number) for part in (true[correct], true, predicted)]
+        if number <= MAX_COUNTED:
+            pairs = np.bincount(true * number + predicted, minlength=number**2)
+            self.confusion += pairs.reshape(number, number)
+        places = np.minimum((sure * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
+        self.bins += [np.bincount(places, weights, _NUM_BINS)
+                      for weights in (np.ones(len(sure)), sure, correct)]
 
     def calibration_error(self) -> float:
         """The mean gap between confidence and accuracy, over 15 bins of confidence (Guo et al. 2017)."""
@@ -130,34 +206,22 @@ class ClassReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers, by the names of the classes."""
-        columns = self.per_class()
-        rows = {name: {key: value[number].item() for key, value in columns.items()}
-                for number, name in enumerate(self.names)}
-        means = {f"macro_{key}": float(columns[key].mean()) for key in ("precision", "recall", "f1")}
-        listed = len(self.names) <= MAX_LISTED
-        return {"classes": rows, **means, "calibration_error": self.calibration_error(),
-                **({"confusion": self.confusion.tolist()} if listed else {})}
+        listed = {"confusion": self.confusion.tolist()} if len(self.names) <= MAX_LISTED else {}
+        return {**super().as_dict(), "calibration_error": self.calibration_error(), **listed}
 
     def lines(self) -> list[str]:
-        """A table of the classes, of many those with the lowest F1."""
-        columns, room = self.per_class(), shutil.get_terminal_size().columns
-        order = sorted(range(len(self.names)), key=columns["f1"].tolist().__getitem__)[:_MAX_ROWS]
-        many = len(self.names) > _MAX_ROWS
-        width = max(8, min(max(map(len, self.names)), room - 42))
-        lines = [f"  {'class':<{width}} {'precision':>9} {'recall':>9} {'f1':>9} {'support':>9}"]
-        for number in order if many else range(len(self.names)):
-            values = " ".join(f"{columns[key][number]:9.4f}" for key in ("precision", "recall", "f1"))
-            lines.append(f"  {self.names[number][:width]:<{width}} {values} {columns['support'][number]:9d}")
-        more = f"  ({len(self.names)} classes, those with the lowest F1; test.json has all)"
-        return [*lines, *([more] if many else []), f"  calibration error {self.calibration_error():.4f}"]
+        """The table, and the calibration error."""
+        return [*super().lines(), f"  calibration error {self.calibration_error():.4f}"]
 
     def draw(self, folder: Path, name: str, read: Callable[[int], Any] | None) -> list[Path]:
         """The confusion matrix, and where the samples are pictures the most confident mistakes."""
-        files = [folder / f"{name}_confusion.png"]
-        draw_confusion(self.confusion, self.names).save(files[0])
+        files = []
+        if len(self.names) <= MAX_COUNTED:
+            files.append(folder / f"{name}_confusion.png")
+            draw_confusion(self.confusion, self.names).save(files[-1])
         if read and self.mistakes:
             names, found = self.names, sorted(self.mistakes, reverse=True)
-            shown = [(read(-place), f"true {names[true]}", f"not {names[predicted]} ({confidence:.0%})")
+            shown = [(read(-place), names[true], f"{confidence:.0%} {names[predicted]}")
                      for confidence, place, true, predicted in found]
             if picture := draw_mistakes(shown):
                 files.append(folder / f"{name}_mistakes.png")

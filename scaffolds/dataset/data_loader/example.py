@@ -1,5 +1,7 @@
 """Example: what these data are, and where they come from."""
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from base import DATASETS
@@ -27,6 +29,12 @@ class Example(Dataset):
         self.images = torch.rand(num_samples, 1, 8, 8, generator=generator)
         self.images[self.targets == 0, :, :, :4] += 0.5
         self.images[self.targets == 1, :, :, 4:] += 0.5
+
+    @staticmethod
+    def read_input(path) -> torch.Tensor:
+        """The image in a file as a sample has it, for `python predict.py -r RUN FILES`."""
+        with Image.open(path) as image:
+            return torch.from_numpy(np.asarray(image.convert("L").resize((8, 8)))[None] / np.float32(255))
 
     def __len__(self) -> int:
         return len(self.targets)

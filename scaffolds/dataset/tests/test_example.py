@@ -1,6 +1,7 @@
 """Example gives every split samples of its own, always the same, from which its config learns."""
 import pytest
 import torch
+from PIL import Image
 
 from conftest import PROJECT, epochs, train
 from data_loader.example import Example
@@ -17,6 +18,12 @@ def test_example_gives_the_same_samples_at_every_start(split):
 def test_example_shares_no_samples_between_splits():
     datasets = [Example(split, num_samples=20) for split in ("train", "val", "test")]
     assert len({image.sum().item() for dataset in datasets for image, _ in dataset}) == 60
+
+
+def test_a_file_gives_the_input_that_example_gives(tmp_path):
+    image = (Example("test")[0][0].clamp(max=1) * 255).byte()  # [1, 8, 8]
+    Image.fromarray(image[0].numpy()).save(tmp_path / "1.png")
+    assert torch.allclose(Example.read_input(tmp_path / "1.png"), image / 255)
 
 
 def test_a_network_learns_from_example(tmp_path):
