@@ -133,7 +133,7 @@ class Copy:
     def bash(self, script: str, *args: str) -> subprocess.CompletedProcess:
         environment = {**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
         return subprocess.run(["bash", "-c", script, "bash", *args], cwd=self.folder, env=environment, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
 
     def fault(self, block_line: int, message: str) -> None:
         self.faults.append(f"{self.page}:{block_line}: {message}")
