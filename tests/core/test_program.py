@@ -126,7 +126,7 @@ def test_the_summary_and_the_closing_block_tell_what_was_built_and_what_to_do_ne
     for text in ("MLP: 1,210 parameters", "train 1,397 | val 40", "device: ", "epoch 2/2", "tensorboard --logdir",
                  f"python test.py -r {tmp_path}/small/one", f"python train.py -r {tmp_path}/small/one trainer.args.epochs=4"):
         assert text in done.stdout, text
-    scored = program("test.py", "-r", tmp_path / "small", cold=True)
+    scored = program("test.py", "-r", tmp_path / "small")
     assert "test/accuracy" in scored.stdout
     capfd.readouterr()
     train("-c", small, "--run-name", "two", out=tmp_path)  # which is quiet
