@@ -49,7 +49,7 @@ def file_of(frame) -> str | None:
     if not path.is_absolute() or not path.is_relative_to(PROJECT) or "site-packages" in path.parts:
         return None
     name = str(path.relative_to(PROJECT))
-    return None if name.startswith("benchmarks/") else name
+    return None if name.startswith(("benchmarks/", "tests/")) else name
 
 
 def watched_run(*overrides: str) -> tuple[Watch, set[str]]:

@@ -3,8 +3,11 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -66,7 +69,7 @@ def start(*args, cwd: Path, stdout, stderr, env: dict, preexec=None):
                             start_new_session=True, preexec_fn=preexec)
 
 
-def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 120,
+def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 300,
             cold: bool = False) -> subprocess.CompletedProcess:
     """`python ARGS` as a process of its own, which must end with `code`, and without a traceback unless it is 1.
 
@@ -81,12 +84,37 @@ def program(*args, cwd: Path = PROJECT, code: int | None = 0, timeout: float = 1
     return done
 
 
+def in_processes(number: int, *args, timeout: float = 600) -> str:
+    """`python ARGS` in a group of `number` processes, which all must end with 0; returns what they print.
+
+    They find the variables that torchrun sets, and this process has their store; so they are warm, other than torchrun's.
+    """
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+              "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    until = time.monotonic() + timeout
+    with tempfile.TemporaryFile("w+") as output:
+        group = [start(*args, cwd=PROJECT, stdout=output, stderr=output,
+                       env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(number)]
+        while None in (codes := [process.poll() for process in group]) and not any(codes) and time.monotonic() < until:
+            time.sleep(0.01)
+        if any(codes):
+            time.sleep(2)  # the others may have something to say about it
+        for process in group:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        output.seek(0)
+        said = output.read()
+    assert codes == [0] * number, f"exit codes {codes}\n{said}"
+    assert "Traceback" not in said, said
+    return said
+
+
 def in_group(num_processes: int, jobs: list[list], folder: Path) -> None:
     """Runs jobs, which are arguments of train.py, in one group of processes (tests/distributed/group.py)."""
-    (folder / f"jobs{num_processes}.json").write_text(json.dumps([[*map(str, job)] for job in jobs]))
-    program("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", num_processes,
-            "tests/distributed/group.py",
-            folder / f"jobs{num_processes}.json", timeout=300)
+    file = folder / f"jobs{num_processes}.json"
+    file.write_text(json.dumps([[*map(str, job)] for job in jobs]))
+    in_processes(num_processes, "tests/distributed/group.py", file)
 
 
 def metrics(run: Path) -> list[dict]:

@@ -13,12 +13,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 
 def can_be_warm(args: list) -> bool:
-    """Whether `python ARGS` is a command that needs torch."""
-    return sys.platform == "linux" and Path(args[0]).name in ("train.py", "test.py", "-m")
+    """Whether `python ARGS` is a command that can be begun so."""
+    return sys.platform == "linux" and (args[0] in ("-c", "-m") or Path(args[0]).suffix == ".py")
 
 
 def run_warm(args: list, cwd: Path, timeout: float) -> subprocess.CompletedProcess:
@@ -36,7 +37,7 @@ def run_warm(args: list, cwd: Path, timeout: float) -> subprocess.CompletedProce
 
 
 class WarmProcess:
-    """`python ARGS`, where ARGS begin with a file or with -m: of `subprocess.Popen` what the tests need."""
+    """`python ARGS`, where ARGS begin with a file, -c or -m: of `subprocess.Popen` what the tests need."""
 
     def __init__(self, args: list, cwd: Path, env: dict, stdout, stderr):
         self.args, self.returncode = [*map(str, args)], None
@@ -112,6 +113,10 @@ def begin(args: list[str], cwd: str, env: dict, files: list[int]) -> None:
     if args[0] == "-m":
         sys.argv, sys.path[0] = args[1:], cwd
         runpy.run_module(args[1], run_name="__main__", alter_sys=True)
+    elif args[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *args[2:]], ""
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        exec(compile(args[1], "<string>", "exec"), vars(main))
     else:
         sys.argv, sys.path[0] = args, str(Path(args[0]).resolve().parent)
         runpy.run_path(args[0], run_name="__main__")

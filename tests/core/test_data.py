@@ -2,8 +2,6 @@
 import gc
 import multiprocessing
 import random
-import subprocess
-import sys
 import weakref
 from collections import namedtuple
 from functools import partial
@@ -16,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 from base.data.sample_count import count_samples
 from base.base_data_loader import DataSplits
 from base.build import build_dataset
-from conftest import PROJECT
+from faults.harness import Started
 from utils.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -528,8 +526,8 @@ data = DataSplits(lambda split: TensorDataset(torch.zeros(99, 1)), batch_size=4,
 next(data.batches("train"))
 raise KeyError("a mistake of the user")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=20)
-    assert done.returncode == 1 and "a mistake of the user" in done.stderr
+    with Started("-c", code) as program:
+        assert program.end() == 1 and "a mistake of the user" in program.said
 
 
 def test_folders_of_images_take_their_classes_from_train(tmp_path):

@@ -244,7 +244,7 @@ def finished(tmp_path_factory):
 def test_a_start_on_a_full_disk_is_one_message_and_exit_code_2_and_costs_no_file(finished):
     before = {file.name: file.read_bytes() for file in finished.iterdir() if file.is_file() and file.name != ".lock"}
     start = "import resource as r, runpy; r.setrlimit(r.RLIMIT_FSIZE, (0, 0)); runpy.run_path('train.py', run_name='__main__')"
-    done = program("-c", start, "-r", finished, "trainer.args.epochs=2", code=2)
+    done = program("-c", start, "-r", finished, "trainer.args.epochs=2", code=2, cold=True)  # its output is no file
     assert done.stderr.strip() == f"{finished}: cannot be written: File too large"
     assert {name: (finished / name).read_bytes() for name in before} == before
 

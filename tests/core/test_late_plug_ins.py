@@ -49,7 +49,7 @@ def test_files_and_classes_that_come_later_are_found_and_other_kinds_are_named(t
     for folder in ("base", "model", "data_loader", "trainer", "logger", "utils"):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run([sys.executable, "-c", NOTEBOOK, NET], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120)
+                          timeout=300)
     assert done.stdout.splitlines() == [
         "no model 'Late'.", "1",
         "no model 'Later'. model/late.py has it since it was imported: reload it.", "23 4",

@@ -465,7 +465,7 @@ def test_mistakes_in_plug_ins_end_with_code_2_and_their_own_line(tmp_path):
         "optimizer.args.lr=0,1": "optimizer.args.lr: '0,1' is text; a number is needed. Did you mean 0.1?",
     }
     done = subprocess.run([sys.executable, "-c", SEVERAL, "\n".join(expected)], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120)
+                          timeout=300)
     *messages, rest = re.split(r"exit code 2\n", done.stderr)
     assert len(messages) == len(expected) and not rest and "Traceback" not in done.stderr, done.stderr
     for message, said in zip(messages, expected.values(), strict=True):

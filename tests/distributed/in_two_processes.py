@@ -185,7 +185,7 @@ def _leave_by_an_error():
 
 
 if __name__ == "__main__":
-    with process_group(True, torch.device("cpu"), timeout_s=20):
+    with process_group(True, torch.device("cpu"), timeout_s=120):
         for name, run in cases().items():
             run()
             print(f"passed: {name} on {dist.rank()}", flush=True)

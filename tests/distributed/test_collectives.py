@@ -1,12 +1,10 @@
 """The helpers of utils/distributed/collectives.py and the page that teaches them: in two real processes, and in one without any group."""
 import re
-import subprocess
-import sys
 
 import pytest
 from in_two_processes import PAGE, cases, examples
 
-from conftest import PROJECT
+from conftest import in_processes
 from utils.distributed import collectives as dist
 
 HELPERS = ("rank", "world_size", "is_main", "main_first", "barrier", "all_reduce", "all_gather", "all_gather_object",
@@ -14,19 +12,18 @@ HELPERS = ("rank", "world_size", "is_main", "main_first", "barrier", "all_reduce
 
 
 @pytest.fixture(scope="module")
-def two_processes() -> subprocess.CompletedProcess:
-    """All examples and checks, run in one pair of processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run([*command, "-m", "tests.distributed.in_two_processes"], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+def two_processes() -> str:
+    """What all examples and checks print, run in one pair of processes, which must end without an error."""
+    return in_processes(2, "-m", "tests.distributed.in_two_processes")
 
 
 @pytest.mark.parametrize("name", cases())
 def test_in_two_processes(two_processes, name):
-    assert all(f"passed: {name} on {rank}" in two_processes.stdout for rank in (0, 1)), two_processes.stderr
+    assert all(f"passed: {name} on {rank}\n" in two_processes for rank in (0, 1)), two_processes
 
 
 def test_two_processes_end_together_without_a_word(two_processes):
-    assert two_processes.returncode == 0 and "Traceback" not in two_processes.stderr
+    assert [line for line in two_processes.splitlines() if not line.startswith("passed: ")] == []
 
 
 @pytest.mark.parametrize("name", cases())

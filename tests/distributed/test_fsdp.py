@@ -79,14 +79,12 @@ class Runs:
 def runs(tmp_path_factory):
     """Whole ones, one that is broken off two steps into the second epoch's three, of batches 2, 2 and 1, and some resumed."""
     runs, broken_off = Runs(tmp_path_factory.mktemp("runs")), (WRAPPED, "--steps", 5)
-    in_group(2, [runs.new("ddp"), runs.new("fsdp", WRAPPED), runs.new("broken_off", *broken_off),
-                 runs.new("ddp_phases", *PHASES), runs.new("fsdp_phases", WRAPPED, *PHASES),
-                 runs.new("ddp_patterns", PATTERNS), runs.new("fsdp_patterns", WRAPPED, PATTERNS)], runs.folder)
-    runs.copy("broken_off", "of_two")
     with pytest.raises(Interrupted):
         train(*runs.new("of_one", *broken_off), out=runs.folder)
-    for name in ("of_two", "of_one"):
-        in_group(2, [["-q", "-r", runs[name]]], runs.folder)
+    in_group(2, [runs.new("ddp"), runs.new("fsdp", WRAPPED), runs.new("broken_off", *broken_off),
+                 runs.new("ddp_phases", *PHASES), runs.new("fsdp_phases", WRAPPED, *PHASES),
+                 runs.new("ddp_patterns", PATTERNS), runs.new("fsdp_patterns", WRAPPED, PATTERNS),
+                 runs.new("of_two", *broken_off), ["-q", "-r", runs["of_two"]], ["-q", "-r", runs["of_one"]]], runs.folder)
     return runs
 
 

@@ -1,14 +1,23 @@
 """Processes that get RANK and WORLD_SIZE by hand are one group, or end with a sentence."""
+import contextlib
 import os
+import random
 import socket
-import subprocess
-import sys
 
 import pytest
 
-from conftest import PROJECT, train
+from conftest import PROJECT, start, train
 from utils.errors import ConfigError
 from utils.run_record import starts_of
+
+
+def unused_port() -> int:
+    """One that no other program is given meanwhile: systems take those of connections from above."""
+    for port in random.SystemRandom().sample(range(10_000, 32_000), 100):
+        with socket.socket() as attempt, contextlib.suppress(OSError):
+            attempt.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 @pytest.mark.parametrize("options, said", [
@@ -25,13 +34,13 @@ def test_one_of_several_processes_that_cannot_join_is_an_error(small, tmp_path, 
 
 
 def test_processes_that_are_started_by_hand_train_one_run(small, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
     given = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "train.py", "--quiet", "--distributed", "--device", "cpu", "-c", str(small),
+    command = ["train.py", "--quiet", "--distributed", "--device", "cpu", "-c", str(small),
                "trainer.args.epochs=1", "--out", str(tmp_path / "out")]
-    started = [subprocess.Popen(command, cwd=PROJECT, env={**given, "RANK": rank}) for rank in ("0", "1")]
-    assert [process.wait(timeout=100) for process in started] == [0, 0]
+    with open(tmp_path / "said", "w") as said:
+        started = [start(*command, cwd=PROJECT, stdout=said, stderr=said, env={**given, "RANK": rank})
+                   for rank in ("0", "1")]
+        assert [process.wait(timeout=300) for process in started] == [0, 0], (tmp_path / "said").read_text()
     run, = (tmp_path / "out").glob("*/*")
-    assert [start["num_processes"] for start in starts_of(run)] == [2]
+    assert [begun["num_processes"] for begun in starts_of(run)] == [2]

@@ -54,6 +54,7 @@ optimizer: {type: Adam, args: {lr: 0.01}}
 trainer: {type: Trainer, args: {epochs: 4, log_every: 1, checkpoint_every: {steps: 3}}}
 writers: []
 """
+LITTLE_GB = 12  # of memory, for what might explode
 STEPS_PER_EPOCH = 12  # of BUSY: 24 batches, 2 to a step
 
 
@@ -77,15 +78,18 @@ def write_config(folder: Path, text: str = BUSY) -> Path:
 class Started:
     """`python ARGS` under way, in a session of its own, so that a signal to its group reaches nobody else.
 
-    A context: whatever is left of it is killed in the end. `preexec` runs in the child, before the program. On the CPU,
-    everywhere: address spaces are limited here, which CUDA does not take.
+    A context: whatever is left of it is killed in the end. `preexec` runs in the child, before the program. With
+    `memory_gb` its address space is limited, so that what explodes ends there and not in a dead machine. On the CPU,
+    everywhere: CUDA does not take such a limit.
     """
 
-    def __init__(self, *args, cwd: Path = PROJECT, preexec=None):
+    def __init__(self, *args, cwd: Path = PROJECT, preexec=None, memory_gb: int | None = None):
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         self._stderr = tempfile.TemporaryFile()  # not a pipe: nobody has to read along
         with open(os.devnull, "w") as nothing:
             self.process = start(*args, cwd=cwd, stdout=nothing, stderr=self._stderr, env=environment, preexec=preexec)
+        if memory_gb and hasattr(resource, "prlimit"):
+            resource.prlimit(self.process.pid, resource.RLIMIT_AS, (memory_gb << 30, memory_gb << 30))
         self.started = time.monotonic()
 
     def __enter__(self):
@@ -239,11 +243,6 @@ def sound_step(run: Path) -> int:
 # -- starving ----------------------------------------------------------------------------------------------------------
 
 
-def little_memory(gigabytes: int = 12):
-    """For `preexec`: limits the address space of the program, so that what explodes ends there and not in a dead machine."""
-    return lambda: resource.setrlimit(resource.RLIMIT_AS, (gigabytes << 30, gigabytes << 30))
-
-
 def moments(seed: int, duration_s: float):
     """Endless random moments of a run, uniform over its duration."""
     generator = random.Random(seed)
@@ -273,7 +272,7 @@ def mounted_tmpfs(folder: Path, size: str):
 
 def assert_refused(command: list, file: Path, within_s: float = 60) -> str:
     """`python COMMAND` ends with exit code 2 and one line that names `file`, soon and in little memory; returns the line."""
-    with Started(*command, preexec=little_memory()) as program:
+    with Started(*command, memory_gb=LITTLE_GB) as program:
         code = program.end(within_s)
         said = program.said.strip()
     assert code == 2, f"exit code {code}: {said[-2000:]}"

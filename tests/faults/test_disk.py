@@ -236,7 +236,7 @@ def test_a_signal_on_a_full_disk_ends_the_run_with_code_1_for_it_could_not_save(
     with disk(SizeLimit, tmp_path / "disk") as place, Started(*new_run(tmp_path, place.folder)) as program:
         run, step = start_and_fail(place, program)
         program.process.send_signal(number)
-        assert program.end(20) == 1, program.said
+        assert program.end() == 1, program.said
         assert told(program) and sound_step(run) == step
 
 
@@ -247,7 +247,7 @@ def test_a_disk_that_is_full_before_the_first_step_ends_the_run_in_the_first_sec
         place.fail_from_the_start()
         started = time.monotonic()
         with Started(*new_run(tmp_path, place.folder), preexec=place.preexec) as program:
-            assert program.end(30) == 1, program.said
+            assert program.end() == 1, program.said
         run = place.folder / "busy" / "run"
         assert not num_epochs(run) and not list((run / "checkpoints").glob("*.pt"))
         print(f"\n{kind.__name__}: after {time.monotonic() - started:.1f} s")
@@ -258,5 +258,5 @@ def test_a_full_disk_says_that_no_space_is_left(tmp_path):
     with disk(Full, tmp_path / "disk") as place:
         place.fail_from_the_start()
         with Started(*new_run(tmp_path, place.folder)) as program:
-            program.end(30)
+            program.end()
             assert "no space left" in program.said.lower() and len(program.said.splitlines()) == 1, program.said

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from conftest import needs, train
-from harness import Started, assert_refused, little_memory, write_config
+from harness import LITTLE_GB, Started, assert_refused, write_config
 from utils import cli
 from utils.errors import ConfigError
 
@@ -301,7 +301,7 @@ def test_what_explodes_is_refused_within_a_minute_and_little_memory(good, conten
 def test_a_config_that_asks_for_more_memory_than_there_is_ends_in_a_message(content, tmp_path):
     """Such a config is no fault of the file; so the message names the section."""
     torch.save(replaced(content, "config.model.args.sizes", [64, 10**6, 10**6, 10]), tmp_path / "bomb.pt")
-    with Started("test.py", "-r", tmp_path / "bomb.pt", preexec=little_memory()) as program:
+    with Started("test.py", "-r", tmp_path / "bomb.pt", memory_gb=LITTLE_GB) as program:
         assert program.end(60) == 2 and "model" in program.said and "Traceback" not in program.said, program.said
 
 

@@ -32,7 +32,7 @@ def slurm(tmp_path):
 def test_the_slurm_script_gives_torchrun_and_train_what_they_understand(slurm, tmp_path):
     needs("configs/cifar10_resnet.yaml")
     subprocess.run(["bash", "-n", PROJECT / "launch" / "slurm.sh"], check=True)
-    assert slurm().wait(20) == 0
+    assert slurm().wait(120) == 0
     given = (tmp_path / "srun").read_text().splitlines()
     launcher = get_args_parser().parse_args(given[given.index("torchrun") + 1:])
     assert (launcher.nnodes, launcher.nproc_per_node, launcher.rdzv_backend, launcher.rdzv_id) == ("2", "4", "c10d", "4711")
@@ -45,7 +45,7 @@ def test_the_slurm_script_gives_torchrun_and_train_what_they_understand(slurm, t
 
 def test_the_slurm_script_tells_of_a_failure_and_does_not_try_it_for_ever(slurm, tmp_path):
     (tmp_path / "code").write_text("1")
-    assert slurm().wait(20) == 1
+    assert slurm().wait(120) == 1
     assert "requeue" not in (tmp_path / "calls").read_text()
 
 
@@ -55,5 +55,5 @@ def test_the_slurm_script_ends_the_step_and_queues_again_when_time_is_up(slurm, 
     while not (tmp_path / "srun").exists():
         time.sleep(0.05)
     job.send_signal(signal.SIGUSR1)
-    job.wait(20)
+    job.wait(120)
     assert (tmp_path / "calls").read_text().splitlines()[-2:] == ["srun got TERM", "scontrol requeue 4711"]

@@ -45,7 +45,7 @@ def test_the_digits_are_ok_in_little_time_and_nothing_is_left():
     files = sorted(PROJECT.glob("saved/**"))
     done = program("-c", code, "--check", "-c", "configs/digits.yaml")
     assert re.search(r"^OK$", done.stdout, re.MULTILINE)
-    assert float(re.search(r"^seconds (\S+)", done.stdout, re.MULTILINE)[1]) < 5  # measured: 1.5
+    assert float(re.search(r"^seconds (\S+)", done.stdout, re.MULTILINE)[1]) < 10  # measured: 1.5
     assert re.search(r"time +\S+ s an epoch: 21 steps of \S+ ms, 3 batches of evaluation.* for 40 epochs", done.stdout)
     assert re.search(r"memory +\S+ MB", done.stdout) and re.search(r"disk +\S+ MB for at most 3 checkpoints", done.stdout)
     assert sorted(PROJECT.glob("saved/**")) == files

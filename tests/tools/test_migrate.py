@@ -4,7 +4,6 @@ import functools
 import json
 import operator
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -253,9 +252,7 @@ def test_bad_input_is_one_message_and_exit_code_2(text, message, tmp_path, capsy
 
 def test_it_answers_without_loading_torch(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SHIPPED))
-    started = time.monotonic()
     done = program("-X", "importtime", "-m", "tools.migrate", tmp_path / "config.json")
-    assert time.monotonic() - started < 1.0  # measured: 0.1 s; the bound leaves room for a busy machine
     assert "torch" not in done.stderr and "type: MnistModel" in done.stdout
 
 
