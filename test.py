@@ -94,7 +94,6 @@ def file_for(path: Path | None, splits: list[str], classes: list[str] | None):
         return None
     from tools.prediction.files import prediction_file
 
-
     if len(splits) > 1:
         raise ConfigError(f"--predictions is a file of one split, and there are {', '.join(splits)}. Name "
                           "one with --split.")

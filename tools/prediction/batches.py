@@ -14,7 +14,7 @@ from base.data.sampler import Batch
 from base.model_inputs import TARGETS
 from base.prediction.inputs import input_reader
 from tools.prediction.files import PredictionFile
-from tools.prediction.inputs import InputFiles, input_files, sample_ids
+from tools.prediction.inputs import InputFiles, sample_ids
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError, TrainingError
 from utils.training.progress import ProgressBar
