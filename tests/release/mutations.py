@@ -57,8 +57,7 @@ MUTATIONS = [
              "test_a_name_of_a_library_is_used_with_a_warning"),
     # -- what metrics compute
     Mutation("a metric that does not fit is not located", "base/config/locate_error.py",
-             "Metrics.__call__, Metrics.update_objects,\n                                             Metrics.compute)",
-             ")",
+             "Metrics.__call__, Metrics.update_objects,", "",
              "test_a_mistake_in_a_file_is_told_with_line_key_and_mend"),
     Mutation("a curve becomes many numbers", "base/metric_values.py",
              "        curve = curve or not any(", "        curve = curve and not any(",
