@@ -1,5 +1,6 @@
 """Averages over samples, which add up over batches; torchmetrics objects for metrics that do not."""
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
@@ -11,8 +12,11 @@ import torch
 
 from base.data.nested import describe_shapes, to_device
 from base.metric_values import class_names, flatten, logits_of
+from utils.checkpoint.state import find_unstorable
 from utils.distributed import collectives as dist
 from utils.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 class Totals:
@@ -259,19 +263,26 @@ class Metrics:
                     part.unsync()
             elif hasattr(metric, "state_dict"):
                 state["objects"][name] = metric.state_dict()
+            elif hasattr(metric, "__dict__") and not find_unstorable(vars(metric), name):
+                state["objects"][name] = dict(vars(metric))
         return state
 
     def load_state_dict(self, state: dict) -> None:
         """Loads a state: each rank its own if there are as many as before, else the main process all."""
         self.reset()  # torchmetrics caches its last result
         self._updated = state["updated"]
+        if self._updated and (lost := self.objects.keys() - state["objects"].keys()):
+            log.warning("train/%s of this epoch lacks the batches before the resume: the checkpoint has no "
+                        "state of it, for which a metric has a state_dict", ", train/".join(sorted(lost)))
         for name in self.objects.keys() & state["objects"].keys():
             metric, own = self.objects[name], state["objects"][name]
             if _synchronises(metric):
                 theirs = state.get("processes", {}).get(name, [own])
                 own = (theirs[dist.rank()] if len(theirs) == dist.world_size()
                        else own if dist.is_main() else None)
-            if own is not None:
+            if own is not None and not hasattr(metric, "load_state_dict"):
+                vars(metric).update(copy.deepcopy(to_device(own, self.device)))
+            elif own is not None:
                 metric.load_state_dict(_as_lists(own, metric))
             if isinstance(metric, torch.nn.Module):
                 metric.to(self.device)  # torchmetrics leaves loaded tensors on the device they come from

@@ -110,10 +110,10 @@ def describe_scores(data: DataSplits, splits: list[str], values: dict[str, float
     """`test split: 360 samples`, with a table of the values below."""
     sizes = ", ".join(f"{split} split: {data.num_samples(split) or 'a stream of'} samples"
                       for split in splits)
-    return f"{sizes}\n{format_table(values)}"
+    return f"{sizes}\n{format_table(values) or '  no numbers: evaluation gives neither a loss nor metrics'}"
 
 
 def format_table(values: dict[str, float]) -> str:
     """Names and values in two columns."""
-    width = max(map(len, values))
+    width = max(map(len, values), default=0)
     return "\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in values.items())

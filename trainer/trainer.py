@@ -54,7 +54,11 @@ class Trainer(BaseTrainer):
         args, kwargs, _ = self._choice(batch).take(batch)
         with self.autocast():
             outputs = self.model(*args, **kwargs)
-        return as_predictions(logits_of(outputs) if self._unpack else outputs, self.loss)
+        if self._unpack:
+            terms = own_terms(outputs) if self.loss is None else {}
+            found = self._for_metrics(outputs, terms) if terms else None  # without the loss in a tuple
+            outputs = logits_of(outputs) if found is None else found
+        return as_predictions(outputs, self.loss)
 
     def forward(self, batch):
         """Returns (outputs, targets, terms of the loss); `terms["loss"]` is the scalar to minimise.

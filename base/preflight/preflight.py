@@ -110,13 +110,18 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
     names = {*_names_in_state(trainer.unwrapped_model)}
+    weights = [weight for updater in trainer.updaters.values() for weight in updater.parameters]
+    versions = [weight._version for weight in weights]
     with loss_inputs_watched(trainer, config, batch):
         values = _train_on(trainer, batch)
     if made := [name for name in _names_in_state(trainer.unwrapped_model) if name not in names]:
         raise ConfigError.at("model", f"its forward pass made {', '.join(made)}, which optimizers and "
                                       "checkpoints need from the start. Make it in __init__; a buffer may "
                                       "also get persistent=False.")
-    if values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):
+    if versions == [weight._version for weight in weights] and all(weight.grad is None for weight in weights):
+        log.warning("train_step made no gradients, so that nothing is learned. It should end with "
+                    "self.update(loss).")
+    elif values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):
         log.warning("the first batch's loss is exactly 0, and so are its gradients: nothing would be learned "
                     "from it. Check the loss, and the labels it gets.")
     _try_smallest_batch(trainer, "train", batch,
@@ -184,6 +189,9 @@ def _try_evaluation(trainer: PreparedTrainer, split: str, batch: Batch) -> dict[
 def _state_restored(trainer: PreparedTrainer):
     """Inside, the trainer's state may change; afterwards it is restored, and there are no gradients."""
     updaters = trainer.updaters.values()
+    if odd := [name for name, part in trainer.state.items() if not hasattr(part, "load_state_dict")]:
+        raise ConfigError.at("trainer", f"self.state['{odd[0]}'] is a {type(trainer.state[odd[0]]).__name__}."
+                                        " What a checkpoint holds has state_dict and load_state_dict.")
     kept = {name: part for name, part in trainer.state.items()
             if not any(part is updater for updater in updaters)}
     before, metrics = (StateCopier().copy({name: part.state_dict() for name, part in kept.items()}),

@@ -353,6 +353,34 @@ def test_a_step_returns_named_values_or_the_loss():
         as_values(None)
 
 
+class KeepsOutputs:
+    """A metric of a user's own, without state_dict."""
+
+    def __init__(self, **others):
+        self.outputs, self.others = [], others
+
+    def update(self, outputs, targets):
+        self.outputs.append(outputs)
+
+    def compute(self):
+        return torch.cat(self.outputs).mean()
+
+    def reset(self):
+        self.outputs = []
+
+
+def test_a_metric_without_state_dict_goes_on_from_its_attributes_or_says_what_it_lacks(caplog):
+    before = Metrics({"mean": KeepsOutputs(), "odd": KeepsOutputs(unstorable=object())}, torch.device("cpu"))
+    before(torch.tensor([1.0, 2.0]), None)
+    state = before.state_dict()
+    after = Metrics({"mean": KeepsOutputs(), "odd": KeepsOutputs()}, torch.device("cpu"))
+    after.load_state_dict(state)
+    assert "train/odd of this epoch lacks the batches before the resume" in caplog.text
+    after(torch.tensor([6.0]), None)
+    assert after.compute() == {"mean": 3.0, "odd": 6.0}
+    assert before.compute()["mean"] == 1.5  # nothing is shared
+
+
 # -- randomness ----------------------------------------------------------------------------------------------------
 
 def test_derived_seeds_differ_for_every_seed_purpose_and_position():

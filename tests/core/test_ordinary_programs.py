@@ -713,6 +713,26 @@ def test_a_run_on_dicts_resumes_to_the_same_bits_and_is_scored(name, tmp_path):
     assert scores["test/loss"] == pytest.approx(best)  # the splits hold the same samples
 
 
+def test_the_loss_among_outputs_is_no_prediction(tmp_path):
+    batch = torch.ones(3, 4), torch.tensor([0, 1, 2])
+    for name in ("a model that returns logits and loss", "a model whose loss is among its outputs"):
+        trainer = tried(name, tmp_path)[0]
+        if "returns" in name:
+            assert [*trainer.predict_step(batch)] == ["output"]
+        else:
+            assert [*trainer.predict_step({"x": batch[0], "label": batch[1]})] == ["output"]
+
+
+def test_a_detector_without_a_loss_in_evaluation_is_scored_without_numbers(tmp_path):
+    given("a detector", None, model(lambda self, x, y=None: (
+        {"box": F.cross_entropy(self.net(x), y)} if self.training else [{"scores": row} for row in x])), None)
+    config = write_config(tmp_path, "a detector")
+    with pytest.raises(ConfigError, match="Evaluation on val gives no values: add metrics, or monitor a tr"):
+        train("-c", config, "trainer.args.monitor=min val/loss", out=tmp_path)
+    run = train("-c", config, "trainer.args.monitor=min train/loss", out=tmp_path)
+    assert not [name for name in score("-r", run) if "/" in name]
+
+
 def test_a_compiled_model_takes_a_dict_by_name(tmp_path):
     given(
         "a compiled model",

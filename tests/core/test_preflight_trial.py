@@ -17,6 +17,7 @@ from conftest import assert_same_state, epochs, load, score, train
 from trainer.trainer import Trainer
 from utils.checkpoint.state import bit_equal
 from utils.config.loading import load_config
+from utils.distributed.strategy import AveragedGradients
 from utils.errors import ConfigError, Interrupted, TrainingError
 from utils.training.ema import WeightAverage
 
@@ -279,6 +280,44 @@ class TrialBuildsLater(nn.Module):
 def test_weights_and_buffers_that_the_forward_pass_makes_are_reported(small, tmp_path, model, made):
     with pytest.raises(ConfigError, match=f"model: its forward pass made {made}, which optimizers and"):
         train("-c", small, f"model={model}", out=tmp_path)
+
+
+@TRAINERS.register
+class TrialIdle(Trainer):
+    """Makes no update; or steps by itself; or keeps what has no state."""
+
+    def __init__(self, *, how: str, **options):
+        super().__init__(**options)
+        self.how = how
+        self.state |= {"seen": [1]} if how == "list" else {}
+
+    def train_step(self, batch):
+        loss = self.forward(batch)[2]["loss"]
+        if self.how == "alone":
+            loss.backward()
+            for updater in self.updaters.values():
+                updater.optimizer.step()
+                updater.optimizer.zero_grad()
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("how, warned", [("idle", True), ("alone", False)])
+def test_a_step_without_update_is_reported(small, tmp_path, capsys, how, warned):
+    train("-c", small, f"trainer={{type: TrialIdle, args: {{how: {how}, epochs: 1}}}}",
+          "optimizer={type: SGD, args: {lr: 0.1, fused: false}}", out=tmp_path)
+    assert ("train_step made no gradients, so that nothing is learned" in capsys.readouterr().err) is warned
+
+
+def test_what_has_no_state_is_named_in_the_state(small, tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer: self\.state\['seen'\] is a list\. What a checkpoint"):
+        train("-c", small, "trainer={type: TrialIdle, args: {how: list}}", out=tmp_path)
+
+
+def test_sparse_gradients_are_refused_by_several_processes():
+    layer = nn.Embedding(3, 2, sparse=True)
+    layer(torch.tensor([1])).sum().backward()
+    with pytest.raises(ConfigError, match="model: its gradients are sparse, which only one process can use"):
+        AveragedGradients(layer.parameters(), None).connect()
 
 
 # -- the smallest batches ------------------------------------------------------------------------------------

@@ -73,6 +73,9 @@ class AveragedGradients(SharedGradients):
         self.ddp: DistributedDataParallel | None = None
 
     def connect(self) -> None:
+        if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in self.parameters):
+            raise ConfigError.at("model", "its gradients are sparse, which only one process can use. Set "
+                                          "sparse: false in its Embedding, or train with one process.")
         trained = [parameter.requires_grad for parameter in self.parameters]
         unused, = dist.agree(any(parameter.requires_grad and parameter.grad is None
                                  for parameter in self.parameters))
