@@ -46,14 +46,6 @@ def test_mistakes_are_exceptions_with_the_text_of_the_command_line(tmp_path):
     assert [*tmp_path.iterdir()] == []
 
 
-def test_the_curves_of_a_result_are_drawn(tmp_path):
-    result = fit(CONFIG, out=tmp_path)
-    drawn = result._repr_html_()
-    assert drawn.count("<svg") == 1 and drawn.count("<polyline") == 2 and "val" in drawn
-    result.history["val/loss"] = [None, float("nan")]
-    assert result._repr_html_().count("<polyline") == 2  # nothing to draw is no error
-
-
 def test_a_class_that_is_defined_again_is_the_one_that_counts(tmp_path):
     """As in a notebook, whose cells run again."""
     for width in (4, 8):

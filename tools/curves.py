@@ -1,9 +1,19 @@
-"""The values of a run's epochs as curves, in SVG, which browsers and notebooks show."""
+"""The values of a run's epochs as curves in a notebook: `Curves(fit(CONFIG).history)`."""
 from collections.abc import Mapping, Sequence
 from html import escape
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 320, 180, 56, 24
 _COLORS = {"train": "#1f77b4", "val": "#ff7f0e"}
+
+
+class Curves:
+    """The last expression of a cell shows it, a chart for each value. `history`: of what `fit` returns."""
+
+    def __init__(self, history: Mapping[str, Sequence[float | None]]):
+        self.history = history
+
+    def _repr_html_(self) -> str:
+        return draw_curves(self.history)
 
 
 def draw_curves(history: Mapping[str, Sequence[float | None]]) -> str:
