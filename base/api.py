@@ -16,7 +16,7 @@ from base.build import build_trainer
 from base.config.data_values import enter_data_values
 from base.data.fingerprint import kept_fingerprint
 from base.data.sampler import Batch
-from base.data.views import SampleTransforms
+from base.data.views import apply_transforms
 from base.prediction.inputs import as_batch, input_reader
 from base.curves import draw_curves
 from base.run.checkpoints import Checkpoint, open_checkpoint
@@ -76,11 +76,7 @@ class Predictor:
         if isinstance(item, (str, Path)):
             item = input_reader(self.config["dataset"])(Path(item))
         item = torch.from_numpy(item) if isinstance(item, np.ndarray) else item
-        return self.to_sample(item)
-
-    def to_sample(self, item: Any) -> Any:
-        """An input as the dataset gives it, after the transforms of evaluation."""
-        return SampleTransforms(self.trainer.data.transforms["eval"], joint=False)(item)
+        return apply_transforms(item, self.trainer.data.transforms["eval"])
 
     def predict(self, batch: Batch) -> dict[str, Any]:
         """What `predict_step` makes of a batch, as loaders give it; tensors are on the CPU.

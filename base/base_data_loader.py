@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -329,16 +328,12 @@ class DataSplits:
 
     def smallest_local_batch(self, split: str = "train") -> int | None:
         """The smallest non-empty part that a process gets of the split's batches; None if unknown."""
-        training, num_samples = split == "train", self.num_samples(split)
-        if num_samples is None or isinstance(self.dataset(split), IterableDataset):
+        training = split == "train"
+        if isinstance(self.dataset(split), IterableDataset):
             return None
-        size, num_batches = self._batch_size(training), self.num_batches(split)
-        if plans := self._plans(split, training):
-            smallest = int(np.diff(plans.of(0).ends[:num_batches], prepend=0).min())
-        elif num_batches * size <= num_samples:  # also where the last batch is dropped
-            smallest = size
-        else:
-            smallest = num_samples % size
+        sampler, num_batches = self._sampler(split, training), self.num_batches(split)
+        numbers = range(0 if self._plans(split, training) else num_batches - 1, num_batches)
+        smallest = min(last - first for first, last in map(sampler.bounds, numbers))
         return max(smallest // self.rank_slice.world_size, 1)
 
     def built_datasets(self) -> dict[str, Dataset | None]:

@@ -167,7 +167,7 @@ class Metrics:
                 if hasattr(part, "persistent"):
                     part.persistent(True)  # their counts are part of the state of an unfinished epoch
                 if not _synchronises(metric):  # its owner gets the batches of all processes
-                    part.distributed_available_fn = _never
+                    part.distributed_available_fn = bool  # which gives False
 
     def watch(self, watcher: Callable[[Any, Any, Mapping], None]) -> None:
         """Calls `watcher(outputs, targets, values of the functions)` for each batch from here on."""
@@ -334,10 +334,6 @@ def _torchmetrics_in(thing: Any) -> Iterator[Any]:
     held = thing.values() if isinstance(thing, Mapping) else thing if isinstance(thing, (list, tuple)) else ()
     for part in vars(thing).values() if hasattr(thing, "compute") and hasattr(thing, "__dict__") else held:
         yield from _torchmetrics_in(part)
-
-
-def _never() -> bool:
-    return False
 
 
 def as_values(result: Any) -> Mapping[str, Any]:

@@ -117,9 +117,7 @@ def describe_worker_death(trainer: FailedTrainer, error: RuntimeError) -> str:
     """What torch says of a loader worker that ended, the usual causes, and the settings that help."""
     num_workers, folder = trainer.data.loader_options["num_workers"], trainer.run.folder
     fewer = f"data_loader.num_workers={num_workers // 2}"
-    cause = error.__cause__
-    if cause is not None and is_loader_worker_death(cause):  # it names the signal
-        error = cause
+    error = error.__cause__ if is_loader_worker_death(error.__cause__) else error  # it names the signal
     lines = [f"a loader worker ended: {str(error).splitlines()[-1].strip()}",
              "'Killed': most often the machine or the job had no memory left, and the system's out-of-memory "
              "killer ended it",

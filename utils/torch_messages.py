@@ -15,7 +15,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and in_message)
 
 
-def is_loader_worker_death(error: BaseException) -> bool:
+def is_loader_worker_death(error: BaseException | None) -> bool:
     """Whether a worker process of a DataLoader was killed, had no shared memory, or took too long."""
     signs = ("DataLoader worker (pid", "unable to allocate shared memory", "DataLoader timed out")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from base.base_data_loader import PROVIDED, DataSplits
 from base.registries import MODELS, OPTIMIZERS, TRAINERS
 from utils.config.blocks import as_block
-from utils.config.registry import Registry
 from utils.config.sections import SECTIONS
 from utils.config.signature import Signature, UnknownKey
 from utils.errors import Fault
@@ -83,13 +82,9 @@ def _with_hint(fault: UnknownKey, homes: dict[str, str]) -> UnknownKey:
 
 def _homes(config: Mapping) -> dict[str, str]:
     """The full path of every key that this config could have, by the last part of the path."""
-    options = Signature(DataSplits, PROVIDED)
-    return {**_arguments(MODELS, config, "model"), **_arguments(OPTIMIZERS, config, "optimizer"),
-            **_arguments(TRAINERS, config, "trainer"),
-            **{name: f"data_loader.{name}" for name in options.free()}, **{name: name for name in SECTIONS}}
-
-
-def _arguments(registry: Registry, config: Mapping, section: str) -> dict[str, str]:
-    signature = registry.signature_of(as_block(config[section]).get("type"))
-    free = signature.free() if signature else ()
-    return {argument: f"{section}.args.{argument}" for argument in free}
+    homes = {}
+    for section, registry in (("model", MODELS), ("optimizer", OPTIMIZERS), ("trainer", TRAINERS)):
+        signature = registry.signature_of(as_block(config[section]).get("type"))
+        homes |= {name: f"{section}.args.{name}" for name in signature.free()} if signature else {}
+    homes |= {name: f"data_loader.{name}" for name in Signature(DataSplits, PROVIDED).free()}
+    return homes | {name: name for name in SECTIONS}

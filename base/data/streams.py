@@ -36,8 +36,7 @@ class StreamPlace:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict) -> None:
-        self.epoch, self.state, self.over = state["epoch"], state["state"], state["over"]
-        self.num_read = state.get("num_read")
+        vars(self).update({"num_read": None, **state})
 
 
 class ReadBatch(NamedTuple):

@@ -112,9 +112,11 @@ class ProgressBar:
         self._bar, self._note, self._next_note_s = None, note, 0.0
         in_notebook = "ipykernel" in sys.modules
         if shown and (in_notebook or sys.stderr.isatty()):
-            kind = _notebook_bar() if in_notebook else tqdm
-            self._bar = kind(desc=label, total=total, initial=start, leave=False, mininterval=0.2,
-                             dynamic_ncols=True)
+            bar = tqdm
+            if in_notebook:  # a bar of its own; as text where ipywidgets is missing
+                from tqdm.auto import tqdm as bar  # imports much that a terminal does not need
+            self._bar = bar(desc=label, total=total, initial=start, leave=False, mininterval=0.2,
+                            dynamic_ncols=True)
 
     def update(self, count: int) -> None:
         if self._bar is None:
@@ -127,10 +129,3 @@ class ProgressBar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def _notebook_bar() -> type:
-    """tqdm's bar for notebooks; as text where ipywidgets is missing."""
-    from tqdm import auto  # imports much that a terminal does not need
-
-    return auto.tqdm
