@@ -283,7 +283,8 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, files: str =
     for flag, key in SHORT_FLAGS.items():
         parser.add_argument(flag, dest="flags", action="append", default=[], metavar="VALUE",
                             type=f"{key}={{}}".format, help=f"short for {key}=VALUE")
-    parser.add_argument("overrides", nargs="*", metavar=f"{files}key.path=value", help=_OVERRIDES)
+    parser.add_argument("overrides", nargs="*", metavar=f"{files}key.path=value",
+                        help=f"{files and 'what to predict for; '}{_OVERRIDES}")
     args = parser.parse_intermixed_args(argv)
     args.overrides = [*args.flags, *args.overrides]
     return args

@@ -36,6 +36,26 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- predictions and reports
+    Mutation("a wrong --predictions is found after the scores", "test.py",
+             "file = file_for(args.predictions, splits, predictor.classes)", "file = None",
+             "test_predictions_that_cannot_be_written_are_refused_before_the_scores"),
+    Mutation("a file name that is not UTF-8 ends the predictions", "base/prediction/files.py",
+             'errors="surrogateescape"', 'errors="strict"',
+             "test_folders_of_images_give_names_of_classes_also_for_odd_files"),
+    Mutation("--top-k is ignored without probabilities", "base/prediction/files.py",
+             "if np.ndim(probabilities := values.get(PROBABILITIES)) != 2:",
+             "if (probabilities := values.get(PROBABILITIES)) is None:\n            return None\n"
+             "        if False:",
+             "test_mistakes_are_told"),
+    Mutation("labels are reported as values", "tools/report/report.py",
+             "if thresholds := [_OF_LABELS[name] for name in names if name in _OF_LABELS]:",
+             "names |= {'MSELoss'}\n        if thresholds := ():",
+             "test_labels_of_which_a_sample_has_several_are_classes_and_no_values"),
+    Mutation("a vocabulary gets a matrix", "tools/report/report.py", "if number <= MAX_COUNTED:", "if True:",
+             "test_a_vocabulary_needs_no_matrix_and_what_is_not_finite_is_no_error"),
+    Mutation("the curve of one epoch is not seen", "base/curves.py", "places[:1] + places", "places",
+             "test_the_curves_of_a_result_are_drawn"),
     # -- small answers
     Mutation("a date with underscores is a number", "utils/config/syntax.py",
              '_DIGITS = "([0-9]{1,3}(_[0-9]{3})+|[0-9]+)"', '_DIGITS = "([0-9][0-9_]*)"',
