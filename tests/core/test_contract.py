@@ -314,7 +314,7 @@ def help_of():
 
     def ask(command: str) -> str:
         if command not in texts:
-            texts[command] = program(*command.split(), "--help").stdout
+            texts[command] = program(*command.split(), "--help", cold=True).stdout  # needs no torch
         return texts[command]
     return ask
 

@@ -48,7 +48,7 @@ def test_without_all_of_them_everything_imports_and_trains_and_a_flag_names_the_
     imports_and_trains(project)
     done = program("train.py", "-c", "small.yaml", "--check", cwd=project, code=2)
     assert done.stderr.splitlines()[-1] == "train.py: error: --check: this project has no tools/check.py"
-    assert "--check" not in program("train.py", "--help", cwd=project).stdout
+    assert "--check" not in program("train.py", "--help", cwd=project, cold=True).stdout
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ def test_a_kept_heap_has_no_page_faults():
 
 
 def test_the_heap_can_be_released():
-    assert "--release-heap" in program("train.py", "--help").stdout
+    assert "--release-heap" in program("train.py", "--help", cold=True).stdout
 
 
 # -- writers ---------------------------------------------------------------------------------------------------------------
