@@ -1,5 +1,6 @@
 """Helpers: the program as a user runs it, in this process where that is enough, and comparisons to the last bit."""
 import functools
+import gc
 import json
 import os
 import shutil
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(config, items: list) -> None:
         first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
         config.hook.pytest_deselected(items=[item for item in items if item not in first.values()])
         items[:] = [item for item in items if item in first.values()]
+
+
+def pytest_collection_finish() -> None:
+    """The collector needs not go through all that was imported, time and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config) -> None:

@@ -5,6 +5,7 @@ own, with its own arguments, environment, files, signals, interpreter exit and e
 imports, is not to be tested so. Linux only.
 """
 import functools
+import gc
 import json
 import os
 import runpy
@@ -127,4 +128,5 @@ if __name__ == "__main__":
     import torch._dynamo  # noqa: F401
     import torchvision.transforms.v2  # noqa: F401
 
+    gc.freeze()  # else the collector of each fork, when it ends, goes through all of that: half a second and more
     serve(socket.socket(fileno=0))

@@ -14,13 +14,12 @@ import re
 import runpy
 import shlex
 import signal
-import subprocess
 import sys
 from functools import partial
 
 import pytest
 import torch
-from conftest import PROJECT, load, metrics, needs, score, train
+from conftest import PROJECT, load, metrics, needs, program, score, train
 from torch.utils.data import Dataset, IterableDataset
 
 from base import (
@@ -315,9 +314,7 @@ def help_of():
 
     def ask(command: str) -> str:
         if command not in texts:
-            done = subprocess.run([sys.executable, *command.split(), "--help"], cwd=PROJECT, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            texts[command] = done.stdout
+            texts[command] = program(*command.split(), "--help", cold=True).stdout  # needs no torch
         return texts[command]
     return ask
 

@@ -1,9 +1,7 @@
 """Plug-ins that come or change while a process runs, as in a notebook; names that are of another kind."""
 import shutil
-import subprocess
-import sys
 
-from conftest import PROJECT
+from conftest import PROJECT, program
 
 NET = """
 from torch import nn
@@ -48,8 +46,7 @@ print(told(MODELS, "InCell"), told(METRICS, "InCell"))
 def test_files_and_classes_that_come_later_are_found_and_other_kinds_are_named(tmp_path):
     for folder in ("base", "model", "data_loader", "trainer", "logger", "utils"):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    done = subprocess.run([sys.executable, "-c", NOTEBOOK, NET], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=300)
+    done = program("-c", NOTEBOOK, NET, cwd=tmp_path)
     assert done.stdout.splitlines() == [
         "no model 'Late'.", "1",
         "no model 'Later'. model/late.py has it since it was imported: reload it.", "23 4",

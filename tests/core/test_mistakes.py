@@ -1,12 +1,10 @@
 """Mistakes as beginners make them: each ends before training, in one message with the place, the key and the mend."""
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from conftest import PROJECT, needs, train
+from conftest import PROJECT, needs, program, train
 from utils.errors import ConfigError
 
 GOOD = """\
@@ -464,8 +462,7 @@ def test_mistakes_in_plug_ins_end_with_code_2_and_their_own_line(tmp_path):
         "model.args.dropout=2": "dropout probability has to be between 0 and 1",
         "optimizer.args.lr=0,1": "optimizer.args.lr: '0,1' is text; a number is needed. Did you mean 0.1?",
     }
-    done = subprocess.run([sys.executable, "-c", SEVERAL, "\n".join(expected)], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=300)
+    done = program("-c", SEVERAL, "\n".join(expected), cwd=tmp_path)
     *messages, rest = re.split(r"exit code 2\n", done.stderr)
     assert len(messages) == len(expected) and not rest and "Traceback" not in done.stderr, done.stderr
     for message, said in zip(messages, expected.values(), strict=True):

@@ -52,7 +52,7 @@ def test_without_all_of_them_everything_imports_and_trains_and_a_flag_names_the_
     for args in (["predict.py", "x.png"], ["test.py", "--predictions", "x.csv"]):
         done = program(*args, "-r", "saved/small/run", cwd=project, code=2)
         assert "this project has no tools/prediction" in done.stderr
-    assert "--check" not in program("train.py", "--help", cwd=project).stdout
+    assert "--check" not in program("train.py", "--help", cwd=project, cold=True).stdout
 
 
 @pytest.mark.slow

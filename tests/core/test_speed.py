@@ -192,6 +192,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc's heap")
 def test_a_kept_heap_has_no_page_faults():
     faults = {how: float(subprocess.run([sys.executable, "-c", FAULTS, how], cwd=PROJECT, capture_output=True, text=True,
@@ -201,7 +202,7 @@ def test_a_kept_heap_has_no_page_faults():
 
 
 def test_the_heap_can_be_released():
-    assert "--release-heap" in program("train.py", "--help").stdout
+    assert "--release-heap" in program("train.py", "--help", cold=True).stdout
 
 
 # -- writers ---------------------------------------------------------------------------------------------------------------

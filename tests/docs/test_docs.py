@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import pytest
 
-from conftest import PROJECT, copy_project, needs
+from conftest import PROJECT, copy_project, needs, program
 from utils import cli
 
 PAGES = ["README.md", *sorted(f"docs/{file.name}" for file in PROJECT.glob("docs/*.md"))]
@@ -246,7 +246,7 @@ def test_all_that_a_page_shows_runs(reports, page):
 @functools.cache
 def options() -> frozenset[str]:
     """Those that the programs have."""
-    helps = [subprocess.run([sys.executable, *command.split(), "--help"], cwd=PROJECT, capture_output=True, text=True).stdout
+    helps = [program(*command.split(), "--help", cold=True).stdout
              for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "-m tools.export")]
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
 
