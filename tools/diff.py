@@ -112,14 +112,7 @@ def _environment_of(run: Path) -> dict[str, Any]:
 
 def _results_of(run: Path, monitor: Monitor | None) -> dict[str, Any]:
     """The values of a run's best epoch (without a monitor: of its last one), and the results of test.py."""
-    best: dict[str, Any] = {}
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        try:
-            point = json.loads(line)
-        except ValueError:  # incomplete, because of a full disk
-            continue
-        if any(name.startswith("train/") for name in point) and _is_best(point, monitor):
-            best = point
+    best = best_point(run, monitor)
     values = {name: value for name, value in best.items() if "/" in name}
     by = f"by {monitor.mode} {monitor.name}" if monitor else "the last one; there is no monitor"
     values["best epoch"] = f"{best.get('epoch', '-')}, {by}"
@@ -127,6 +120,21 @@ def _results_of(run: Path, monitor: Monitor | None) -> dict[str, Any]:
         return values | {k: v for k, v in json.loads((run / "test.json").read_text()).items() if "/" in k}
     except (OSError, ValueError):
         return values
+
+
+def best_point(run: Path, monitor: Monitor | None) -> dict[str, Any]:
+    """The line of metrics.jsonl for a run's best epoch, or last one without a monitor; {} if none."""
+    best: dict[str, Any] = {}
+    with open(run / "metrics.jsonl", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                point = json.loads(line)
+            except ValueError:  # incomplete, because of a full disk
+                continue
+            if (isinstance(point, dict) and any(name.startswith("train/") for name in point)
+                    and _is_best(point, monitor)):
+                best = point
+    return best
 
 
 def _is_best(point: dict, monitor: Monitor | None) -> bool:

@@ -17,7 +17,12 @@ def state_of(run: Path) -> str:
 
     `unknown` if nothing can tell: after a start of version 1.0.0, or where there are no locks.
     """
-    last = next(reversed(records_of(run)), {})
+    return state_after(records_of(run), run)
+
+
+def state_after(records: list[dict], run: Path) -> str:
+    """The state of a run whose records have been read."""
+    last = next(reversed(records), {})
     if last.get("outcome") in OUTCOMES:
         return last["outcome"]
     held = is_locked(run) if last.get("locked") is True else None

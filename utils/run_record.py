@@ -10,9 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.git import git, uncommitted_changes
 from utils.run_files import append_line, replace_file
@@ -25,6 +22,10 @@ _PACKAGES = ("torch", "torchvision", "numpy", "torchmetrics", "tensorboard")
 
 def environment(device: str) -> dict:
     """Describes this start in plain values; "git_diff" is the text of uncommitted changes."""
+    import torch  # here: records are read without it
+
+    from utils.distributed import collectives as dist
+
     now = datetime.now().astimezone()
     return {
         "started": now.isoformat(timespec="seconds"),

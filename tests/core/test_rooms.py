@@ -4,7 +4,7 @@ from conftest import PROJECT, copy_project, program
 
 # What goes with each folder that a fork may delete.
 ROOMS = {
-    "tools": ("tools", "tests/tools"),
+    "tools": ("tools", "runs.py", "tests/tools"),
     "benchmarks": ("benchmarks", "tests/benchmarks", "requirements-bench.txt"),
     "docs": ("docs", "tests/docs"),
     "scaffolds": ("scaffolds", "new.py", "tests/scaffolds"),

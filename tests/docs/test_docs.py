@@ -247,7 +247,8 @@ def test_all_that_a_page_shows_runs(reports, page):
 def options() -> frozenset[str]:
     """Those that the programs have."""
     helps = [program(*command.split(), "--help", cold=True).stdout
-             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "-m tools.export")]
+             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "runs.py",
+                             "-m tools.export")]
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
 
 
