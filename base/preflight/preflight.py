@@ -1,6 +1,7 @@
 """One batch of training and one of evaluation before the run, so that a mistake shows in the first second."""
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from base.base_data_loader import DataSplits
 from base.base_metric import Totals, as_values
 from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
@@ -75,7 +77,7 @@ def require_monitored(monitor: Monitor, produced: Mapping[str, float], has_val: 
 def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> dict[str, float]:
     batch, what = None, "training" if split == "train" else "evaluation"
     try:
-        batch = trainer.data.first_batch(split)
+        batch = _first_batch(trainer.data, split)
         with _state_restored(trainer), trainer.without_steps():
             trainer.seed_for("rehearsal", 0)  # the former name: with another, numbers would change
             values = (_try_training(trainer, batch, config) if split == "train"
@@ -101,6 +103,17 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> d
             message = f"{as_block(config['metrics'][int(key[8:])])['type']}: {message}"
         raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
     return {f"{split}/{name}": value for name, value in values.items()}
+
+
+def _first_batch(data: DataSplits, split: str) -> Batch:
+    """A split's first batch; a slow one is loaded twice: then its files are in the system's memory."""
+    limit = data.loader_options.get("timeout") or math.inf  # is there with workers only
+    for _ in range(2):
+        started, batch = time.monotonic(), data.first_batch(split)
+        if (taken := time.monotonic() - started) <= limit:
+            return batch
+    raise ConfigError.at("data_loader.timeout", f"{limit:g} s are too short: the first batch of {split} took "
+                                                f"{taken:.2g} s. Set it to 60, or more.")
 
 
 def _is_of_the_machine(error: Exception) -> bool:

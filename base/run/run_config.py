@@ -42,6 +42,7 @@ def resolve_config(given: Reading | None, checkpoint: Checkpoint | None, overrid
     keeps the value that the run has. Raises ConfigError for all faults, and for changes that cannot have an
     effect on a resumed run.
     """
+    warn_of_repeated(overrides)
     reading = given or override_config(written_config(checkpoint.config), str(checkpoint.file), overrides)
     return resolve_reading(keep_arguments(reading), checkpoint, num_processes)
 
@@ -60,6 +61,13 @@ def resolve_reading(reading: Reading, checkpoint: Checkpoint | None, num_process
     with located(reading.places):
         _refuse_changes_without_effect(checkpoint, complete)
     return RunConfig(config, reading.places, complete, reading)
+
+
+def warn_of_repeated(overrides: list[str]) -> None:
+    """Logs a warning for each key that is given twice on the command line."""
+    keys = [override.partition("=")[0] for override in overrides]
+    for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
+        log.warning("command line  %s: given %d times. The last one counts.", key, keys.count(key))
 
 
 def keep_arguments(reading: Reading) -> Reading:

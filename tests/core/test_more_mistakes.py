@@ -118,6 +118,8 @@ MISTAKES = [
     ("batch: [{", "train: [{type: Lambda, args: {lambd: 'lambda x: x'}}]\n  batch: [{", 6,
      "transforms.train.0.args.lambd",
      "Register it as a plug-in, under @TRANSFORMS.register"),
+    ("batch_size: 30", "batch_size: 30\n  num_workers: 1\n  timeout: 0.000001", 10, "data_loader.timeout",
+     "Set it to 60, or more"),
     ("batch_size: 30", "batch_size: 30\n  workers: 3", 9, "data_loader.workers",
      "Did you mean 'num_workers'?"),
     ("batch_size: 30", "batch_size: 30\n  val_batch_size: 3", 9, "data_loader.val_batch_size",
@@ -235,6 +237,8 @@ def test_the_ranges_of_library_arguments_hold_their_borders(kind, arguments):
 
 
 @pytest.mark.parametrize("overrides, said", [
+    (["trainer.args.epochs=2", "--epochs", "1"],
+     "command line  trainer.args.epochs: given 2 times. The last one counts."),
     (["data_loader.prefetch_factor=2", "data_loader.persistent_workers=true"],
      "data_loader: prefetch_factor, persistent_workers: no effect, as num_workers is 0"),
 ])
