@@ -55,12 +55,8 @@ def main(args) -> None:
     told = f"{checkpoint.file}, epoch {progress['epoch']}, {describe_scores(trainer.data, splits, values)}"
     (print_answer if args.quiet else log.info)(told)
     keep(folder, about, values, {split: report for split, report in reports.items() if report}, trainer.data)
-    if file:  # in a second pass
-        from tools.prediction.batches import split_predictions, write_all
-
-        with located(predictor.places):
-            number = write_all(file, split_predictions(predictor, splits[0], not args.quiet)).number
-        log.info(f"{number:,} predictions written to {file.path}")
+    if file:
+        write_predictions(file, predictor, splits[0], not args.quiet)
 
 
 def keep(folder: Path, about: dict, values: dict, reports: dict, data) -> None:
@@ -98,6 +94,15 @@ def file_for(path: Path | None, splits: list[str], classes: list[str] | None):
         raise ConfigError(f"--predictions is a file of one split, and there are {', '.join(splits)}. Name "
                           "one with --split.")
     return prediction_file(path, classes)
+
+
+def write_predictions(file, predictor, split: str, bars: bool) -> None:
+    """Writes the predictions for a split, in a second pass."""
+    from tools.prediction.batches import split_predictions, write_all
+
+    with located(predictor.places):
+        number = write_all(file, split_predictions(predictor, split, bars)).number
+    log.info(f"{number:,} predictions written to {file.path}")
 
 
 def keep_scores(file: Path, about: dict, values: dict, reports: dict[str, dict]) -> None:

@@ -121,12 +121,11 @@ class DataSplits:
         self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.skipped_samples = SkippedSamples() if on_bad_sample == "skip" else None
         self.place, self.fingerprint = StreamPlace(), DataFingerprint(self)  # the place in a train stream
+        self._num_dropped, self._stand_ins = 0, {}  # left out by a collate_fn; for batches without samples
         self._datasets: dict[str, Dataset | None] = {}
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._orders: dict[str, EpochOrder] = {}
         self._first_states: dict[str, Any] = {}
-        self._num_dropped = 0  # samples that the dataset's collate_fn left out, in this process
-        self._stand_ins: dict[tuple[str, bool], Batch] = {}  # for batches of which it left none
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
         self._reported: set[tuple[str, bool]] = set()  # streams whose length is compared with what they give

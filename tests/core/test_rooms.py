@@ -41,7 +41,6 @@ def imports_and_trains(project) -> None:
     program("-c", IMPORT_ALL, cwd=project)
     program("train.py", "-q", "-c", "small.yaml", "--run-name", "run", cwd=project)
     program("test.py", "-q", "-r", "saved/small/run", cwd=project)
-    program("predict.py", "-q", "-r", "saved/small/run", "--split", "test", cwd=project)
 
 
 def test_without_all_of_them_everything_imports_and_trains_and_a_flag_names_the_missing_file(tmp_path):

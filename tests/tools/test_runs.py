@@ -64,8 +64,9 @@ def saved(tmp_path_factory):
 
 
 @pytest.fixture
-def ask(capsys, saved):
+def ask(capsys, saved, monkeypatch):
     """Calls runs.py with arguments, for the runs above, and returns what it prints."""
+    monkeypatch.setenv("COLUMNS", "200")  # readline may set it for pytest
     def call(*args, folder=saved) -> str:
         runs.main(runs.arguments([*map(str, args), *([str(folder)] if folder else [])]))
         return capsys.readouterr().out
@@ -137,7 +138,7 @@ def test_a_mistake_is_one_line(ask, args, message):
 def test_a_folder_without_runs_ends_the_program_with_exit_code_2_and_no_torch_is_loaded(tmp_path, saved):
     code = "import runs, sys; runs.main(runs.arguments(sys.argv[1:])); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code, saved], capture_output=True, text=True,
-                          env=dict(os.environ))  # not the COLUMNS that readline sets for pytest
+                          env={**os.environ, "COLUMNS": "200"})  # readline may set it for pytest
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 10)
     done = subprocess.run([sys.executable, runs.__file__, tmp_path], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr == (

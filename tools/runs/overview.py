@@ -1,5 +1,6 @@
 """The table of many runs or of groups of them, and the table of a few side by side."""
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tools.runs.columns import (
@@ -52,8 +53,7 @@ def overview(all_runs: Sequence[Run], where: Iterable[str] = (), sort: str | Non
         shown = sorted(shown, key=lambda pair: order(pair[0])) if order else shown
         table = _table_of_runs([row for row, _ in shown], runs)
         content = [as_content(run) for _, run in shown]
-    table.notes += notes
-    return Overview(table, content)
+    return Overview(replace(table, notes=[*table.notes, *notes]), content)
 
 
 def compare(runs: Sequence[Run]) -> Overview:

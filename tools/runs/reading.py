@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,7 @@ def read_run(path: Path, root: Path = Path("saved")) -> Run:
     for folder in (path, root / path):
         if folder.is_dir():
             run = read_runs(folder)[0]
-            parts = run.folder.absolute().parts[-2:]
-            run.name = "/".join(parts)
-            return run
+            return replace(run, name="/".join(run.folder.absolute().parts[-2:]))
     raise ConfigError(f"{path}: is no run, and no folder with runs.")
 
 
