@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from base.data.arrays import batch_fetcher, is_in_memory
-from base.data.bad_samples import SampleCollate, SkippedSamples, require_loaded
+from base.data.bad_samples import PartialBatch, SampleCollate, SkippedSamples, require_loaded
 from base.data.batch_transforms import BatchPreparation
 from base.data.fingerprint import DataFingerprint
 from base.data.folds import Folds
@@ -283,7 +283,9 @@ class DataSplits:
         Models cannot work with an empty one: the first that was not stands in, and does not count. `tried`:
         it is not part of the run.
         """
-        loaded = require_loaded(batch, split, training, skips=training and self.skipped_samples is not None)
+        skips = training and self.skipped_samples is not None
+        loaded = (require_loaded(batch, split, training, skips)
+                  if skips or isinstance(batch.data, PartialBatch) else batch)
         if not self._may_drop(split):
             return loaded
         batch = count_batch(loaded)
