@@ -67,6 +67,7 @@ def saved(tmp_path_factory):
 def ask(capsys, saved, monkeypatch):
     """Calls runs.py with arguments, for the runs above, and returns what it prints."""
     monkeypatch.setenv("COLUMNS", "200")  # readline may set it for pytest
+
     def call(*args, folder=saved) -> str:
         runs.main(runs.arguments([*map(str, args), *([str(folder)] if folder else [])]))
         return capsys.readouterr().out
