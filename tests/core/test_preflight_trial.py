@@ -506,8 +506,8 @@ class TrialTape(TrialStream):
 
 
 @pytest.mark.parametrize("dataset, promised, given, remedy, num_workers", [
-    ("TrialStream", 40, 48, 5, 0), ("TrialStream", 40, 30, 4, 2), ("TrialTape", 40, 44, 5, 1),
-    ("TrialStream", 44, 44, None, 0)])
+    ("TrialStream", 40, 48, 5, 0), pytest.param("TrialStream", 40, 30, 4, 2, marks=pytest.mark.slow),
+    ("TrialTape", 40, 44, 5, 1), ("TrialStream", 44, 44, None, 0)])
 def test_a_stream_of_a_wrong_length_is_reported_and_resumes(small, tmp_path, dataset, promised, given,
                                                             remedy, num_workers):
     options = ["-c", small, *OWN, f"data_loader.num_workers={num_workers}",

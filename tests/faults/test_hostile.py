@@ -152,8 +152,9 @@ def dangerous(name: str) -> list[dict]:
     return [{"type": name}, *({"type": name, "args": {argument: touch()}} for argument in arguments)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section, name", [
+    pytest.param(section, name, marks=[] if section == "model" or name in NAMES[::7] else pytest.mark.slow)
+    for section in SECTIONS for name in NAMES])
 def test_the_config_inside_a_checkpoint_names_nothing_dangerous(content, tmp_path, witness, section, name):
     file = tmp_path / "evil.pt"
     for block in dangerous(name):

@@ -172,13 +172,13 @@ def quietly(num_examples: int):
                     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
-@quietly(300)
+@quietly(150)
 @given(text=other_values())
 def test_a_config_with_other_values_is_checked_without_a_traceback(folder, text):
     assert check(text, folder)
 
 
-@quietly(200)
+@quietly(100)
 @given(text=other_text())
 def test_a_config_with_other_text_is_checked_without_a_traceback(folder, text):
     assert check(text, folder)
