@@ -10,6 +10,7 @@ import torch
 
 from utils.config.blocks import as_block
 from utils.config.registry import Library, Registry, defined_in
+from utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -104,4 +105,7 @@ def build_writer(block: Any, where: str, run: RunInfo) -> Writer:
     takes = inspect.signature(WRITERS.get(as_block(block)["type"])).parameters
     given = {"folder": run.folder, "start_step": run.start_step, "run": run}
     names = takes.keys() & given.keys() if "run" in takes else ("folder", "start_step")
-    return WRITERS.build(block, where, **{name: given[name] for name in names})
+    try:
+        return WRITERS.build(block, where, **{name: given[name] for name in names})
+    except ConfigError as error:  # of the writer itself, which does not know its place in the config
+        raise error if error.faults else ConfigError.at(where, str(error)) from error

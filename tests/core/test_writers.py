@@ -89,7 +89,7 @@ def test_a_writer_learns_one_identity_what_changed_and_how_each_start_ended(smal
     assert [call[1] for call in noted("close")] == ["stopped", "finished"]
     CALLS.clear()
     score("-r", run)
-    assert [call[0] for call in CALLS] == ["built", "scores", "close"]  # nothing comes again, so nothing is cut
+    assert [call[0] for call in CALLS] == ["built", "scores", "close"]  # nothing comes again, nothing is cut
     assert CALLS[0][1].id == first.id and CALLS[0][1].resumed and CALLS[0][1].start_step is None
     assert CALLS[1:] == [("scores", "test", ["test/accuracy", "test/loss"]), ("close", "scored", None)]
 
@@ -145,4 +145,5 @@ def test_a_run_of_an_earlier_version_gets_an_id_at_its_next_start(small, tmp_pat
     record.write_text("".join([json.dumps(former) + "\n", *end]))
     with pytest.raises(Interrupted):
         train("-r", record.parent, "--steps", 4, out=tmp_path)
-    assert run_info(record.parent, {"name": "small"}).id == noted("built")[-1][1].id != noted("built")[0][1].id
+    (_, first), (_, second) = noted("built")
+    assert run_info(record.parent, {"name": "small"}).id == second.id != first.id
