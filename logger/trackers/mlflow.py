@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from logger.trackers.imports import grid_of, picture_of, require_package
+from logger.trackers.shared import grid_of, picture_of, points_before, require_package
 from logger.writer import RunInfo, Writer
 
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
@@ -70,6 +70,8 @@ class MLflow(Writer):
         self._client.log_dict(self._id, dict(self.run.config), "config.yaml")
         for key, value in (changed or {}).items():  # a param of MLflow cannot change
             self._client.set_tag(self._id, _allowed(f"resumed.{key}"), str(value)[:5000])
+        for step, values in points_before(self.run):
+            self.scalars(values, step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -83,7 +85,7 @@ class MLflow(Writer):
 
     def _is_there(self, name: str, value: float, step: int) -> bool:
         """Whether a point of an earlier start is in MLflow; speeds are of no two starts alike."""
-        if self.run.start_step is None or step <= self.run.start_step:
+        if self.run.start_step is None:
             return False
         if name not in self._known:
             self._known[name] = {point.step: point.value

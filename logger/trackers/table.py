@@ -3,6 +3,7 @@ import csv
 import io
 from collections.abc import Mapping
 
+from logger.trackers.shared import points_before
 from logger.writer import RunInfo, Writer
 from utils.run_files import replace_file
 
@@ -21,7 +22,9 @@ class CSV(Writer):
         self.file = run.folder / file_name
         self._columns = ["step"]
         if run.start_step is not None:
-            self._rewrite(run.start_step)
+            rows = self._rewrite(run.start_step)
+            for step, values in points_before(run, int(rows[-1][0]) if rows else -1):
+                self.scalars(values, step)
         elif not run.resumed:
             self.file.unlink(missing_ok=True)
 
@@ -33,8 +36,11 @@ class CSV(Writer):
         with open(self.file, "a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(row.get(name, "") for name in self._columns)
 
-    def _rewrite(self, last_step: int | None = None) -> None:
-        """Writes the file anew, with all columns, up to a step and without half a line of a killed run."""
+    def _rewrite(self, last_step: int | None = None) -> list[list[str]]:
+        """Writes the file anew, with all columns, up to a step and without half a line of a killed run.
+
+        Returns the rows.
+        """
         content = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
         header, *rows = csv.reader(content[:content.rfind("\n") + 1].splitlines() or ["step"])
         self._columns = list(dict.fromkeys([*header, *self._columns]))
@@ -43,3 +49,4 @@ class CSV(Writer):
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows([self._columns, *(row + [""] * (len(self._columns) - len(row)) for row in kept)])
         replace_file(self.file, text.getvalue())
+        return kept

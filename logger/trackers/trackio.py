@@ -4,7 +4,7 @@ from functools import cached_property
 
 import torch
 
-from logger.trackers.imports import grid_of, picture_of, require_package
+from logger.trackers.shared import grid_of, picture_of, points_before, require_package
 from logger.writer import RunInfo, Writer
 
 
@@ -26,26 +26,25 @@ class Trackio(Writer):
         require_package("trackio", "Trackio")
         super().__init__(run.folder, run.start_step, run)
         self._project, self._space, self._upload = project or run.name, space_id, upload
+        self._sent = -1  # the last step that Trackio has from earlier starts
         self._name = f"{run.run_name}-{run.id[:6]}"  # by which Trackio finds it again
 
     @cached_property
     def _run(self):
         import trackio  # takes seconds, so not in the constructor
 
+        if self.run.resumed:
+            last = trackio.SQLiteStorage.get_last_step(self._project, self._name)
+            self._sent = -1 if last is None else last
         about = {"command": " ".join(self.run.command), "commit": self.run.commit, "run_id": self.run.id}
-        return trackio.init(project=self._project, name=self._name, space_id=self._space, embed=False,
-                            config={**self.run.config, **about}, resume="allow")
-
-    @cached_property
-    def _sent(self) -> int:
-        """The last step that Trackio has from earlier starts."""
-        from trackio import SQLiteStorage
-
-        last = SQLiteStorage.get_last_step(self._project, self._name) if self.run.resumed else None
-        return -1 if last is None else last
+        run = trackio.init(project=self._project, name=self._name, space_id=self._space, embed=False,
+                           config={**self.run.config, **about}, resume="allow")
+        for step, values in points_before(self.run, self._sent):
+            run.log(values, step=step)
+        return run
 
     def _log(self, values: Mapping, step: int) -> None:
-        if step > self._sent:
+        if self._run and step > self._sent:
             self._run.log({**values}, step=step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
-from logger.trackers.imports import grid_of, picture_of, require_package
+from logger.trackers.shared import grid_of, picture_of, points_before, require_package
+from logger.trackers.wandb_files import last_step
 from logger.writer import RunInfo, Writer
-from utils.run_files import replace_file
 
 
 class WandB(Writer):
@@ -35,34 +35,31 @@ class WandB(Writer):
         super().__init__(run.folder, run.start_step, run)
         self._options = {"project": project or run.name, "entity": entity, "mode": mode, "group": group,
                          "tags": list(tags)}
-        self._upload, self._step = upload, -1
-        self._note = run.folder / "wandb" / "last_step.txt"  # up to which W&B has whole rows
-
-    @cached_property
-    def _sent(self) -> int:
-        """The step up to which earlier starts have sent all."""
-        return int(self._note.read_text()) if self.run.resumed and self._note.exists() else -1
+        self._upload = upload
+        self._is_offline = (mode or os.environ.get("WANDB_MODE")) == "offline"
+        self._sent = -1  # the last step that W&B has from earlier starts
 
     @cached_property
     def _run(self):
         import wandb  # takes seconds, so not in the constructor
 
         info = self.run
-        self._note.parent.mkdir(exist_ok=True)
-        is_offline = (self._options["mode"] or os.environ.get("WANDB_MODE")) == "offline"
+        settings = wandb.Settings(console="off", silent=True)
+        if hasattr(settings, "x_transaction_log_flush_interval"):
+            settings.x_transaction_log_flush_interval = 1.0  # seconds that a kill may cost; 15 by default
         about = {"command": " ".join(info.command), "commit": info.commit}
-        return wandb.init(id=info.id, name=info.run_name, dir=str(info.folder), **self._options,
-                          resume=None if is_offline else "allow",  # each offline start has a file of its own
-                          settings=wandb.Settings(console="off", silent=True),
-                          config={**info.config, **about})
+        sent = last_step(info.folder / "wandb", info.id) if self._is_offline else None
+        run = wandb.init(id=info.id, name=info.run_name, dir=str(info.folder), **self._options,
+                         resume=None if self._is_offline else "allow",  # each offline start has its own file
+                         settings=settings, config={**info.config, **about})
+        self._sent = run.starting_step - 1 if sent is None else sent
+        for step, values in points_before(info, self._sent):
+            run.log(values, step=step)
+        return run
 
     def _log(self, values: Mapping, step: int) -> None:
-        if step <= self._sent:
-            return
-        if step > self._step >= 0:
-            replace_file(self._note, str(self._step))
-        self._step = step
-        self._run.log({**values}, step=step)
+        if self._run and step > self._sent:
+            self._run.log({**values}, step=step)
 
     def hparams(self, config: Mapping, changed: Mapping | None) -> None:
         if changed:
@@ -118,5 +115,3 @@ class WandB(Writer):
             if self._upload and best.exists():
                 self._run.log_artifact(str(best), name=f"{self.run.run_name}-best", type="model")
         self._run.finish(exit_code=1 if outcome == "failed" else 0)
-        if self._step >= 0:
-            replace_file(self._note, str(self._step))

@@ -2,7 +2,6 @@
 import json
 import os
 import sqlite3
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -76,25 +75,9 @@ def points_in_mlflow(run: Path):
     return points, found.data.tags["mlflow.source.git.commit"], found.data.tags["command"]
 
 
-def records_of(file: Path):
-    """The whole records in a file of W&B: LevelDB's log format, in blocks of 32 KiB, after a header of 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, place, parts = file.read_bytes(), 7, b""
-    while place + 7 <= len(content):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        size, kind = struct.unpack("<HB", content[place + 4:place + 7])
-        parts += content[place + 7:place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4) and place <= len(content):
-            yield Record.FromString(parts)
-        if kind in (1, 4):
-            parts = b""
-
-
 def points_in_wandb(run: Path):
+    from logger.trackers.wandb_files import records_of, row_of
+
     points, ids, config, files = [], set(), {}, set()
     for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         for record in records_of(file):
@@ -103,10 +86,9 @@ def points_in_wandb(run: Path):
                 ids.add(record.run.run_id)
                 config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
             if kind == "history":
-                row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json)
-                       for item in record.history.item}
+                row = row_of(record)
                 points += [(row["_step"], row[name]) for name in NAMES if name in row]
-                files |= {row["train/input"]["path"]} if "train/input" in row else set()
+                files |= {row[name] for name in row if name == "train/input/path"}
             if kind == "artifact":
                 files.add(record.artifact.name)
     assert len(ids) == 1 and config["optimizer"]["args"]["lr"] == 0.01
