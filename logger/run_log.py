@@ -183,11 +183,9 @@ class RunLog:
             self.feeder.send("histograms", copies, step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Logs a text, such as a sample of a language model."""
         self.feeder.send("text", name, text, step)
 
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence], step: int) -> None:
-        """Logs rows of plain values."""
         self.feeder.send("table", name, list(columns), [list(row) for row in rows], step)
 
     def figure(self, name: str, figure: Any, step: int) -> None:
@@ -209,11 +207,9 @@ class RunLog:
             self.feeder.send("matrix", name, values.detach().to("cpu", copy=True), labels, step)
 
     def hparams(self, config: Mapping, changed: Mapping | None = None) -> None:
-        """Sends the flat config; `changed`: what a resume has changed."""
         self.feeder.send("hparams", config, changed)
 
     def event(self, kind: str, text: str) -> None:
-        """Sends what happened, in a word and a sentence."""
         self.feeder.send("event", kind, text)
 
 

@@ -92,8 +92,10 @@ def run_id(run: Path) -> str | None:
 
 def outcome_of(error: BaseException | None) -> tuple[str, str | None]:
     """How a start that this error ends has ended, one of OUTCOMES, and the reason."""
-    if error is None or isinstance(error, Interrupted):
-        return ("stopped", error.reason) if error else ("finished", None)
+    if error is None:
+        return "finished", None
+    if isinstance(error, Interrupted):
+        return "stopped", error.reason
     known = isinstance(error, (ConfigError, TrainingError))
     return "failed", (str(error) if known else describe_error(error)).partition("\n")[0]
 
