@@ -37,7 +37,8 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     # -- what writers learn
-    Mutation("a resumed run gets another id", "base/run/setup.py", "None if is_new else run_id(folder)", "None",
+    Mutation("a resumed run gets another id", "base/run/setup.py",
+             "None if is_new else run_id(folder)", "None",
              "test_a_writer_learns_one_identity_what_changed_and_how_each_start_ended"),
     Mutation("points that a kill has kept from a table stay lost", "logger/trackers/table.py",
              "for step, values in points_before(", "for step, values in () and points_before(",
