@@ -23,6 +23,7 @@ log = logging.getLogger("test")
 def main(args) -> None:
     from base.api import load, splits_named
     from base.run.same_data import report_scored_data
+    from base.run.writers import send_scores
     from base.summary import describe_scores
     from logger.arrays_file import write_arrays
     from logger.console import setup_logging
@@ -38,7 +39,7 @@ def main(args) -> None:
         predictor = load(args.resume, args.overrides, pick_device(args.device))
     gc.enable()
     trainer, checkpoint = predictor.trainer, predictor.checkpoint
-    folder, values, reports = run_of(checkpoint.file) or checkpoint.file.parent, {}, {}
+    folder, values, scores, reports = run_of(checkpoint.file) or checkpoint.file.parent, {}, {}, {}
     progress = checkpoint.state["progress"]
     trainer.use_run(SilentRun(bars=not args.quiet))
     with located(predictor.places), closing(trainer.data), trainer.errors_explained("scoring"):
@@ -48,13 +49,15 @@ def main(args) -> None:
             report_scored_data(trainer.data, checkpoint.state, split)
         for split in splits:
             reports[split] = watch(trainer, predictor.classes)
-            values |= trainer.evaluate(split)
+            scores[split] = trainer.evaluate(split)
+            values |= scores[split]
             write_arrays(folder, split, trainer.eval_metrics.arrays, progress["epoch"])
 
     about = {"checkpoint": checkpoint.file.name, "epoch": progress["epoch"], "step": progress["step"]}
     told = f"{checkpoint.file}, epoch {progress['epoch']}, {describe_scores(trainer.data, splits, values)}"
     (print_answer if args.quiet else log.info)(told)
     keep(folder, about, values, {split: report for split, report in reports.items() if report}, trainer.data)
+    send_scores(folder, predictor.config, scores, args.writers)
     if file:
         write_predictions(file, predictor, splits[0], not args.quiet)
 

@@ -238,6 +238,8 @@ class BaseTrainer(FormerTrainerNames):
                 while not self.finished:
                     self.train_epoch()
                     self.finish_epoch()
+                if self.monitor and self.monitor.exhausted:
+                    run.event("early_stop", f"best: {self.monitor}")
                 run.store.finish()
                 self.on_train_end()
 

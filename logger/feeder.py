@@ -1,4 +1,5 @@
 """Calls the writers in a separate thread, so that training does not wait for them."""
+import inspect
 import logging
 import queue
 import threading
@@ -11,6 +12,8 @@ from utils.errors import ConfigError, describe_error
 
 log = logging.getLogger(__name__)
 MOST_WAITING = 256  # queued calls; `send` waits while there are that many
+# Methods that got arguments since version 1.0.0: the first new one, how many there were before.
+_NEW_ARGUMENTS = {"hparams": ("changed", 1), "close": ("outcome", 0)}
 
 
 class Feeder:
@@ -31,26 +34,32 @@ class Feeder:
         self._left_out: list[str] = []
         self._calls: queue.Queue = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
+        self._starting, self._resumed = threading.Lock(), resumed  # the thread of checkpoints sends, too
         self._error: ConfigError | None = None
 
     def send(self, method: str, *args) -> None:
         """Queues a call of `method(*args)` for every writer."""
         self._raise()
-        if self.writers:
+        if self.wants(method):
             self._calls.put((method, args))
             if method != "hparams":  # this one can wait: the imports of writers would delay the first step
                 self._start()
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="writers", daemon=True)
-            self._thread.start()
+    def wants(self, method: str) -> bool:
+        """Whether a writer does something in this method."""
+        return any(_has_own(writer, method) for writer in tuple(self.writers))
 
-    def close(self) -> None:
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="writers", daemon=True)
+                self._thread.start()
+
+    def close(self, outcome: str = "finished", reason: str | None = None) -> None:
         """Waits for all calls, then closes the writers."""
-        if self._thread is not None or not self._calls.empty():
+        if self._thread is not None or not self._calls.empty() or self.wants("close"):
             self._start()
-            self._calls.put(("close", ()))
+            self._calls.put(("close", (outcome, reason)))
             self._calls.put(None)
             self._thread.join()
             self._thread, self.writers = None, []
@@ -67,12 +76,14 @@ class Feeder:
             self._make(*call)
 
     def _make(self, method: str, args: tuple) -> None:
-        for writer in list(self.writers):
-            call = getattr(writer, method)
-            if getattr(call, "__func__", None) is getattr(Writer, method):  # does nothing
-                continue
+        new, num_before = _NEW_ARGUMENTS.get(method, (None, 0))
+        for writer in filter(lambda each: _has_own(each, method), tuple(self.writers)):
             try:
-                call(*args)
+                call = getattr(writer, method)
+                is_former = new is not None and new not in inspect.signature(call).parameters
+                if method == "hparams" and is_former and self._resumed:
+                    continue
+                call(*(args[:num_before] if is_former else args))
                 self._proven.add(id(writer))
             except Exception as error:
                 self.writers.remove(writer)
@@ -94,3 +105,7 @@ class Feeder:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+def _has_own(writer: Writer, method: str) -> bool:
+    return getattr(getattr(writer, method), "__func__", None) is not getattr(Writer, method)

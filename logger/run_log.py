@@ -1,8 +1,10 @@
 """All that a run writes: numbers, images, histograms and checkpoints in its folder, lines on the console."""
+import io
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from logger.writer import Writer
 from utils.checkpoint.store import CheckpointStore
 from utils.distributed.group import is_peer_failure
 from utils.config.suggestions import MOST_SHOWN
-from utils.run_record import record_end
+from utils.run_record import outcome_of, record_end
 from utils.training.timers import describe_times
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,21 @@ class SilentRun:
     def scalars(self, *args, **kwargs) -> None:
         """Does nothing."""
 
-    start_epoch = step = epoch = arrays = images = histograms = summarize = end = scalars
+    start_epoch = step = epoch = arrays = images = histograms = summarize = end = event = scalars
+    text = table = figure = audio = matrix = scalars
+
+
+class _Events(logging.Handler):
+    """Passes on messages that were logged with `extra={"event": KIND}`."""
+
+    def __init__(self, send: Callable[[str, str], None]):
+        super().__init__()
+        self._send = send
+        # a filter is asked before the handler's lock, for which the thread of writers must not wait
+        self.addFilter(lambda record: hasattr(record, "event"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send(record.event, record.getMessage())
 
 
 class RunLog:
@@ -71,17 +87,24 @@ class RunLog:
                  resumed: bool = False, config: Mapping[str, Any] | None = None):
         self.folder, self.store, self.bars = folder, store, bars
         self.metrics_file, self.feeder = MetricsFile(folder), Feeder(writers, resumed)
-        self.summary_file = SummaryFile(folder, config or {})
+        self.summary_file, self._events = SummaryFile(folder, config or {}), _Events(self.event)
+        if self.feeder.wants("checkpoint"):
+            store.report_to(partial(self.feeder.send, "checkpoint"))
 
     def __enter__(self):
+        logging.getLogger().addHandler(self._events)
         return self
 
     def __exit__(self, kind, error, trace):
         if not is_peer_failure(error):  # else it would wait for processes that do not answer
             self.store.join()
         self.metrics_file.close()
+        logging.getLogger().removeHandler(self._events)
+        outcome, reason = outcome_of(error)
         try:
-            self.feeder.close()
+            if error is not None:
+                self.event(outcome, reason)
+            self.feeder.close(outcome, reason)
         except Exception as late:
             if error is None:
                 raise
@@ -145,7 +168,7 @@ class RunLog:
     def images(self, name: str, images, step: int) -> None:
         """Logs the first 32 of `images` `[N, C, H, W]` (or `images[0]`), each channel stretched to [0, 1]."""
         images = images[0] if isinstance(images, (tuple, list)) else images
-        if (not self.feeder.writers or not isinstance(images, torch.Tensor) or images.ndim != 4
+        if (not self.feeder.wants("images") or not isinstance(images, torch.Tensor) or images.ndim != 4
                 or images.shape[1] not in (1, 3)):
             return
         images = images[:32].detach().float().cpu()
@@ -154,13 +177,40 @@ class RunLog:
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Logs the distributions of `tensors`, such as weights by their names."""
-        if self.feeder.writers:
+        if self.feeder.wants("histograms"):
             copies = {name: tensor.detach().to("cpu", copy=True)  # training changes the originals
                       for name, tensor in tensors.items()}
             self.feeder.send("histograms", copies, step)
 
-    def hparams(self, config: Mapping) -> None:
-        self.feeder.send("hparams", config)
+    def text(self, name: str, text: str, step: int) -> None:
+        self.feeder.send("text", name, text, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence], step: int) -> None:
+        self.feeder.send("table", name, list(columns), [list(row) for row in rows], step)
+
+    def figure(self, name: str, figure: Any, step: int) -> None:
+        """Logs a figure of matplotlib, drawn here and now: it may be changed or closed afterwards."""
+        if self.feeder.wants("figure"):
+            png = io.BytesIO()
+            figure.savefig(png, format="png")
+            self.feeder.send("figure", name, png.getvalue(), step)
+
+    def audio(self, name: str, samples: torch.Tensor, rate_hz: int, step: int) -> None:
+        """Logs a sound: `samples` `[T]` or `[C, T]` in [-1, 1]."""
+        if self.feeder.wants("audio"):
+            samples = samples.detach().to("cpu", torch.float32, copy=True)
+            self.feeder.send("audio", name, torch.atleast_2d(samples), rate_hz, step)
+
+    def matrix(self, name: str, values: torch.Tensor, labels: Sequence[str] | None, step: int) -> None:
+        """Logs a matrix `[N, N]`, such as a confusion matrix, with the labels of its rows and columns."""
+        if self.feeder.wants("matrix"):
+            self.feeder.send("matrix", name, values.detach().to("cpu", copy=True), labels, step)
+
+    def hparams(self, config: Mapping, changed: Mapping | None = None) -> None:
+        self.feeder.send("hparams", config, changed)
+
+    def event(self, kind: str, text: str) -> None:
+        self.feeder.send("event", kind, text)
 
 
 def _describe_group(group: str, values: Mapping[str, float], is_metric: bool) -> str:

@@ -17,8 +17,11 @@ from base.data.sampler import Batch
 from base.config.locate_error import locate_error
 from base.preflight.loss import Parts
 from base.registries import WRITERS
+from base.run.writers import run_info
 from base.summary import describe_parts
+from logger.feeder import Feeder
 from logger.run_log import SilentRun
+from logger.writer import build_writer
 from tools.find_lr import Placed, steps
 from tools.image_headers import describe_images
 from tools.monitor_direction import warn_of_direction, warn_of_plateau_mode
@@ -108,8 +111,8 @@ def check_experiment(setup, config: dict, outside: bool = False) -> str:
         for number, block in enumerate(config["writers"]):
             with _faults_noted(faults, trainer, trainer.position):
                 if outside or not getattr(WRITERS.get(as_block(block)["type"]), "outside", False):
-                    WRITERS.build(as_block(block), f"writers.{number}", folder=Path(folder),
-                                  start_step=None).close()
+                    writer = build_writer(block, f"writers.{number}", run_info(Path(folder), config))
+                    Feeder([writer]).close("checked")
         with _faults_noted(faults, trainer, trainer.position):
             for split in trainer.data.sets("val"):
                 faults += _overlap_faults(trainer.data, split)

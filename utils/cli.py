@@ -222,6 +222,8 @@ def test_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         "which is val and test (test)")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="write a prediction for each "
                         "sample, too, as predict.py does")
+    parser.add_argument("--writers", action="store_true",
+                        help="send the scores also to writers that talk to a service")
     args = _parse(parser, argv)
     if args.predictions:
         _require_prediction(parser)

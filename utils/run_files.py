@@ -4,7 +4,7 @@ from pathlib import Path
 
 from utils.errors import ConfigError
 
-_WRITTEN = ("config.yaml", "*.json", "*.jsonl", "run.log", "code_*.diff", "events.out.*")
+_WRITTEN = ("config.yaml", "*.json", "*.jsonl", "*.csv", "run.log", "code_*.diff", "events.out.*")
 _FOLDERS = ("checkpoints", "metrics", "nan_report")
 
 

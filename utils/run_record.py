@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.distributed.environment import launch_id
+from utils.errors import ConfigError, Interrupted, TrainingError, describe_error
 from utils.git import git, uncommitted_changes
 from utils.run_files import append_line, replace_file
 
@@ -83,6 +84,21 @@ def keys_from_environment(run: Path) -> set[str]:
     """The config keys whose values came from environment variables in some start: they are not shown."""
     kept = [start.get("from_environment") for start in starts_of(run)]
     return {str(key) for keys in kept if isinstance(keys, list) for key in keys}
+
+
+def run_id(run: Path) -> str | None:
+    """The id of a run, which every start records; None for one of an earlier version."""
+    return next((str(start["run_id"]) for start in reversed(starts_of(run)) if start.get("run_id")), None)
+
+
+def outcome_of(error: BaseException | None) -> tuple[str, str | None]:
+    """How a start that this error ends has ended, one of OUTCOMES, and the reason."""
+    if error is None:
+        return "finished", None
+    if isinstance(error, Interrupted):
+        return "stopped", error.reason
+    known = isinstance(error, (ConfigError, TrainingError))
+    return "failed", (str(error) if known else describe_error(error)).partition("\n")[0]
 
 
 def is_finished(run: Path) -> bool:

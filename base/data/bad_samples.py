@@ -153,7 +153,7 @@ class SkippedSamples:
         self.num_skipped += len(bad)
         for sample in bad:
             if sample.index not in self.indices:
-                log.warning("left out of training: %s", sample.text)
+                log.warning("left out of training: %s", sample.text, extra={"event": "skipped_samples"})
             self.indices.add(sample.index)
         if (self.num_skipped > MOST * self.num_seen and self.num_seen >= MIN_SEEN
                 and bad and len(self.indices) > FEW):

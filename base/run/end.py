@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from logger.run_log import RunLog, SilentRun
-from utils.errors import ConfigError, Interrupted, TrainingError, describe_error
+from utils.run_record import outcome_of
 from utils.training.monitor import Monitor
 from utils.training.progress import Position
 
@@ -30,12 +30,7 @@ def recorded(trainer: Progress, run: RunLog | SilentRun) -> Iterator[None]:
     run.summarize(progress_of(trainer))
     try:
         yield
-    except Interrupted as stop:
-        run.end("stopped", stop.reason, progress_of(trainer))
-        raise
     except BaseException as error:
-        known = isinstance(error, (ConfigError, TrainingError))
-        reason = str(error) if known else describe_error(error)
-        run.end("failed", reason.partition("\n")[0], progress_of(trainer))
+        run.end(*outcome_of(error), progress_of(trainer))
         raise
-    run.end("finished", None, progress_of(trainer))
+    run.end(*outcome_of(None), progress_of(trainer))

@@ -105,7 +105,7 @@ def _free_arguments(change: ChangedType, name: object) -> set[str] | None:
 
 def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None:
     """Logs the changes to a resumed run; raises ConfigError for changes without effect."""
-    changes, faults = _changes(checkpoint.config, config), []
+    changes, faults = user_changes(checkpoint.config, config), []
     waits = any(data_references(config))  # the changes are looked at once more, and then logged
     begun = checkpoint.state["progress"]["batch"] > 0 and not _keeps_steps(changes, checkpoint.config, config)
     for key, (old, new) in changes.items():
@@ -131,7 +131,7 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
         raise ConfigError.of(faults)
 
 
-def _changes(old: dict, new: dict) -> dict[str, tuple]:
+def user_changes(old: dict, new: dict) -> dict[str, tuple]:
     """What users have changed from one complete config to another, by key.
 
     An argument without a value on one side, that is a default on the other, came or went with the code.

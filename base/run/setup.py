@@ -1,6 +1,7 @@
 """How a run begins: from a config, from a checkpoint, or from another run's weights."""
 import errno
 import logging
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +12,14 @@ from base.base_trainer import BaseTrainer
 from base.build import build_trainer
 from base.preflight.loss import Parts, require_a_mean
 from base.preflight.preflight import preflight, require_monitored
-from base.registries import WRITERS
 from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
 from base.run.initial_weights import initialize_weights
-from base.run.run_config import LIMIT, RunConfig
+from base.run.run_config import LIMIT, RunConfig, user_changes
 from base.run.same_data import require_kept_data, require_same_data_everywhere
+from base.run.writers import build_writers, run_info
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
-from utils.config.blocks import as_block
 from utils.config.loading import Reading
 from utils.config.syntax import dump_yaml
 from utils.config.values import flatten, masked, value_at
@@ -31,7 +31,7 @@ from utils.run_files import file_stamp, remove_links, replace_file
 from utils.run_folder import (
     CHECKPOINTS, has_saved, list_runs, new_run, require_unused, run_of, run_of_launch)
 from utils.run_lock import RunLock
-from utils.run_record import environment, is_finished, keys_from_environment, record_start
+from utils.run_record import environment, is_finished, keys_from_environment, record_start, run_id
 from utils.training.schedule_length import check_lengths
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,9 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         if is_new:
             require_unused(folder)  # another process may have had it meanwhile
         remove_links(folder)
-        record_start(folder, {**start, "from_environment": sorted(resolved.reading.from_environment),
+        known_id = None if is_new else run_id(folder)
+        record_start(folder, {**start, "run_id": known_id or uuid.uuid4().hex,
+                              "from_environment": sorted(resolved.reading.from_environment),
                               "locked": bool(lock and lock.holds),
                               "last_checkpoint": file_stamp(folder / CHECKPOINTS / "last.pt")})
         run = _open_run(folder, resolved, checkpoint, bars)
@@ -191,32 +193,24 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
 def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, bars: bool) -> RunLog:
     config = resolved.complete
     start_step = checkpoint.state["progress"]["step"] if checkpoint and run_of(checkpoint.file) else None
-    writers = _build_writers(resolved.config["writers"], folder, start_step)
+    resumed = start_step is not None
+    info = run_info(folder, resolved.config, start_step, resumed)
+    writers = build_writers(resolved.config["writers"], info)
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
     store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from)
-    shown = masked(flatten(resolved.config), keys_from_environment(folder))
-    run = RunLog(folder, store, writers, bars, resumed=start_step is not None, config=shown)
+    hidden = keys_from_environment(folder)
+    shown = masked(flatten(resolved.config), hidden)
+    run = RunLog(folder, store, writers, bars, resumed, config=shown)
     # as a whole: a full disk must not cost a resumed run its config
     replace_file(folder / "config.yaml", dump_yaml(config))
-    if start_step is None:
+    if not resumed:
         run.hparams(shown)
-    else:
-        run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
+        return run
+    run.metrics_file.load_state_dict(checkpoint.state["metrics_file"])
+    changed = {key: new for key, (_, new) in user_changes(checkpoint.config, config).items()}
+    run.hparams(shown, masked(changed, hidden))
+    run.event("resumed", f"{checkpoint.file.name}, step {start_step}")
     return run
-
-
-def _build_writers(blocks: list, folder: Path, start_step: int | None) -> list:
-    """The writers of a run. At a resume those that cannot be built are left out."""
-    writers = []
-    for number, block in enumerate(blocks):
-        try:
-            writers.append(WRITERS.build(as_block(block), f"writers.{number}", folder=folder,
-                                         start_step=start_step))
-        except ConfigError as error:
-            if start_step is None:
-                raise
-            log.warning("%s. Training goes on without this writer.", error)
-    return writers
 
 
 def load_evaluated_weights(trainer: Parts, checkpoint: Checkpoint) -> None:

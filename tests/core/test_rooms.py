@@ -10,6 +10,7 @@ ROOMS = {
     "scaffolds": ("scaffolds", "new.py", "tests/scaffolds"),
     "launch": ("launch", "tests/launch"),
     "notebooks": ("notebooks", "tests/notebooks"),
+    "trackers": ("logger/trackers", "tests/trackers"),
 }
 ALL = tuple(name for names in ROOMS.values() for name in names)
 CONFIG = """

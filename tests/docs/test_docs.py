@@ -37,6 +37,7 @@ NOT_RUN = {  # parts of a line that begin so
     r"git clone ": "takes the network: the page's copy of the project stands for it",
     r"cd ": "leads to where the page's blocks are run anyway",
     r"tensorboard ": "serves until it is ended",
+    r"(mlflow ui|trackio show|wandb (login|sync)) ?": "a program of another project",
     r"python -m pytest -n auto$": "is what runs these lines",
     r"torchrun --nnodes 2 ": "takes two machines",
     r"sbatch ": "takes a Slurm cluster",
@@ -44,7 +45,7 @@ NOT_RUN = {  # parts of a line that begin so
     r"python -m tools\.consolidate ": "takes a run with the strategy fsdp: tests/distributed/test_fsdp.py has one",
 }
 PLACEHOLDERS = re.compile(r"\b(CONFIG|RUN|PATH|NAME|DIR|FILE|HOST|ID|N|CHECKPOINT|EXPERIMENT|PORT)\b")
-FOREIGN_OPTIONS = {"--logdir", "--data", "--rdzv-id"}  # of tensorboard, benchmarks/distributed.py, torchrun
+FOREIGN_OPTIONS = {"--logdir", "--data", "--rdzv-id", "--backend-store-uri"}  # of tensorboard, torchrun, ...
 FOREIGN_FILES = {"model/model.py", "model/loss.py", "model/metric.py", "configs/mine.yaml"}  # of the reader, before and after
 CHECK = """
 import sys

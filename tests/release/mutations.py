@@ -56,6 +56,13 @@ MUTATIONS = [
              "test_a_vocabulary_needs_no_matrix_and_what_is_not_finite_is_no_error"),
     Mutation("the curve of one epoch is not seen", "base/curves.py", "places[:1] + places", "places",
              "test_the_curves_of_a_result_are_drawn"),
+    # -- what writers learn
+    Mutation("a resumed run gets another id", "base/run/setup.py",
+             "None if is_new else run_id(folder)", "None",
+             "test_a_writer_learns_one_identity_what_changed_and_how_each_start_ended"),
+    Mutation("points that a kill has kept from a table stay lost", "logger/trackers/table.py",
+             "for step, values in points_before(", "for step, values in () and points_before(",
+             "test_a_stopped_and_resumed_run_has_a_row_for_each_line_of_its_metrics"),
     # -- small answers
     Mutation("a date with underscores is a number", "utils/config/syntax.py",
              '_DIGITS = "([0-9]{1,3}(_[0-9]{3})+|[0-9]+)"', '_DIGITS = "([0-9][0-9_]*)"',

@@ -6,7 +6,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +56,7 @@ class CheckpointStore:
         self._owed: dict[str, _PendingSave] = {}  # names that were not written, and what they should hold
         self._writer: threading.Thread | None = None
         self._bug: BaseException | None = None
+        self._report: Callable[[Path, int, bool], None] | None = None
         self._open()
 
     def _open(self) -> None:
@@ -93,6 +94,10 @@ class CheckpointStore:
         if not policy.background:
             self.join()
             self.check()
+
+    def report_to(self, report: Callable[[Path, int, bool], None]) -> None:
+        """The saving thread calls `report(file, epoch, is_best)` for each file that is safely on disk."""
+        self._report = report
 
     def join(self) -> None:
         """Waits until the last save is on disk or has failed."""
@@ -162,6 +167,8 @@ class CheckpointStore:
         finally:
             written.unlink(missing_ok=True)
         sync_folder(self.folder)
+        for name in names if self._report else ():
+            self._report(self.folder / name, content["state"]["progress"]["epoch"], "best.pt" in names)
 
     def _prune(self, epoch: int, spared: set) -> None:
         """Removes the oldest epochs. Ignores epochs above `epoch`: a resume has abandoned them."""

@@ -245,8 +245,9 @@ def import_folder(folder: str) -> dict[str, str]:
     """Imports the files of a project folder that are not imported yet. Returns those that failed, with their
     errors; they are tried again once a file of the folder is new or was changed."""
     stamp = [(file, file.stat().st_mtime_ns) for file in sorted((PROJECT / folder).glob("*.py"))]
+    package = folder.replace("/", ".")
     missing = [module for module in pkgutil.iter_modules([str(PROJECT / folder)])
-               if f"{folder}.{module.name}" not in sys.modules]
+               if f"{package}.{module.name}" not in sys.modules]
     before, errors = _failed.get(folder, (None, {}))
     if stamp == before or not missing:
         return errors if missing else {}
@@ -254,13 +255,20 @@ def import_folder(folder: str) -> dict[str, str]:
     errors = {}
     for module in missing:
         try:
-            importlib.import_module(f"{folder}.{module.name}")
+            importlib.import_module(f"{package}.{module.name}")
         except (Exception, SystemExit) as error:
             file = f"{folder}/{module.name}" + ("/__init__.py" if module.ispkg else ".py")
             errors[file] = describe_error(error)
             log.debug("%s could not be imported", file, exc_info=True)
     _failed[folder] = stamp, errors
     return errors
+
+
+def defined_in(folder: str, kind: type) -> dict[str, type]:
+    """The subclasses of `kind` in the files of a project folder, by name; none if there is no such folder."""
+    import_folder(folder)
+    return {cls.__name__: cls for cls in kind.__subclasses__()
+            if cls.__module__.startswith(folder.replace("/", ".") + ".")}
 
 
 def _file(thing) -> str:

@@ -1,6 +1,6 @@
 """Values in a config by their key paths: to find, set, flatten, mask and compare them."""
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from utils.config.syntax import DATA_VALUES, DEFAULT_VALUES, KeyPath, items_of, key_in
@@ -13,6 +13,15 @@ def masked(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     hidden = tuple(keys)
     return {name: MASK if any(name == key or name.startswith(f"{key}.") for key in hidden) else value
             for name, value in config.items()}
+
+
+def mask_tree(config: Any, keys: Container[str], path: str = "") -> Any:
+    """A config as a tree, with `MASK` in place of what stands at `keys`."""
+    if path in keys:
+        return MASK
+    inside = {key: mask_tree(item, keys, f"{path}.{key}" if path else str(key))
+              for key, item in items_of(config)}
+    return inside if isinstance(config, dict) else [*inside.values()] if isinstance(config, list) else config
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

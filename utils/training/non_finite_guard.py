@@ -100,5 +100,5 @@ class NonFiniteGuard:
             raise NonFinite("the loss or its gradient is not finite", late)
         if num_skipped := int(self.num_skipped):
             log.warning("the loss was not finite in %d steps since the last look: they were left out",
-                        num_skipped)
+                        num_skipped, extra={"event": "skipped_steps"})
         self.num_skipped = 0

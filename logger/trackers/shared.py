@@ -1,0 +1,50 @@
+"""What trackers share: packages that may be missing, points that a kill has kept from them, pictures."""
+import importlib.util
+import io
+import json
+import math
+from collections.abc import Iterator
+
+import torch
+
+from logger.writer import RunInfo
+from utils.errors import ConfigError
+
+
+def require_package(name: str, writer: str) -> None:
+    """Raises ConfigError if a package is not installed. Imports nothing: that takes seconds."""
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"{writer} needs the package {name}, which is not installed: pip install {name}")
+
+
+def points_before(run: RunInfo, after: int = -1) -> Iterator[tuple[int, dict[str, float]]]:
+    """The points of a resumed run in metrics.jsonl, as (step, values): later than a step, up to start_step.
+
+    A kill may have kept the last ones from a writer, which hears of a point a moment after that file.
+    """
+    file = run.folder / "metrics.jsonl"
+    if run.start_step is None or not file.exists():
+        return
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # half a line of a killed run
+            return
+        if after < line["step"] <= run.start_step:
+            yield line["step"], {name: math.nan if value is None else value for name, value in line.items()
+                                 if name not in ("step", "epoch")}
+
+
+def picture_of(png: bytes):
+    """The PIL image in the content of a PNG file."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def grid_of(images: torch.Tensor):
+    """One PIL image of float `images` `[N, C, H, W]` in [0, 1], eight in a row."""
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
+
+    return to_pil_image(make_grid(images, padding=1))
