@@ -46,7 +46,11 @@ class WarmProcess:
         self._answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, open(os.devnull) as nothing:
             files = [file.fileno() for file in (nothing, stdout, stderr, theirs)]
-            socket.send_fds(_helper(), [request], files)
+            try:
+                socket.send_fds(_helper(), [request], files)
+            except BrokenPipeError:  # it was killed, perhaps for want of memory
+                _helper.cache_clear()
+                socket.send_fds(_helper(), [request], files)
         self.pid = int(self._answers.recv(64))
 
     def poll(self) -> int | None:

@@ -86,7 +86,7 @@ def test_a_trainer_has_what_the_protocols_ask_for(small):
     trainer = build_trainer(validate_config(config), torch.device("cpu"))
     trainer.prepare_training()
     asked = {protocol_of(file, ast.unparse(argument.annotation)) for file, _, argument in CASES.values()}
-    assert len(asked) > 8
+    assert len(asked) > 3  # fewer where tools/ was deleted
     for protocol in asked:
         assert [name for name in members(protocol) if not hasattr(trainer, name)] == [], protocol
 

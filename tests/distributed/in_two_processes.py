@@ -188,4 +188,4 @@ if __name__ == "__main__":
     with process_group(True, torch.device("cpu"), timeout_s=120):
         for name, run in cases().items():
             run()
-            print(f"passed: {name} on {dist.rank()}", flush=True)
+            print(f"passed: {name} on {dist.rank()}\n", end="", flush=True)  # in one piece: the other writes, too

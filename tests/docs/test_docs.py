@@ -131,7 +131,8 @@ class Copy:
         self.output: str | None = None  # of the bash block before
 
     def bash(self, script: str, *args: str) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
+        environment = {**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}", "PYTHONWARNINGS": "ignore",
+                       "COLUMNS": "200"}  # readline may set it for pytest
         return subprocess.run(["bash", "-c", script, "bash", *args], cwd=self.folder, env=environment, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
 
