@@ -81,7 +81,7 @@ def call_tool(args, *parts):
 
 def train(args, resolved, checkpoint, device) -> None:
     """The work of each process."""
-    from base.config.data_values import enter_data_values
+    from base.run.data_values import enter_data_values
     from base.run.setup import set_up_training
     from base.summary import describe_finished
     from utils.run_folder import run_of

@@ -13,7 +13,7 @@ from torch import nn
 from base.base_data_loader import DataSplits
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
-from base.config.data_values import enter_data_values
+from base.run.data_values import enter_data_values
 from base.data.fingerprint import kept_fingerprint
 from base.data.sampler import Batch
 from base.data.views import apply_transforms

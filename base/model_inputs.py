@@ -3,9 +3,8 @@ import inspect
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
-from base.data.nested import as_mapping
+from base.data.nested import TARGETS, as_mapping
 
-TARGETS = ("labels", "label", "target", "targets", "y")  # the first of these that a batch has
 _WHOLE = ("batch", "batched_inputs", "data", "sample", "samples")  # arguments that take a mapping as it is
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from base.config.locate_error import explain_error
+from base.preflight.locate_error import explain_error
 from base.data.bad_samples import LoadError
 from base.preflight.loss import Parts
 from utils.distributed.group import is_peer_failure

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.errors import ConfigError, printable
+from utils.errors import printable, unwritable
 
 
 class _Console(logging.Handler):
@@ -73,7 +73,7 @@ def log_to_file(file: Path, rank: int = 0) -> logging.Handler | None:
     try:
         handler = _RunLogFile(file, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(file, error) from error
     handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)-7s {_mark(rank)}%(message)s"))
     handler.addFilter(_only_its_own if rank else lambda record: True)
     root = logging.getLogger()

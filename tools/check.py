@@ -14,7 +14,7 @@ import torch
 
 from base.base_data_loader import DataSplits
 from base.data.sampler import Batch
-from base.config.locate_error import locate_error
+from base.preflight.locate_error import locate_error
 from base.preflight.loss import Parts
 from base.registries import WRITERS
 from base.run.writers import run_info
@@ -23,10 +23,10 @@ from logger.feeder import Feeder
 from logger.run_log import SilentRun
 from logger.writer import build_writer
 from tools.find_lr import Placed, steps
-from tools.image_headers import describe_images
+from tools.data_checks.image_headers import describe_images
 from tools.monitor_direction import warn_of_direction, warn_of_plateau_mode
-from tools.moved_images import warn_of_moved_images
-from tools.overlap import find_overlap
+from tools.data_checks.moved_images import warn_of_moved_images
+from tools.data_checks.overlap import find_overlap
 from tools.verify_resume import describe_difference
 from utils.checkpoint.loading import load_checkpoint
 from utils.checkpoint.state import flatten_state

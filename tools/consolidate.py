@@ -8,7 +8,7 @@ import logging
 import os
 from pathlib import Path
 
-from utils.errors import TrainingError, exit_codes
+from utils.errors import exit_codes, unwritable
 
 log = logging.getLogger("consolidate")
 
@@ -31,7 +31,7 @@ def consolidate(path: Path) -> Path:
         write_archive(content, unfinished)
         os.replace(unfinished, whole)
     except OSError as error:
-        raise TrainingError(f"{whole}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(whole, error) from error
     finally:
         unfinished.unlink(missing_ok=True)
     return whole

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.run_state import state_of
+from tools.runs.run_state import state_of
 from utils.config.loading import load_config, read_text
 from utils.config.values import default_values, flatten, value_at
 from utils.config.sections import with_defaults

@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from tools.fork_names import DATASETS, LOADERS, OF_SPLITS, OPTIMIZERS, SCHEDULERS, TRAINER
-from tools.old_config import OldConfig
+from tools.migration.fork_names import DATASETS, LOADERS, OF_SPLITS, OPTIMIZERS, SCHEDULERS, TRAINER
+from tools.migration.old_config import OldConfig
 from utils.config.loading import load_config, place_of
 from utils.config.sections import REQUIRED, SECTIONS
 from utils.config.syntax import dump_yaml

@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Mapping
 
-from base.run.initial_weights import KEYS as INIT_KEYS
+from base.config.validate_init import KEYS as INIT_KEYS
 from tools.reference.docstrings import argument_text
 from tools.reference.schema_blocks import (
     LIBRARY, OWN, RULE, block_definitions, share_arguments, thing_definitions)

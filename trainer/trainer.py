@@ -1,8 +1,6 @@
 """Supervised training: a batch of inputs and targets, one model, one loss."""
-import inspect
 import logging
 from collections.abc import Mapping
-from numbers import Real
 
 import torch
 
@@ -11,7 +9,7 @@ from base.data.nested import describe_shapes
 from base.metric_values import logits_of
 from base.model_inputs import PAIR, Choice, choose_inputs, kind_of
 from base.prediction.outputs import as_predictions
-from base.weighted_losses import loss_parts
+from base.weighted_losses import loss_parts, named_terms, num_targets, own_terms
 from utils.errors import ConfigError, describe_error
 
 log = logging.getLogger(__name__)
@@ -90,7 +88,7 @@ class Trainer(BaseTrainer):
             return PAIR
         kind = kind_of(batch)
         if kind not in self._choices:
-            most = max(map(_num_targets, loss_parts(self.loss).values())) if self._of_torch else 0
+            most = max(map(num_targets, loss_parts(self.loss).values())) if self._of_torch else 0
             choice = choose_inputs(self.unwrapped_model.forward, batch, self.loss is not None, most)
             self._choices[kind] = choice
             if choice != PAIR:
@@ -101,9 +99,10 @@ class Trainer(BaseTrainer):
         """The terms of the loss. Those of torch get the logits, and of targets in a tuple all that they take.
         """
         several = self._of_torch and isinstance(targets, (tuple, list)) and len(targets) > 1 and all(
-            _num_targets(part) >= len(targets) for part in loss_parts(self.loss).values())
+            num_targets(part) >= len(targets) for part in loss_parts(self.loss).values())
         outputs = logits_of(outputs) if self._of_torch else outputs
-        return named_terms(self.loss(outputs, *targets) if several else self.loss(outputs, targets))
+        loss = self.loss(outputs, *targets) if several else self.loss(outputs, targets)
+        return {"loss": loss} if isinstance(loss, torch.Tensor) else named_terms(loss)
 
     def _for_metrics(self, outputs, terms):
         if self.loss is not None and not self._of_torch:  # what such a loss gets
@@ -116,34 +115,3 @@ class Trainer(BaseTrainer):
 
     def _scores(self, outputs, targets) -> dict:
         return {} if outputs is None else self.metrics(outputs, targets)
-
-
-def named_terms(result) -> dict:
-    """`{"loss": what is minimised, ...}` of what a loss returns."""
-    loss, logs = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, {})
-    logs, terms = {} if logs is None else logs, loss if isinstance(loss, Mapping) else {"loss": loss}
-    numbers = isinstance(logs, Mapping) and all(isinstance(value, (torch.Tensor, Real))
-                                                for value in [*logs.values(), *terms.values()])
-    if not numbers:
-        raise ConfigError.at("loss", f"it returned {describe_shapes(result)}. A loss returns a scalar "
-                                     "tensor, {'name': term, ...}, or (loss, {'name': number}).")
-    terms = {**logs, **terms}
-    if "loss" not in terms:
-        terms["loss"] = torch.stack(list(loss.values())).sum()
-    return terms
-
-
-def own_terms(outputs) -> dict:
-    """The terms of the loss that a model computes itself: its `loss` and other scalars; empty without one."""
-    if isinstance(outputs, Mapping):
-        scalars = {name: value for name, value in outputs.items()
-                   if isinstance(value, torch.Tensor) and value.ndim == 0}
-        return named_terms(scalars) if "loss" in scalars or 0 < len(scalars) == len(outputs) else {}
-    parts = outputs if type(outputs) is tuple else [getattr(outputs, "loss", outputs)]
-    found = next((part for part in parts if isinstance(part, torch.Tensor) and part.ndim == 0), None)
-    return {} if found is None else {"loss": found}
-
-
-def _num_targets(loss) -> int:
-    """How many targets a loss of torch takes besides the outputs: CTCLoss three, most of them one."""
-    return len(inspect.signature(loss.forward).parameters) - 1

@@ -1,4 +1,5 @@
 """Errors of a user's run and how they are reported: one message, an exit code, no traceback."""
+import errno
 import logging
 import os
 import re
@@ -115,6 +116,12 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal_number: int | None = None, reason: str | None = None):
         super().__init__(message)
         self.signal_number, self.reason = signal_number, reason or message
+
+
+def unwritable(path: Path, error: OSError) -> ConfigError | TrainingError:
+    """The error for what cannot be written: a full disk is no mistake of the user's, anything else is."""
+    kind = TrainingError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
+    return kind(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def describe_error(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from types import CodeType, ModuleType
 MODULES = {
     "base.arrays": ("base.data.arrays",),
     "base.augmentation": ("base.data.augmentation",),
-    "base.blame": ("base.config.locate_error",),
+    "base.blame": ("base.preflight.locate_error",),
     "base.check": ("base.config.validate",),
     "base.checkup": ("tools.check",),
     "base.elsewhere": ("base.config.key_hints",),
@@ -25,7 +25,7 @@ MODULES = {
     "base.find_lr": ("tools.find_lr",),
     "base.fit": ("base.preflight.loss",),
     "base.leaving": ("utils.training.stop_requests",),
-    "base.overlap": ("tools.overlap",),
+    "base.overlap": ("tools.data_checks.overlap",),
     "base.preparation": ("base.data.batch_transforms",),
     "base.profiling": ("tools.profile",),
     "base.rehearsal": ("base.preflight.preflight",),

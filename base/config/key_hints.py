@@ -37,7 +37,7 @@ _HINTS = _by_word({
     "data_loader.batches_per_epoch batches; --steps N on the command line ends a start.",
     "warmup warmup_epochs warmup_steps": "It is a scheduler: LinearLR, and another one, in a SequentialLR.",
     "save_dir output_dir out_dir log_dir default_root_dir": "It is named on the command line: --out DIR.",
-    "verbosity verbose": "The command line says how much is told: --quiet, --verbose.",
+    "verbosity verbose": "The command line sets how much is logged: --quiet, --verbose.",
     "callbacks": "Early stopping and checkpoints are trainer.args (early_stop, save_every, ...); else "
                  "override a trainer's on_step_end or on_epoch_end.",
     "trainer.args.on_oom": "Batches are not split any more: where memory does not suffice, halve "

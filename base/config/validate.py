@@ -7,13 +7,13 @@ from typing import Any
 from base.build import (
     FUSED_WHEN_SHARDED, log_name, optimizer_blocks, optimizer_path, scheduler_blocks)
 from base.data.augmentation import BatchAugmentation
-from base.run.initial_weights import init_faults
 from base.config.key_hints import add_key_hints
 from base.registries import (
     LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, TRANSFORMS, WRITERS)
 from base.trainer_options import TrainerOptions
 from base.config.validate_data_loader import data_loader_faults
 from base.config.validate_dataset import dataset_faults
+from base.config.validate_init import init_faults
 from utils.config.annotations import FiniteFloat, PositiveInt, mismatch
 from utils.config.blocks import args_of, as_block, blocks_by_name, holds_blocks
 from utils.config.loading import format_faults

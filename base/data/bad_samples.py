@@ -65,18 +65,18 @@ def read_sample(read: Callable[[int], Any], index: int, dataset: Dataset,
         return transforms(sample)
     except Exception as error:
         named = [getattr(each, "filename", None) for each in (error, error.__cause__, error.__context__)]
-        where = _file(dataset, index) or next(filter(None, named), None)
+        where = sample_file(dataset, index) or next(filter(None, named), None)
         return BadSample(f"sample {index}{f' ({where})' if where else ''} cannot be {done}: "
                          f"{describe_error(error)}", index, error)
 
 
-def _file(dataset: Dataset, index: int) -> str | None:
+def sample_file(dataset: Dataset, index: int) -> str | None:
     """The file of a sample, if the dataset has a list of them."""
     if isinstance(dataset, Subset):
-        return _file(dataset.dataset, int(dataset.indices[index]))
+        return sample_file(dataset.dataset, int(dataset.indices[index]))
     if isinstance(dataset, ConcatDataset):
         number = bisect.bisect_right(dataset.cumulative_sizes, index)
-        return _file(dataset.datasets[number], index - sum(map(len, dataset.datasets[:number])))
+        return sample_file(dataset.datasets[number], index - sum(map(len, dataset.datasets[:number])))
     for name in _FILE_LISTS:
         with suppress(Exception):  # the attribute may be anything
             entry = getattr(dataset, name)[index]
@@ -87,8 +87,8 @@ def _file(dataset: Dataset, index: int) -> str | None:
 class SampleCollate:
     """Collates the samples of a batch that could be read; gives a PartialBatch if some could not.
 
-    `stand_ins`: the samples of which the first one that can be read stands in for a batch with none left, so
-    also in a resumed run; None if bad samples are errors.
+    `stand_ins`: the first of these samples that can be read stands in for a batch with none left, also in a
+    resumed run; None if bad samples are errors.
     """
 
     def __init__(self, collate: Callable[[list], Any], stand_ins: Sequence[int] | torch.Tensor | None = None):

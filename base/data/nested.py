@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
+TARGETS = ("labels", "label", "target", "targets", "y")  # what targets are called in a batch with names
+
 
 def as_mapping(value: Any) -> Mapping | None:
     """A mapping as it is, a dataclass as its fields by name; None for anything else."""
@@ -30,7 +32,7 @@ def on_input(sample: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def on_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
-    """`batch` with `function` applied to every tensor, and to whatever else has a method `to`.
+    """`batch` with `function` applied to every tensor, and to all else that has a method `to`.
 
     Inside any tuples, lists, mappings and dataclasses, which keep their types.
     """

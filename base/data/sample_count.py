@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from base.data.nested import as_mapping
+from base.data.nested import TARGETS, as_mapping
 from base.data.sampler import Batch
-
-_TARGETS = ("targets", "target", "labels", "label")
 
 
 def count_samples(data: Any, nominal: int) -> int:
@@ -24,7 +22,7 @@ def count_samples(data: Any, nominal: int) -> int:
     if isinstance(data, list) and all(isinstance(item, (tuple, Mapping)) for item in data):
         return min(len(data), nominal)
     if isinstance(data, Mapping):
-        parts = [data[name] for name in _TARGETS if name in data] or list(data.values())
+        parts = [data[name] for name in TARGETS if name in data] or list(data.values())
     else:
         whole = [data] if isinstance(data, PackedSequence) else []
         parts = whole or (list(data[1:]) if isinstance(data, (tuple, list)) else [])

@@ -13,7 +13,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Totals, as_values
 from base.data.bad_samples import LoadError
 from base.data.sampler import Batch
-from base.config.locate_error import explain_error, locate_error
+from base.preflight.locate_error import explain_error, locate_error
 from base.preflight.attributes import AttributeSnapshot
 from base.preflight.loss import Parts, loss_inputs_watched, require_samples_for_a_batch
 from base.preflight.trial_step import try_steps

@@ -4,7 +4,7 @@ import logging
 import pickle
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,11 @@ from torch import nn
 from base.base_model import some_names
 from base.run.checkpoints import evaluated_weights, open_checkpoint
 from utils.checkpoint.archive import DamagedError, read_archive
-from utils.config.annotations import mismatch
-from utils.config.signature import UnknownKey
 from utils.config.suggestions import suggest_name
-from utils.errors import ConfigError, Fault, WrongValue, describe_error
+from utils.errors import ConfigError, describe_error
 
 log = logging.getLogger(__name__)
-KEYS = {"from": str, "into": str, "rename": dict, "skip": list[str]}  # of an item of `init`
 _WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before each name
-
-
-def init_faults(init: Any) -> Iterator[Fault]:
-    """What is wrong with the section `init`. Reads no file."""
-    if wrong := mismatch(init, list | None):
-        yield WrongValue(("init",), wrong)
-    for number, item in enumerate(init if isinstance(init, list) else ()):
-        if not isinstance(item, dict) or "from" not in item:
-            yield Fault(("init", number), "'from' is missing: a file or a run. Write {from: weights.pt}.")
-            continue
-        for key, value in item.items():
-            path, names = ("init", number, key), value.values() if isinstance(value, dict) else ()
-            if key not in KEYS:
-                yield UnknownKey.of(path, f"there is no key {key!r} here.", KEYS, f"Keys: {', '.join(KEYS)}.")
-            elif wrong := mismatch(value, KEYS[key]) or mismatch([*names], list[str]):
-                yield WrongValue(path, wrong)
 
 
 def initialize_weights(model: nn.Module, init: Sequence[Mapping] | None, init_from: Path | None) -> None:

@@ -1,5 +1,4 @@
 """How a run begins: from a config, from a checkpoint, or from another run's weights."""
-import errno
 import logging
 import uuid
 from pathlib import Path
@@ -26,7 +25,7 @@ from utils.config.values import flatten, masked, value_at
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.distributed.group import num_restarts
-from utils.errors import ConfigError, TrainingError
+from utils.errors import ConfigError, unwritable
 from utils.run_files import file_stamp, remove_links, replace_file
 from utils.run_folder import (
     CHECKPOINTS, has_saved, list_runs, new_run, require_unused, run_of, run_of_launch)
@@ -186,8 +185,7 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         dist.broadcast_object(folder)
         return run
     except OSError as error:
-        kind = TrainingError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
-        raise kind(f"{folder or out}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(folder or out, error) from error
 
 
 def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, bars: bool) -> RunLog:

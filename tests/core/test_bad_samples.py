@@ -1,4 +1,4 @@
-"""Samples that cannot be read or collated are named; training leaves them out if it is told to."""
+"""Samples that cannot be read or collated are named; training leaves them out with on_bad_sample: skip."""
 import logging
 import threading
 

@@ -341,8 +341,9 @@ def test_command_lines_are_understood(capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # other tests have imported some
-def test_modules_run_or_name_the_command_that_took_their_place(capsys):
+def test_modules_run_or_name_the_command_that_took_their_place(capsys, monkeypatch):
     def check(item, entry):
+        monkeypatch.delitem(sys.modules, item, raising=False)  # as in a new process
         code = exit_code("-m", item, "--help")
         said = "".join(capsys.readouterr())
         assert code == 0 and said or code == 2 and re.search(r"python -m tools\.\w+", said), f"exit code {code}, {said}"

@@ -4,7 +4,7 @@ import torch
 import yaml
 
 from base import DATASETS, MODELS, ArrayDataset
-from base.config.data_values import enter_data_values
+from base.run.data_values import enter_data_values
 from base.run.run_config import resolve_config
 from conftest import assert_same_run, load, needs, program, score, train
 from utils.config.loading import read_config

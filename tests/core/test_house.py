@@ -128,6 +128,14 @@ def test_no_room_imports_itself_by_way_of_others():
     assert first_circle(graph) == []
 
 
+def test_rooms_of_base_import_only_from_those_before_them():
+    order = ["data", "config", "preflight", "run"]
+    for number, room in enumerate(order):
+        for file in (PROJECT / "base" / room).glob("*.py"):
+            later = {name.split(".")[1] for name in imports(file) if name.startswith("base.")} & {*order[number + 1:]}
+            assert not later, f"{file.name} of base/{room} must not import {later}"
+
+
 def test_a_circle_is_found():
     assert first_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
     assert first_circle({"a": {"b", "c"}, "b": {"c"}}) == []

@@ -15,7 +15,7 @@ TWO = "optimizer: {a: {type: Adam, match: '*.weight'}, b: Adam}\n"
 NORMALIZE = "[{type: Normalize, args: {mean: [0.3], std: [0.4]}}]"
 # What of GOOD is written how instead; in which line, under which key, and with which words that is found.
 MISTAKES = [
-    # syntax, and signs that nobody sees
+    # syntax, and signs that look like a space
     ("lr: 0.01", "lr:\u00a00.01", 21, "", "this sign (U+00A0) only looks like a space"),
     ("    lr: 0.01", "\u00a0\u00a0\u00a0\u00a0lr: 0.01", 21, "", "Type a space in its place"),
     ("type: MLP", "type: MLP\u00a0", 12, "", "this sign (U+00A0) only looks like a space"),

@@ -45,8 +45,8 @@ def reported(caplog, given, **transforms) -> str:
 
 
 def reported_of(caplog, data: DataSplits, first) -> str:
-    needs("tools/moved_images.py")
-    from tools.moved_images import warn_of_moved_images
+    needs("tools/data_checks/moved_images.py")
+    from tools.data_checks.moved_images import warn_of_moved_images
 
     caplog.clear()
     with caplog.at_level(logging.WARNING):

@@ -660,7 +660,7 @@ def test_batches_of_one_kind_are_taken_alike():
             "it returned (float32 [], float32 [3, 3]). A loss returns a scalar tensor, {",
         ),
         (
-            "nobody's loss",
+            "no loss",
             "loss",
             "is missing: Trainer needs one, such as CrossEntropyLoss, unless the output of the model",
         ),
@@ -673,7 +673,7 @@ def test_what_does_not_fit_ends_before_training_with_the_way_out(name, key, said
     given("two outputs for a loss of one", built=model(lambda self, x: (self.net(x), x)))
     given("text in a loss", loss=lambda outputs, targets: {"loss": outputs.mean(), "of": "means"})
     given("loss of a tuple", loss=lambda outputs, targets: (F.cross_entropy(outputs, targets), outputs))
-    given("nobody's loss", loss=None)
+    given("no loss", loss=None)
     with pytest.raises(ConfigError) as error:
         tried(name, tmp_path)
     message = str(error.value)

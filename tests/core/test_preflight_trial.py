@@ -284,7 +284,7 @@ def test_weights_and_buffers_that_the_forward_pass_makes_are_reported(small, tmp
 
 @TRAINERS.register
 class TrialIdle(Trainer):
-    """Makes no update; or steps by itself; or keeps what has no state."""
+    """Makes no update; or steps an optimizer of its own; or keeps what has no state."""
 
     def __init__(self, *, how: str, **options):
         super().__init__(**options)

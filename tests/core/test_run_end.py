@@ -14,7 +14,7 @@ from utils.config.loading import Reading
 from utils.errors import Interrupted, TrainingError
 from utils.run_record import RECORD, record_end
 
-run_state = pytest.importorskip("tools.run_state")
+run_state = pytest.importorskip("tools.runs.run_state")
 is_locked, state_of = run_state.is_locked, run_state.state_of
 
 

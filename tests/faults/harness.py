@@ -78,7 +78,7 @@ def write_config(folder: Path, text: str = BUSY) -> Path:
 class Started:
     """`python ARGS` under way, in a session of its own, so that a signal to its group reaches nobody else.
 
-    A context: whatever is left of it is killed in the end. `preexec` runs in the child, before the program. With
+    A context: what is left of it is killed in the end. `preexec` runs in the child, before the program. With
     `memory_gb` its address space is limited, so that what explodes ends there and not in a dead machine. On the CPU,
     everywhere: CUDA does not take such a limit.
     """

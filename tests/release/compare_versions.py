@@ -221,10 +221,12 @@ class Version:
         return copy
 
     def score(self, run: Path, copy: Path) -> dict:
-        """Scores a copy of a run on the test split; returns test.json."""
+        """Scores a copy of a run on the test split; returns test.json without the report, which is new."""
         shutil.copytree(run, copy)
         self.python.run(self.name, self.folder, "test.py", "-q", "-r", copy, "--device", "cpu")
-        return json.loads((copy / "test.json").read_text())
+        scores = json.loads((copy / "test.json").read_text())
+        scores.pop("report", None)
+        return scores
 
 
 def _machine(num_processes: int) -> list:

@@ -11,7 +11,7 @@ from base import DATASETS, LOSSES, METRICS, MODELS, TRAINERS, TRANSFORMS, WRITER
 from base.base_data_loader import DataSplits
 from conftest import PROJECT, needs, program, train
 from logger.writer import Writer
-from tools.overlap import find_overlap
+from tools.data_checks.overlap import find_overlap
 from train import main
 from trainer.trainer import Trainer
 from utils.cli import train_arguments

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from base.base_data_loader import DataSplits
-from tools.image_headers import describe_images
+from tools.data_checks.image_headers import describe_images
 
 
 class Folder(torch.utils.data.Dataset):

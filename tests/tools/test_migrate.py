@@ -214,7 +214,7 @@ def test_options_of_trainers_of_forks_have_the_names_that_they_have_here(theirs,
 
 def test_the_names_of_torch_are_known_without_loading_it():
     from base import OPTIMIZERS, SCHEDULERS
-    from tools import fork_names
+    from tools.migration import fork_names
 
     for registry, names in ((OPTIMIZERS, fork_names.OPTIMIZERS), (SCHEDULERS, fork_names.SCHEDULERS)):
         assert {name for name in registry.libraries[0].members() if name != "LRScheduler"} <= set(names)

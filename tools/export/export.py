@@ -15,7 +15,7 @@ from base.data.augmentation import BatchAugmentation
 from tools.export.formats import FORMATS, Model, Run, flatten_outputs
 from utils.config.loading import located
 from utils.config.values import flatten, masked
-from utils.errors import ConfigError, TrainingError
+from utils.errors import ConfigError, TrainingError, unwritable
 from utils.run_folder import run_of
 from utils.run_record import keys_from_environment, starts_of
 
@@ -71,7 +71,7 @@ def export(path: Path, name: str, with_transforms: bool = False, folder: Path | 
             for file in Path(unfinished).iterdir():
                 shutil.move(file, folder / file.name)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(folder, error) from error
     return folder / form.name, difference
 
 

@@ -1,5 +1,4 @@
 """Predictions batch by batch: for a split of the dataset, or for files; with several processes for all."""
-import errno
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -10,13 +9,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from base.base_trainer import BaseTrainer
+from base.data.nested import TARGETS
 from base.data.sampler import Batch
-from base.model_inputs import TARGETS
 from base.prediction.inputs import input_reader
 from tools.prediction.files import PredictionFile
 from tools.prediction.inputs import InputFiles, sample_ids
 from utils.distributed import collectives as dist
-from utils.errors import ConfigError, TrainingError
+from utils.errors import ConfigError, unwritable
 from utils.training.progress import ProgressBar
 
 _SHOWN = 10  # lines on the console, where there are no more predictions
@@ -103,8 +102,7 @@ def write_all(file: PredictionFile | None, batches: Iterator[Predictions]) -> Wr
                     file.write(ids, values)
                     first += file.describe(ids, values) if number <= _SHOWN else ""
     except OSError as error:
-        kind = TrainingError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
-        raise kind(f"{file.path}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(file.path, error) from error
     return Written(number, errors, first if number <= _SHOWN else "")
 
 
@@ -132,7 +130,7 @@ def _as_arrays(values: Mapping[str, Any], num_samples: int) -> dict[str, np.ndar
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The parts of all processes, of which some may have no sample."""
+    """The parts of all processes. Some may have no sample."""
     parts = [part for part in parts if _length(part)] or parts[:1]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

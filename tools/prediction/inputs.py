@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset, Subset
 
+from base.data.bad_samples import sample_file
 from base.data.views import SampleTransforms
 from base.prediction.inputs import as_batch
 from utils.errors import ConfigError, describe_error
@@ -23,7 +24,7 @@ class FileBatch(NamedTuple):
 
 
 class InputFiles(Dataset):
-    """Files as inputs: samples (path, input, error), of which the input or the error is None.
+    """Files as inputs: samples (path, input, error). Either the input or the error is None.
 
     Args:
         files: their paths.
@@ -75,12 +76,9 @@ def input_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def sample_ids(dataset: Any, indices: Iterable[int]) -> list[str]:
-    """What a dataset calls some of its samples: its `ids`, the paths in its `samples`, or their indices."""
+    """What a dataset calls some of its samples: its `ids`, the paths of their files, or their indices."""
     if isinstance(dataset, Subset):
         return sample_ids(dataset.dataset, [int(dataset.indices[index]) for index in indices])
     if (names := getattr(dataset, "ids", None)) is not None:
         return [str(names[index]) for index in indices]
-    files = getattr(dataset, "samples", None)  # (path, class) in torchvision's image folders
-    if isinstance(files, list) and files and isinstance(files[0], tuple) and isinstance(files[0][0], str):
-        return [files[index][0] for index in indices]
-    return [str(index) for index in indices]
+    return [sample_file(dataset, index) or str(index) for index in indices]

@@ -113,7 +113,7 @@ def _of_torch(loss: Any) -> bool:
 
 
 class LabelReport:
-    """Precision, recall, F1 and support of labels, of which a sample may have several.
+    """Precision, recall, F1 and support of labels. A sample may have several.
 
     Args:
         names: those of the labels.

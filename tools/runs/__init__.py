@@ -1,6 +1,7 @@
 """All runs in a table: `python runs.py`. Imports no torch.
 
 reading        a run's files
+run_state      whether a run trains at present, or how its last start ended
 columns        what a table shows of runs, by column; conditions and order
 groups         runs that are equal but for one key, such as seed
 tables         a table as text, CSV, JSON or HTML

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.diff import best_point
-from tools.run_state import state_after
+from tools.runs.run_state import state_after
 from utils.config.loading import read_text
 from utils.config.syntax import parse_yaml
 from utils.config.values import flatten, masked, value_at, written_config

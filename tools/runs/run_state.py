@@ -1,4 +1,4 @@
-"""Whether a run goes on, or how its last start ended."""
+"""Whether a run trains at present, or how its last start ended."""
 import os
 import struct
 import sys
