@@ -55,8 +55,8 @@ class Writer:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """`values` such as `{"train/loss": 0.1}` at an optimizer step."""
 
-    def images(self, name: str, images: torch.Tensor, step: int) -> None:
-        """`images`: float `[N, C, H, W]` in [0, 1]."""
+    def images(self, name: str, images: torch.Tensor, step: int, captions: Sequence[str] | None) -> None:
+        """`images`: float `[N, C, H, W]` in [0, 1]. `captions`: such as classes; can be left out."""
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """The distributions of `tensors`, such as weights by their names."""
@@ -82,6 +82,9 @@ class Writer:
         `changed`: what a resume has changed since the checkpoint; None for a new run. A writer whose method
         does not take it is called for a new run only.
         """
+
+    def best(self, name: str, value: float, epoch: int, step: int) -> None:
+        """After each evaluation: the best value of the monitor so far, and the epoch that had it."""
 
     def event(self, kind: str, text: str) -> None:
         """`kind`: resumed, skipped_steps, skipped_samples, early_stop, stopped, failed, or of a trainer."""

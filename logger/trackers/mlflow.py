@@ -11,6 +11,7 @@ import torch
 from logger.trackers.shared import grid_of, picture_of, points_before, require_package
 from logger.writer import RunInfo, Writer
 
+_MEASURED = ("speed/", "time/", "memory/")  # names of values that vary by start
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -84,14 +85,14 @@ class MLflow(Writer):
             self._client.log_batch(self._id, metrics=new)
 
     def _is_there(self, name: str, value: float, step: int) -> bool:
-        """Whether a point of an earlier start is in MLflow; speeds are of no two starts alike."""
+        """Whether a point of an earlier start is in MLflow; what was measured is of no two starts alike."""
         if self.run.start_step is None:
             return False
         if name not in self._known:
             self._known[name] = {point.step: point.value
                                  for point in self._client.get_metric_history(self._id, name)}
         there = self._known[name]
-        return step in there and (name.startswith("speed/") or there[step] == value or value != value)
+        return step in there and (name.startswith(_MEASURED) or there[step] == value or value != value)
 
     def images(self, name: str, images: torch.Tensor, step: int) -> None:
         self._client.log_image(self._id, grid_of(images), f"images/{name}_{step:08d}.png")

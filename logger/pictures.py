@@ -1,0 +1,139 @@
+"""Pictures for writers: images with their targets, a grid with captions, a matrix in colours."""
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import avg_pool2d
+
+MOST_IMAGES, MOST_PX = 32, 256  # of a batch; of an image's longer side
+_GRID_PX = 1024  # a grid is about as large as this at most
+_BLUE = torch.tensor([8, 69, 148])
+
+
+def tiles(images: Any, targets: Any = None, outputs: Any = None,
+          classes: Sequence[str] = ()) -> tuple[torch.Tensor, list[str] | None] | None:
+    """The first images of a batch, float `[N, C, H, W]` in [0, 1] in main memory, and their captions.
+
+    Each channel is stretched. `images`: `[N, 1 or 3, H, W]`, or a batch that begins with them; its second
+    part is the default of `targets`. Classes `[N]` become captions ("4 as 9": predicted wrongly, by `outputs`
+    `[N, K]`). Masks `[N, H, W]` and images stand right of the input, and outputs of their shape after
+    them. Returns None for anything else.
+    """
+    parts = [*images.values()] if isinstance(images, Mapping) else images
+    parts = parts if isinstance(parts, (list, tuple)) and parts else [images]
+    images, targets, outputs = map(_first_ones, (
+        parts[0], parts[1] if targets is None and len(parts) > 1 else targets, outputs))
+    if not _are_images(images):
+        return None
+    if _are_classes(targets) and targets.ndim == 1:
+        return _stretched(images).cpu(), _captions(targets.tolist(), outputs, classes)
+    shown, size = [_stretched(images)], images.shape[-2:]
+    if outputs is not None and _are_classes(targets) and outputs.ndim == 4:
+        outputs = outputs.argmax(1)
+    for other in (targets, outputs):
+        if other is not None and _are_classes(other) and other.shape[1:] in (size, (1, *size)):
+            shown.append(_colored(other.reshape(-1, *size)))
+        elif _are_images(other) and other.shape[-2:] == size:
+            shown.append(_stretched(other))
+    channels = max(tile.shape[1] for tile in shown)
+    return torch.cat([tile.expand(-1, channels, -1, -1) for tile in shown], 3).cpu(), None
+
+
+def _first_ones(batch: Any) -> torch.Tensor | None:
+    return batch.detach()[:MOST_IMAGES] if isinstance(batch, torch.Tensor) and batch.ndim else None
+
+
+def _are_images(batch: torch.Tensor | None) -> bool:
+    return batch is not None and batch.ndim == 4 and batch.shape[1] in (1, 3) and batch.numel() > 0
+
+
+def _are_classes(batch: torch.Tensor | None) -> bool:
+    return batch is not None and not batch.is_floating_point() and not batch.is_complex()
+
+
+def _stretched(images: torch.Tensor) -> torch.Tensor:
+    stride = -(-max(images.shape[2:]) // MOST_PX)
+    images = avg_pool2d(images.float(), stride, ceil_mode=True) if stride > 1 else images.float()
+    low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp_min(1e-8)
+
+
+def _colored(masks: torch.Tensor) -> torch.Tensor:
+    stride = -(-max(masks.shape[1:]) // MOST_PX)
+    masks = masks[:, ::stride, ::stride].float()  # class 0 is black; neighbours differ clearly
+    return torch.stack([(masks * factor).frac().abs() for factor in (0.618, 0.414, 0.732)], 1)
+
+
+def _captions(targets: list[int], outputs: torch.Tensor | None, classes: Sequence[str]) -> list[str]:
+    names = dict(enumerate(classes))
+    captions = [str(names.get(int(target), target)) for target in targets]
+    if outputs is None or outputs.ndim != 2 or outputs.shape[1] < 2 or len(outputs) != len(targets):
+        return captions
+    predicted = [str(names.get(number, number)) for number in outputs.argmax(1).tolist()]
+    return [right if right == found else f"{right} as {found}"
+            for right, found in zip(captions, predicted, strict=True)]
+
+
+def draw_grid(images: torch.Tensor, captions: Sequence[str] | None = None):
+    """A PIL image of `images` `[N, C, H, W]` in [0, 1] with borders, small ones enlarged, and captions."""
+    from PIL import Image, ImageDraw
+
+    scale = max(1, 64 // max(images.shape[2:]))
+    height, width = (scale * size for size in images.shape[2:])
+    cell_x, cell_y = width + 6, height + 6 + (14 if captions else 0)
+    columns = min(8, len(images), max(1, _GRID_PX // cell_x))
+    images = images[:columns * max(1, _GRID_PX // cell_y)]
+    grid = Image.new("RGB", (columns * cell_x, -(-len(images) // columns) * cell_y), "white")
+    draw = ImageDraw.Draw(grid)
+    pixels = (images.expand(-1, 3, -1, -1) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    for number, tile in enumerate(pixels):
+        x, y = number % columns * cell_x + 3, number // columns * cell_y + 3
+        draw.rectangle((x - 1, y - 1, x + width, y + height), outline="#888888")
+        grid.paste(Image.fromarray(tile.numpy()).resize((width, height), Image.Resampling.NEAREST), (x, y))
+        if captions:
+            draw.text((x, y + height + 2), _fitting(draw, captions[number], width), fill="black")
+    return grid
+
+
+def draw_matrix(values: torch.Tensor, labels: Sequence[str] | None = None):
+    """A PIL image of a matrix `[N, N]`, each row coloured by its shares; labels and numbers if they fit."""
+    from PIL import Image, ImageDraw
+
+    values = values.double().nan_to_num()[::-(-len(values) // _GRID_PX), ::-(-len(values) // _GRID_PX)]
+    size = max(1, min(48, 640 // len(values)))
+    shares = (values / values.abs().sum(1, keepdim=True).clamp_min(1e-12)).clamp(0, 1)[..., None]
+    pixels = (255 - shares * (255 - _BLUE)).byte().repeat_interleave(size, 0).repeat_interleave(size, 1)
+    names = [str(label) for label in (labels or range(len(values)))] if size >= 12 else []
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    names = [_fitting(measure, name, 120) for name in names]
+    margin = max((int(measure.textlength(name)) + 8 for name in names), default=0)
+    picture = Image.new("RGB", (margin + len(pixels) + 1, margin + len(pixels) + 1), "white")
+    picture.paste(Image.fromarray(pixels.numpy()), (margin, margin))
+    draw = ImageDraw.Draw(picture)
+    for number, name in enumerate(names):
+        middle = margin + number * size + size // 2
+        draw.text((margin - 4 - measure.textlength(name), middle - 6), name, fill="black")
+        label = Image.new("RGB", (margin - 4, 14), "white")
+        ImageDraw.Draw(label).text((0, 1), name, fill="black")
+        picture.paste(label.rotate(90, expand=True), (middle - 7, 0))
+        for column, value in enumerate(values[number].tolist()):
+            text, x = f"{value:.3g}", margin + column * size + size / 2
+            if value and (room := measure.textlength(text)) < size - 2:
+                draw.text((x - room / 2, middle - 6), text,
+                          fill="white" if shares[number, column] > 0.5 else "black")
+    return picture
+
+
+def png_of(picture: Any) -> bytes:
+    """The content of a PNG file with a PIL image."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def _fitting(draw: Any, text: str, width_px: int) -> str:
+    text = text.encode("latin-1", "replace").decode("latin-1")  # all that PIL's own font has
+    while text and draw.textlength(text) > width_px:
+        text = text[:-1]
+    return text
