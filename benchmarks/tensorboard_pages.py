@@ -10,6 +10,7 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,9 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONFUSION = "{type: MulticlassConfusionMatrix, args: {num_classes: 10}, name: confusion}"
+TOP3 = "{type: top_k_accuracy, args: {k: 3}, name: top3}"
 RATES = (0.003, 0.0003)
+SIZES = (1400, 900), (1200,)  # widths and height of the window, in pixels
 PAGES = ("timeseries", "scalars", "custom_scalars", "images", "hparams")
 # All text of a page, also inside the shadow roots of its elements.
 ALL_TEXT = """(() => { const found = []; const walk = node => {
@@ -36,13 +39,8 @@ ALL_TEXT = """(() => { const found = []; const walk = node => {
 class Page:
     """A page of a running Chromium, by its DevTools protocol."""
 
-    def __init__(self, port: int):
-        from websockets.sync.client import connect
-
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")
-        with urllib.request.urlopen(request) as answer:
-            self._socket = connect(json.load(answer)["webSocketDebuggerUrl"], max_size=None)
-        self._numbers = itertools.count(1)
+    def __init__(self, socket):
+        self._socket, self._numbers = socket, itertools.count(1)
 
     def call(self, method: str, **params) -> dict:
         number = next(self._numbers)
@@ -58,8 +56,8 @@ class Page:
 
     def show(self, url: str, width: int, height: int) -> str:
         """Opens a URL and returns its text, once that has stayed the same for two seconds."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-                  mobile=False)
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, mobile=False,
+                  deviceScaleFactor=1)
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
         text, since, end = "", time.monotonic(), time.monotonic() + 60
@@ -75,20 +73,33 @@ class Page:
 
 def make_runs(out: Path, epochs: int) -> Path:
     """Two runs of the digits with different learning rates, both scored; returns their folder."""
+    folder, train = out / "digits_lenet", [sys.executable, "train.py", "-q", "-c", "configs/digits.yaml"]
     for rate in RATES:
-        run = f"lr_{rate}"
-        subprocess.run([sys.executable, "train.py", "-q", "-c", "configs/digits.yaml", "--out", out, "--run-name",
-                        run, f"optimizer.args.lr={rate}", f"trainer.args.epochs={epochs}",
-                        "trainer.args.log_every=5", f"metrics=[accuracy, {CONFUSION}]"], cwd=PROJECT, check=True)
-        subprocess.run([sys.executable, "test.py", "-q", "-r", out / "digits_lenet" / run], cwd=PROJECT,
+        options = [f"optimizer.args.lr={rate}", f"trainer.args.epochs={epochs}", "trainer.args.log_every=5",
+                   f"metrics=[accuracy, {TOP3}, {CONFUSION}]", "--out", out, "--run-name", f"lr_{rate}"]
+        subprocess.run([*train, *options], cwd=PROJECT, check=True)
+        subprocess.run([sys.executable, "test.py", "-q", "-r", folder / f"lr_{rate}"], cwd=PROJECT,
                        check=True, stdout=subprocess.DEVNULL)
-    return out / "digits_lenet"
+    return folder
 
 
 @contextlib.contextmanager
-def running(command: list, log: Path) -> Iterator[None]:
+def new_page(port: int) -> Iterator[Page]:
+    """A page of the Chromium that listens at a port."""
+    from websockets.sync.client import connect
+
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")
+    with urllib.request.urlopen(request) as answer:
+        url = json.load(answer)["webSocketDebuggerUrl"]
+    with connect(url, max_size=None) as socket:
+        yield Page(socket)
+
+
+@contextlib.contextmanager
+def running(command: list, log: Path, folder: Path) -> Iterator[None]:
     """A program that runs inside of the block, and writes into `log`."""
-    with open(log, "wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+    with open(log, "wb") as file, subprocess.Popen(
+            command, stdout=file, stderr=file, cwd=folder) as process:
         try:
             yield
         finally:
@@ -106,19 +117,21 @@ def wait_for(file: Path, pattern: str) -> str:
 
 def faults_of(texts: dict[str, str]) -> list[str]:
     """What the pages lack."""
-    first = texts["custom_scalars"].partition("within an epoch")[0]
+    first = texts["custom_scalars"].partition("loss within an epoch")[0]
     wanted = {"Custom Scalars begins with the losses": re.search(r"losses\n.*?\nloss\n", first, re.DOTALL),
               "its first chart has train/loss and val/loss": "train/loss" in first and "val/loss" in first,
+              "Time Series begins with train and val": texts["timeseries"].find("\ntrain\n") < (
+                  texts["timeseries"].find("\nval\n")) < texts["timeseries"].find("\nwithin_epoch\n"),
               "HParams has val/loss": "val/loss" in texts["hparams"],
               "HParams has the best value": "val/loss (best)" in texts["hparams"],
-              "HParams has the score of test": "test/loss" in texts["hparams"],
+              "HParams has the score of test": "z_scores/test/loss" in texts["hparams"],
               "HParams has the learning rate": "optimizer.args.lr" in texts["hparams"]}
     return [sentence for sentence, true in wanted.items() if not true]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("tensorboard_pages"), help="folder for the screenshots")
+    parser.add_argument("--out", type=Path, default=Path("tensorboard_pages"), help="of the screenshots")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--logdir", type=Path, help="of runs that exist, in place of two new ones")
     args = parser.parse_args()
@@ -128,19 +141,19 @@ def main() -> int:
         sys.exit("no chromium in $PATH: apt-get install chromium")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        runs = args.logdir or make_runs(folder / "saved", args.epochs)
-        server = [sys.executable, "-m", "tensorboard.main", "--logdir", runs, "--port", "0", "--bind_all"]
+        runs = args.logdir.absolute() if args.logdir else make_runs(folder / "saved", args.epochs)
+        server = [sys.executable, "-m", "tensorboard.main", "--logdir", os.path.relpath(runs, folder),
+                  "--port", "0", "--bind_all"]
         chromium = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                     "--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}", "about:blank"]
-        with running(server, folder / "server"), running(chromium, folder / "browser"):
+        with running(server, folder / "server", folder), running(chromium, folder / "browser", folder):
             port = wait_for(folder / "server", r"http://\S+:(\d+)/")
-            page, texts = Page(int(wait_for(folder / "browser", r"ws://\S+?:(\d+)/"))), {}
+            chromium_port, texts = int(wait_for(folder / "browser", r"ws://\S+?:(\d+)/")), {}
             time.sleep(3)  # until the server has read the runs
-            for width in (1400, 900):
-                for name in PAGES:
-                    texts[name] = page.show(f"http://127.0.0.1:{port}/#{name}", width, 900)
+            with new_page(chromium_port) as page:
+                for width, height, name in itertools.product(*SIZES, PAGES):
+                    texts[name] = page.show(f"http://127.0.0.1:{port}/#{name}", width, height)
                     page.screenshot(args.out / f"{name}_{width}.png")
-                    (args.out / f"{name}.txt").write_text(texts[name])
     faults = faults_of(texts)
     print("\n".join(f"missing: {fault}" for fault in faults) or f"as it should be; see {args.out}")
     return 1 if faults else 0

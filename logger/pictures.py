@@ -8,6 +8,7 @@ from torch.nn.functional import avg_pool2d
 
 MOST_IMAGES, MOST_PX = 32, 256  # of a batch; of an image's longer side
 _GRID_PX = 1024  # a grid is about as large as this at most
+_TEXT_PX = 16  # of letters; TensorBoard shows pictures at about two thirds of their size
 _BLUE = torch.tensor([8, 69, 148])
 
 
@@ -77,15 +78,15 @@ def _captions(targets: list[int], outputs: torch.Tensor | None, classes: Sequenc
 
 def draw_grid(images: torch.Tensor, captions: Sequence[str] | None = None):
     """A PIL image of `images` `[N, C, H, W]` in [0, 1] with borders, small ones enlarged, and captions."""
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     scale = max(1, 64 // max(images.shape[2:]))
     height, width = (scale * size for size in images.shape[2:])
-    cell_x, cell_y = width + 6, height + 6 + (14 if captions else 0)
+    cell_x, cell_y = width + 6, height + 6 + (_TEXT_PX + 4 if captions else 0)
     columns = min(8, len(images), max(1, _GRID_PX // cell_x))
     images = images[:columns * max(1, _GRID_PX // cell_y)]
     grid = Image.new("RGB", (columns * cell_x, -(-len(images) // columns) * cell_y), "white")
-    draw = ImageDraw.Draw(grid)
+    draw = _draw_on(grid)
     pixels = (images.expand(-1, 3, -1, -1) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
     for number, tile in enumerate(pixels):
         x, y = number % columns * cell_x + 3, number // columns * cell_y + 3
@@ -98,29 +99,29 @@ def draw_grid(images: torch.Tensor, captions: Sequence[str] | None = None):
 
 def draw_matrix(values: torch.Tensor, labels: Sequence[str] | None = None):
     """A PIL image of a matrix `[N, N]`, each row coloured by its shares; labels and numbers if they fit."""
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     values = values.double().nan_to_num()[::-(-len(values) // _GRID_PX), ::-(-len(values) // _GRID_PX)]
     size = max(1, min(48, 640 // len(values)))
     shares = (values / values.abs().sum(1, keepdim=True).clamp_min(1e-12)).clamp(0, 1)[..., None]
     pixels = (255 - shares * (255 - _BLUE)).byte().repeat_interleave(size, 0).repeat_interleave(size, 1)
-    names = [str(label) for label in (labels or range(len(values)))] if size >= 12 else []
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    names = [str(label) for label in (labels or range(len(values)))] if size >= _TEXT_PX else []
+    measure = _draw_on(Image.new("RGB", (1, 1)))
     names = [_fitting(measure, name, 120) for name in names]
     margin = max((int(measure.textlength(name)) + 8 for name in names), default=0)
     picture = Image.new("RGB", (margin + len(pixels) + 1, margin + len(pixels) + 1), "white")
     picture.paste(Image.fromarray(pixels.numpy()), (margin, margin))
-    draw = ImageDraw.Draw(picture)
+    draw = _draw_on(picture)
     for number, name in enumerate(names):
-        middle = margin + number * size + size // 2
-        draw.text((margin - 4 - measure.textlength(name), middle - 6), name, fill="black")
-        label = Image.new("RGB", (margin - 4, 14), "white")
-        ImageDraw.Draw(label).text((0, 1), name, fill="black")
-        picture.paste(label.rotate(90, expand=True), (middle - 7, 0))
+        top = margin + number * size + (size - _TEXT_PX) // 2 - 2
+        draw.text((margin - 4 - measure.textlength(name), top), name, fill="black")
+        label = Image.new("RGB", (margin - 4, _TEXT_PX + 4), "white")
+        _draw_on(label).text((0, 0), name, fill="black")
+        picture.paste(label.rotate(90, expand=True), (top, 0))
         for column, value in enumerate(values[number].tolist()):
             text, x = f"{value:.3g}", margin + column * size + size / 2
             if value and (room := measure.textlength(text)) < size - 2:
-                draw.text((x - room / 2, middle - 6), text,
+                draw.text((x - room / 2, top), text,
                           fill="white" if shares[number, column] > 0.5 else "black")
     return picture
 
@@ -130,6 +131,17 @@ def png_of(picture: Any) -> bytes:
     content = io.BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()
+
+
+def _draw_on(picture: Any):
+    from PIL import ImageDraw, ImageFont
+
+    draw = ImageDraw.Draw(picture)
+    try:
+        draw.font = ImageFont.load_default(_TEXT_PX)
+    except (TypeError, ImportError):  # Pillow before 10.1, or without FreeType: 11 px
+        draw.font = ImageFont.load_default()
+    return draw
 
 
 def _fitting(draw: Any, text: str, width_px: int) -> str:

@@ -16,7 +16,9 @@ from logger.writer import WRITERS, Writer
 class TensorBoard(Writer):
     """Writes event files into the run's folder: `tensorboard --logdir saved`.
 
-    A resumed run hides the points after its checkpoint, so the curves have no overlap.
+    A resumed run hides the points after its checkpoint, so the curves have no overlap. Tags are the names in
+    metrics.jsonl, except for what is to stand below train and val: `within_epoch/` is for `step/`, and what
+    begins with `z_` sorts last (`z_technical/lr/...`).
     """
 
     @cached_property
@@ -54,7 +56,7 @@ class TensorBoard(Writer):
         self._add(step, simple_value={f"{name} (best)": value})
 
     def scores(self, split: str, values: Mapping[str, float]) -> None:
-        self._add(0, simple_value=values)
+        self._add(0, simple_value={f"z_scores/{name}": value for name, value in values.items()})
 
     def images(self, name: str, images: torch.Tensor, step: int, captions: Sequence[str] | None) -> None:
         self._picture(name, draw_grid(images, captions), step)
@@ -68,8 +70,8 @@ class TensorBoard(Writer):
         self._picture(name, Image.open(io.BytesIO(png)), step)
 
     def _picture(self, name: str, picture, step: int) -> None:
-        self._add(step, image={name: {"height": picture.height, "width": picture.width, "colorspace": 3,
-                                      "encoded_image_string": png_of(picture)}})
+        content = {"height": picture.height, "width": picture.width, "encoded_image_string": png_of(picture)}
+        self._add(step, image={f"z_pictures/{name}": {"colorspace": 3, **content}})
 
     def text(self, name: str, text: str, step: int) -> None:
         self._summary.add_text(name, text.replace("\n", "  \n"), step)  # markdown: keeps the ends of lines

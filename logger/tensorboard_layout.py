@@ -32,7 +32,7 @@ def layout_of(names: Iterable[str]) -> dict[str, dict[str, list]]:
     losses = sorted((chart for chart in charts if "loss" in chart), key=lambda chart: chart != "loss")
     layout = {"losses": {chart: _lines(rf"(train|val(/[^/]+)?)/{re.escape(chart)}$") for chart in losses}}
     if any(name.startswith("step/") for name in names):
-        layout["losses"]["within an epoch"] = _lines("(within_epoch|step)/.*loss")
+        layout["losses"]["loss within an epoch"] = _lines("(within_epoch|step)/.*loss")
     layout["metrics"] = {chart: _lines(rf"(train|val(/[^/]+)?)/{re.escape(chart)}$")
                          for chart in charts if chart not in losses}
     layout["technical"] = {chart: _lines(f"(z_technical/)?{start}") for chart, start in _TECHNICAL.items()
