@@ -33,9 +33,10 @@ class _Formatter(logging.Formatter):
 class _ConsoleFormatter(_Formatter):
     """Formats a message that was logged with `extra={"on_console": TEXT}` as this text."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = getattr(record, "on_console", record.message)
-        return super().formatMessage(record)
+    def format(self, record: logging.LogRecord) -> str:
+        text = getattr(record, "on_console", None)
+        return super().format(logging.makeLogRecord({**vars(record), "msg": text, "args": ()})
+                              if text is not None else record)
 
 
 class _RunLogFile(logging.FileHandler):

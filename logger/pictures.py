@@ -82,18 +82,19 @@ def draw_grid(images: torch.Tensor, captions: Sequence[str] | None = None):
 
     scale = max(1, 64 // max(images.shape[2:]))
     height, width = (scale * size for size in images.shape[2:])
-    cell_x, cell_y = width + 6, height + 6 + (_TEXT_PX + 4 if captions else 0)
+    texts = [_label(caption, 160) for caption in captions or ()]
+    cell_x = max([width, *(text.width for text in texts)]) + 6
+    cell_y = height + 6 + (texts[0].height if texts else 0)
     columns = min(8, len(images), max(1, _GRID_PX // cell_x))
     images = images[:columns * max(1, _GRID_PX // cell_y)]
     grid = Image.new("RGB", (columns * cell_x, -(-len(images) // columns) * cell_y), "white")
-    draw = _draw_on(grid)
     pixels = (images.expand(-1, 3, -1, -1) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
     for number, tile in enumerate(pixels):
         x, y = number % columns * cell_x + 3, number // columns * cell_y + 3
-        draw.rectangle((x - 1, y - 1, x + width, y + height), outline="#888888")
+        grid.paste("#888888", (x - 1, y - 1, x + width + 1, y + height + 1))  # the border
         grid.paste(Image.fromarray(tile.numpy()).resize((width, height), Image.Resampling.NEAREST), (x, y))
-        if captions:
-            draw.text((x, y + height + 2), _fitting(draw, captions[number], width), fill="black")
+        if texts:
+            grid.paste(texts[number], (x, y + height + 1))
     return grid
 
 
@@ -101,29 +102,41 @@ def draw_matrix(values: torch.Tensor, labels: Sequence[str] | None = None):
     """A PIL image of a matrix `[N, N]`, each row coloured by its shares; labels and numbers if they fit."""
     from PIL import Image
 
-    values = values.double().nan_to_num()[::-(-len(values) // _GRID_PX), ::-(-len(values) // _GRID_PX)]
+    stride = -(-len(values) // _GRID_PX)
+    values = values.double().nan_to_num()[::stride, ::stride]
     size = max(1, min(48, 640 // len(values)))
-    shares = (values / values.abs().sum(1, keepdim=True).clamp_min(1e-12)).clamp(0, 1)[..., None]
-    pixels = (255 - shares * (255 - _BLUE)).byte().repeat_interleave(size, 0).repeat_interleave(size, 1)
-    names = [str(label) for label in (labels or range(len(values)))] if size >= _TEXT_PX else []
-    measure = _draw_on(Image.new("RGB", (1, 1)))
-    names = [_fitting(measure, name, 120) for name in names]
-    margin = max((int(measure.textlength(name)) + 8 for name in names), default=0)
-    picture = Image.new("RGB", (margin + len(pixels) + 1, margin + len(pixels) + 1), "white")
-    picture.paste(Image.fromarray(pixels.numpy()), (margin, margin))
-    draw = _draw_on(picture)
-    for number, name in enumerate(names):
-        top = margin + number * size + (size - _TEXT_PX) // 2 - 2
-        draw.text((margin - 4 - measure.textlength(name), top), name, fill="black")
-        label = Image.new("RGB", (margin - 4, _TEXT_PX + 4), "white")
-        _draw_on(label).text((0, 0), name, fill="black")
-        picture.paste(label.rotate(90, expand=True), (top, 0))
-        for column, value in enumerate(values[number].tolist()):
-            text, x = f"{value:.3g}", margin + column * size + size / 2
-            if value and (room := measure.textlength(text)) < size - 2:
-                draw.text((x - room / 2, top), text,
-                          fill="white" if shares[number, column] > 0.5 else "black")
+    shares = (values / values.abs().sum(1, keepdim=True).clamp_min(1e-12)).clamp(0, 1)
+    pixels = (255 - shares[..., None] * (255 - _BLUE)).byte()
+    names = labels or range(len(values))
+    texts = [_label(str(name), 120) for name in names] if size >= _TEXT_PX + 4 else []
+    margin = max((text.width for text in texts), default=0)
+    picture = Image.new("RGB", (margin + size * len(values),) * 2, "white")
+    picture.paste(Image.fromarray(pixels.numpy()).resize((size * len(values),) * 2, Image.Resampling.NEAREST),
+                  (margin, margin))
+    for row, text in enumerate(texts):
+        top = margin + row * size + (size - text.height) // 2
+        picture.paste(text, (margin - text.width, top))
+        picture.paste(text.rotate(90, expand=True), (top, margin - text.width))
+        for column, value in enumerate(values[row].tolist()):
+            cell = tuple(pixels[row, column].tolist())
+            number = _label(f"{value:.3g}", _GRID_PX, cell, in_white=shares[row, column] > 0.5)
+            if value and number.width <= size:
+                picture.paste(number, (margin + column * size + (size - number.width) // 2, top))
     return picture
+
+
+def _label(text: str, most_px: int, background: Any = "white", in_white: bool = False):
+    """A PIL image of a text, cut at a width."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    try:
+        font = ImageFont.load_default(_TEXT_PX)
+    except (TypeError, ImportError):  # Pillow before 10.1, or without FreeType: 11 px
+        font = ImageFont.load_default()
+    text = text.encode("latin-1", "replace").decode("latin-1")  # all that this font has
+    label = Image.new("RGB", (min(most_px, int(font.getlength(text)) + 5), _TEXT_PX + 4), background)
+    ImageDraw.Draw(label).text((2, 0), text, fill="white" if in_white else "black", font=font)
+    return label
 
 
 def png_of(picture: Any) -> bytes:
@@ -131,21 +144,3 @@ def png_of(picture: Any) -> bytes:
     content = io.BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()
-
-
-def _draw_on(picture: Any):
-    from PIL import ImageDraw, ImageFont
-
-    draw = ImageDraw.Draw(picture)
-    try:
-        draw.font = ImageFont.load_default(_TEXT_PX)
-    except (TypeError, ImportError):  # Pillow before 10.1, or without FreeType: 11 px
-        draw.font = ImageFont.load_default()
-    return draw
-
-
-def _fitting(draw: Any, text: str, width_px: int) -> str:
-    text = text.encode("latin-1", "replace").decode("latin-1")  # all that PIL's own font has
-    while text and draw.textlength(text) > width_px:
-        text = text[:-1]
-    return text
