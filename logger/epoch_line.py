@@ -57,7 +57,8 @@ class EpochLine:
             if (group, name) in shown:
                 label = "" if name == "optimizer" else f"{name} "
                 blank = " " * (len(label) + width)
-                cells.append(f"{label}{texts[name]:>{width}}" if name in texts else blank)
+                align = "<" if group == "lr" else ">"
+                cells.append(f"{label}{texts[name]:{align}{width}}" if name in texts else blank)
         return " ".join([group if texts else " " * len(group), *cells]) if cells else ""
 
 

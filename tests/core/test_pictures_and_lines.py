@@ -197,7 +197,7 @@ VALUES = {"train/loss": 0.5, "train/accuracy": 0.25, "val/loss": 12.5, "val/accu
 def test_an_epoch_fits_the_terminal_and_keeps_its_columns(monkeypatch):
     lines = EpochLine()
     wide = line_of(lines, monkeypatch, 200, VALUES, improved=True)
-    assert wide == ("epoch 1/3  train loss 0.5000 accuracy 0.2500 | val loss 12.5000 accuracy 0.5000 | lr   0.001 |    "
+    assert wide == ("epoch 1/3  train loss 0.5000 accuracy 0.2500 | val loss 12.5000 accuracy 0.5000 | lr 0.001   |    "
                     "2.0 s  * best")
     later = line_of(lines, monkeypatch, 200, VALUES | {"val/loss": 0.25})
     assert later.index("0.2500 acc") == wide.index("12.5000") + 1 and later.index(" s") == wide.index(" s")
