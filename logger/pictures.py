@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import avg_pool2d
 
 MOST_IMAGES, MOST_PX = 32, 256  # of a batch; of an image's longer side
 _GRID_PX = 1024  # a grid is about as large as this at most
@@ -23,47 +22,51 @@ def tiles(images: Any, targets: Any = None, outputs: Any = None,
     """
     parts = [*images.values()] if isinstance(images, Mapping) else images
     parts = parts if isinstance(parts, (list, tuple)) and parts else [images]
-    images, targets, outputs = map(_first_ones, (
-        parts[0], parts[1] if targets is None and len(parts) > 1 else targets, outputs))
-    if not _are_images(images):
+    parts = [parts[0], parts[1] if targets is None and len(parts) > 1 else targets, outputs]
+    images, targets, outputs = [_first_ones(part) for part in parts]
+    if images is None or not _are_images(images):
         return None
-    if _are_classes(targets) and targets.ndim == 1:
+    if targets is not None and len(targets) == len(images) and _are_classes(targets) and targets.ndim == 1:
         return _stretched(images).cpu(), _captions(targets.tolist(), outputs, classes)
-    shown, size = [_stretched(images)], images.shape[-2:]
-    if outputs is not None and _are_classes(targets) and outputs.ndim == 4:
-        outputs = outputs.argmax(1)
+    shown = [_stretched(images)]
     for other in (targets, outputs):
-        if other is not None and _are_classes(other) and other.shape[1:] in (size, (1, *size)):
-            shown.append(_colored(other.reshape(-1, *size)))
-        elif _are_images(other) and other.shape[-2:] == size:
+        if other is None or len(other) != len(images) or other.shape[-2:] != images.shape[-2:]:
+            continue
+        if targets is not None and _are_classes(targets) and other.ndim == 4 and not _are_classes(other):
+            other = other.argmax(1) if other.shape[1] > 1 else (other[:, 0] > 0).long()  # predicted classes
+        if _are_classes(other) and other.numel() == images[:, 0].numel():
+            shown.append(_colored(other.reshape(images[:, 0].shape)))
+        elif _are_images(other):
             shown.append(_stretched(other))
     channels = max(tile.shape[1] for tile in shown)
     return torch.cat([tile.expand(-1, channels, -1, -1) for tile in shown], 3).cpu(), None
 
 
 def _first_ones(batch: Any) -> torch.Tensor | None:
-    return batch.detach()[:MOST_IMAGES] if isinstance(batch, torch.Tensor) and batch.ndim else None
+    """The first items of a tensor, large images and maps at fewer points; None for anything else."""
+    if not isinstance(batch, torch.Tensor) or not batch.ndim or batch.layout is not torch.strided:
+        return None
+    batch = batch.detach()[:MOST_IMAGES]
+    stride = -(-max(batch.shape[-2:]) // MOST_PX) if batch.ndim > 2 else 1
+    return batch[..., ::stride, ::stride] if stride > 1 else batch
 
 
-def _are_images(batch: torch.Tensor | None) -> bool:
-    return batch is not None and batch.ndim == 4 and batch.shape[1] in (1, 3) and batch.numel() > 0
+def _are_images(batch: torch.Tensor) -> bool:
+    return batch.ndim == 4 and batch.shape[1] in (1, 3) and batch.numel() > 0
 
 
-def _are_classes(batch: torch.Tensor | None) -> bool:
-    return batch is not None and not batch.is_floating_point() and not batch.is_complex()
+def _are_classes(batch: torch.Tensor) -> bool:
+    return not batch.is_floating_point() and not batch.is_complex()
 
 
 def _stretched(images: torch.Tensor) -> torch.Tensor:
-    stride = -(-max(images.shape[2:]) // MOST_PX)
-    images = avg_pool2d(images.float(), stride, ceil_mode=True) if stride > 1 else images.float()
-    low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-    return (images - low) / (high - low).clamp_min(1e-8)
+    low, high = images.float().amin((0, 2, 3), keepdim=True), images.float().amax((0, 2, 3), keepdim=True)
+    return (images.float() - low) / (high - low).clamp_min(1e-8)
 
 
 def _colored(masks: torch.Tensor) -> torch.Tensor:
-    stride = -(-max(masks.shape[1:]) // MOST_PX)
-    masks = masks[:, ::stride, ::stride].float()  # class 0 is black; neighbours differ clearly
-    return torch.stack([(masks * factor).frac().abs() for factor in (0.618, 0.414, 0.732)], 1)
+    # class 0 is black, and neighbours differ clearly
+    return torch.stack([(masks.float() * factor).frac().abs() for factor in (0.618, 0.414, 0.732)], 1)
 
 
 def _captions(targets: list[int], outputs: torch.Tensor | None, classes: Sequence[str]) -> list[str]:

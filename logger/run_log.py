@@ -137,8 +137,9 @@ class RunLog:
         if torch.cuda.is_initialized():
             timings["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s, **timings})
-        shown = (f"epoch {epoch:{len(str(epochs))}}/{epochs}", values, elapsed_s, improved, seconds_of, sets)
-        log.info(self._line.whole(*shown), extra={"on_console": self._line.short(*shown)})
+        whole, short = self._line.format(f"epoch {epoch:{len(str(epochs))}}/{epochs}", values, elapsed_s,
+                                         improved, seconds_of, sets)
+        log.info(whole, extra={"on_console": short})
 
     def arrays(self, split: str, arrays: Mapping[str, Mapping], epoch: int, step: int,
                classes: Sequence[str] = ()) -> None:
@@ -148,7 +149,7 @@ class RunLog:
         """
         write_arrays(self.folder, split, arrays, epoch)
         for name, array in (item for named in arrays.values() for item in named.items()):
-            if array.ndim == 2 and len(array) == array.shape[1]:
+            if array.ndim == 2 and len(array) == array.shape[1] > 0:
                 labels = list(classes) if len(classes) == len(array) else None
                 self.matrix(f"{split}/{name}", torch.from_numpy(array.astype(float)), labels, step)
 

@@ -163,6 +163,8 @@ def test_masks_and_images_stand_beside_the_input_and_large_ones_are_reduced():
     assert shown.min() >= 0 and shown.max() <= 1 and (shown[..., 20:40] == 0).any()
     assert tiles({"image": images[:2, :1], "target": images[:2]})[0].shape == (2, 3, 200, 40)
     assert max(draw_grid(shown).size) <= 1100
+    assert tiles(images[:2], torch.arange(7), torch.rand(3, 3, 600, 60))[0].shape == (2, 3, 200, 20)  # of others
+    assert tiles(images[:2], masks[:2], -torch.ones(2, 1, 600, 60))[0][..., 40:].max() == 0
     for nothing in (None, (), torch.rand(3), torch.rand(0, 1, 2, 2), torch.rand(1, 5, 2, 2), {"ids": [1]}):
         assert tiles(nothing) is None
     assert tiles(torch.rand(2, 1, 4, 4), torch.tensor([1, 0]))[1] == ["1", "0"]
@@ -188,7 +190,7 @@ def line_of(lines, monkeypatch, columns, values, **more):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: columns > 0, raising=False)
     given = {"elapsed_s": 2.0, "improved": False, "seconds_of": {"compute": 2.0}, "sets": ["val"], **more}
-    return lines.short("epoch 1/3", values, **given)
+    return lines.format("epoch 1/3", values, **given)[1]
 
 
 VALUES = {"train/loss": 0.5, "train/accuracy": 0.25, "val/loss": 12.5, "val/accuracy": 0.5, "lr/optimizer": 0.001}
@@ -214,11 +216,11 @@ def test_an_epoch_remarks_only_on_much_waiting_and_folds_values_by_class(monkeyp
     waits = {"data wait": 4.0, "compute": 6.0}
     assert data_wait(waits) == "data wait 40 %" and data_wait({"data wait": 2.0, "compute": 6.0}) is None
     lines = EpochLine()
-    assert line_of(lines, monkeypatch, 200, VALUES, seconds_of=waits).endswith("2.0 s  (data wait 40 %)")
+    assert line_of(lines, monkeypatch, 200, VALUES, seconds_of=waits).endswith("2.0 s          (data wait 40 %)")
     assert "wait" not in line_of(lines, monkeypatch, 200, VALUES, seconds_of=waits, elapsed_s=0.9)
     values = {"val/f1/a": 0.5, "val/f1/b": 1.0, "val/f1/c": float("nan")}
-    assert "val/f1 mean 0.7500 min 0.5000" in line_of(lines, monkeypatch, 200, values)
-    assert "b 1.0000" in lines.whole("epoch 1/3", values, 2.0, False, waits, ["val"])
+    assert "val/f1 min 0.5000 mean 0.7500" in line_of(lines, monkeypatch, 200, values)
+    assert "b 1.0000" in lines.format("epoch 1/3", values, 2.0, False, waits, ["val"])[0]
 
 
 def test_the_time_that_is_left_follows_the_pace_since_the_first_call(monkeypatch):
