@@ -58,7 +58,8 @@ class TensorBoard(Writer):
     def scores(self, split: str, values: Mapping[str, float]) -> None:
         self._add(0, simple_value={f"z_scores/{name}": value for name, value in values.items()})
 
-    def images(self, name: str, images: torch.Tensor, step: int, captions: Sequence[str] | None) -> None:
+    def images(self, name: str, images: torch.Tensor, step: int,
+               captions: Sequence[str] | None = None) -> None:
         self._picture(name, draw_grid(images, captions), step)
 
     def matrix(self, name: str, values: torch.Tensor, labels: Sequence[str] | None, step: int) -> None:
