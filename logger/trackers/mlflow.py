@@ -8,7 +8,8 @@ from functools import cached_property
 
 import torch
 
-from logger.trackers.shared import grid_of, picture_of, points_before, require_package
+from logger.pictures import draw_grid
+from logger.trackers.shared import picture_of, points_before, require_package
 from logger.writer import RunInfo, Writer
 
 _MEASURED = ("speed/", "time/", "memory/")  # names of values that vary by start
@@ -94,8 +95,9 @@ class MLflow(Writer):
         there = self._known[name]
         return step in there and (name.startswith(_MEASURED) or there[step] == value or value != value)
 
-    def images(self, name: str, images: torch.Tensor, step: int) -> None:
-        self._client.log_image(self._id, grid_of(images), f"images/{name}_{step:08d}.png")
+    def images(self, name: str, images: torch.Tensor, step: int,
+               captions: Sequence[str] | None = None) -> None:
+        self._client.log_image(self._id, draw_grid(images, captions), f"images/{name}_{step:08d}.png")
 
     def figure(self, name: str, png: bytes, step: int) -> None:
         self._client.log_image(self._id, picture_of(png), f"figures/{name}_{step:08d}.png")
