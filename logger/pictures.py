@@ -83,9 +83,9 @@ def draw_grid(images: torch.Tensor, captions: Sequence[str] | None = None):
     """A PIL image of `images` `[N, C, H, W]` in [0, 1] with borders, small ones enlarged, and captions."""
     from PIL import Image
 
-    scale = max(1, 64 // max(images.shape[2:]))
-    height, width = (scale * size for size in images.shape[2:])
     texts = [_label(caption, 160) for caption in captions or ()]
+    scale = max(1, max([64, *(text.width for text in texts)]) // max(images.shape[2:]))
+    height, width = (scale * size for size in images.shape[2:])
     cell_x = max([width, *(text.width for text in texts)]) + 6
     cell_y = height + 6 + (texts[0].height if texts else 0)
     columns = min(8, len(images), max(1, _GRID_PX // cell_x))
