@@ -147,7 +147,8 @@ class Metrics:
     With several processes, torchmetrics objects and collections of them synchronise themselves in `compute`;
     any other object gets the outputs and targets of all processes.
 
-    `arrays`: what the last `compute` gave that is more than numbers, by metric and name.
+    `arrays`: what the last `compute` gave that is more than numbers, by metric and name. `classes`: the names
+    of the classes that its dataset had.
     """
 
     def __init__(self, metrics: Mapping[str, Callable] = (), device: torch.device | None = None):
@@ -157,6 +158,7 @@ class Metrics:
         self.functions = {name: metric for name, metric in metrics.items() if name not in objects}
         self.objects = {name: copy.deepcopy(metric) for name, metric in objects.items()}
         self.arrays: dict[str, dict[str, np.ndarray]] = {}
+        self.classes: list[str] = []
         self.given = ""  # shapes of the first outputs and targets, for messages
         self._updated, self._padding, self.device = False, False, device
         self._watcher: Callable | None = None
@@ -207,13 +209,13 @@ class Metrics:
 
         `dataset`: whose `classes` they may be about. Raises ConfigError if one computes what is no number.
         """
-        values, self.arrays, classes = {}, {}, class_names(dataset)
+        values, self.arrays, self.classes = {}, {}, class_names(dataset)
         for name, metric in self.objects.items() if self._updated else ():
             for part in _torchmetrics_in(metric) if _synchronises(metric) else ():
                 _add_empty_states(part)
             result = metric.compute()
             try:
-                found = flatten(name, result, classes)
+                found = flatten(name, result, self.classes)
             except ValueError as error:
                 raise ConfigError.at(f"metrics.{self.names.index(name)}",
                                      f"{type(metric).__name__}.compute() gives what is not logged: {error}. "

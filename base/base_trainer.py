@@ -10,6 +10,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.base_model import set_mode
 from base.data.sampler import Batch
+from base.metric_values import class_names
 from base.nan_report import report_non_finite, warn_of_nan_means
 from base.optimizers import chosen_updaters, stepped_module
 from base.phases import begin_phase, require_first_phase
@@ -34,7 +35,7 @@ from utils.training.ema import WeightAverage
 from utils.training.monitor import Monitor
 from utils.training.non_finite_guard import NonFinite, NonFiniteGuard
 from utils.training.progress import (
-    Position, ProgressBar, accumulation_windows, parse_duration, parse_save_interval)
+    Position, ProgressBar, TimeLeft, accumulation_windows, parse_duration, parse_save_interval)
 from utils.training.schedule import Schedule
 from utils.training.stop_requests import StopRequest, StopRequests
 from utils.training.timers import Timers
@@ -79,9 +80,10 @@ class BaseTrainer(FormerTrainerNames):
         self.run: RunLog | SilentRun = SilentRun()  # until `train` gets one
         self._step_batches: Sequence[Batch] = ()  # of the current step
         self.window = Window()  # where the current batch stands among them
+        self._split_to_show: str | None = None  # whose predictions are due
         self.shown_input: Any = None  # the first batch of the epoch in this start, as the network gets it
         self._num_samples_seen = 0  # samples since the last log point
-        self.unsaved, self._step_profiler = False, None
+        self.unsaved, self._step_profiler, self._time_left = False, None, TimeLeft()
         self.in_preflight, self._backward_alone = False, False
         # with several processes every generator is seeded in every step: which of them draw may differ
         self._step_seeds = StepSeeds(derive(seed, "step", dist.rank()), device, drawn=self._num_processes > 1)
@@ -331,13 +333,14 @@ class BaseTrainer(FormerTrainerNames):
         epoch = self.position.epoch + 1
         values = self.totals.means() | self.metrics.compute(self.data.dataset("train"))
         values = {f"train/{name}": value for name, value in values.items()}
-        self.run.arrays("train", self.metrics.arrays, epoch)
+        self.run.arrays("train", self.metrics.arrays, epoch, self.position.step, self.metrics.classes)
         self.timers.record("compute")
         scores: dict[str, float] = {}
         if epoch % self.eval_every == 0:
             for split in self.data.sets("val"):
                 scores |= self.evaluate(split)
-                self.run.arrays(split, self.eval_metrics.arrays, epoch)
+                self.run.arrays(split, self.eval_metrics.arrays, epoch, self.position.step,
+                                self.eval_metrics.classes)
         values |= scores | self.learning_rates()
         monitored = self.monitor.value_in(values) if self.monitor else None
         improved = monitored is not None and self.monitor.update(monitored, epoch)
@@ -370,6 +373,7 @@ class BaseTrainer(FormerTrainerNames):
         Training state does not change.
         """
         totals = Totals()
+        self._split_to_show = split if self._images_due(self.position.epoch) else None
         bar = ProgressBar(split, self.data.num_batches(split, training=False), shown=self.run.bars)
         with closing(bar), self.evaluating(), Ballot() as ballot:
             for number, batch in enumerate(self.data.batches(split, training=False)):
@@ -528,18 +532,35 @@ class BaseTrainer(FormerTrainerNames):
 
     def log_pictures(self, epoch: int) -> None:
         """Logs the input images and the weights, if they are due after `epoch` epochs."""
-        if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
-            self.run.images("train/input", self.shown_input, self.position.step)
+        if self._images_due(epoch - 1):
+            self.run.images("train/input", self.shown_input, self.position.step, classes=self.metrics.classes)
         if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
             # one by one: weights may be sharded because all together do not fit into memory
             for name, weight in self.unwrapped_model.named_parameters():
                 if weight.requires_grad:
                     self.run.histograms({f"weights/{name}": full_tensor(weight.detach())}, self.position.step)
 
+    def log_predictions(self, batch: Any, targets: Any, outputs: Any) -> None:
+        """Call it in `eval_step`: logs the first batch of an evaluation whose images are due."""
+        if self._split_to_show is not None:
+            classes = class_names(self.data.dataset(self._split_to_show))
+            self.run.images(f"{self._split_to_show}/prediction", batch, self.position.step, targets, outputs,
+                            classes)
+            self._split_to_show = None
+
+    def _images_due(self, epochs_before: int) -> bool:
+        return bool(self.log_images_every) and epochs_before % self.log_images_every == 0
+
     def learning_rates(self) -> dict[str, float]:
         return {f"lr/{group}": rate for name, updater in self.updaters.items()
                 for group, rate in updater.rates(name).items()}
 
     def bar_note(self) -> str:
-        loss = self.totals.estimate("loss")
-        return "" if loss is None else f"loss {loss:.4f}"
+        """The text at the end of the bar: the loss so far, and how long the whole run will still take."""
+        at, loss = self.position, self.totals.estimate("loss")
+        loss = None if loss is None else f"{loss:.4f}"
+        num_batches = self.data.num_batches("train", epoch=at.epoch)
+        done = at.epoch + (at.batch / num_batches if num_batches else 0)
+        left = self._time_left.describe(done, self.epochs)
+        parts = {f"loss {loss}": loss is not None, f"run {left} left": left}
+        return ", ".join(text for text, known in parts.items() if known)

@@ -10,6 +10,7 @@ from base.phases import describe_phases
 from utils.device import describe_device
 from utils.distributed import collectives as dist
 from utils.moved import former_names_of
+from utils.run_folder import CHECKPOINTS
 from utils.training.monitor import Monitor
 from utils.training.progress import Position
 from utils.training.timers import Timers, advice, describe_times
@@ -68,8 +69,10 @@ def describe_end(trainer: Described, elapsed_s: float) -> str:
     option = f" --split {scored}" if trainer.data.evaluation_sets.get("test") == [] else ""
     dropped = [f"  dropped {num_dropped:,} samples that collate_fn left out"] if num_dropped else []
     dropped += [f"  skipped {trainer.data.skipped_samples}"] if trainer.data.skipped_samples else []
+    has_best = trainer.monitor and trainer.monitor.best_epoch
+    best = [f"  best    {trainer.monitor}: {run / CHECKPOINTS / 'best.pt'}"] if has_best else []
     return "\n".join([
-        f"{describe_outcome(trainer)}, in {elapsed_s:.1f} s.", *dropped,
+        f"{_epochs_trained(trainer)}, in {elapsed_s:.1f} s.", *dropped, *best,
         f"  time    {describe_times(seconds_of)}{f': {hint}' if hint else ''}",
         f"  run     {run}",
         f"  curves  tensorboard --logdir {run.parent}",
@@ -99,11 +102,16 @@ def describe_finished(trainer: Described, run) -> str:
 
 def describe_outcome(trainer: Described) -> str:
     """`10 of 10 epochs; best val/accuracy 0.9876 at epoch 8`."""
+    monitor = trainer.monitor
+    return _epochs_trained(trainer) + (f"; best {monitor}" if monitor and monitor.best_epoch else "")
+
+
+def _epochs_trained(trainer: Described) -> str:
     monitor, epoch = trainer.monitor, trainer.position.epoch
     text = f"{epoch} of {trainer.epochs} epochs"
     if monitor and monitor.exhausted and epoch < trainer.epochs:
         text += f", stopped early: no better {monitor.name} in {monitor.num_bad} evaluations"
-    return text + (f"; best {monitor}" if monitor and monitor.best_epoch else "")
+    return text
 
 
 def describe_scores(data: DataSplits, splits: list[str], values: dict[str, float]) -> str:

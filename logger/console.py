@@ -30,6 +30,15 @@ class _Formatter(logging.Formatter):
         return printable(super().format(record))
 
 
+class _ConsoleFormatter(_Formatter):
+    """Formats a message that was logged with `extra={"on_console": TEXT}` as this text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = getattr(record, "on_console", None)
+        return super().format(logging.makeLogRecord({**vars(record), "msg": text, "args": ()})
+                              if text is not None else record)
+
+
 class _RunLogFile(logging.FileHandler):
     """Writes run.log. If the disk is full, the run continues, and the console has the message."""
 
@@ -41,7 +50,7 @@ class _RunLogFile(logging.FileHandler):
 def setup_logging(level: int = logging.INFO, rank: int = 0) -> None:
     """Sends all logging to the console, at `level`. A `rank` above 0 sends only its own (`_only_its_own`)."""
     console = _Console(level)
-    console.setFormatter(_Formatter(_mark(rank) + "%(message)s"))
+    console.setFormatter(_ConsoleFormatter(_mark(rank) + "%(message)s"))
     console.addFilter(_only_its_own if rank else lambda record: True)
     console.addFilter(lambda record: not getattr(record, "only_in_file", False))
     early = logging.handlers.MemoryHandler(  # until there is a run.log

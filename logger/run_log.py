@@ -1,7 +1,6 @@
 """All that a run writes: numbers, images, histograms and checkpoints in its folder, lines on the console."""
 import io
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -11,14 +10,14 @@ from typing import Any
 import torch
 
 from logger.arrays_file import write_arrays
+from logger.epoch_line import EpochLine
 from logger.feeder import Feeder
 from logger.metrics_file import MetricsFile, SummaryFile
+from logger.pictures import tiles
 from logger.writer import Writer
 from utils.checkpoint.store import CheckpointStore
 from utils.distributed.group import is_peer_failure
-from utils.config.suggestions import MOST_SHOWN
 from utils.run_record import outcome_of, record_end
-from utils.training.timers import describe_times
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +86,7 @@ class RunLog:
                  resumed: bool = False, config: Mapping[str, Any] | None = None):
         self.folder, self.store, self.bars = folder, store, bars
         self.metrics_file, self.feeder = MetricsFile(folder), Feeder(writers, resumed)
+        self._line = EpochLine()
         self.summary_file, self._events = SummaryFile(folder, config or {}), _Events(self.event)
         if self.feeder.wants("checkpoint"):
             store.report_to(partial(self.feeder.send, "checkpoint"))
@@ -127,30 +127,37 @@ class RunLog:
 
     def epoch(self, values: Mapping[str, float], epoch: int, epochs: int, step: int, improved: bool,
               seconds_of: dict[str, float], sets: Iterable[str] = ()) -> None:
-        """Logs an epoch, also as `epoch  3/10  train loss 0.1234 | val loss ... | 1.2 s (...)  * best`.
+        """Logs an epoch; its line is whole in run.log, and fits the terminal on the console (see EpochLine).
 
-        This line goes to the console. `seconds_of`: how the time since the last epoch was spent. `sets`: the
-        names of val; what has another name is a metric with several values.
+        `seconds_of`: how the time since the last epoch was spent. `sets`: the names of val; what has another
+        name is a metric with several values.
         """
         elapsed_s = time.monotonic() - self._epoch_started
-        self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
-        groups: dict[str, dict[str, float]] = {}
-        for name, value in values.items():
-            group, _, rest = name.rpartition("/")  # a group for each set of val
-            groups.setdefault(group, {})[rest] = value
-        parts = " | ".join(_describe_group(group, items, group not in ("train", "lr", *sets))
-                           for group, items in groups.items())
-        best = "  * best" if improved else ""
-        log.info("epoch %*d/%d  %s | %.1f s (%s)%s", len(str(epochs)), epoch, epochs, parts, elapsed_s,
-                 describe_times(seconds_of), best)
+        timings = {f"time/{name.replace(' ', '_')}_s": seconds for name, seconds in seconds_of.items()}
+        if torch.cuda.is_initialized():
+            timings["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s, **timings})
+        whole, short = self._line.format(f"epoch {epoch:{len(str(epochs))}}/{epochs}", values, elapsed_s,
+                                         improved, seconds_of, sets)
+        log.info(whole, extra={"on_console": short})
 
-    def arrays(self, split: str, arrays: Mapping[str, Mapping], epoch: int) -> None:
-        """Writes what the metrics of a split computed beside numbers, by metric and name."""
+    def arrays(self, split: str, arrays: Mapping[str, Mapping], epoch: int, step: int,
+               classes: Sequence[str] = ()) -> None:
+        """Writes what the metrics of a split computed beside numbers, by metric and name.
+
+        Writers get square matrices, with the names of the `classes` if there are as many.
+        """
         write_arrays(self.folder, split, arrays, epoch)
+        for name, array in (item for named in arrays.values() for item in named.items()):
+            if array.ndim == 2 and len(array) == array.shape[1] > 0:
+                labels = list(classes) if len(classes) == len(array) else None
+                self.matrix(f"{split}/{name}", torch.from_numpy(array.astype(float)), labels, step)
 
     def summarize(self, progress: Mapping[str, Any], scores: Mapping[str, float] | None = None) -> None:
         """Writes summary.json: the epochs, steps and best value so far, and the scores of an evaluation."""
         self.summary_file.write("running", progress, scores)
+        if scores and (best := progress["best"]):
+            self.feeder.send("best", best["name"], best["value"], best["epoch"], progress["step"])
 
     def end(self, outcome: str, reason: str | None, progress: Mapping[str, Any]) -> None:
         """Records how this start ended: finished, stopped or failed."""
@@ -165,15 +172,11 @@ class RunLog:
         self.metrics_file.write(values, epoch, step)
         self.feeder.send("scalars", {**values, **(timings or {})}, step)
 
-    def images(self, name: str, images, step: int) -> None:
-        """Logs the first 32 of `images` `[N, C, H, W]` (or `images[0]`), each channel stretched to [0, 1]."""
-        images = images[0] if isinstance(images, (tuple, list)) else images
-        if (not self.feeder.wants("images") or not isinstance(images, torch.Tensor) or images.ndim != 4
-                or images.shape[1] not in (1, 3)):
-            return
-        images = images[:32].detach().float().cpu()
-        low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-        self.feeder.send("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
+    def images(self, name: str, images: Any, step: int, targets: Any = None, outputs: Any = None,
+               classes: Sequence[str] = ()) -> None:
+        """Logs the first images of a batch; `tiles` says what becomes of targets and outputs."""
+        if self.feeder.wants("images") and (found := tiles(images, targets, outputs, classes)):
+            self.feeder.send("images", name, found[0], step, found[1])
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Logs the distributions of `tensors`, such as weights by their names."""
@@ -211,13 +214,3 @@ class RunLog:
 
     def event(self, kind: str, text: str) -> None:
         self.feeder.send("event", kind, text)
-
-
-def _describe_group(group: str, values: Mapping[str, float], is_metric: bool) -> str:
-    if is_metric and len(values) > MOST_SHOWN:
-        numbers = [value for value in values.values() if not math.isnan(value)] or [math.nan]
-        return (f"{group} {len(values)} values, see metrics.jsonl: min {min(numbers):.4f} mean "
-                f"{sum(numbers) / len(numbers):.4f} max {max(numbers):.4f}")
-    shown = {name: f"{value:.3g}" if group == "lr" else f"{value:.4f}" for name, value in values.items()}
-    return " ".join([group, *(text if name == "optimizer" else f"{name} {text}"
-                              for name, text in shown.items())])

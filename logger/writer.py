@@ -55,8 +55,9 @@ class Writer:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """`values` such as `{"train/loss": 0.1}` at an optimizer step."""
 
-    def images(self, name: str, images: torch.Tensor, step: int) -> None:
-        """`images`: float `[N, C, H, W]` in [0, 1]."""
+    def images(self, name: str, images: torch.Tensor, step: int,
+               captions: Sequence[str] | None = None) -> None:
+        """`images`: float `[N, C, H, W]` in [0, 1]. `captions`: such as classes; can be left out."""
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """The distributions of `tensors`, such as weights by their names."""
@@ -76,12 +77,15 @@ class Writer:
     def matrix(self, name: str, values: torch.Tensor, labels: Sequence[str] | None, step: int) -> None:
         """`values` `[N, N]`, such as a confusion matrix, with the `labels` of its rows and columns."""
 
-    def hparams(self, config: Mapping, changed: Mapping | None) -> None:
+    def hparams(self, config: Mapping, changed: Mapping | None = None) -> None:
         """The flat config without defaults, `{"optimizer.args.lr": 0.001}`, at every start.
 
         `changed`: what a resume has changed since the checkpoint; None for a new run. A writer whose method
         does not take it is called for a new run only.
         """
+
+    def best(self, name: str, value: float, epoch: int, step: int) -> None:
+        """After each evaluation: the best value of the monitor so far, and the epoch that had it."""
 
     def event(self, kind: str, text: str) -> None:
         """`kind`: resumed, skipped_steps, skipped_samples, early_stop, stopped, failed, or of a trainer."""
@@ -92,7 +96,7 @@ class Writer:
     def scores(self, split: str, values: Mapping[str, float]) -> None:
         """`{"test/loss": 0.1}`, from test.py; `--writers` sends them to writers with `outside` also."""
 
-    def close(self, outcome: str, reason: str | None) -> None:
+    def close(self, outcome: str = "finished", reason: str | None = None) -> None:
         """The end: finished, stopped or failed, and why; in test.py: scored, in --check: checked."""
 
 

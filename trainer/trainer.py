@@ -46,6 +46,7 @@ class Trainer(BaseTrainer):
 
     def eval_step(self, batch):
         outputs, targets, terms = self.forward(batch)
+        self.log_predictions(batch, targets, logits_of(outputs))
         return terms | self._scores(outputs, targets)
 
     def predict_step(self, batch):

@@ -8,9 +8,11 @@ from functools import cached_property
 
 import torch
 
-from logger.trackers.shared import grid_of, picture_of, points_before, require_package
+from logger.pictures import draw_grid
+from logger.trackers.shared import picture_of, points_before, require_package
 from logger.writer import RunInfo, Writer
 
+_MEASURED = ("speed/", "time/", "memory/")  # names of values that vary by start
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -84,17 +86,18 @@ class MLflow(Writer):
             self._client.log_batch(self._id, metrics=new)
 
     def _is_there(self, name: str, value: float, step: int) -> bool:
-        """Whether a point of an earlier start is in MLflow; speeds are of no two starts alike."""
+        """Whether a point of an earlier start is in MLflow; what was measured is of no two starts alike."""
         if self.run.start_step is None:
             return False
         if name not in self._known:
             self._known[name] = {point.step: point.value
                                  for point in self._client.get_metric_history(self._id, name)}
         there = self._known[name]
-        return step in there and (name.startswith("speed/") or there[step] == value or value != value)
+        return step in there and (name.startswith(_MEASURED) or there[step] == value or value != value)
 
-    def images(self, name: str, images: torch.Tensor, step: int) -> None:
-        self._client.log_image(self._id, grid_of(images), f"images/{name}_{step:08d}.png")
+    def images(self, name: str, images: torch.Tensor, step: int,
+               captions: Sequence[str] | None = None) -> None:
+        self._client.log_image(self._id, draw_grid(images, captions), f"images/{name}_{step:08d}.png")
 
     def figure(self, name: str, png: bytes, step: int) -> None:
         self._client.log_image(self._id, picture_of(png), f"figures/{name}_{step:08d}.png")

@@ -5,8 +5,6 @@ import json
 import math
 from collections.abc import Iterator
 
-import torch
-
 from logger.writer import RunInfo
 from utils.errors import ConfigError
 
@@ -40,11 +38,3 @@ def picture_of(png: bytes):
     from PIL import Image
 
     return Image.open(io.BytesIO(png)).convert("RGB")
-
-
-def grid_of(images: torch.Tensor):
-    """One PIL image of float `images` `[N, C, H, W]` in [0, 1], eight in a row."""
-    from torchvision.transforms.functional import to_pil_image
-    from torchvision.utils import make_grid
-
-    return to_pil_image(make_grid(images, padding=1))

@@ -1,10 +1,11 @@
 """Trackio: https://github.com/gradio-app/trackio"""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
 
-from logger.trackers.shared import grid_of, picture_of, points_before, require_package
+from logger.pictures import draw_grid
+from logger.trackers.shared import picture_of, points_before, require_package
 from logger.writer import RunInfo, Writer
 
 
@@ -50,10 +51,11 @@ class Trackio(Writer):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._log(values, step)
 
-    def images(self, name: str, images: torch.Tensor, step: int) -> None:
+    def images(self, name: str, images: torch.Tensor, step: int,
+               captions: Sequence[str] | None = None) -> None:
         from trackio import Image
 
-        self._log({name: Image(grid_of(images))}, step)
+        self._log({name: Image(draw_grid(images, captions))}, step)
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         from trackio import Histogram

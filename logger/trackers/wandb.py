@@ -6,7 +6,8 @@ from typing import Literal
 
 import torch
 
-from logger.trackers.shared import grid_of, picture_of, points_before, require_package
+from logger.pictures import draw_grid
+from logger.trackers.shared import picture_of, points_before, require_package
 from logger.trackers.wandb_files import last_step
 from logger.writer import RunInfo, Writer
 
@@ -68,10 +69,11 @@ class WandB(Writer):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._log(values, step)
 
-    def images(self, name: str, images: torch.Tensor, step: int) -> None:
+    def images(self, name: str, images: torch.Tensor, step: int,
+               captions: Sequence[str] | None = None) -> None:
         from wandb import Image
 
-        self._log({name: Image(grid_of(images))}, step)
+        self._log({name: Image(draw_grid(images, captions))}, step)
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         from wandb import Histogram

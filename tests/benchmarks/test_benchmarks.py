@@ -2,6 +2,7 @@
 import importlib
 import json
 import re
+import shutil
 
 import pytest
 
@@ -40,6 +41,14 @@ def test_the_cost_of_a_save_is_measured_and_nothing_is_left_behind(tmp_path):
     document = measured("saving", *sizes, "--contestants", "background,foreground", cwd=tmp_path)
     assert all({"held_s", "lost_s"} <= values.keys() for values in document["medians"].values())
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+def test_the_pages_of_tensorboard_begin_with_the_losses(tmp_path):
+    pytest.importorskip("websockets")
+    program(PROJECT / "benchmarks" / "tensorboard_pages.py", "--epochs", 3, "--out", tmp_path / "pages")
+    assert {"custom_scalars_1400.png", "hparams_900.png"} < {path.name for path in (tmp_path / "pages").iterdir()}
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_ends_with_exit_code_1_and_advice(small, tmp_p
 
 def test_the_summary_and_the_closing_block_tell_what_was_built_and_what_to_do_next(small, tmp_path, capfd):
     done = program("train.py", "-c", small, "--out", tmp_path, "--run-name", "one", cold=True)
-    for text in ("MLP: 1,210 parameters", "train 1,397 | val 40", "device: ", "epoch 2/2", "tensorboard --logdir",
+    for text in ("MLP: 1,210 parameters", "train 1,397 | val 40", "device: ", "epoch 2/2", "tensorboard --logdir", "checkpoints/best.pt",
                  f"python test.py -r {tmp_path}/small/one", f"python train.py -r {tmp_path}/small/one trainer.args.epochs=4"):
         assert text in done.stdout, text
     scored = program("test.py", "-r", tmp_path / "small")

@@ -101,15 +101,17 @@ def test_an_epoch_checkpoint_of_the_past_goes_on_without_duplicate_lines(small, 
 def test_tensorboard_curves_have_every_step_once_after_a_resume(small, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    from logger.tensorboard_layout import tag_of
+
     run = train("-c", small, "writers=[TensorBoard]", "trainer.args.save_every=1", out=tmp_path)
     time.sleep(1)  # TensorBoard reads its files in the order of the seconds in their names
     train("-r", run / "checkpoints" / "epoch_0001.pt", "trainer.args.epochs=4", out=tmp_path)
     curves = EventAccumulator(str(run))
     curves.Reload()
     for name in ("train/loss", "val/loss", "val/accuracy", "lr/optimizer", "step/loss", "grad_norm/optimizer"):
-        steps = [point.step for point in curves.Scalars(name)]
+        steps = [point.step for point in curves.Scalars(tag_of(name))]
         assert steps == [line["step"] for line in metrics(run) if name in line], name
-    assert len(curves.Scalars("speed/samples_per_s")) > 0 and curves.Images("train/input")
+    assert len(curves.Scalars("z_technical/speed/samples_per_s")) > 0 and curves.Images("z_pictures/train/input")
 
 
 def test_a_finished_run_says_so_and_more_epochs_extend_it(small, tmp_path, capsys):

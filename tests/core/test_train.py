@@ -268,7 +268,7 @@ def test_the_gan_trains_both_networks_and_shows_images(tmp_path):
     run = train("-c", "configs/digits_gan.yaml", "trainer.args.epochs=3", out=tmp_path)
     curves = EventAccumulator(str(run), size_guidance={"images": 0})
     curves.Reload()
-    assert len({image.step for image in curves.Images("generated")}) == 3
+    assert len({image.step for image in curves.Images("z_pictures/generated")}) == 3
     assert {"lr/generator", "lr/discriminator", "train/generator_loss", "val/pixel_gap"} <= epochs(run)[-1].keys()
     assert len((PROJECT / "trainer" / "gan_trainer.py").read_text().splitlines()) <= 80
 

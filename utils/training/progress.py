@@ -104,6 +104,22 @@ def parse_duration(time_text: str | float | None) -> float | None:
     return float(sum(int(part) * 60**power for power, part in enumerate(reversed(parts))))
 
 
+class TimeLeft:
+    """Estimates how long something will still take, from its pace since the first call."""
+
+    def __init__(self):
+        self._began: tuple[float, float] | None = None
+
+    def describe(self, done: float, whole: float) -> str:
+        """`1:12:05` at `done` of `whole`; "" while nothing is known."""
+        now = time.monotonic()
+        self._began = self._began or (now, done)
+        began_s, before = self._began
+        if done <= before:
+            return ""
+        return tqdm.format_interval((whole - done) * (now - began_s) / (done - before))
+
+
 class ProgressBar:
     """A tqdm bar, on a terminal or in a notebook. `note()` returns the text at its end, twice a second."""
 

@@ -6,6 +6,7 @@ ADVICE = {"data wait": "raise data_loader.num_workers or use the batched path (A
           "logging": "raise trainer.args.log_every",
           "saving": "save less often: trainer.args.checkpoint_every"}
 ADVISE_ABOVE = 0.2  # fraction of the time from which on advice is given
+WAITS_ABOVE = 0.3  # fraction of an epoch that is a remark in its line
 
 
 class Timers:
@@ -38,6 +39,12 @@ def describe_times(seconds_of: dict[str, float]) -> str:
     """Formats `data wait 31 %, compute 62 %, logging 2 %, saving 5 %`; skips values below half a percent."""
     fractions = {name: round(100 * fraction) for name, fraction in _fractions(seconds_of).items()}
     return ", ".join(f"{name} {fraction} %" for name, fraction in fractions.items() if fraction)
+
+
+def data_wait(seconds_of: dict[str, float]) -> str | None:
+    """Returns `data wait 45 %` if more than 30 % of the time was spent so, else None."""
+    fraction = _fractions(seconds_of).get("data wait", 0.0)
+    return f"data wait {100 * fraction:.0f} %" if fraction > WAITS_ABOVE else None
 
 
 def advice(seconds_of: dict[str, float]) -> str | None:
