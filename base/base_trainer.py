@@ -10,6 +10,7 @@ from base.base_data_loader import DataSplits
 from base.base_metric import Metrics, Totals, as_values
 from base.base_model import set_mode
 from base.data.sampler import Batch
+from base.metric_values import class_names
 from base.nan_report import report_non_finite, warn_of_nan_means
 from base.optimizers import chosen_updaters, stepped_module
 from base.phases import begin_phase, require_first_phase
@@ -529,7 +530,8 @@ class BaseTrainer(FormerTrainerNames):
     def log_pictures(self, epoch: int) -> None:
         """Logs the input images and the weights, if they are due after `epoch` epochs."""
         if self.log_images_every and (epoch - 1) % self.log_images_every == 0:
-            self.run.images("train/input", self.shown_input, self.position.step)
+            self.run.images("train/input", self.shown_input, self.position.step,
+                            class_names(self.data.dataset("train")))
         if self.log_weights_every and (epoch - 1) % self.log_weights_every == 0:
             # one by one: weights may be sharded because all together do not fit into memory
             for name, weight in self.unwrapped_model.named_parameters():

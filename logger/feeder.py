@@ -13,7 +13,7 @@ from utils.errors import ConfigError, describe_error
 log = logging.getLogger(__name__)
 MOST_WAITING = 256  # queued calls; `send` waits while there are that many
 # Methods that got arguments since version 1.0.0: the first new one, how many there were before.
-_NEW_ARGUMENTS = {"hparams": ("changed", 1), "close": ("outcome", 0)}
+_NEW_ARGUMENTS = {"hparams": ("changed", 1), "close": ("outcome", 0), "images": ("labels", 3)}
 
 
 class Feeder:

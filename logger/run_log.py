@@ -133,7 +133,8 @@ class RunLog:
         names of val; what has another name is a metric with several values.
         """
         elapsed_s = time.monotonic() - self._epoch_started
-        self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s})
+        self.scalars(values, epoch, step, {"speed/epoch_s": elapsed_s, **{
+            f"speed/{name.replace(' ', '_')}_s": seconds for name, seconds in seconds_of.items()}})
         groups: dict[str, dict[str, float]] = {}
         for name, value in values.items():
             group, _, rest = name.rpartition("/")  # a group for each set of val
@@ -165,15 +166,20 @@ class RunLog:
         self.metrics_file.write(values, epoch, step)
         self.feeder.send("scalars", {**values, **(timings or {})}, step)
 
-    def images(self, name: str, images, step: int) -> None:
-        """Logs the first 32 of `images` `[N, C, H, W]` (or `images[0]`), each channel stretched to [0, 1]."""
-        images = images[0] if isinstance(images, (tuple, list)) else images
+    def images(self, name: str, images, step: int, classes: Sequence[str] = ()) -> None:
+        """Logs the first 32 of `images` `[N, C, H, W]`, each channel stretched to [0, 1].
+
+        Of a batch `(images, labels)` also the labels, if they are integers `[N]`: by their names in `classes`.
+        """
+        batch = images if isinstance(images, (tuple, list)) else (images,)
+        images, labels = (*batch, None, None)[:2]
         if (not self.feeder.wants("images") or not isinstance(images, torch.Tensor) or images.ndim != 4
                 or images.shape[1] not in (1, 3)):
             return
         images = images[:32].detach().float().cpu()
         low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-        self.feeder.send("images", name, (images - low) / (high - low).clamp_min(1e-8), step)
+        self.feeder.send("images", name, (images - low) / (high - low).clamp_min(1e-8), step,
+                         _label_names(labels, len(images), classes))
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Logs the distributions of `tensors`, such as weights by their names."""
@@ -211,6 +217,13 @@ class RunLog:
 
     def event(self, kind: str, text: str) -> None:
         self.feeder.send("event", kind, text)
+
+
+def _label_names(labels: Any, number: int, classes: Sequence[str]) -> list[str] | None:
+    """The names of the first labels of a batch; None if they are not integers `[N]`."""
+    if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        return None
+    return [classes[label] if 0 <= label < len(classes) else str(label) for label in labels[:number].tolist()]
 
 
 def _describe_group(group: str, values: Mapping[str, float], is_metric: bool) -> str:

@@ -55,8 +55,8 @@ class Writer:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """`values` such as `{"train/loss": 0.1}` at an optimizer step."""
 
-    def images(self, name: str, images: torch.Tensor, step: int) -> None:
-        """`images`: float `[N, C, H, W]` in [0, 1]."""
+    def images(self, name: str, images: torch.Tensor, step: int, labels: Sequence[str] | None) -> None:
+        """`images`: float `[N, C, H, W]` in [0, 1]. `labels`: `[N]`, if known; a method may leave it out."""
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """The distributions of `tensors`, such as weights by their names."""
@@ -97,6 +97,7 @@ class Writer:
 
 
 WRITERS = Registry("writer", "logger", expects=Writer, provided=("folder", "start_step", "run"), libraries=[
+    Library("Report of tools/report/", partial(defined_in, "tools/report/page", Writer)),
     Library("any tracker of logger/trackers/", partial(defined_in, "logger/trackers", Writer))])
 
 
