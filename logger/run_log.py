@@ -223,7 +223,8 @@ def _label_names(labels: Any, number: int, classes: Sequence[str]) -> list[str] 
     """The names of the first labels of a batch; None if they are not integers `[N]`."""
     if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
         return None
-    return [classes[label] if 0 <= label < len(classes) else str(label) for label in labels[:number].tolist()]
+    return [classes[label] if 0 <= label < len(classes) else str(label)
+            for label in labels[:number].tolist()]
 
 
 def _describe_group(group: str, values: Mapping[str, float], is_metric: bool) -> str:

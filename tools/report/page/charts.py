@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tools.report.page.markup import COLORS, number, text
-from tools.report.page.points import Curve, Group, thinned, value_at_step
+from tools.report.page.points import SPLITS, Curve, Group, thinned, value_at_step
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 360, 86, 16, 16, 40
 _MOST_LINES = 6
+_COLORS = {SPLITS["step"]: "f", SPLITS["train"]: "a", SPLITS["val"]: "b"}
 _LOG_ABOVE = 300  # the largest value by the smallest one
 
 
@@ -16,7 +17,8 @@ _LOG_ABOVE = 300  # the largest value by the smallest one
 class Frame:
     """What the charts of a page share.
 
-    `ends`: the last step of each epoch. `best`: the best epoch, if any. `points`, `titles`: of a curve at most.
+    `ends`: the last step of each epoch. `best`: the best epoch, if any. `points`, `titles`: how many a curve
+    may have.
     """
 
     ends: dict[int, int]
@@ -74,17 +76,25 @@ def chart(group: Group, frame: Frame) -> str:
     finite = [value for points in lines.values() for _, value in points if math.isfinite(value)]
     notes = _notes(group, curves)
     if not finite:
-        return f"<figure><figcaption>{text(group.title)}</figcaption><p>no finite value</p>{notes}</figure>"
+        return (f"<figure><figcaption>{text(group.title)}</figcaption><p>no finite value</p>{notes}</figure>")
     steps = [step for points in lines.values() for step, _ in points]
     x = _Scale(steps, _LEFT, _WIDTH - _RIGHT)
     low, high = min(finite), max(finite)
     y = _Scale(finite, _HEIGHT - _BOTTOM, _TOP, log=0 < low < high / _LOG_ABOVE)
-    drawn = "".join(_line(points, x, y, color, label) for color, (label, points) in zip(COLORS, lines.items()))
-    about = ", ".join(f"{label} ends at {number(_last(curve))}" for label, curve in curves.items())
+    drawn = "".join(_line(lines[label], x, y, color, label) for label, color in _colors(curves).items())
+    about = ", ".join(f"{label} ends at {number(_last(curve))}".strip() for label, curve in curves.items())
     return (f"<figure><figcaption>{text(group.title)}{_key(curves, frame)}</figcaption>\n"
-            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(f"{group.title}: {about}")}">'
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+            f'aria-label="{text(group.title)}: {text(about)}">'
             f"{_axes(x, y, frame)}{_best_line(x, frame)}{drawn}{_best_dots(curves, x, y, frame)}"
             f"{_titles(curves, x, frame)}</svg>{notes}</figure>\n")
+
+
+def _colors(curves: dict[str, Curve]) -> dict[str, str]:
+    """A color for each label: train and val have theirs. The lines within epochs are below the others."""
+    free = [color for color in COLORS if color not in _COLORS.values() or not curves.keys() & _COLORS.keys()]
+    found = {label: _COLORS[label] for label in _COLORS if label in curves}
+    return found | dict(zip([label for label in curves if label not in found], free))
 
 
 def _line(points: Sequence[tuple[float, float]], x: _Scale, y: _Scale, color: str, label: str) -> str:
@@ -95,7 +105,7 @@ def _line(points: Sequence[tuple[float, float]], x: _Scale, y: _Scale, color: st
             parts[-1].append(f"{x(step)},{y(value)}")
         elif parts[-1]:
             parts.append([])
-    thin = " thin" if "," in label else ""
+    thin = " thin" if label == SPLITS["step"] else ""
     path = "".join("M" + " ".join(part if len(part) > 1 else part * 2) for part in parts if part)
     return f'<path class="l {color}{thin}" d="{path}"/>'
 
@@ -106,20 +116,23 @@ def _axes(x: _Scale, y: _Scale, frame: Frame) -> str:
         at = y(value)
         parts.append(f'<path class="grid" d="M{_LEFT},{at}H{_WIDTH - _RIGHT}"/>'
                      f'<text x="{_LEFT - 8}" y="{at + 7}" text-anchor="end">{_short(value)}</text>')
-    for at, name in _marks(x, frame):
+    marks = _marks(x, frame)
+    for at, name in marks[:-1]:
         parts.append(f'<text x="{at}" y="{_HEIGHT - 10}" text-anchor="middle">{name}</text>')
+    for at, name in marks[-1:]:
+        unit = "epoch" if frame.in_epochs else "step"
+        parts.append(f'<text x="{min(at + 14, _WIDTH - 4)}" y="{_HEIGHT - 10}" text-anchor="end">'
+                     f"{unit} {name}</text>")
     return "".join(parts)
 
 
 def _marks(x: _Scale, frame: Frame) -> list[tuple[int, str]]:
     """Places and names on the axis of epochs or steps."""
     if not frame.in_epochs:
-        marks = [(x(step), _short(step)) for step in x.ticks()]
-        return [*marks[:-1], (marks[-1][0] - 24, f"step {marks[-1][1]}")] if marks else []
+        return [(x(step), _short(step)) for step in x.ticks() if step == int(step)]
     inside = {epoch: end for epoch, end in frame.ends.items() if x.low <= end <= x.high}
     every = max(round(_round_step(len(inside) / 5)), 1)
-    marks = [(x(end), str(epoch)) for epoch, end in inside.items() if epoch % every == 0]
-    return [*marks[:-1], (marks[-1][0] - 30, f"epoch {marks[-1][1]}")] if marks else []
+    return [(x(end), str(epoch)) for epoch, end in inside.items() if epoch % every == 0]
 
 
 def _best_line(x: _Scale, frame: Frame) -> str:
@@ -129,8 +142,8 @@ def _best_line(x: _Scale, frame: Frame) -> str:
 
 def _best_dots(curves: dict[str, Curve], x: _Scale, y: _Scale, frame: Frame) -> str:
     end, dots = frame.ends.get(frame.best), []
-    for color, curve in zip(COLORS, curves.values()):
-        value = None if end is None else value_at_step(curve, end)
+    for label, color in _colors(curves).items():
+        value = None if end is None else value_at_step(curves[label], end)
         if value is not None and math.isfinite(value):
             dots.append(f'<circle class="dot {color}" cx="{x(end)}" cy="{y(value)}" r="6"/>')
     return "".join(dots)
@@ -138,8 +151,8 @@ def _best_dots(curves: dict[str, Curve], x: _Scale, y: _Scale, frame: Frame) -> 
 
 def _titles(curves: dict[str, Curve], x: _Scale, frame: Frame) -> str:
     """Columns with the values at a step, which a browser shows under the mouse."""
-    steps = sorted({step for label, curve in curves.items() if "," not in label for step in curve.steps})
-    steps = steps or sorted({step for curve in curves.values() for step in curve.steps})
+    whole = [curve for label, curve in curves.items() if label != SPLITS["step"]] or [*curves.values()]
+    steps = sorted({step for curve in whole for step in curve.steps})
     if not frame.titles or not steps:
         return ""
     shown = steps[::-(-len(steps) // frame.titles)]
@@ -157,10 +170,11 @@ def _key(curves: dict[str, Curve], frame: Frame) -> str:
     """Which line is what, with its last value and that of the best epoch."""
     best = frame.ends.get(frame.best)
     items = []
-    for color, (label, curve) in zip(COLORS, curves.items()):
+    colors = _colors(curves)
+    for label, curve in curves.items():
         at_best = None if best is None else value_at_step(curve, best)
         shown = f"{number(_last(curve))}" + ("" if at_best is None else f", best epoch {number(at_best)}")
-        items.append(f'<span><i class="{color}"></i>{text(label)} {shown}</span>')
+        items.append(f'<span><i class="{colors[label]}"></i>{text(label)} {shown}</span>')
     return f'<span class="key">{"".join(items)}</span>'
 
 

@@ -101,11 +101,12 @@ def read_kept(folder: Path) -> dict[str, Any]:
     empty = {kind: {} for kind in ("images", "matrices", "figures", "texts", "tables", "speed")}
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        found = {kind: found[kind] for kind in (*empty, "events") if isinstance(found.get(kind), (dict, list))}
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         found = {}
-    sound = {kind: content for kind, content in found.items() if isinstance(content, dict) == (kind in empty)}
-    return {**empty, "events": [], **sound}
+    found = found if isinstance(found, dict) else {}
+    whole = {**empty, "events": []}
+    return {kind: found[kind] if type(found.get(kind)) is type(value) else value
+            for kind, value in whole.items()}
 
 
 def png_of(pixels: np.ndarray) -> bytes:

@@ -1,7 +1,8 @@
-"""The parts of the page on where a run comes from: config, history, environment, the commands that repeat it."""
+"""The parts of the page on where a run comes from: config, history, environment, how to repeat it."""
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from utils.config.syntax import parse_yaml
 from utils.config.values import default_values, masked
 from utils.errors import ConfigError
 from utils.run_files import file_stamp
-from utils.run_record import keys_from_environment
+from utils.run_record import OUTCOMES, keys_from_environment
 
 _MOST_KEYS, _MOST_EVENTS, _LOG_BYTES = 400, 60, 300_000
 _OVERRIDE = re.compile(r"~?([A-Za-z_][\w.\-]*)=", re.DOTALL)
@@ -74,27 +75,31 @@ def history(material: Material) -> str:
     """Starts and ends, events, and the warnings in run.log, in the order of time."""
     run = material.run
     rows = [*_records(run), *_warnings(run.folder / "run.log")]
-    known = {what for _, _, what in rows}
-    rows += [tuple(event) for event in material.kept["events"]
-             if event[1] not in _IN_RECORDS and event[2] not in known]
+    if run.state in OUTCOMES and "outcome" not in next(reversed(run.records), {}):  # not recorded yet
+        rows.append((f"{datetime.now():%Y-%m-%d %H:%M:%S}", f"{run.state}: {run.reason or ''}"))
+    known = {what.partition(": ")[2] for _, what in rows}
+    rows += [(str(time), f"{kind}: {what}") for time, kind, what in material.kept["events"]
+             if kind not in _IN_RECORDS and what not in known]
     rows.sort(key=lambda row: row[0])
     left = max(len(rows) - _MOST_EVENTS, 0)
     note = f"<p>{left} earlier ones are in run.log and environment.jsonl.</p>" if left else ""
-    return table("Starts, ends and warnings", ["time", "kind", "what"], rows[left:]) + note if rows else ""
+    return table("Starts, ends and warnings", ["time", "what"], rows[left:]) + note if rows else ""
 
 
-def _records(run: Run) -> Iterator[tuple[str, str, str]]:
+def _records(run: Run) -> Iterator[tuple[str, str]]:
+    """The time of each start and end, and what happened."""
     for number, record in enumerate(run.records):
         if "started_s" in record:
-            yield _time(record.get("started")), "resumed" if number else "started", shlex.join(_command(record))
+            kind = "resumed" if number else "started"
+            yield _time(record.get("started")), f"{kind}: {shlex.join(_command(record))}"
         else:
             reason = record.get("reason")
             at = f"epoch {record['epoch']}" if "epoch" in record else ""
-            yield (_time(record.get("ended")), str(record.get("outcome")),
-                   ", ".join(filter(None, [at, str(reason) if reason else ""])))
+            what = ", ".join(filter(None, [at, str(reason) if reason else ""]))
+            yield _time(record.get("ended")), f"{record.get('outcome')}: {what}"
 
 
-def _warnings(log: Path) -> Iterator[tuple[str, str, str]]:
+def _warnings(log: Path) -> Iterator[tuple[str, str]]:
     """Warnings and errors in the end of run.log."""
     try:
         with open(log, "rb") as file:
@@ -104,7 +109,7 @@ def _warnings(log: Path) -> Iterator[tuple[str, str, str]]:
         return
     for line in lines:
         if found := _WARNING.match(line):
-            yield found[1], found[2].lower(), found[3]
+            yield found[1], f"{found[2].lower()}: {found[3]}"
 
 
 def environment(material: Material) -> str:
@@ -113,13 +118,14 @@ def environment(material: Material) -> str:
     if start is None:
         return ""
     packages = start.get("packages") if isinstance(start.get("packages"), dict) else {}
-    shown = {"command": shlex.join(_command(start)), "folder": start.get("folder"), "commit": start.get("git_commit"),
-             "uncommitted changes": start.get("git_diff"), "device": start.get("device"),
+    shown = {"command": shlex.join(_command(start)), "folder": start.get("folder"),
+             "commit": start.get("git_commit"), "uncommitted changes": start.get("git_diff"),
+             "device": start.get("device"),
              "processes": start.get("num_processes"), "threads": start.get("num_threads"),
              "CPUs": start.get("num_cpus"), "platform": start.get("platform"), "Python": start.get("python"),
              **packages, "run id": start.get("run_id")}
     rows = [(name, str(value)) for name, value in shown.items() if value is not None]
-    return table("The last start", ["", "value"], rows)
+    return table("The last start", ["what", "value"], rows)
 
 
 def reproduce(material: Material) -> str:

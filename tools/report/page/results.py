@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.report.page.charts import Frame, chart
 from tools.report.page.kept import png_of
-from tools.report.page.markup import COLORS, block, folded, number, picture, table, text
+from tools.report.page.markup import COLORS, block, folded, number, picture, scrolled, table, text
 from tools.report.page.points import Curve, Group, Points, value_at_step
 from tools.runs.reading import Run
 from tools.runs.tables import duration_text
@@ -18,7 +18,7 @@ from tools.runs.tables import duration_text
 _CHARTS, _POINTS, _CURVE_BYTES, _TITLE_BYTES = 48, 240, 250_000, 120_000
 _COUNTED, _LISTED, _PAIRS, _MATRICES = 20, 30, 10, 4  # classes with counts, classes listed, mistakes listed
 _PICTURE_BYTES, _FILE_BYTES = 300_000, 20_000_000
-_OF_TEST = "confusion", "mistakes", "residuals"
+_OF_TEST, _MORE = ("confusion", "mistakes", "residuals"), ("calibration_error", "r2", "mae", "macro_f1")
 
 
 class Material(Protocol):
@@ -37,14 +37,14 @@ def head(material: Material) -> str:
     run, ends = material.run, material.points.ends
     reason = f": {text(run.reason)}" if run.reason else ""
     epochs = run.config.get("trainer.args.epochs")
-    done = max(ends, default=0)
+    done, commit = max(ends, default=0), run.commit or "unknown"
     cards = [(f"best {run.monitor.partition(' ')[2]}" if run.monitor else "monitor",
-              "none" if run.monitor is None else number(run.best),
+              "none" if run.monitor is None else "none yet" if run.best is None else number(run.best),
               f"at epoch {run.epoch}, {run.monitor}" if run.monitor and run.epoch is not None else ""),
              ("epochs", f"{done} of {epochs}" if epochs is not None else str(done), ""),
-             ("time", duration_text(run.duration_s) if run.duration_s is not None else "unknown", "in all starts"),
-             ("commit", run.commit or "unknown", "+: with uncommitted changes" if "+" in (run.commit or "") else ""),
-             *((name, number(value), "") for name, value in [*run.test.items()][:8])]
+             ("time", "unknown" if run.duration_s is None else duration_text(run.duration_s), "in all starts"),
+             ("commit", commit, "+: with uncommitted changes" if "+" in commit else ""),
+             *((name, number(value), "") for name, value in run.test.items() if name.count("/") == 1)][:12]
     shown = "".join(f'<div class="card"><span class="soft">{text(name)}</span><b>{text(value)}</b>'
                     f'<span class="soft">{text(more)}</span></div>' for name, value, more in cards)
     return (f"<h1>{text(run.config.get('name', 'run'))}: {text(run.folder.absolute().name)}</h1>\n"
@@ -61,8 +61,11 @@ def scores(material: Material) -> str:
                   for name, error in part.get("standard_errors", {}).items()}
         rows = [(name, _plain(value), *([_plain(errors.get(name))] if errors else []))
                 for name, value in [*tested.items()][:_rows(material)]]
-        about = f"{material.test.get('checkpoint')}, epoch {material.test.get('epoch')}"
-        parts.append(table(f"From test.py: {about}", ["score", "value", *(["standard error"] if errors else [])], rows))
+        about = f"From test.py: {material.test.get('checkpoint')}, epoch {material.test.get('epoch')}"
+        columns = ["score", "value", *(["standard error"] if errors else [])]
+        parts.append(table(about, columns, [row for row in rows if row[0].count("/") == 1]))
+        if more := [row for row in rows if row[0].count("/") > 1]:
+            parts.append(folded(f"{len(more)} more scores", table("More scores", columns, more)))
     parts.append(_values(material, run.epoch))
     return "".join(parts)
 
@@ -137,8 +140,9 @@ def images(material: Material) -> str:
     for name, shown in kept["images"].items():
         most = round(32 * material.detail)
         labels = [*shown["labels"], *[""] * len(shown["tiles"])]
-        tiles = "".join(f"<div>{picture(tile, f'{name} {place + 1} {label}', '')}<span>{text(label)}</span></div>"
-                        for place, (tile, label) in enumerate(zip(shown["tiles"][:most], labels)))
+        tiles = "".join(
+            f"<div>{picture(tile, f'{name} {place}: {label}', '')}<span>{text(label)}</span></div>"
+            for place, (tile, label) in enumerate(zip(shown["tiles"][:most], labels), 1))
         about = f"{name}, step {shown['step']}"
         parts.append(f'<h3>{text(about)}</h3><div class="tiles">{tiles}</div>' if tiles else "")
     for name, shown in kept["figures"].items():
@@ -154,9 +158,11 @@ def matrices(material: Material) -> str:
              for split, part in _reports(material).items() if "confusion" in part]
     found += [(f"{name}, step {kept['step']}", np.asarray(kept["values"]), kept["labels"])
               for name, kept in material.kept["matrices"].items()]
-    sent = {*material.kept["matrices"]}
-    found += [(f"{name}, {epoch}", values, []) for name, epoch, values in _matrix_files(material.run.folder)
-              if name not in sent]
+    known = (*(f"{split}/" for split, part in _reports(material).items() if "confusion" in part),
+             *material.kept["matrices"])
+    files = [(f"{name}, {epoch}", values, []) for name, epoch, values in _matrix_files(material.run.folder)
+             if not name.startswith(known)]
+    found += sorted(files, key=lambda file: file[0].startswith("train/"))
     most = _MATRICES if material.detail > 0.3 else 1
     return "".join(_matrix(*one) for one in found[:most])
 
@@ -171,15 +177,15 @@ def _matrix(name: str, values: np.ndarray, labels: Sequence[str]) -> str:
         rows = "".join(
             f"<tr><th scope=row>{text(label)}</th>" + "".join(map(_heat, shares[row], values[row])) + "</tr>"
             for row, label in enumerate(labels))
-        content = (f'<div class="wide" tabindex="0" role="region" aria-label="{text(name)}"><table class="matrix">'
-                   f"<caption>{text(name)}</caption><thead><tr><td></td>{names}</tr></thead>"
-                   f"<tbody>{rows}</tbody></table></div>")
+        content = scrolled(name, f'<table class="matrix"><caption>{text(name)}</caption><thead><tr><td></td>'
+                                 f"{names}</tr></thead><tbody>{rows}</tbody></table>")
     else:
         dark = (255 * (1 - np.sqrt(np.clip(shares, 0, 1)))).round().astype(np.uint8)
         png = base64.b64encode(png_of(dark)).decode()
-        content = f"<h3>{text(name)}</h3>{picture(png, f'{name}: darker is more', 'picture pixels')}"
-    return (f'{content}<p class="soft">A row for each true class, a column for each predicted one; a cell is '
-            f"as dark as the root of its part of the row.</p>{_confused(values, labels) if size > 2 else ''}")
+        content = f"<h3>{text(name)}</h3>{picture(png, name, 'picture pixels')}"
+    confused = _confused(name, values, labels) if size > 2 else ""
+    return (f'{content}<p class="soft">A row for each true class, a column for each predicted one. The color of '
+            f"a cell is the root of its part of the row.</p>{confused}")
 
 
 def _heat(share: float, value: float) -> str:
@@ -189,14 +195,14 @@ def _heat(share: float, value: float) -> str:
     return f'<td style="background:rgba(var(--heat),{opacity:.2f}){strong}">{number(float(value))}</td>'
 
 
-def _confused(values: np.ndarray, labels: Sequence[str]) -> str:
+def _confused(name: str, values: np.ndarray, labels: Sequence[str]) -> str:
     """The pairs of classes that are taken for each other most often."""
     wrong = values * (1 - np.eye(len(values)))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
     pairs = [np.unravel_index(place, wrong.shape) for place in order if wrong.flat[place] > 0]
     rows = [(labels[true], labels[predicted], float(wrong[true, predicted])) for true, predicted in pairs]
-    return folded("Most frequent mistakes", table("Most frequent mistakes", ["true", "predicted", "samples"], rows)
-                  ) if rows else ""
+    about = f"Most frequent mistakes: {name}"
+    return folded(about, table(about, ["true", "predicted", "samples"], rows)) if rows else ""
 
 
 def _matrix_files(folder: Path) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -213,7 +219,8 @@ def _matrix_files(folder: Path) -> Iterator[tuple[str, str, np.ndarray]]:
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             continue
         for name, values in found:
-            if values.ndim == 2 and values.shape[0] == values.shape[1] <= 1000 and values.dtype.kind in "biuf":
+            is_square = values.ndim == 2 and values.shape[0] == values.shape[1] <= 1000
+            if is_square and values.dtype.kind in "biuf":
                 yield name, f"epoch {int(file.stem.rpartition('_epoch')[2])}", values
 
 
@@ -227,9 +234,9 @@ def classes(material: Material) -> str:
         if len(rows) > _LISTED:
             rows = sorted(rows, key=lambda row: _order(row[3]))[:_LISTED]
             about += f": the {_LISTED} with the lowest F1 of {len(part['classes'])}; test.json has all"
-        more = {key: _plain(part[key]) for key in ("calibration_error", "r2", "mae", "macro_f1") if key in part}
+        more = {key: _plain(part[key]) for key in _MORE if key in part}
         parts += [table(about, ["class", "precision", "recall", "F1", "support"], rows)] if rows else []
-        parts += [table(f"More of the {split} split", ["", "value"], more.items())] if more else []
+        parts += [table(f"More of the {split} split", ["score", "value"], more.items())] if more else []
     return "".join([*parts, *_pictures(material)])
 
 
