@@ -169,7 +169,7 @@ class RunLog:
     def images(self, name: str, images, step: int, classes: Sequence[str] = ()) -> None:
         """Logs the first 32 of `images` `[N, C, H, W]`, each channel stretched to [0, 1].
 
-        Of a batch `(images, labels)` also the labels, if they are integers `[N]`: by their names in `classes`.
+        Of a batch `(images, labels)` also integer labels `[N]`, by their names in `classes`.
         """
         batch = images if isinstance(images, (tuple, list)) else (images,)
         images, labels = (*batch, None, None)[:2]

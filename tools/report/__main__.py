@@ -9,7 +9,7 @@ log = logging.getLogger("report")
 
 
 def main() -> None:
-    """Makes report.html anew, of the files in a run's folder, and prints its path."""
+    """Makes report.html anew, of the files in a run's folder."""
     parser = argparse.ArgumentParser(prog="python -m tools.report", allow_abbrev=False,
                                      description="Write report.html of a run, from its folder alone.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run, or an experiment: its newest run")
@@ -24,7 +24,7 @@ def main() -> None:
             file = write_page(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
-        log.info(file)
+        log.info("written to %s", file)
 
 
 if __name__ == "__main__":

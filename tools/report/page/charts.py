@@ -105,7 +105,7 @@ def _line(points: Sequence[tuple[float, float]], x: _Scale, y: _Scale, color: st
             parts[-1].append(f"{x(step)},{y(value)}")
         elif parts[-1]:
             parts.append([])
-    thin = " thin" if label == SPLITS["step"] else ""
+    thin = " spot" if len(points) == 1 else " thin" if label == SPLITS["step"] else ""
     path = "".join("M" + " ".join(part if len(part) > 1 else part * 2) for part in parts if part)
     return f'<path class="l {color}{thin}" d="{path}"/>'
 
@@ -198,4 +198,4 @@ def _round_step(value: float) -> float:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")

@@ -15,7 +15,8 @@ from utils.run_files import replace_file
 
 FILE = "report.json"
 _SIDES_PX = (128, 96, 64, 48, 32)  # of a tile: the first with which all fit
-_TILES_SIZE, _PICTURE_SIZE = 90_000, 150_000  # bytes
+_TILES_SIZE, _PICTURE_SIZE = 150_000, 150_000  # bytes
+_MOST_PACKED = 3  # how many times smaller a PNG file may be: larger tiles are not tried
 _MOST_NAMES, _MOST_POINTS, _MOST_EVENTS, _MOST_ROWS = 6, 600, 200, 50
 _MOST_CLASSES, _LONGEST_TEXT = 1000, 4000
 
@@ -51,12 +52,14 @@ class Kept:
 
     def images(self, name: str, images: torch.Tensor, step: int, labels: Sequence[str] | None) -> None:
         """Float images `[N, C, H, W]` in [0, 1], made smaller where they are large."""
+        tiles: list[bytes] = []
         for side in _SIDES_PX:
-            tiles = [png_of(pixels) for pixels in _shrunk(images, side)]
+            shrunk = _shrunk(images, side)
+            if sum(pixels.size for pixels in shrunk) > _MOST_PACKED * _TILES_SIZE:
+                continue
+            tiles = [png_of(pixels) for pixels in shrunk]
             if sum(map(len, tiles)) <= _TILES_SIZE:
                 break
-        else:
-            tiles = tiles[:len(tiles) * _TILES_SIZE // sum(map(len, tiles))]
         self.put("images", name, step, tiles=[*map(_in_base64, tiles)],
                  labels=[str(label)[:60] for label in labels] if labels else [], of=len(images))
 
@@ -114,7 +117,7 @@ def png_of(pixels: np.ndarray) -> bytes:
     height, width = pixels.shape[:2]
     rows = np.pad(pixels.reshape(height, -1), ((0, 0), (1, 0))).tobytes()  # 0: no filter
     header = struct.pack(">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows, 9))
+    return (b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows))
             + _chunk(b"IEND", b""))
 
 

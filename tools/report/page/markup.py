@@ -42,7 +42,7 @@ figcaption{font-weight:600;overflow-wrap:anywhere}
 margin-right:5px;vertical-align:middle}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:22px system-ui,sans-serif}
 .grid{stroke:var(--line);stroke-width:1.5}.best{stroke:var(--soft);stroke-width:2;stroke-dasharray:5 6}
-.l{fill:none;stroke-width:4;stroke-linejoin:round;stroke-linecap:round}.thin{stroke-width:1.8;opacity:.75}
+.l{fill:none;stroke-width:4;stroke-linejoin:round;stroke-linecap:round}.thin{stroke-width:1.8;opacity:.75}.spot{stroke-width:12}
 .a{stroke:var(--a);border-color:var(--a)}.b{stroke:var(--b);border-color:var(--b)}
 .c{stroke:var(--c);border-color:var(--c)}.d{stroke:var(--d);border-color:var(--d)}
 .e{stroke:var(--e);border-color:var(--e)}.f{stroke:var(--f);border-color:var(--f)}

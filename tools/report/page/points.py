@@ -1,7 +1,7 @@
 """The curves in metrics.jsonl: of which metric, thinned where there are many points."""
 import json
 import math
-from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,8 @@ _NAMES = {"lr": "learning rate", "grad_norm": "gradient norm", "speed": "speed"}
 class Curve:
     """The values of one name at optimizer steps; NaN for those that were not finite."""
 
-    steps: array = field(default_factory=lambda: array("d"))
-    values: array = field(default_factory=lambda: array("d"))
+    steps: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
 
     def add(self, step: float, value: float | None) -> None:
         """Adds a point."""
@@ -63,7 +63,11 @@ def _add_line(points: Points, text: bytes) -> None:
         return
     for name, value in line.items():
         if value is None or type(value) is float or type(value) is int and abs(value) < 2**53:
-            points.curves.setdefault(name, Curve()).add(step, value)
+            if name not in points.curves:
+                points.curves[name] = Curve()
+            curve = points.curves[name]  # without `add`: a long run has a million values
+            curve.steps.append(step)
+            curve.values.append(math.nan if value is None else value)
     if any(name.startswith(("train/", "val/")) for name in line):
         points.ends[epoch] = step
 
@@ -88,8 +92,8 @@ def _value(point: tuple[float, float]) -> float:
 
 def value_at_step(curve: Curve, step: float | None) -> float | None:
     """The value at a step, the last one of several; None if there is none."""
-    places = [place for place, at in enumerate(curve.steps) if at == step]
-    return curve.values[places[-1]] if places else None
+    place = 0 if step is None else bisect_right(curve.steps, step)
+    return curve.values[place - 1] if place and curve.steps[place - 1] == step else None
 
 
 def grouped(curves: dict[str, Curve]) -> list[Group]:

@@ -42,7 +42,8 @@ def head(material: Material) -> str:
               "none" if run.monitor is None else "none yet" if run.best is None else number(run.best),
               f"at epoch {run.epoch}, {run.monitor}" if run.monitor and run.epoch is not None else ""),
              ("epochs", f"{done} of {epochs}" if epochs is not None else str(done), ""),
-             ("time", "unknown" if run.duration_s is None else duration_text(run.duration_s), "in all starts"),
+             ("time", "unknown" if run.duration_s is None else duration_text(run.duration_s),
+              "in all starts"),
              ("commit", commit, "+: with uncommitted changes" if "+" in commit else ""),
              *((name, number(value), "") for name, value in run.test.items() if name.count("/") == 1)][:12]
     shown = "".join(f'<div class="card"><span class="soft">{text(name)}</span><b>{text(value)}</b>'
@@ -86,11 +87,12 @@ def _values(material: Material, best: int | None) -> str:
 def curves(material: Material) -> str:
     """A chart for each metric."""
     groups = [group for group in material.groups if group.about_training]
-    groups.sort(key=lambda group: bool(group.members))
-    most = round(_CHARTS * material.detail)
-    shown = groups[:most]
+    ranges, most = [group for group in groups if group.members], round(_CHARTS * material.detail)
+    single = [group for group in groups if not group.members]
+    room = max(most - len(ranges), most // 2)
+    shown = [*single[:room], *ranges[:most - len(single[:room])]]
     frame = _frame(material, shown)
-    left_out = [group.title for group in groups[most:]]
+    left_out = [group.title for group in groups if group not in shown]
     note = (f"<p>{len(left_out)} more metrics are not drawn: {text(', '.join(left_out))}</p>"
             if left_out else "")
     members = "".join(_members(group, frame, material) for group in shown if group.members)
@@ -184,8 +186,8 @@ def _matrix(name: str, values: np.ndarray, labels: Sequence[str]) -> str:
         png = base64.b64encode(png_of(dark)).decode()
         content = f"<h3>{text(name)}</h3>{picture(png, name, 'picture pixels')}"
     confused = _confused(name, values, labels) if size > 2 else ""
-    return (f'{content}<p class="soft">A row for each true class, a column for each predicted one. The color of '
-            f"a cell is the root of its part of the row.</p>{confused}")
+    return (f'{content}<p class="soft">A row for each true class, a column for each predicted one. The color '
+            f"of a cell is the root of its part of the row.</p>{confused}")
 
 
 def _heat(share: float, value: float) -> str:
