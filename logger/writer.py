@@ -55,7 +55,8 @@ class Writer:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """`values` such as `{"train/loss": 0.1}` at an optimizer step."""
 
-    def images(self, name: str, images: torch.Tensor, step: int, labels: Sequence[str] | None) -> None:
+    def images(self, name: str, images: torch.Tensor, step: int,
+               labels: Sequence[str] | None = None) -> None:
         """`images`: float `[N, C, H, W]` in [0, 1]. `labels`: `[N]`, if known; a method may leave it out."""
 
     def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
@@ -76,7 +77,7 @@ class Writer:
     def matrix(self, name: str, values: torch.Tensor, labels: Sequence[str] | None, step: int) -> None:
         """`values` `[N, N]`, such as a confusion matrix, with the `labels` of its rows and columns."""
 
-    def hparams(self, config: Mapping, changed: Mapping | None) -> None:
+    def hparams(self, config: Mapping, changed: Mapping | None = None) -> None:
         """The flat config without defaults, `{"optimizer.args.lr": 0.001}`, at every start.
 
         `changed`: what a resume has changed since the checkpoint; None for a new run. A writer whose method
@@ -97,7 +98,7 @@ class Writer:
 
 
 WRITERS = Registry("writer", "logger", expects=Writer, provided=("folder", "start_step", "run"), libraries=[
-    Library("Report of tools/report/", partial(defined_in, "tools/report/page", Writer)),
+    Library("any report of tools/report/", partial(defined_in, "tools/report/page", Writer)),
     Library("any tracker of logger/trackers/", partial(defined_in, "logger/trackers", Writer))])
 
 
