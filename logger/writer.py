@@ -101,6 +101,7 @@ class Writer:
 
 
 WRITERS = Registry("writer", "logger", expects=Writer, provided=("folder", "start_step", "run"), libraries=[
+    Library("any report of tools/report/", partial(defined_in, "tools/report/page", Writer)),
     Library("any tracker of logger/trackers/", partial(defined_in, "logger/trackers", Writer))])
 
 

@@ -68,7 +68,7 @@ def config_schema(registries: Mapping[str, Registry], loader: type, loader_parts
         for source in sources:
             definitions |= thing_definitions(section, registry, source, things[source], places)
         packages |= {thing.__module__.split(".")[0] for thing in things[LIBRARY].values()}
-    packages -= {"base", "logger"}
+    packages -= {"base", "logger", "tools"}
     share_arguments(definitions)
     versions = [f"Python {'.'.join(platform.python_version_tuple()[:2])}"]
     versions += [f"{name} {importlib.metadata.version(name)}" for name in sorted(packages)]

@@ -30,7 +30,7 @@ def describe(run: Run) -> str:
         width = max(map(len, map(escaped, table)), default=0)
         lines += [f"  {escaped(name):<{width}}  {escaped(value)}" for name, value in table.items()]
     lines += ["", "reproduce:", *(f"  {escaped(command)}" for command in commands(run))]
-    notes = [escaped(note) for note in _notes(run)]
+    notes = [escaped(note) for note in notes_on(run)]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
@@ -139,7 +139,7 @@ def _starts(run: Run) -> Iterator[tuple[str, str]]:
             yield str(record.get("ended")), f"{record.get('outcome')}{reason}"
 
 
-def _notes(run: Run) -> Iterator[str]:
+def notes_on(run: Run) -> Iterator[str]:
     """What keeps the commands from giving the same numbers."""
     starts, start = run.starts, _last_start(run)
     if not _commit_of(start):

@@ -78,6 +78,13 @@ def read_run(path: Path, root: Path = Path("saved")) -> Run:
     raise ConfigError(f"{path}: is no run, and no folder with runs.")
 
 
+def read_folder(folder: Path, state: str | None = None) -> Run:
+    """The run in this folder. `state`: of a run that this process has locked, which must not be asked for."""
+    with os.scandir(folder) as entries:
+        files = {entry.name: entry for entry in entries if entry.is_file()}
+    return _read_run(folder, folder, files, state)
+
+
 def _walk(folder: Path, depth: int, seen: set) -> Iterator[tuple[Path, Mapping[str, os.DirEntry]]]:
     """Run folders with their regular files; does not look inside a run, nor twice into a folder."""
     try:
@@ -98,7 +105,7 @@ def _walk(folder: Path, depth: int, seen: set) -> Iterator[tuple[Path, Mapping[s
                 yield from _walk(folder / entry.name, depth - 1, seen)
 
 
-def _read_run(folder: Path, root: Path, files: Mapping[str, os.DirEntry]) -> Run:
+def _read_run(folder: Path, root: Path, files: Mapping[str, os.DirEntry], state: str | None = None) -> Run:
     records = records_of(folder) if RECORD in files else []
     summary = _read_json(files.get(SUMMARY))
     config = summary.get("config")
@@ -107,7 +114,7 @@ def _read_run(folder: Path, root: Path, files: Mapping[str, os.DirEntry]) -> Run
     else:
         config, monitor, best, epoch = _read_slowly(folder, files)
     last, said = next(reversed(records), {}), summary.get("state")
-    state = state_after(records, folder)
+    state = state or state_after(records, folder)
     if state == "unknown" and not records and said in OUTCOMES:
         state = said
     last = last if last.get("outcome") in OUTCOMES else summary if state == said else {}

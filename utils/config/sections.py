@@ -3,6 +3,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from utils.errors import PROJECT
+
 
 class Section(NamedTuple):
     """A top-level key of a config. `keys`: keys of its blocks besides `type` and `args`."""
@@ -24,7 +26,7 @@ SECTIONS = {
     "optimizer": Section(keys=("match", "groups", "decay_bias_and_norm", "keep_frozen")),
     "scheduler": Section(keys=("per",)),
     "trainer": Section({"type": "Trainer"}),
-    "writers": Section(["TensorBoard"]),
+    "writers": Section(["TensorBoard", *(["Report"] if (PROJECT / "tools/report/page").is_dir() else [])]),
 }
 REQUIRED = ("name", "dataset", "model", "optimizer")
 TRANSFORM_KEYS = ("train", "eval", "batch")

@@ -1,0 +1,92 @@
+"""report.html: its parts in order, and its size."""
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tools.report.page import origin, results
+from tools.report.page.kept import read_kept
+from tools.report.page.markup import CLOSED, HEAD, STYLE, section, text
+from tools.report.page.points import Group, Points, grouped, read_points
+from tools.runs.reading import SCORES, Run, read_folder
+from utils.errors import describe_error
+from utils.run_files import replace_file
+
+FILE = "report.html"
+MOST_BYTES = 950_000
+_DETAILS = (1.0, 0.5, 0.2, 0.05, 0.0)  # of pictures, points and rows, until the page is small enough
+_PARTS: tuple[tuple[str, Callable], ...] = (
+    ("", results.head), ("Scores", results.scores), ("Curves", results.curves),
+    ("Rates, gradients, speed", results.training), ("Inputs and other pictures", results.images),
+    ("Confusion", results.matrices), ("Classes and mistakes", results.classes),
+    ("Logged texts and tables", results.texts),
+    ("Config", origin.config), ("What happened", origin.history), ("Environment", origin.environment),
+    ("How to reproduce it", origin.reproduce))
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the parts of a page are made of.
+
+    `run`: of summary.json, config.yaml and environment.jsonl. `points`, `groups`: of metrics.jsonl. `test`:
+    of test.json. `kept`: of report.json. `detail`: how much to show, from 1 to 0.
+    """
+
+    run: Run
+    points: Points
+    groups: list[Group]
+    test: dict[str, Any]
+    kept: dict[str, Any]
+    detail: float = 1.0
+
+
+def write_page(folder: Path, state: str | None = None, reason: str | None = None) -> Path:
+    """Writes report.html of the run in a folder as a whole, and returns it. Raises OSError.
+
+    `state`, `reason`: of the run of this process; None for another one, whose files and lock tell.
+    """
+    run = read_folder(folder, None if state is None else "running")
+    if state is not None:
+        run = replaced(run, state=state, reason=reason)
+    points = read_points(folder / "metrics.jsonl")
+    material = Material(run, points, grouped(points.curves), _read_test(folder), read_kept(folder))
+    file = folder / FILE
+    replace_file(file, page_of(material).encode(errors="backslashreplace"))
+    return file
+
+
+def page_of(material: Material) -> str:
+    """The page, with as much detail as its size allows."""
+    for detail in _DETAILS:
+        page = _page_with(replaced(material, detail=detail))
+        if len(page.encode(errors="backslashreplace")) <= MOST_BYTES:
+            break
+    return page
+
+
+def _page_with(material: Material) -> str:
+    title = f"{material.run.config.get('name', 'run')}: {material.run.folder.absolute().name}"
+    parts = [section(name, _made(make, material)) if name else _made(make, material) for name, make in _PARTS]
+    less = "" if material.detail == 1 else " This page shows less of it, to stay small."
+    foot = (f'<p class="soft">Written {datetime.now():%Y-%m-%d %H:%M:%S} from the files in '
+            f"{text(material.run.folder.absolute())}.{less}</p>")
+    return HEAD.format(title=text(title), style=STYLE) + "".join(parts) + foot + CLOSED
+
+
+def _made(make: Callable[[Material], str], material: Material) -> str:
+    """A part; a sentence if a file of the run is not as the part expects it."""
+    try:
+        return make(material)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return f"<p>This part could not be made: {text(describe_error(error))}</p>"
+
+
+def _read_test(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
