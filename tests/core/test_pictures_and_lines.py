@@ -1,4 +1,4 @@
-"""What a run shows of itself: pictures and pages of TensorBoard, lines on the console, the time that is left."""
+"""What a run shows of itself: pictures and pages of TensorBoard, lines on the console, the time left."""
 import io
 import re
 import sys
@@ -134,7 +134,8 @@ def test_tensorboard_has_them_all_and_begins_with_the_losses(run):
     assert {*tags["images"]} == {f"z_pictures/{name}" for name in (
         "train/input", "val/prediction", "val/figure", "train/confusion", "val/confusion")}
     # the list of columns would be that of one run for all
-    assert "_hparams_/experiment" not in tags["tensors"] and "_hparams_/session_start_info" in pages.summary_metadata
+    assert "_hparams_/experiment" not in tags["tensors"]
+    assert "_hparams_/session_start_info" in pages.summary_metadata
     with wave.open(io.BytesIO(pages.Audio("val/sound")[0].encoded_audio_string)) as file:
         assert file.getparams()[:4] == (1, 2, 8000, 3) and file.readframes(3)[2:] == b"\xff\x7f\x01\x80"
     assert pages.Tensors("val/sample/text_summary")[0].tensor_proto.string_val == [b"a  \nb"]
@@ -145,13 +146,14 @@ def test_tensorboard_has_them_all_and_begins_with_the_losses(run):
 
 
 def test_charts_hold_train_val_and_each_set_and_fold_values_by_class():
-    names = ["step/loss", "train/loss", "train/acc", "val/loss", "val/a/loss", "val/a/acc", "lr/optimizer", "val/iou",
-             *(f"val/f1/{number}" for number in range(20))]
+    names = ["step/loss", "train/loss", "train/acc", "val/loss", "val/a/loss", "val/a/acc", "lr/optimizer",
+             "val/iou", *(f"val/f1/{number}" for number in range(20))]
     layout = layout_of(names)
     assert {group: [*charts] for group, charts in layout.items()} == {
         "losses": ["loss", "loss within an epoch"], "metrics": ["acc", "iou"], "technical": ["learning rate"]}
     (pattern,) = layout["losses"]["loss"][1]
-    assert [name for name in names if re.match(pattern, tag_of(name))] == ["train/loss", "val/loss", "val/a/loss"]
+    shown = [name for name in names if re.match(pattern, tag_of(name))]
+    assert shown == ["train/loss", "val/loss", "val/a/loss"]
     (pattern,) = layout["technical"]["learning rate"][1]
     assert re.match(pattern, "lr/optimizer") and re.match(pattern, tag_of("lr/optimizer"))  # of 1.0.0, too
 
@@ -163,7 +165,8 @@ def test_masks_and_images_stand_beside_the_input_and_large_ones_are_reduced():
     assert shown.min() >= 0 and shown.max() <= 1 and (shown[..., 20:40] == 0).any()
     assert tiles({"image": images[:2, :1], "target": images[:2]})[0].shape == (2, 3, 200, 40)
     assert max(draw_grid(shown).size) <= 1100
-    assert tiles(images[:2], torch.arange(7), torch.rand(3, 3, 600, 60))[0].shape == (2, 3, 200, 20)  # of others
+    of_others = tiles(images[:2], torch.arange(7), torch.rand(3, 3, 600, 60))
+    assert of_others[0].shape == (2, 3, 200, 20)
     assert tiles(images[:2], masks[:2], -torch.ones(2, 1, 600, 60))[0][..., 40:].max() == 0
     for nothing in (None, (), torch.rand(3), torch.rand(0, 1, 2, 2), torch.rand(1, 5, 2, 2), {"ids": [1]}):
         assert tiles(nothing) is None
@@ -183,7 +186,7 @@ def test_a_matrix_is_coloured_by_its_rows_and_has_labels_if_they_fit():
     assert side(torch.eye(300))[0] < 660 and side(torch.eye(3000))[0] <= 1025
 
 
-# -- the console -----------------------------------------------------------------------------------------------------------
+# -- the console ---------------------------------------------------------------------------------------------
 
 
 def line_of(lines, monkeypatch, columns, values, **more):
@@ -193,14 +196,15 @@ def line_of(lines, monkeypatch, columns, values, **more):
     return lines.format("epoch 1/3", values, **given)[1]
 
 
-VALUES = {"train/loss": 0.5, "train/accuracy": 0.25, "val/loss": 12.5, "val/accuracy": 0.5, "lr/optimizer": 0.001}
+VALUES = {"train/loss": 0.5, "train/accuracy": 0.25, "val/loss": 12.5, "val/accuracy": 0.5,
+          "lr/optimizer": 0.001}
 
 
 def test_an_epoch_fits_the_terminal_and_keeps_its_columns(monkeypatch):
     lines = EpochLine()
     wide = line_of(lines, monkeypatch, 200, VALUES, improved=True)
-    assert wide == ("epoch 1/3  train loss 0.5000 accuracy 0.2500 | val loss 12.5000 accuracy 0.5000 | lr 0.001   |    "
-                    "2.0 s  * best")
+    assert wide == ("epoch 1/3  train loss 0.5000 accuracy 0.2500 | val loss 12.5000 accuracy 0.5000 | "
+                    "lr 0.001   |    2.0 s  * best")
     later = line_of(lines, monkeypatch, 200, VALUES | {"val/loss": 0.25})
     assert later.index("0.2500 acc") == wide.index("12.5000") + 1 and later.index(" s") == wide.index(" s")
     without = line_of(lines, monkeypatch, 200, {"train/loss": 0.5, "lr/optimizer": 0.001})
@@ -216,7 +220,8 @@ def test_an_epoch_remarks_only_on_much_waiting_and_folds_values_by_class(monkeyp
     waits = {"data wait": 4.0, "compute": 6.0}
     assert data_wait(waits) == "data wait 40 %" and data_wait({"data wait": 2.0, "compute": 6.0}) is None
     lines = EpochLine()
-    assert line_of(lines, monkeypatch, 200, VALUES, seconds_of=waits).endswith("2.0 s          (data wait 40 %)")
+    waited = line_of(lines, monkeypatch, 200, VALUES, seconds_of=waits)
+    assert waited.endswith("2.0 s          (data wait 40 %)")
     assert "wait" not in line_of(lines, monkeypatch, 200, VALUES, seconds_of=waits, elapsed_s=0.9)
     values = {"val/f1/a": 0.5, "val/f1/b": 1.0, "val/f1/c": float("nan")}
     assert "val/f1 min 0.5000 mean 0.7500" in line_of(lines, monkeypatch, 200, values)

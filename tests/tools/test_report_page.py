@@ -13,8 +13,6 @@ import torch
 from PIL import Image
 
 from conftest import PROJECT, program, score, train
-from logger import RunInfo, Writer
-from logger.run_log import RunLog
 from logger.writer import build_writer
 from tools.report.__main__ import main
 from tools.report.page import writer as report_writer
@@ -22,7 +20,6 @@ from tools.report.page.kept import png_of, read_kept
 from tools.report.page.page import write_page
 from tools.report.page.points import Curve, grouped, thinned
 from tools.runs import reading
-from utils.checkpoint.store import CheckpointStore
 
 CONFIG = """
 name: cats
@@ -297,26 +294,6 @@ def test_a_check_writes_no_page_and_scores_only_one_where_nothing_trains(run, mo
         writer.scores("test", {"test/accuracy": 0.5})
         writer.close("scored", None)
     assert "cats: run killed" in Page((run / "report.html").read_text()).text
-
-
-def test_images_come_with_the_names_of_their_labels(tmp_path):
-    calls = []
-
-    class Notes(Writer):
-        def images(self, name, images, step, captions):
-            calls.append(captions)
-
-    class Former(Writer):
-        def images(self, name, images, step):
-            calls.append(name)
-
-    images = torch.rand(2, 1, 4, 4)
-    writers = [Notes(tmp_path), Former(tmp_path)]
-    with RunLog(tmp_path, CheckpointStore(tmp_path / "checkpoints", {}), writers) as log:
-        batches = (images, torch.tensor([1, 7])), (images, torch.rand(2)), [images], images
-        for number, batch in enumerate(batches):
-            log.images(str(number), batch, 1, ["cat", "dog"])
-    assert calls == [["dog", "7"], "0", None, "1", None, "2", None, "3"]
 
 
 @pytest.mark.slow

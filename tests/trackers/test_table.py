@@ -25,7 +25,8 @@ def test_a_stopped_and_resumed_run_has_a_row_for_each_line_of_its_metrics(small,
     rows, lines = table(run), metrics(run)
     assert [int(row["step"]) for row in rows] == [line["step"] for line in lines]
     for row, line in zip(rows, lines):
-        written = {name: float(text) for name, text in row.items() if text and not name.startswith(("speed/", "time/", "memory/"))}
+        written = {name: float(text) for name, text in row.items()
+                   if text and not name.startswith(("speed/", "time/", "memory/"))}
         assert written == {name: value for name, value in line.items() if name != "epoch"}
 
 

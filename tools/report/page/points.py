@@ -115,8 +115,7 @@ def grouped(curves: dict[str, Curve]) -> list[Group]:
             above, _, last = rest.rpartition("/")
             _group(groups, f"{above} ({split})", True).members[last] = curve
     for group in groups.values():
-        if group.members:
-            group.curves |= _range_of(group.members.values())
+        group.curves.update(_range_of(group.members.values()) if group.members else {})
     return [*groups.values()]
 
 
