@@ -25,7 +25,7 @@ _INTRODUCTION = """\
 
 All that a config can say. `python -m tools.config_docs > docs/config.md` writes this page, from the code \
 and its docstrings;
-[the README](../README.md#the-config) has an overview, and `python train.py --explain KEY -c CONFIG` answers \
+[config_file.md](config_file.md) has an overview, and `python train.py --explain KEY -c CONFIG` answers \
 for one key.
 
 A *block* names a class or a function and says what it is called with: `{type: NAME, args: {...}}`. A bare \
