@@ -24,19 +24,18 @@ _INTRODUCTION = """\
 # Config reference
 
 ```bash
-python train.py -c configs/digits.yaml --explain optimizer.args.lr   # one key: its meaning, type, default and value
+python train.py -c configs/digits.yaml --explain optimizer.args.lr   # one key: meaning, type, default, value
 python train.py --list optimizers                                    # all names of a kind
-python -m tools.config_docs > docs/config.md                         # writes this page again, with your own parts
+python -m tools.config_docs > docs/config.md                         # writes this page, with your own parts
 ```
 
-This page lists all keys of a config. It is generated from the code and its docstrings. [config_file.md](config_file.md) \
-explains the grammar.
+This page lists all keys of a config. It is generated from the code and its docstrings.
+[config_file.md](config_file.md) explains the grammar.
 
-A *block* names a class or a function, and its arguments: `{type: NAME, args: {...}}`. A bare NAME is short for
-`{type: NAME}`. Any value may be a reference: `${seed}` is another value of the config, \
-`${data:num_classes}` a value of the train dataset, `${env:DATA_DIR,data/}` a variable of
-the environment, with its value if it is not set. In a file that inherits, `~key: null` removes an inherited \
-key.
+A *block* names a class or a function, and its arguments: `{type: NAME, args: {...}}`. A bare NAME is short
+for `{type: NAME}`. Any value may be a reference: `${seed}` is another value of the config,
+`${data:num_classes}` a value of the train dataset, `${env:DATA_DIR,data/}` a variable of the environment,
+with its value if it is not set. In a file that inherits, `~key: null` removes an inherited key.
 """
 _NOTES = {
     "dataset": "A block for all splits, or `{train: BLOCK, val: BLOCK, test: BLOCK}`; val and test\n"
