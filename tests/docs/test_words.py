@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROJECT
+from conftest import PROJECT, needs
 
 WORDS = re.compile(r"(?<![\w.])(whoever|nobody|whatever|of which|goes on|is told|so many|those that|"
                    r"mend(s|ed|ing)?)\b", re.IGNORECASE)
 PAGES = ["README.md", *sorted(str(file.relative_to(PROJECT)) for file in PROJECT.glob("docs/*.md"))]
+TASKS = """notebook, Jupyter, ONNX, export, predict, confusion matrix, k-fold, cross-validation, sweep,
+    W&B, MLflow, Hugging Face, timm, freeze, unfreeze, segmentation, Docker, Slurm, upgrade,
+    DDP, FSDP, resume, early stopping, EMA, mixed precision, learning-rate finder, class
+    imbalance, NaN, gradient accumulation, transfer learning, own dataset, custom loss, per-
+    class metrics, multi-GPU, checkpoint, TensorBoard, reproducibility, fine-tuning,
+    IterableDataset, pytorch-template"""
 FOLDERS = ("base", "utils", "logger", "tools", "model", "data_loader", "trainer", "scaffolds")
 
 
@@ -24,6 +30,15 @@ def texts_of(file: Path) -> list[tuple[int, str]]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
+@pytest.fixture(autouse=True)
+def in_the_template():
+    """A project made from the template may use the words that it likes."""
+    needs("new.py", "configs/digits.yaml")
+    import new
+    if "created" in new.template():
+        pytest.skip("a copy of the template")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_in_plain_words(page):
     text = " ".join((PROJECT / page).read_text(encoding="utf-8").split())
@@ -33,3 +48,15 @@ def test_a_page_is_in_plain_words(page):
 def test_docstrings_and_messages_are_in_plain_words():
     assert [f"{file.relative_to(PROJECT)}:{line}: {found[0]}" for file in files_of_code()
             for line, text in texts_of(file) for found in WORDS.finditer(text)] == []
+
+
+def test_the_index_finds_a_page_for_each_task():
+    rows = [line for line in (PROJECT / "docs/index.md").read_text().splitlines() if line.startswith("|")]
+    found = " ".join(row.split("|")[1].lower() for row in rows if "](" in row)
+    assert [task for task in " ".join(TASKS.split()).split(", ") if task.lower() not in found] == []
+
+
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_a_page_begins_with_what_most_readers_look_for(page):
+    title, _, beginning = (PROJECT / page).read_text(encoding="utf-8").partition("\n\n")
+    assert title.startswith("# ") and re.match(r"```(bash|yaml|text)\n", beginning)
