@@ -13,8 +13,8 @@ PAGES = ["README.md", *sorted(str(file.relative_to(PROJECT)) for file in PROJECT
 TASKS = """notebook, Jupyter, ONNX, export, predict, confusion matrix, k-fold, cross-validation, sweep,
     W&B, MLflow, Hugging Face, timm, freeze, unfreeze, segmentation, Docker, Slurm, upgrade,
     DDP, FSDP, resume, early stopping, EMA, mixed precision, learning-rate finder, class
-    imbalance, NaN, gradient accumulation, transfer learning, own dataset, custom loss, per-
-    class metrics, multi-GPU, checkpoint, TensorBoard, reproducibility, fine-tuning,
+    imbalance, NaN, gradient accumulation, transfer learning, own dataset, custom loss,
+    per-class metrics, multi-GPU, checkpoint, TensorBoard, reproducibility, fine-tuning,
     IterableDataset, pytorch-template"""
 FOLDERS = ("base", "utils", "logger", "tools", "model", "data_loader", "trainer", "scaffolds")
 
