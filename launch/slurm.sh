@@ -1,5 +1,5 @@
 #!/bin/bash
-# One training run on several machines of a Slurm cluster. Copy it, mend what is marked, and from the project's folder:
+# One training run on several machines of a Slurm cluster. Copy it, change the marked lines, and from the project's folder:
 #
 #     sbatch launch/slurm.sh
 #
@@ -24,7 +24,7 @@ export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun does not take it over b
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_ON_NODE))
 
 # When time is up torchrun gets a SIGTERM and hands it on: all processes make their step, save, and end, for which it leaves
-# them 30 s. The job is then queued again under the same number. Whatever else ends it, such as a mistake in the config, would
+# them 30 s. The job is then queued again under the same number. Any other end, such as a mistake in the config, would
 # come again: it is not.
 requeue=
 time_is_up() {

@@ -19,7 +19,7 @@ from utils.torch_messages import argument_named_by
 
 log = logging.getLogger(__name__)
 FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may register all kinds
-_failed: dict[str, tuple[list, dict[str, str]]] = {}  # by folder: the times of its files; those that failed
+_failed: dict[str, tuple[list, dict[str, str]]] = {}  # by folder: the times of its files; failed files
 _CALLED_TYPE = ("_target_", "class_path", "class", "target", "name")  # the names of `type` in other projects
 
 
