@@ -43,7 +43,7 @@ def main(args) -> None:
 
 
 def run(args, given, stage: str | None, joins: bool) -> None:
-    """What a checked command line asks for, in this process or in those that it starts."""
+    """What a checked command line asks for, in this process or in the processes that it starts."""
     # imported here, so that --help and syntax errors are answered without loading torch
     from base.run.run_config import resolve_config
     from base.run.setup import checkpoint_to_resume

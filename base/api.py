@@ -133,11 +133,11 @@ def fit(config: str | Path | dict, overrides: Sequence[str] = (), *, resume: str
     Args:
         config: a file, or its content as a dict.
         overrides: such as "trainer.args.epochs=3".
-        resume: a checkpoint or run to go on with, as with `-r`.
+        resume: a checkpoint or run to continue, as with `-r`.
         out, run_name, device, init_from: as on the command line.
 
     Messages go to the console, unless the program has set up `logging` itself, and to run.log. Raises
-    ConfigError for a mistake, TrainingError if training cannot go on, Interrupted after a signal.
+    ConfigError for a mistake, TrainingError if training fails, Interrupted after a signal.
     """
     if not logging.getLogger().handlers:
         setup_logging()

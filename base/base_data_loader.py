@@ -62,7 +62,7 @@ class DataSplits:
         eval_batch_size: the same for val and test; by default `batch_size`.
         validation_split: fraction (0.1) or number (500) of the train samples to validate on; 0 for no
             validation. By default the dataset's own val split.
-        folds: in place of `validation_split`: train is divided into this many parts, of which one validates.
+        folds: in place of `validation_split`: train is divided into this many parts; one of them validates.
         fold: which of them, from 0 on.
         stratify: whether every class is spread evenly over the folds.
         group_by: an attribute or method of the dataset that gives a value for each sample, such as its
@@ -399,7 +399,7 @@ class DataSplits:
         skips = training and self.skipped_samples is not None
         if isinstance(dataset, IterableDataset):
             if skips:
-                raise ConfigError.at("data_loader.on_bad_sample", "a stream cannot go on after an error. "
+                raise ConfigError.at("data_loader.on_bad_sample", "a stream cannot continue after an error. "
                                      "Leave it out; the stream itself may pass over what it cannot read.")
             return Stream(dataset, transforms, seed, self._batch_size(training),
                           drop_last=self.drop_last and training, first_state=self._first_states[split],

@@ -329,7 +329,7 @@ def _updated_parts(metric: Any) -> list:
 
 
 def _torchmetrics_in(thing: Any) -> Iterator[Any]:
-    """The torchmetrics objects in a metric, also those that an object of the user's holds."""
+    """The torchmetrics objects in a metric, also the ones in an object of the user."""
     if isinstance(thing, torch.nn.Module) or _is_torchmetric(thing):
         yield from filter(_is_torchmetric, thing.modules() if hasattr(thing, "modules") else [thing])
         return

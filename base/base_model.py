@@ -102,7 +102,7 @@ def set_mode(module: nn.Module, training: bool, frozen_norm: str) -> None:
 
 
 def _options(rule: Mapping, exempt: bool) -> dict:
-    """The options of a group; those that are `exempt` have no weight decay, unless the rule sets one."""
+    """The options of a group; parameters that are `exempt` have no weight decay, unless the rule sets one."""
     options = {key: value for key, value in rule.items() if key != "frozen"}
     if isinstance(phase := rule.get("frozen"), Mapping):
         options["frozen_until"] = phase["until_epoch"]

@@ -463,7 +463,7 @@ class BaseTrainer(FormerTrainerNames):
         if any(dist.agree(self.unsaved or self.run.store.num_failures > 0)):
             self.save("last.pt")
         self.run.store.finish()
-        raise Interrupted(f"{why}: saved at {self.position}. To go on: python train.py -r {self.run.folder}",
+        raise Interrupted(f"{why}: saved at {self.position}. To resume: python train.py -r {self.run.folder}",
                           self.stop_request.signal_number, why)
 
     # -- state -----------------------------------------------------------------------------------------------

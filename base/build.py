@@ -229,7 +229,7 @@ def build_scheduler(block, trainer_args: dict, optimizer, length: int | None):
         if length is None:
             raise ConfigError.at("scheduler",
                                  f"{block['type']} needs '{name}', or data_loader.batches_per_epoch: "
-                                 "nobody knows how long an epoch of this dataset is")
+                                 "the length of an epoch of this dataset is unknown")
         args[name] = length
     if block["type"] == "ReduceLROnPlateau" and "mode" not in args and trainer_args.get("monitor"):
         args["mode"] = parse_monitor(trainer_args["monitor"])[0]

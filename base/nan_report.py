@@ -101,7 +101,7 @@ def warn_of_nan_means(split: str, first_nan: Mapping[str, int], loss: Any) -> No
 def _refetch_batches(trainer: FailedTraining) -> list[Batch]:
     position = trainer.position
     if is_stateful(trainer.data.dataset("train")):
-        raise RuntimeError("the stream has gone on; with trainer.args.log_every=1 it is looked at in time")
+        raise RuntimeError("the stream has moved on; with trainer.args.log_every=1 it is inspected in time")
     return next(accumulation_windows(trainer.data.batches("train", position.epoch, position.batch),
                                      trainer.accumulate))
 

@@ -67,7 +67,7 @@ def explained(trainer: FailedTrainer, error: Exception, scoring: str = "") -> Ex
     a ConfigError instead.
     """
     if isinstance(error, LoadError):
-        advice = f"To go on from the last checkpoint: python train.py -r {trainer.run.folder}"
+        advice = f"To resume from the last checkpoint: python train.py -r {trainer.run.folder}"
         return (TrainingError(f"{trainer.position}: {error}\n{advice}") if _is_run(trainer.run.folder)
                 else error)
     if isinstance(error, (ConfigError, TrainingError, Interrupted)) or is_peer_failure(error):
@@ -104,7 +104,7 @@ def describe_out_of_memory(trainer: FailedTrainer) -> str:
         lines.append(f"  {half}  (the same samples in each step, in less memory)")
         # with these, not within an epoch
         if _is_run(folder) and not (data.drop_last or data.batches_per_epoch):
-            lines.append(f"    This run can go on with it: python train.py -r {folder} {half}")
+            lines.append(f"    This run can resume with it: python train.py -r {folder} {half}")
     if trainer.precision == "fp32":
         lines.append("  trainer.args.precision=bf16  (nearly halves what activations take)")
     lines += [f"  data_loader.eval_batch_size={max(data.eval_batch_size // 2, 1)}  (if it happened in "
@@ -129,7 +129,7 @@ def describe_worker_death(trainer: FailedTrainer, error: RuntimeError) -> str:
              "  more memory for the job, or more shared memory (docker run --shm-size=8g)",
              "  data_loader.timeout=60, or more  (if a batch took longer than that)"]
     if _is_run(folder):
-        lines.append(f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To go on: "
+        lines.append(f"The last checkpoint is {folder / CHECKPOINTS / 'last.pt'}. To resume: "
                      f"python train.py -r {folder} {fewer}")
     return "\n".join(lines)
 

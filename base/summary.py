@@ -77,7 +77,7 @@ def describe_end(trainer: Described, elapsed_s: float) -> str:
         f"  run     {run}",
         f"  curves  tensorboard --logdir {run.parent}",
         f"  score   python test.py -r {run}{option}",
-        f"  go on   python train.py -r {run} trainer.args.epochs={2 * trainer.epochs}"])
+        f"  resume  python train.py -r {run} trainer.args.epochs={2 * trainer.epochs}"])
 
 
 def describe_resumed(trainer: Described) -> str:

@@ -47,7 +47,7 @@ def random_images(args):
 
 
 def random_tokens(args):
-    """Tokens `[N, T]`, and those that follow each, for an epoch of all steps."""
+    """Tokens `[N, T]`, and the token that follows each, for an epoch of all steps."""
     import torch
 
     tokens = torch.randint(args.vocabulary, (args.steps * args.sequences, args.length + 1),

@@ -1,6 +1,6 @@
 """Contestants side by side: each in a fresh process, by turns, with medians, ratios, one table and JSON.
 
-A benchmark is a file with a `Comparison`: functions by name, each of which returns a dict of numbers. The process that a user
+A benchmark is a file with a `Comparison`: functions by name, each returns a dict of numbers. The process that a user
 starts imports no torch: it starts one contestant after the other (the order rotates from round to round), reads the
 numbers from the last line of its output, and sums up. A contestant that cannot run here returns `{"note": "not installed"}`.
 """
@@ -32,7 +32,7 @@ class Comparison:
         name: of the module in benchmarks/ that holds it.
         doc: that module's docstring: the text of --help.
         contestants: functions of the arguments that return numbers, by field. They run in processes of their own.
-        fields: the fields shown, each with its heading, in this order; those that no contestant returns are left out.
+        fields: the fields shown, each with its heading, in this order; fields that no contestant returns are left out.
         ratios: (field, contestant, to which other): the median over the rounds of the ratio within a round.
         differences: the same for the difference.
         rounds, threads: how many by default; as many threads as there are cores.

@@ -142,7 +142,7 @@ def run_program(config: dict, *options: str) -> None:
 
 @contextmanager
 def at_a_terminal():
-    """Within it stderr is a terminal that nobody watches; after an error it is told to the real one what went there."""
+    """Within it stderr is a hidden terminal; after an error its text is copied to the real one."""
     import fcntl
     import pty
     import struct
@@ -179,7 +179,7 @@ def trivial_data(num_samples: int):
 
 
 def template_steps(num_steps: int, after_step: Callable[[int], None], *options: str, **sections) -> None:
-    """An epoch of `num_steps` steps of the program itself on the trivial job; `after_step` is told each step's number."""
+    """An epoch of `num_steps` steps of the program itself on the trivial job; `after_step` gets each step's number."""
     from torch import nn
     from torch.utils.data import TensorDataset
 

@@ -8,7 +8,7 @@
 All have the same network, batches and fused optimizer, and do what they do when nothing is said: Lightning its logger, bar and
 checkpoints, Ignite a bar, MMEngine its log and checkpoints, Accelerate none of these. For an epoch all read the DataLoader of
 mnist_epoch.py's `bare_loader_fused`, but for `template`, which is the program as it comes. In `--job steps` the peers get whole
-batches from memory. Whatever is not installed is left out.
+batches from memory. A library that is not installed is left out.
 """
 import contextlib
 import io

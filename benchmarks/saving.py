@@ -4,7 +4,7 @@
     python benchmarks/saving.py --threads 1 --millions 100 --rounds 7
 
     torch.save        what people write
-    background        the program's own, written while the loop goes on
+    background        the program's own, written while the loop continues
     foreground        the same, waited for
     dcp.async_save    torch.distributed.checkpoint.async_save with its defaults
 
@@ -67,7 +67,7 @@ def waited_for(save: Callable) -> tuple[float, float]:
 
 
 def beside_the_loop(save: Callable, done: Callable[[], bool], step: Callable, count: int) -> tuple[float, float]:
-    """(seconds held, seconds lost) of a save that is written while the loop goes on, until `done()`.
+    """(seconds held, seconds lost) of a save that is written while the loop continues, until `done()`.
 
     What a step takes without one is measured by `count` steps before and as many after it.
     """
@@ -93,12 +93,12 @@ def torch_save(args) -> dict:
 
     state = make_state(args.millions)
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        new = Path(folder) / "new.pt"  # nobody writes over the last good checkpoint
+        new = Path(folder) / "new.pt"  # the last good checkpoint is never overwritten
 
         def save_once() -> tuple[float, float]:
             times = waited_for(lambda: torch.save(state, new))
             new.replace(Path(folder) / "last.pt")
-            os.sync()  # torch.save leaves its bytes to the system; nobody else should wait for them
+            os.sync()  # torch.save leaves its bytes to the system; no other save should wait for them
             return times
 
         return repeated(args, save_once)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# One training run on several machines of a Slurm cluster. Copy it, mend what is marked, and from the project's folder:
+# One training run on several machines of a Slurm cluster. Copy it, change the marked lines, and from the project's folder:
 #
 #     sbatch launch/slurm.sh
 #
@@ -10,7 +10,7 @@
 #SBATCH --gpus-per-node=4          # <- GPUs of each; a process for every one
 #SBATCH --ntasks-per-node=1        # one torchrun a machine, which starts the processes
 #SBATCH --cpus-per-task=32         # <- cores of each machine, for its processes and their loader workers
-#SBATCH --time=24:00:00            # <- of one go; a run that takes longer goes on in the next
+#SBATCH --time=24:00:00            # <- of one go; a run that takes longer continues in the next
 #SBATCH --requeue                  # after a machine has failed, or a job that matters more took it, Slurm tries again
 #SBATCH --open-mode=append         # one log for all goes
 #SBATCH --output=slurm-%j.out
@@ -24,7 +24,7 @@ export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun does not take it over b
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_ON_NODE))
 
 # When time is up torchrun gets a SIGTERM and hands it on: all processes make their step, save, and end, for which it leaves
-# them 30 s. The job is then queued again under the same number. Whatever else ends it, such as a mistake in the config, would
+# them 30 s. The job is then queued again under the same number. Any other end, such as a mistake in the config, would
 # come again: it is not.
 requeue=
 time_is_up() {
@@ -34,7 +34,7 @@ time_is_up() {
 trap time_is_up USR1
 
 # --max-restarts: how often all processes start again, from the newest checkpoint, when one has died.
-# -r auto with --run-name: a job that was queued again goes on with its own run; one that is finished stays so.
+# -r auto with --run-name: a job that was queued again continues its own run; a finished run stays finished.
 srun --kill-on-bad-exit=1 torchrun \
     --nnodes="$SLURM_NNODES" \
     --nproc-per-node="$SLURM_GPUS_ON_NODE" \

@@ -24,7 +24,7 @@ class Feeder:
 
     Args:
         writers: those of the config.
-        resumed: whether the run goes on; an error is then no mistake, since often there is no user who looks.
+        resumed: whether the run is a resumed one. An error is then only a warning: often no user looks.
     """
 
     def __init__(self, writers: Iterable[Writer], resumed: bool = False):
@@ -93,7 +93,7 @@ class Feeder:
         name, refused = type(writer).__name__, isinstance(error, OSError)
         what = f"cannot write: {error.strerror or error}" if refused else f"{method}: {describe_error(error)}"
         if refused or id(writer) in self._proven or method == "close":
-            log.warning("%s: %s. Training goes on without this writer.", name, what)
+            log.warning("%s: %s. Training continues without this writer.", name, what)
             self._left_out += [f"{name}: {what}"] if method != "close" else []
         else:
             self._error = self._error or ConfigError.at(

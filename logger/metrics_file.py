@@ -61,7 +61,7 @@ class MetricsFile:
             self._append("".join(self._waiting).encode())
         except OSError as error:
             if not self._refused:
-                log.warning("%s: cannot be written: %s. Training goes on; the lines wait in memory until "
+                log.warning("%s: cannot be written: %s. Training continues; the lines wait in memory until "
                             "they can be.", self.path, error.strerror or error)
             self._refused = True
             return

@@ -78,7 +78,7 @@ class RunLog:
         store: the run's checkpoint store.
         writers: writers besides metrics.jsonl.
         bars: whether to show progress bars on a terminal.
-        resumed: whether the run goes on. Then no failure of a writer ends it.
+        resumed: whether the run is a resumed one. Then no failure of a writer ends it.
         config: the flat config, as summary.json shows it.
     """
 

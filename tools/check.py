@@ -314,8 +314,8 @@ def _estimate(trainer: Plan, step_s: float | None, eval_s: float | None, size: i
     if step_s is None:
         lines.append("time     no step is left to make")
     elif num_batches is None:
-        lines.append(f"time     {step_s * 1000:.3g} ms a step; nobody knows how many steps an epoch of this "
-                     "stream has")
+        lines.append(f"time     {step_s * 1000:.3g} ms a step; the number of steps in an epoch of this "
+                     "stream is unknown")
     else:
         num_steps = -(-num_batches // trainer.accumulate)
         num_evaluated = sum(data.num_batches(split, training=False) or 0 for split in data.sets("val"))

@@ -23,17 +23,19 @@ from utils.errors import exit_codes
 _INTRODUCTION = """\
 # Config reference
 
-All that a config can say. `python -m tools.config_docs > docs/config.md` writes this page, from the code \
-and its docstrings;
-[the README](../README.md#the-config) has an overview, and `python train.py --explain KEY -c CONFIG` answers \
-for one key.
+```bash
+python train.py -c configs/digits.yaml --explain optimizer.args.lr   # one key: meaning, type, default, value
+python train.py --list optimizers                                    # all names of a kind
+python -m tools.config_docs > docs/config.md                         # writes this page, with your own parts
+```
 
-A *block* names a class or a function and says what it is called with: `{type: NAME, args: {...}}`. A bare \
-NAME is short for
-`{type: NAME}`. Any value may be a reference: `${seed}` is another value of the config, \
-`${data:num_classes}` a value of the train dataset, `${env:DATA_DIR,data/}` a variable of
-the environment, and what it is without one. In a file that inherits, `~key: null` takes an inherited key \
-away.
+This page lists all keys of a config. It is generated from the code and its docstrings.
+[config_file.md](config_file.md) explains the grammar.
+
+A *block* names a class or a function, and its arguments: `{type: NAME, args: {...}}`. A bare NAME is short
+for `{type: NAME}`. Any value may be a reference: `${seed}` is another value of the config,
+`${data:num_classes}` a value of the train dataset, `${env:DATA_DIR,data/}` a variable of the environment,
+with its value if it is not set. In a file that inherits, `~key: null` removes an inherited key.
 """
 _NOTES = {
     "dataset": "A block for all splits, or `{train: BLOCK, val: BLOCK, test: BLOCK}`; val and test\n"

@@ -27,7 +27,7 @@ load_state_dict into the
     trainer's self.state
   results that depend on the time, on the order of a set, on the process
   an iterable dataset that is not the same when it is read again"""
-NOISE = """Two runs that nobody killed differ, too, so it is not the resume: this training gives other \
+NOISE = """Two runs without a kill differ, too, so it is not the resume: this training gives other \
 numbers every time. Usual
 causes: CUDA kernels that are not deterministic (torch.use_deterministic_algorithms(True)), and those \
 above."""

@@ -71,7 +71,7 @@ TOOLS = (
     Tool("--find-batch-size", "tools.find_batch_size", "memory",
          "no run: find the largest batch that fits in the GPU's memory"),
     Tool("--profile", "tools.profile", "run",
-         "record so many steps of the first epoch (10), after some to warm up, as a trace in "
+         "record this number of steps of the first epoch (10), after some to warm up, as a trace in "
          "the run's folder for TensorBoard and Perfetto",
          {"type": _num_profiled, "nargs": "?", "const": 10, "metavar": "STEPS"}),
     Tool("--check", "tools.check", "trainer",
@@ -87,7 +87,7 @@ TOOLS = (
 
 
 class Rule(NamedTuple):
-    """The `options` have no effect with one of those that it `excludes`, or without any that it `needs`."""
+    """The `options` have no effect with an option that it `excludes`, or without any that it `needs`."""
 
     options: set[str]
     why: str
@@ -160,7 +160,7 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def _add_processes(parser: argparse.ArgumentParser) -> Any:
     several = parser.add_argument_group("several processes", "see docs/distributed.md")
     several.add_argument("--distributed", action="store_true", help="use a process for each GPU of this "
-                         "machine, or join those that torchrun has started")
+                         "machine, or join the processes that torchrun has started")
     several.add_argument("--nproc", type=_positive, metavar="N",
                          help="how many processes (a GPU each; on the CPU needed)")
     several.add_argument("--timeout", type=_seconds, metavar="T",

@@ -47,7 +47,7 @@ def device_fault(name: object) -> str | None:
 
 
 def processes_to_start(name: str | None, num_wanted: int | None) -> int:
-    """The number of processes: those that a launcher has started, else `num_wanted`, else one for each GPU.
+    """The number of processes: that of a launcher, else `num_wanted`, else one for each GPU.
 
     `name` is the kind of device. Touches no GPU. Raises ConfigError if the machine has too few devices, or if
     no number is given for the CPU.

@@ -16,7 +16,7 @@ __getattr__ = former_names_of(__name__)
 
 PROJECT = Path(__file__).resolve().parent.parent
 log = logging.getLogger(__name__)
-# All but newlines and tabs; also those that change the order of the text around them.
+# All but newlines and tabs; also the ones that change the order of the text around them.
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 

@@ -38,7 +38,7 @@ def uncommitted_changes() -> str | None:
     """The difference from the last commit, with new code and configs; git's own index stays unchanged.
 
     New files count if they are Python files or configs in the folders of this project, or were added by
-    `git add`. Large files, and those that are named like credentials, are left out with a warning.
+    `git add`. Large files, and files that are named like credentials, are left out with a warning.
     """
     index = git("rev-parse", "--git-path", "index")
     if index is None:

@@ -54,7 +54,7 @@ def complete_config(config: Mapping, earlier: Mapping | None = None,
         config: as written, see `written_config`. What is no block of something that there is stays as it is.
         earlier: the complete config of the run that is continued. Its defaults count, not those of today.
         former: the defaults in an earlier version (`format_1.DEFAULTS`), for what `earlier` lacks.
-        engine_only: leaves out the defaults of plug-ins, but for those that an argument has lost since.
+        engine_only: leaves out the defaults of plug-ins, but for defaults that an argument has lost since.
     """
     built, complete, found = copy.deepcopy(dict(config)), copy.deepcopy(dict(config)), {}
     kept = default_values(earlier or {})

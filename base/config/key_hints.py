@@ -41,7 +41,7 @@ _HINTS = _by_word({
     "callbacks": "Early stopping and checkpoints are trainer.args (early_stop, save_every, ...); else "
                  "override a trainer's on_step_end or on_epoch_end.",
     "trainer.args.on_oom": "Batches are not split any more: where memory does not suffice, halve "
-                           "data_loader.batch_size and double trainer.args.accumulate; a run may go on so.",
+                           "data_loader.batch_size and double trainer.args.accumulate; a run may resume so.",
     "tensorboard": "That is a writer: writers: [TensorBoard].", "resume": _RESUME,
     "checkpoint ckpt weights": f"{_RESUME} The first weights are init: [{{from: FILE}}].",
     "extends": "It stands in a config file.", "scheduler.interval": "It is called 'per' here: per: step.",

@@ -150,7 +150,7 @@ def move_arrays(dataset: Dataset, name: str, device: torch.device, where: str = 
     if arrays is None:
         raise ConfigError.at(f"{where}.args.device",
                              f"{type(dataset).__name__} gives its samples one by one; only arrays can be "
-                             "kept on a device (see ArrayDataset in the README). Leave it out.")
+                             "kept on a device (see docs/extend.md). Leave it out.")
     if torch.device(name).type != device.type:
         log.info("%s.args.device: the run computes on %s, so the samples are not kept on %s",
                  where, device, name)

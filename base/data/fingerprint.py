@@ -103,7 +103,7 @@ def _digest(read: Callable[[int], Any], place: int) -> str | None:
 
 @contextmanager
 def generators_kept(dataset: Any) -> Iterator[None]:
-    """Inside, draws do not count: global generators and those that are attributes of the dataset."""
+    """Inside, draws do not count: global generators, and generators that are attributes of the dataset."""
     python, numpy_state, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     restore = [_restorer(value) for value in getattr(dataset, "__dict__", {}).values()]
     try:
@@ -154,7 +154,7 @@ def shape_change(before: Fingerprint, now: Fingerprint) -> str | None:
 
 
 def content_change(before: Fingerprint, now: Fingerprint) -> str | None:
-    """How many samples differ: `another content in 3 of 8 samples`. None if none of those that both know."""
+    """How many samples differ: `another content in 3 of 8 samples`. None if no common sample differs."""
     shared = before.digests.keys() & now.digests.keys()
     changed = [place for place in shared if before.digests[place] != now.digests[place]]
     return f"another content in {len(changed)} of {len(shared)} compared samples" if changed else None

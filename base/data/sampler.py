@@ -11,7 +11,7 @@ from utils.random import derive, permutation
 
 
 class RankSlice(NamedTuple):
-    """The position of this process among those that share every batch: number `rank` of `world_size`."""
+    """The position of this process among all that share every batch: number `rank` of `world_size`."""
 
     rank: int = 0
     world_size: int = 1

@@ -59,7 +59,7 @@ def preflight(trainer: PreparedTrainer, config: Mapping) -> dict[str, float]:
 
 
 def require_monitored(monitor: Monitor, produced: Mapping[str, float], has_val: bool = False) -> None:
-    """Raises ConfigError if the monitored value is not among those that an experiment produces."""
+    """Raises ConfigError if the monitored value is none of the values that an experiment produces."""
     name = monitor.name
     if (value := monitor.value_in(produced)) is not None:
         if math.isnan(value):

@@ -112,7 +112,7 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
         if any(data_references(new)):
             continue
         if begun and _decides_batches(key):
-            why = (f"the epoch under way was begun with {old!r}; it cannot go on with {new!r}. Resume "
+            why = (f"the epoch under way was begun with {old!r}; it cannot continue with {new!r}. Resume "
                    "without this change, or from a checkpoint at the end of an epoch."
                    f"{_hint(key, checkpoint.config)}")
         elif key in _SPLIT:

@@ -46,7 +46,7 @@ def checkpoint_to_resume(path: Path | None, given: Reading | None, out: Path,
     checkpoint = _unfinished_checkpoint(out / str(given.config.get("name")), run_name,
                                         value_at(given.config, LIMIT))
     log.info("--resume auto: %s",
-             f"goes on with {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
+             f"resumes {checkpoint.file}" if checkpoint else "no unfinished run, a new one begins")
     return checkpoint
 
 
@@ -82,7 +82,7 @@ def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str,
         if run and has_saved(run, launch_id()):
             checkpoint = open_checkpoint(run, ("last.pt",), whole=False)
         log.warning("restart %d of the processes: %s", restarts,
-                    f"they go on from {checkpoint.file}" if checkpoint else "they begin anew")
+                    f"they resume {checkpoint.file}" if checkpoint else "they begin anew")
     if lock and dist.is_main():
         checkpoint = _claim(checkpoint, lock, waits=restarts > 0)
     chosen = dist.broadcast_object(checkpoint and (checkpoint.file, checkpoint.state["progress"]))

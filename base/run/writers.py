@@ -24,7 +24,7 @@ def run_info(folder: Path, config: dict, start_step: int | None = None, resumed:
 
 
 def build_writers(blocks: list, run: RunInfo) -> list[Writer]:
-    """The writers of a run. At a resume those that cannot be built are left out."""
+    """The writers of a run. At a resume a writer that cannot be built is left out."""
     writers = []
     for number, block in enumerate(blocks):
         try:
@@ -32,12 +32,12 @@ def build_writers(blocks: list, run: RunInfo) -> list[Writer]:
         except ConfigError as error:
             if not run.resumed:
                 raise
-            log.warning("%s. The run goes on without this writer.", error)
+            log.warning("%s. The run continues without this writer.", error)
     return writers
 
 
 def send_scores(folder: Path, config: dict, scores: Mapping[str, Mapping[str, float]], outside: bool) -> None:
-    """Sends scores, by split, to writers that take them; `outside`: also to those that talk to a service."""
+    """Sends scores, by split, to writers that take them; `outside`: also to writers outside, in a service."""
     blocks = [block for block in config["writers"] if _takes_scores(block, outside)]
     feeder = Feeder(build_writers(blocks, run_info(folder, config, resumed=True)), resumed=True)
     for split, values in scores.items():

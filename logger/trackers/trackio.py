@@ -12,7 +12,7 @@ from logger.writer import RunInfo, Writer
 class Trackio(Writer):
     """Sends a run to Trackio on this machine (`trackio show`), as one run in all its starts.
 
-    Trackio takes no point back: a resumed run goes on where what was sent has ended.
+    Trackio takes no point back: a resumed run continues where what was sent has ended.
 
     Args:
         project: by default the config's name.

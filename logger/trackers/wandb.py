@@ -15,7 +15,7 @@ from logger.writer import RunInfo, Writer
 class WandB(Writer):
     """Sends a run to Weights & Biases, as one run in all its starts, with best.pt as an artifact.
 
-    W&B takes no point back: a resumed run goes on where what was sent has ended.
+    W&B takes no point back: a resumed run continues where what was sent has ended.
 
     Args:
         project: by default the config's name.

@@ -204,7 +204,7 @@ def test_a_run_without_bad_samples_goes_on_to_the_same_bits(config, tmp_path, ca
 
 
 def test_a_bad_sample_ends_training_and_the_run_goes_on_without_it(config, tmp_path):
-    said = r"epoch 1, batch 4, .*train sample 17 (.|\n)*To go on from .*: python train.py -r"
+    said = r"epoch 1, batch 4, .*train sample 17 (.|\n)*To resume from .*: python train.py -r"
     with pytest.raises(TrainingError, match=said):
         train("-c", config, out=tmp_path)
     run, = tmp_path.glob("points/*")

@@ -176,7 +176,7 @@ def test_a_writer_whose_disk_is_full_is_left_out_with_one_warning_and_the_others
     log_everything(RunLog(tmp_path, CheckpointStore(tmp_path / "checkpoints", {}), [full, sound]))
     assert full.calls == ALL[: ALL.index(method) + 1] and sound.calls == ALL
     again = ["Left out before the end of the run: Refusing: cannot write: No space left on device"]
-    assert warnings(caplog) == ["Refusing: cannot write: No space left on device. Training goes on without this writer.",
+    assert warnings(caplog) == ["Refusing: cannot write: No space left on device. Training continues without this writer.",
                                 *(again if method != "close" else [])]
     assert len(metrics(tmp_path)) == 1
 
@@ -192,7 +192,7 @@ def test_tensorboard_on_a_full_disk_is_left_out_and_neither_hangs_nor_prints_a_t
         thread.join(20)
     assert not thread.is_alive() and run.feeder.writers == []
     first, *repeated = [text for text in warnings(caplog) if "TensorBoard" in text]
-    assert first == "TensorBoard: cannot write: File too large. Training goes on without this writer."
+    assert first == "TensorBoard: cannot write: File too large. Training continues without this writer."
     # its own thread writes: where the error comes out at the end only, there is nothing to repeat
     assert repeated in ([], ["Left out before the end of the run: TensorBoard: cannot write: File too large"])
     assert "Traceback" not in capsys.readouterr().err
@@ -226,7 +226,7 @@ def test_a_run_whose_disk_was_full_for_a_while_ends_with_the_files_of_one_that_w
     assert_same_run(straight, run)
     said = capsys.readouterr().err
     assert said.count("metrics.jsonl: cannot be written: File too large") == 1
-    assert said.count("\nTensorBoard: cannot write: File too large. Training goes on without") == 1
+    assert said.count("\nTensorBoard: cannot write: File too large. Training continues without") == 1
     assert said.count("summary.json: cannot be written: File too large") == 1
     assert said.strip().splitlines()[3:] == [
         "Left out before the end of the run: TensorBoard: cannot write: File too large"], said

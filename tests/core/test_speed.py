@@ -260,7 +260,7 @@ def test_the_first_call_of_a_writer_is_a_mistake_in_a_new_run_and_a_warning_at_a
     mistake = pytest.raises(ConfigError, match=r"writers\.1: Remembering failed in its first call, of scalars: Zero")
     with nullcontext() if resumed else mistake:
         feeder.close()
-    assert ("goes on without this writer" in caplog.text) == resumed
+    assert ("continues without this writer" in caplog.text) == resumed
 
 
 @WRITERS.register

@@ -7,7 +7,8 @@ python, yaml   A first line such as `# model/my_net.py` names the file that the 
                of a config, such as the section `trainer`, and is checked as a change to configs/digits.yaml.
 bash           is run by bash, until a line fails. A comment that says `exit code 2` tells that the line has to end so. The
                pages in AS_WRITTEN run just as they are; elsewhere SHORTER is added to trainings. (The README's first command
-               runs as it is in tests/core/test_train.py.) What cannot run here is in NOT_RUN, with the reason. No placeholders.
+               runs as it is in tests/core/test_train.py.) What cannot run here is in NOT_RUN, with the reason; what needs a
+               library that is not installed is in NEEDED. No placeholders.
 text           is shown, not run. Right below a bash block it is what that block prints: each line has to be among the printed
                ones, where any number stands for any other, and `...` for what was left out.
 
@@ -20,6 +21,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import pytest
@@ -43,8 +45,11 @@ NOT_RUN = {  # parts of a line that begin so
     r"python train\.py .*--distributed(?!.*--device cpu)": "takes GPUs",
     r"python -m tools\.consolidate ": "takes a run with the strategy fsdp: tests/distributed/test_fsdp.py has one",
 }
+NEEDED = {"timm_": "timm", "sentences": "transformers"}  # parts of a name of a config, and the library that it needs
 PLACEHOLDERS = re.compile(r"\b(CONFIG|RUN|PATH|NAME|DIR|FILE|HOST|ID|N|CHECKPOINT|EXPERIMENT|PORT)\b")
-FOREIGN_OPTIONS = {"--logdir", "--data", "--rdzv-id", "--backend-store-uri"}  # of tensorboard, torchrun, ...
+# of tensorboard, torchrun, docker, benchmarks
+FOREIGN_OPTIONS = {"--logdir", "--data", "--rdzv-id", "--backend-store-uri", "--shm-size", "--ipc",
+                   "--rounds", "--threads", "--job", "--pytorch-template"}
 FOREIGN_FILES = {"model/model.py", "model/loss.py", "model/metric.py", "configs/mine.yaml"}  # of the reader, before and after
 CHECK = """
 import sys
@@ -80,7 +85,10 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def prose_of(page: str) -> str:
-    return re.sub(r"^```.*\n(?:.*\n)*?```$", "", (PROJECT / page).read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^```.*\n(?:.*\n)*?```$", "", (PROJECT / page).read_text(), flags=re.MULTILINE)
+    if page == "docs/neighbours.md":  # the first column names what other projects have
+        text = re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE)
+    return text
 
 
 def file_of(block: Block) -> str | None:
@@ -109,6 +117,11 @@ def parts_of(line: str) -> list[str]:
 def not_run(part: str) -> str | None:
     """The key in NOT_RUN of a command, if it has one."""
     return next((start for start in NOT_RUN if re.match(start, part)), None)
+
+
+def missing_library(part: str) -> str | None:
+    """The library that a command needs and that is not installed."""
+    return next((library for name, library in NEEDED.items() if name in part and not find_spec(library)), None)
 
 
 def shorter(command: str) -> str:
@@ -193,7 +206,7 @@ class Copy:
         """A line of a bash block as it is run: without what cannot run, with its exit code looked at."""
         parts = []
         for part in parts_of(line):
-            if not_run(part):
+            if not_run(part) or missing_library(part):
                 self.counts["not run"] += 1
             else:
                 self.counts["run"] += 1

@@ -1,4 +1,4 @@
-"""The names that forks of pytorch-template use in their configs, and those that torch has."""
+"""The names that forks of pytorch-template use in their configs, and the names of torch."""
 # Where forks keep the loader of each split. The first one that is there is used.
 LOADERS = {
     "train": ("train_loader", "train_data_loader", "train_dataloader", "data_loader.train",

@@ -16,7 +16,7 @@ _BY_HAND = {
     "trainer.verbosity": "belongs to the command line: -q for warnings only, -v for more messages",
     "trainer": "not carried; a trainer of your own takes further options from trainer.args",
     **dict.fromkeys(("wandb", "visualization", "tensorboardX", "logger", "log_dir"),
-                    "not carried; what is logged elsewhere is a writer, see writers in the README")}
+                    "not carried; what is logged elsewhere is a writer, see docs/trackers.md")}
 # The beginnings of notes on what can wait; the others come first, and what is missing before them.
 _CAN_WAIT = ("belongs to the command line", "123, as in", "dropped")
 

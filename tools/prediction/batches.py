@@ -64,7 +64,7 @@ def split_predictions(predictor: BatchPredictor, split: str, bars: bool = True) 
 
 def file_predictions(predictor: BatchPredictor, files: list[Path],
                      bars: bool = True) -> Iterator[Predictions]:
-    """For each file, in order; `errors` has those that cannot be read. All processes get equal `files`."""
+    """For each file, in order; `errors` has files that cannot be read. All processes get equal `files`."""
     data = predictor.trainer.data
     inputs = InputFiles(files, input_reader(predictor.config["dataset"]), data.transforms["eval"])
     batches = [range(first, min(first + data.eval_batch_size, len(files)))

@@ -21,7 +21,7 @@ def config_sources() -> tuple[Mapping[str, Registry], type, tuple[str, ...]]:
 class ArgumentTable(NamedTuple):
     """The arguments that a config may set, the required ones, and whether others are accepted.
 
-    `of_split`: those that only the block of one split may set.
+    `of_split`: arguments that only the block of one split may set.
     """
 
     parameters: dict[str, Parameter]
@@ -61,5 +61,5 @@ def settable_arguments(section: str, registry: Registry, target) -> ArgumentTabl
 
 
 def split_arguments(registry: Registry, target) -> list[str]:
-    """The arguments by which a dataset is told its split; without one it serves in a block of one split."""
+    """The arguments that give a dataset its split; without one it serves in a block of one split."""
     return [name for name in LEFT_OPEN["dataset"] if name in registry.signature(target).free()]

@@ -95,7 +95,7 @@ class Certainty:
         self.sums: dict[str, np.ndarray] = {}  # number of values, their sum, the sum of their squares
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Adds a batch's values; those that are not one per sample `[B]` are left out."""
+        """Adds a batch's values; values that are not one per sample `[B]` are left out."""
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and value.ndim == 1:
                 own = value.detach().double()

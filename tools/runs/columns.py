@@ -37,7 +37,7 @@ def config_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The config keys whose values differ; not those that have a column anyway."""
+    """The config keys whose values differ; without keys that have a column anyway."""
     tables = [{key: comparable(value) for key, value in run.config.items()} for run in runs]
     return [key for key in config_keys(runs) if key not in ("name", *AFTER)
             and any(table.get(key) != tables[0].get(key) for table in tables)]

@@ -2,7 +2,7 @@
 
 store      saving in the background, names, pruning      loading    reading and verifying
 archive    the file format: torch's zip, checksummed     state      copying and inspecting nested state
-sharded    tensors of which each process holds a shard, with torch.distributed.checkpoint in dcp.py
+sharded    tensors, with a shard on each process, with torch.distributed.checkpoint in dcp.py
 """
 from utils.moved import former_names_of
 

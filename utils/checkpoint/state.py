@@ -153,7 +153,7 @@ def flatten_state(value, path: str = "") -> dict:
 
 def bit_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors are equal to the last bit, NaN included."""
-    # a tensor of one element counts as contiguous whatever its strides, but not for a view as bytes
+    # a tensor of one element counts as contiguous with any strides, but not for a view as bytes
     copies = [tensor.clone(memory_format=torch.contiguous_format) for tensor in (one, other)]
     bits = [copy.view(-1).view(torch.uint8) for copy in copies]
     return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(*bits)

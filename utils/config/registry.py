@@ -19,7 +19,7 @@ from utils.torch_messages import argument_named_by
 
 log = logging.getLogger(__name__)
 FOLDERS = ("model", "data_loader", "trainer", "logger")  # a file in any of them may register all kinds
-_failed: dict[str, tuple[list, dict[str, str]]] = {}  # by folder: the times of its files; those that failed
+_failed: dict[str, tuple[list, dict[str, str]]] = {}  # by folder: the times of its files; failed files
 _CALLED_TYPE = ("_target_", "class_path", "class", "target", "name")  # the names of `type` in other projects
 
 
@@ -242,8 +242,8 @@ def _own_copy(value):
 
 
 def import_folder(folder: str) -> dict[str, str]:
-    """Imports the files of a project folder that are not imported yet. Returns those that failed, with their
-    errors; they are tried again once a file of the folder is new or was changed."""
+    """Imports the files of a project folder that are not imported yet. Returns the files that failed, with
+    their errors. They are tried again once a file of the folder is new or was changed."""
     stamp = [(file, file.stat().st_mtime_ns) for file in sorted((PROJECT / folder).glob("*.py"))]
     package = folder.replace("/", ".")
     missing = [module for module in pkgutil.iter_modules([str(PROJECT / folder)])

@@ -10,7 +10,7 @@ from tqdm import tqdm
 class Position:
     """Completed epochs, consumed batches of the current epoch, optimizer steps.
 
-    A checkpoint also holds the place in the epoch in nominal samples, so that a run can go on with another
+    A checkpoint also holds the place in the epoch in nominal samples, so that a run can continue with another
     `batch_size`.
     """
 

@@ -11,7 +11,7 @@ SPLITS = ("train", "val", "test")
 
 @DATASETS.register
 class Example(Dataset):
-    """Images of noise of which one half is brighter: the left one (class 0) or the right one (class 1).
+    """Images of noise with one brighter half: the left one (class 0) or the right one (class 1).
 
     Samples are (float32 `[1, 8, 8]`, class). Data that fit into arrays are faster by far as a `base.ArrayDataset`, which
     takes the arrays and needs neither `__len__` nor `__getitem__`.

@@ -9,7 +9,7 @@ from base import LOSSES
 def example(outputs: torch.Tensor, targets: torch.Tensor, weight: float = 1e-4) -> torch.Tensor:
     """Cross-entropy and a z-loss, which keeps logits small (Chowdhery et al. 2022, arXiv 2204.02311, section 5).
 
-    Logits `[B, K]`, class numbers `[B]`; returns their mean over the batch. `weight` is that of the z-loss; whatever follows
-    the first two arguments comes from the config.
+    Logits `[B, K]`, class numbers `[B]`; returns their mean over the batch. `weight` is that of the z-loss; all arguments
+    but the first two come from the config.
     """
     return F.cross_entropy(outputs, targets) + weight * outputs.logsumexp(1).square().mean()
