@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from conftest import PROJECT, program, score, train
-from logger.writer import build_writer
+from logger.writer import RunInfo, build_writer
 from tools.report.__main__ import main
 from tools.report.page import writer as report_writer
 from tools.report.page.kept import png_of, read_kept
