@@ -1,4 +1,4 @@
-"""report.json: what the page shows and no other file of a run has. It is bounded, whatever a run sends."""
+"""report.json: what the page shows and no other file of a run has. Its size is bounded."""
 import base64
 import json
 import struct
@@ -42,7 +42,7 @@ class Kept:
             self.changed = False
 
     def put(self, kind: str, name: str, step: int, **values: Any) -> None:
-        """Keeps the latest of a name, and of many names those that came last."""
+        """Keeps the latest of a name, and of many names the last ones."""
         named = self.content[kind]
         named.pop(name, None)
         named[name] = {"step": step, **values}

@@ -1,4 +1,4 @@
-"""The curves in metrics.jsonl: of which metric, thinned where there are many points."""
+"""The curves in metrics.jsonl: grouped by metric, thinned where there are many points."""
 import json
 import math
 from bisect import bisect_right
@@ -12,7 +12,7 @@ _NAMES = {"lr": "learning rate", "grad_norm": "gradient norm", "speed": "speed"}
 
 @dataclass
 class Curve:
-    """The values of one name at optimizer steps; NaN for those that were not finite."""
+    """The values of one name at optimizer steps; NaN where it was not finite."""
 
     steps: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
