@@ -167,10 +167,7 @@ class RunLog:
         self.feeder.send("scalars", {**values, **(timings or {})}, step)
 
     def images(self, name: str, images, step: int, classes: Sequence[str] = ()) -> None:
-        """Logs the first 32 of `images` `[N, C, H, W]`, each channel stretched to [0, 1].
-
-        Of a batch `(images, labels)` also integer labels `[N]`, by their names in `classes`.
-        """
+        """Logs 32 of `images` `[N, C, H, W]`, stretched to [0, 1], or of `(images, integer labels [N])`."""
         batch = images if isinstance(images, (tuple, list)) else (images,)
         images, labels = (*batch, None, None)[:2]
         if (not self.feeder.wants("images") or not isinstance(images, torch.Tensor) or images.ndim != 4
