@@ -105,7 +105,7 @@ def test_a_page_tells_what_run_it_is_how_it_ended_and_how_to_repeat_it(run):
 
 def test_a_curve_shows_each_split_the_best_epoch_and_its_values(run):
     page = page_of(run)
-    assert "epoch 2: val 0.7500" in page.text and "val 0.6250, best epoch 0.7500" in page.text
+    assert "epoch 2: val 0.7500" in page.text and "val 0.6250, 0.7500 at the best epoch" in page.text
     drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert [drawing["aria-label"] for drawing in drawings] == ["loss: train ends at 0.3333",
                                                                "accuracy: val ends at 0.6250"]

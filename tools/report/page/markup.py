@@ -47,7 +47,7 @@ svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:22px sys
 .c{stroke:var(--c);border-color:var(--c)}.d{stroke:var(--d);border-color:var(--d)}
 .e{stroke:var(--e);border-color:var(--e)}.f{stroke:var(--f);border-color:var(--f)}
 .dot{fill:var(--card);stroke-width:4}.h{fill:transparent}.h:hover{fill:var(--text);fill-opacity:.12}
-.wide{overflow-x:auto;max-width:100%}
+.wide{overflow-x:auto;max-width:100%}.beside{display:flex;flex-wrap:wrap;gap:0 56px;align-items:flex-start}
 table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;font-weight:600;padding:12px 0 4px}
 td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top;font-weight:400;
 border-bottom:1px solid var(--line)}

@@ -19,7 +19,7 @@ FILE = "report.html"
 MOST_BYTES = 950_000
 _DETAILS = (1.0, 0.5, 0.2, 0.05, 0.0)  # of pictures, points and rows, until the page is small enough
 _PARTS: tuple[tuple[str, Callable], ...] = (
-    ("", results.head), ("Scores", results.scores), ("Curves", results.curves),
+    ("", results.head), ("Curves", results.curves), ("Scores", results.scores),
     ("Rates, gradients, speed", results.training), ("Inputs and other pictures", results.images),
     ("Confusion", results.matrices), ("Classes and mistakes", results.classes),
     ("Logged texts and tables", results.texts),

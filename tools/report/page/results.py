@@ -68,7 +68,7 @@ def scores(material: Material) -> str:
         if more := [row for row in rows if row[0].count("/") > 1]:
             parts.append(folded(f"{len(more)} more scores", table("More scores", columns, more)))
     parts.append(_values(material, run.epoch))
-    return "".join(parts)
+    return f'<div class="beside">{"".join(parts)}</div>'
 
 
 def _values(material: Material, best: int | None) -> str:
