@@ -13,7 +13,7 @@ from utils.config.sections import SECTIONS
 from utils.errors import ConfigError
 
 new = pytest.importorskip("new", reason="a fork may do without new.py")
-TREES = sorted(tree.name for tree in new.SCAFFOLDS.iterdir() if tree.is_dir())
+TREES = sorted(tree.name for tree in new.SCAFFOLDS.iterdir() if (tree / "configs").is_dir())
 
 
 @pytest.fixture(scope="module")
