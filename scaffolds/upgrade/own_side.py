@@ -3,11 +3,11 @@
     python scaffolds/upgrade/own_side.py      # after an upgrade; new.py upgrade runs it, too
 """
 import ast
-import contextlib
 import io
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, os.getcwd())
@@ -25,10 +25,9 @@ def faults_of(file: Path) -> list[str]:
     handler = logging.StreamHandler(said)
     logging.getLogger().addHandler(handler)
     try:
-        with contextlib.redirect_stderr(said):
-            config, places = load_config(file)
-            if "model" in config:  # not a part that other configs extend
-                validate_config(config, places)
+        config, places = load_config(file)
+        if "model" in config:  # not a part that other configs extend
+            validate_config(config, places)
     except ConfigError as error:
         print(error, file=said)
     finally:
@@ -49,6 +48,7 @@ def former_imports(file: Path) -> list[str]:
 
 
 def main() -> None:
+    warnings.simplefilter("ignore", FutureWarning)  # former_imports lists these with their lines
     folders = ("data_loader", "logger", "model", "trainer")
     lines = [line for folder in folders for file in sorted(Path(folder).rglob("*.py")) for line in former_imports(file)]
     for file in sorted(path for path in Path("configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json")):

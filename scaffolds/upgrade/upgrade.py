@@ -218,7 +218,7 @@ def confirm(yes: bool) -> None:
 def report_conflicts(plan: Upgrade) -> int:
     """Prints the files with conflicts and how to continue or to abort."""
     print("\nNothing is committed yet. These files have conflicts:", *plan.conflicts, sep="\n  ")
-    print("Edit them, then:", "git add -A && git commit", f"python {REPORT_FILE}", "python -m pytest tests/core",
+    print("Edit them, then:", "git add -u && git commit", f"python {REPORT_FILE}", "python -m pytest tests/core",
           sep="\n  ")
     print("Or abort, and all is as before:", "git merge --abort", sep="\n  ")
     return 1
@@ -231,8 +231,10 @@ def finish(git: Git, plan: Upgrade) -> int:
     if "requirements.txt" in changed:
         print("requirements.txt has changed: pip install -r requirements.txt")
     folder = git.folder
-    report = folder / REPORT_FILE if (folder / REPORT_FILE).exists() else Path(__file__).with_name(REPORT_FILE.name)
-    subprocess.run([sys.executable, str(report)], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)})
+    if (folder / "utils" / "moved.py").exists():
+        own = folder / REPORT_FILE  # it may be deleted there
+        report = own if own.exists() else Path(__file__).with_name(own.name)
+        subprocess.run([sys.executable, str(report)], cwd=folder)
     if not (folder / "tests" / "core").is_dir() or not importlib.util.find_spec("pytest"):
         print("Its tests were not run: there is no tests/core, or no pytest (pip install -r requirements-dev.txt).")
         return 0
