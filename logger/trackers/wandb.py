@@ -44,9 +44,9 @@ class WandB(Writer):
         import wandb  # takes seconds, so not in the constructor
 
         info = self.run
-        settings = wandb.Settings(console="off", silent=True)
-        if hasattr(settings, "x_transaction_log_flush_interval"):
-            settings.x_transaction_log_flush_interval = 1.0  # seconds that a kill may cost; 15 by default
+        often = "x_transaction_log_flush_interval"  # seconds that a kill may cost; 15 by default
+        settings = wandb.Settings(console="off", silent=True,
+                                  **{often: 1.0} if often in wandb.Settings.model_fields else {})
         about = {"command": " ".join(info.command), "commit": info.commit}
         sent = last_step(info.folder / "wandb", info.id) if self._is_offline else None
         run = wandb.init(id=info.id, name=info.run_name, dir=str(info.folder), **self._options,

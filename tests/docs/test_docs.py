@@ -37,7 +37,6 @@ NOT_RUN = {  # parts of a line that begin so
     r"git clone ": "takes the network: the page's copy of the project stands for it",
     r"cd ": "leads to where the page's blocks are run anyway",
     r"tensorboard ": "serves until it is ended",
-    r"(mlflow ui|trackio show|wandb (login|sync)) ?": "a program of another project",
     r"python -m pytest -n auto$": "is what runs these lines",
     r"torchrun --nnodes 2 ": "takes two machines",
     r"sbatch ": "takes a Slurm cluster",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, metrics, train
+from conftest import PROJECT, metrics, program, train
 
 from utils.errors import ConfigError
 
@@ -127,3 +127,17 @@ def test_a_package_that_is_missing_is_one_line(small, tmp_path, monkeypatch, nam
     missing = f"writers.0: {name} needs the package {package}, which is not installed: pip install {package}$"
     with pytest.raises(ConfigError, match=missing):
         train("-c", small, f"writers=[{name}]", out=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends,status", [
+    (["trainer.args.max_time=0:00:01", "trainer.args.epochs=1000"], "KILLED"),
+    (["optimizer.args.lr=1e30"], "FAILED")])
+def test_mlflow_shows_how_a_run_ended(tmp_path, ends, status):
+    client = pytest.importorskip("mlflow").MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    config = CONFIG.replace("type: Killed", "type: Trainer") + "writers: [MLflow]\n"
+    (tmp_path / "tracked.yaml").write_text(config)
+    program("train.py", "-c", tmp_path / "tracked.yaml", "--out", tmp_path, *ends,
+            code=0 if status == "KILLED" else 1)
+    (found,) = client.search_runs([client.get_experiment_by_name("tracked").experiment_id])
+    assert found.info.status == status and found.data.tags["reason"]
