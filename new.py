@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
     project = kinds.add_parser("project", help="a clean copy of the template")
     project.add_argument("target", type=Path, help="the new folder, such as ../MyProject")
     project.add_argument("--bare", action="store_true", help="leave out the examples")
-    newer = kinds.add_parser("upgrade", help="a newer template for the project in this folder, merged by git")
+    newer = kinds.add_parser("upgrade", help="a newer template for the project in this folder")
     newer.add_argument("--from", dest="source", metavar="PATH|URL",
                        help="the template's repository (where this project came from)")
     newer.add_argument("--to", metavar="VERSION", help="a version or a commit (the newest)")
@@ -204,6 +204,7 @@ def new_project(target: Path, bare: bool = False) -> None:
     try:
         shutil.copytree(PROJECT, target, ignore=functools.partial(_ignored, bare), dirs_exist_ok=True)
         stamp(target)
+        rename(target)
         if bare:
             if not (target / "TEMPLATE.md").exists():  # it exists in a copy of a bare project
                 manual = (target / "README.md").read_text(encoding="utf-8")
@@ -239,12 +240,22 @@ def stamp(target: Path) -> None:
     if "created" in template():
         return
     commit, source = git("rev-parse", "--short", "HEAD"), git("remote", "get-url", "origin") or ""
-    source = re.sub(r"(?<=://)[^/]*@", "", source)  # no password; a folder of this machine is no use elsewhere
+    source = re.sub(r"(?<=://)[^/]*@", "", source)  # without a password
     note = f"created = {date.today()}\n" + (f"commit = {commit}\n" if commit else "")
-    note += f"source = {source}\n" if re.match(r"(https?|ssh|git)://|[\w.-]+@[\w.-]+:", source) else ""
+    if re.match(r"(https?|ssh|git)://|[\w.-]+@[\w.-]+:", source):  # not a folder of this machine
+        note += f"source = {source}\n"
     text = (target / "setup.cfg").read_text(encoding="utf-8")
     text = re.sub(r"(?<=\[template\]\n)version = .+\n", lambda found: found[0] + note, text)
     (target / "setup.cfg").write_text(text, encoding="utf-8")
+
+
+def rename(target: Path) -> None:
+    """Gives a copy the name of its folder, where pip and uv show one."""
+    file = target / "pyproject.toml"
+    name = re.sub("[^a-z0-9]+", "-", target.resolve().name.lower()).strip("-")
+    if file.exists() and name:
+        text = file.read_text(encoding="utf-8")
+        file.write_text(re.sub('(?m)^name = "seedbed"$', f'name = "{name}"', text), encoding="utf-8")
 
 
 if __name__ == "__main__":

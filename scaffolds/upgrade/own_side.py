@@ -32,7 +32,8 @@ def faults_of(file: Path) -> list[str]:
         print(error, file=said)
     finally:
         logging.getLogger().removeHandler(handler)
-    return [line if line.startswith(str(file)) else f"{file}: {line}" for line in said.getvalue().splitlines()]
+    lines = said.getvalue().splitlines()
+    return [line if line.startswith(str(file)) else f"{file}: {line}" for line in lines]
 
 
 def former_imports(file: Path) -> list[str]:
@@ -41,7 +42,8 @@ def former_imports(file: Path) -> list[str]:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (SyntaxError, ValueError):  # training reports it
         return []
-    found = [(node.lineno, alias.name) for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    found = [(node.lineno, alias.name) for node in nodes if isinstance(node, ast.Import)
+             for alias in node.names]
     found += [(node.lineno, node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     return [f"{file}:{line}: {name} is now {' and '.join(moved.MODULES[name])}"
             for line, name in sorted(found) if name in moved.MODULES]
@@ -50,9 +52,10 @@ def former_imports(file: Path) -> list[str]:
 def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # former_imports lists these with their lines
     folders = ("data_loader", "logger", "model", "trainer")
-    lines = [line for folder in folders for file in sorted(Path(folder).rglob("*.py")) for line in former_imports(file)]
-    for file in sorted(path for path in Path("configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json")):
-        if file.name != "schema.json":
+    modules = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+    lines = [line for file in modules for line in former_imports(file)]
+    for file in sorted(Path("configs").rglob("*.*")):
+        if file.suffix in (".yaml", ".yml", ".json") and file.name != "schema.json":
             lines += faults_of(file)
     if lines:
         print("In your own files:", *(printable(line) for line in lines), sep="\n  ")

@@ -1,4 +1,4 @@
-"""git in the project that is upgraded: its commands, one upgrade at a time, and the way back from one that was killed."""
+"""git in the project that is upgraded: its commands, a lock, and the way back from a killed upgrade."""
 import json
 import os
 import shutil
@@ -29,31 +29,32 @@ class Git:
     def __init__(self, folder: Path, keep_open: tuple[int, ...] = ()):
         self.folder, self._keep_open = folder, keep_open
 
-    def __call__(self, *command: str, stdin: str = "", index: Path | None = None, as_template: bool = False) -> str:
+    def __call__(self, *command: str, stdin: str = "", index: Path | None = None,
+                 as_template: bool = False) -> str:
         """Raises ConfigError with git's last line if git fails.
 
-        `index`: a file to use in place of the project's own. `as_template`: commits have a fixed author and date.
+        `index`: a file in place of the project's own. `as_template`: commits have a fixed author and date.
         """
         done = self.run(*command, stdin=stdin, index=index, as_template=as_template)
         if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if not line.startswith("hint:")] or ["no message"]
-            raise ConfigError(f"git {command[0]}: {lines[-1].removeprefix('fatal: ')}")
+            lines = [line for line in done.stderr.splitlines() if not line.startswith("hint:")]
+            raise ConfigError(f"git {command[0]}: {lines[-1].removeprefix('fatal: ') if lines else 'failed'}")
         return done.stdout.removesuffix("\n")
 
     def run(self, *command: str, stdin: str = "", index: Path | None = None,
             as_template: bool = False) -> subprocess.CompletedProcess:
         """Like a call, but gives the exit code and both outputs."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_DIR")
-                       and key not in ("GIT_INDEX_FILE", "GIT_WORK_TREE", "GIT_PREFIX")}
+        of_others = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE", "GIT_PREFIX")
+        environment = {key: value for key, value in os.environ.items() if key not in of_others}
         environment |= {"LC_ALL": "C", **({"GIT_INDEX_FILE": str(index)} if index else {}),
                         **(_TEMPLATE if as_template else {})}
         settings = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
         try:
-            return subprocess.run(["git", *settings, *command], cwd=self.folder, input=stdin, env=environment,
-                                  capture_output=True, encoding="utf-8", errors="surrogateescape",
-                                  pass_fds=self._keep_open)
+            return subprocess.run(["git", *settings, *command], cwd=self.folder, input=stdin,
+                                  env=environment, capture_output=True, encoding="utf-8",
+                                  errors="surrogateescape", pass_fds=self._keep_open)
         except FileNotFoundError:
-            raise ConfigError("git is not installed, and an upgrade is a merge by git. Install git.") from None
+            raise ConfigError("git is not installed. An upgrade is a merge by git: install it.") from None
 
     def find(self, revision: str) -> str | None:
         """The full hash of a commit; None if there is no such commit."""
@@ -67,7 +68,8 @@ class Git:
 
     def files(self, commit: str) -> dict[str, tuple[str, str]]:
         """The mode and the hash of each file of a commit, by its path."""
-        entries = [entry.split("\t", 1) for entry in split(self("ls-tree", "-r", "-z", "--full-tree", commit))]
+        listed = split(self("ls-tree", "-r", "-z", "--full-tree", commit))
+        entries = [entry.split("\t", 1) for entry in listed]
         return {name: (about.split()[0], about.split()[2]) for about, name in entries}
 
     def path(self, name: str) -> Path:
@@ -88,15 +90,16 @@ def split(listed: str) -> list[str]:
 
 
 class Workspace:
-    """Holds what an upgrade needs besides commits, in `.git/seedbed-upgrade`; a second upgrade at once is refused.
+    """What an upgrade needs besides commits, in `.git/seedbed-upgrade`. A second upgrade at once is refused.
 
     Before the work tree changes, `begin` notes the commit and the files. If the process is killed before
-    `end`, the next upgrade puts these files back. What it finds in them stays in a commit, and the user learns which.
+    `end`, the next upgrade puts these files back, keeps what it finds in them in a commit, and prints which.
     """
 
     def __init__(self, root: Path):
         self._common = root / Git(root)("rev-parse", "--git-common-dir")
-        self.folder, self.tree = self._common / "seedbed-upgrade", self._common / "seedbed-upgrade" / "upgrade-tree"
+        self.folder = self._common / "seedbed-upgrade"
+        self.tree = self.folder / "upgrade-tree"
         self._note, self._lock, self._root = self.folder / "moving.json", -1, root
 
     def __enter__(self) -> "Workspace":
@@ -137,7 +140,9 @@ class Workspace:
         if self._note.exists():
             note = json.loads(self._note.read_text(encoding="ascii"))
             git = Git(Path(note["root"]), self.git._keep_open)
-            if git.folder.exists() and git.find("HEAD") == note["commit"]:
+            # a merge with conflicts is whole when MERGE_HEAD is there, others when HEAD has moved
+            if (git.folder.exists() and git.find("HEAD") == note["commit"]
+                    and not git.path("MERGE_HEAD").exists()):
                 self._put_back(git, note["commit"], note["files"])
             self._note.unlink()
         shutil.rmtree(self.tree, ignore_errors=True)
@@ -148,7 +153,7 @@ class Workspace:
         for name in ("index", "HEAD", *([branch] if branch else [])):
             git.path(f"{name}.lock").unlink(missing_ok=True)
         kept = self._keep(git, commit, names)
-        there = {name for name in git.files(commit)}
+        there = git.files(commit)
         added = [name for name in names if name not in there]
         git("update-index", "-z", "--force-remove", "--stdin", stdin="".join(f"{name}\0" for name in added))
         for name in added:
@@ -158,7 +163,8 @@ class Workspace:
         if former := "".join(f":(literal){name}\0" for name in names if name in there):
             git("checkout", commit, "--pathspec-from-file=-", "--pathspec-file-nul", stdin=former)
         if kept:
-            print(f"An upgrade was killed in the middle. Its files are put back; what they held is commit {kept[:10]}.")
+            print("An upgrade was killed in the middle. Its files are put back; what they held is commit "
+                  f"{kept[:10]}.")
 
     def _keep(self, git: Git, commit: str, names: list[str]) -> str | None:
         """A commit of the files as they are now; None if they are as in `commit`."""
@@ -170,7 +176,8 @@ class Workspace:
         tree = git("write-tree", index=index)
         if tree == git("rev-parse", f"{commit}^{{tree}}"):
             return None
-        return git("commit-tree", tree, "-p", commit, "-m", "Files of an upgrade that was killed", as_template=True)
+        return git("commit-tree", tree, "-p", commit, "-m", "Files of an upgrade that was killed",
+                   as_template=True)
 
 
 def _remove_empty(folder: Path, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two trees of the template, before and after, without what is a project's own: their difference is the upgrade."""
+"""Two trees of the template without what is a project's own: their difference is the upgrade."""
 import ast
 from pathlib import Path
 
@@ -11,11 +11,12 @@ _RENAMES = ("diff-tree", "-r", "-z", "--find-renames=40%", "--diff-filter=R", "-
 Files = dict[str, tuple[str, str]]
 
 
-def template_trees(git: Git, project: str, old: str, new: str, index: Path, source: str | None) -> tuple[str, str]:
-    """The trees of the template's commits `old` and `new` as the commit `project` takes them, stamped as it is.
+def template_trees(git: Git, project: str, old: str, new: str, index: Path,
+                   source: str | None) -> tuple[str, str]:
+    """The trees of the template's commits `old` and `new` as the project takes them, stamped as it is.
 
-    Left out is what it has changed of its own (OWN), what it deleted, also where the template has moved that since,
-    new files in folders that it deleted, and what a copy of the template never has. `source` goes into the stamp.
+    Left out is what it has changed of its own (OWN), what it deleted, also if the template has moved that
+    since, new files in folders that it deleted, and what a copy never has. `source` goes into the stamp.
     """
     ours, before, after = git.files(project), git.files(old), git.files(new)
     left = {name for name in before if name.startswith(OWN) and ours.get(name) != before[name]}
@@ -25,10 +26,12 @@ def template_trees(git: Git, project: str, old: str, new: str, index: Path, sour
     gone = _folders(before) - _folders(ours)
     not_taken = _never_in(git, new, is_bare="TEMPLATE.md" in ours)
     for name in after.keys() - before.keys():
-        is_ours = name.startswith(OWN) and name in ours
-        if is_ours or _folders([name]) & gone or (name not in ours and (_folders([name]) | {name}) & not_taken):
+        is_ours, around = name in ours, _folders([name])
+        unwanted = name.startswith(OWN) if is_ours else (around | {name}) & not_taken
+        if unwanted or around & gone:
             left.add(name)
-    before, after = ({name: file for name, file in files.items() if name not in left} for files in (before, after))
+    before, after = ({name: file for name, file in files.items() if name not in left}
+                     for files in (before, after))
     if "setup.cfg" in before and "setup.cfg" in after:
         _stamp(git, before, after, git.read(project, "setup.cfg"), new, source)
     if "TEMPLATE.md" in ours:

@@ -1,4 +1,4 @@
-"""Which version of the template a project has and which it wants, and what the changelog says to its owner."""
+"""Which version of the template a project has and wants, and what the changelog says to its owner."""
 import configparser
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def restamped(text: str, own: str, **values: str) -> str:
         line = f"{key} = {value}"
         section, found = re.subn(rf"(?m)^{key} *=.*$", lambda _: line, section)
         section += "" if found else f"\n{line}"
-    return _SECTION.sub(lambda found: section + "\n" * (len(found[0]) - len(found[0].rstrip("\n"))), text)
+    return _SECTION.sub(lambda found: section + re.search(r"\n*\Z", found[0])[0], text)
 
 
 def default_source(git: Git, stamp: dict[str, str], template: Path) -> str:
@@ -37,19 +37,20 @@ def default_source(git: Git, stamp: dict[str, str], template: Path) -> str:
     named = [name for name in ("template", "upstream") if name in remotes]
     named += ["origin"] if "origin" in remotes and "created" not in stamp else []
     if "source" not in stamp and not named:
-        raise ConfigError("where the template is, this project does not know. Name its folder or address: --from.")
+        raise ConfigError("this project does not know where the template is. Name its folder or address: "
+                          "--from.")
     return stamp.get("source") or git("remote", "get-url", named[0])
 
 
 def fetch(git: Git, source: str) -> dict[str, str]:
-    """Fetches all commits of a repository, without any name for them here. Returns its names, with their commits."""
+    """Fetches a repository's commits, without names for them here. Returns its names with their commits."""
     if Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())
     listed = git("ls-remote", "--", source)
     names = dict(reversed(line.split("\t")) for line in listed.splitlines())
     if "HEAD" not in names:
         raise ConfigError(f"--from: {source} has no commit that is checked out.")
-    branches = [name for name in names if name.startswith(("refs/heads/", "refs/tags/")) and not name.endswith("^{}")]
+    branches = [name for name in names if re.match(r"refs/(heads|tags)/.*(?<!\^\{\})$", name)]
     git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--", source, "HEAD", *branches)
     if not git.find(names["HEAD"]):
         raise ConfigError(f"--from: {source} is a shallow clone. In it: git fetch --unshallow")
@@ -57,14 +58,15 @@ def fetch(git: Git, source: str) -> dict[str, str]:
 
 
 def versions_of(git: Git, commit: str) -> dict[str, str]:
-    """The versions in the table of a template's CHANGELOG.md, with their commits; its newest one is `commit` itself."""
+    """The versions in the table of CHANGELOG.md, with their commits, of those that have one there."""
     rows = re.findall(r"(?m)^\| ([\d.]+) \| (\w+)", git.read(commit, "CHANGELOG.md") or "")
-    found = {version: git.find(value) for version, value in rows if re.fullmatch("[0-9a-f]{7,40}", value)}
+    rows = [(version, value) for version, value in rows if re.fullmatch("[0-9a-f]{7,40}", value)]
+    found = {version: git.find(value) for version, value in rows}
     return {version: value for version, value in found.items() if value}
 
 
 def wanted_commit(git: Git, names: dict[str, str], version: str | None) -> str:
-    """The template's commit for `--to`; the newest one without it. Raises ConfigError for an unknown version."""
+    """The template's commit for `--to`, without it the newest. Raises ConfigError for an unknown version."""
     newest = names["HEAD"]
     versions = {stamp_of(git.read(newest, "setup.cfg")).get("version"): newest, **versions_of(git, newest)}
     tags = [name for name in (f"refs/tags/v{version}", f"refs/tags/{version}") if name in names]
@@ -73,7 +75,8 @@ def wanted_commit(git: Git, names: dict[str, str], version: str | None) -> str:
     found = versions.get(version) or (git.find(names[tags[0]]) if tags else None)
     found = found or (git.find(version) if re.fullmatch("[0-9a-f]{7,40}", version) else None)
     if not found:
-        raise ConfigError(f"--to: there is no version {version}. Versions: {', '.join(filter(None, versions))}.")
+        known = ", ".join(filter(None, versions))
+        raise ConfigError(f"--to: there is no version {version}. Versions: {known}.")
     return found
 
 
@@ -82,14 +85,15 @@ def stamped_commit(git: Git, stamp: dict[str, str], wanted: str, source: str) ->
     versions = versions_of(git, wanted)
     found = git.find(stamp["commit"]) if "commit" in stamp else None
     if not found and not (found := versions.get(stamp["version"])):
-        of = f"commit {stamp['commit']}" if "commit" in stamp else f"the commit of version {stamp['version']}"
-        raise ConfigError(f"{of}, of which this project was made, is not known in {source}. Name the repository that "
-                          "it was made from with --from, or write `commit = HASH` under [template] in setup.cfg.")
+        of = f"commit {stamp['commit']}" if "commit" in stamp else f"version {stamp['version']}"
+        raise ConfigError(f"this project was made of {of}, which is not known in {source}. Name the "
+                          "repository of its template with --from, or write `commit = HASH` under [template] "
+                          "in setup.cfg.")
     return found
 
 
 def your_side(git: Git, old: str, new: str) -> list[str]:
-    """What the changelog of `new` says to owners of projects and that of `old` did not: paragraphs and headings."""
+    """What the changelog of `new` says to owners of projects, and that of `old` does not."""
     known = set(_items(git.read(old, "CHANGELOG.md") or ""))
     items = [item for item in _items(git.read(new, "CHANGELOG.md") or "") if item not in known]
     followed = zip(items, [*items[1:], "#"])  # without headings of which all is known
@@ -98,4 +102,5 @@ def your_side(git: Git, old: str, new: str) -> list[str]:
 
 def _items(changelog: str) -> list[str]:
     sides = re.findall(r"(?ms)^### Your side\n(.*?)(?=^##?#? |\Z)", changelog)
-    return [item.strip() for side in sides for item in re.split(r"(?m)^(?=- |#)", side) if item.strip()]
+    items = [item.strip() for side in sides for item in re.split(r"(?m)^(?=- |#)", side)]
+    return [item for item in items if item]

