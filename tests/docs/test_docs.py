@@ -35,6 +35,9 @@ SHORTER_EPOCHS = "data_loader.batches_per_epoch=2"
 NOT_RUN = {  # parts of a line that begin so
     r"pip install ": "takes the network",
     r"git clone ": "takes the network: the page's copy of the project stands for it",
+    r"python (\.\./seedbed/)?new\.py upgrade": "takes a project of an older version: tests/scaffolds/test_upgrade.py",
+    r"git reset ": "takes a merge back that was not made",
+    r"docker ": "takes Docker",
     r"cd ": "leads to where the page's blocks are run anyway",
     r"tensorboard ": "serves until it is ended",
     r"python -m pytest -n auto$": "is what runs these lines",
@@ -44,7 +47,8 @@ NOT_RUN = {  # parts of a line that begin so
     r"python -m tools\.consolidate ": "takes a run with the strategy fsdp: tests/distributed/test_fsdp.py has one",
 }
 PLACEHOLDERS = re.compile(r"\b(CONFIG|RUN|PATH|NAME|DIR|FILE|HOST|ID|N|CHECKPOINT|EXPERIMENT|PORT)\b")
-FOREIGN_OPTIONS = {"--logdir", "--data", "--rdzv-id", "--backend-store-uri"}  # of tensorboard, torchrun, ...
+FOREIGN_OPTIONS = {"--abort", "--build-arg", "--time", "--user",  # of git, docker, tensorboard, torchrun, ...
+                   "--logdir", "--data", "--rdzv-id", "--backend-store-uri"}
 FOREIGN_FILES = {"model/model.py", "model/loss.py", "model/metric.py", "configs/mine.yaml"}  # of the reader, before and after
 CHECK = """
 import sys
@@ -248,8 +252,8 @@ def test_all_that_a_page_shows_runs(reports, page):
 def options() -> frozenset[str]:
     """Those that the programs have."""
     helps = [program(*command.split(), "--help", cold=True).stdout
-             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "runs.py",
-                             "-m tools.export")]
+             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "new.py upgrade",
+                             "runs.py", "-m tools.export")]
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
 
 

@@ -144,7 +144,7 @@ def test_a_third_version_follows_the_second(versions, fork, tmp_path):
     assert files(fork)["utils/deep/present.py"] == merged
 
 
-def test_a_dry_run_changes_nothing_and_prints_a_table_the_conflicts_and_the_owners_side(versions, fork, capsys):
+def test_a_dry_run_changes_nothing_and_prints_a_table_conflicts_and_the_owners_side(versions, fork, capsys):
     commit(fork, {"base/loop.py": text({10: "ours\n"})})
     head = git(fork, "rev-parse", "HEAD")
     assert upgrade(fork, PROJECT, str(versions[0]), dry_run=True) == 0
