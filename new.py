@@ -36,7 +36,7 @@ EXAMPLES = (
     "data_loader/line.py", "trainer/gan_trainer.py",
 )
 # What is about the template itself: no copy has it.
-TEMPLATE_ONLY = (".github", "CONTRIBUTING.md", "tests/release")
+TEMPLATE_ONLY = (".github", "CONTRIBUTING.md")
 # These belong to this copy, not to the template. The folder `saved` is copied empty.
 _LEFT_BEHIND = shutil.ignore_patterns(
     ".git", "__pycache__", "*.pyc", "*.egg-info", ".pytest_cache", ".hypothesis", ".venv", "venv")
