@@ -17,6 +17,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from scaffolds.upgrade.versions import public_address
 from utils.config.registry import FOLDERS
 from utils.errors import PROJECT, ConfigError, exit_codes
 from utils.git import git
@@ -239,11 +240,10 @@ def stamp(target: Path) -> None:
     """Writes date and commit of a copy to its setup.cfg. A copy of a copy keeps the first note."""
     if "created" in template():
         return
-    commit, source = git("rev-parse", "--short", "HEAD"), git("remote", "get-url", "origin") or ""
-    source = re.sub(r"(?<=://)[^/]*@", "", source)  # without a password
+    commit = git("rev-parse", "--short", "HEAD")
+    source = public_address(git("remote", "get-url", "origin") or "")
     note = f"created = {date.today()}\n" + (f"commit = {commit}\n" if commit else "")
-    if re.match(r"(https?|ssh|git)://|[\w.-]+@[\w.-]+:", source):  # not a folder of this machine
-        note += f"source = {source}\n"
+    note += f"source = {source}\n" if source else ""
     text = (target / "setup.cfg").read_text(encoding="utf-8")
     text = re.sub(r"(?<=\[template\]\n)version = .+\n", lambda found: found[0] + note, text)
     (target / "setup.cfg").write_text(text, encoding="utf-8")

@@ -12,11 +12,11 @@ Files = dict[str, tuple[str, str]]
 
 
 def template_trees(git: Git, project: str, old: str, new: str, index: Path,
-                   source: str | None) -> tuple[str, str]:
+                   source: str) -> tuple[str, str]:
     """The trees of the template's commits `old` and `new` as the project takes them, stamped as it is.
 
     Left out is what it has changed of its own (OWN), what it deleted, also if the template has moved that
-    since, new files in folders that it deleted, and what a copy never has. `source` goes into the stamp.
+    since, new files in folders that it deleted, and what a copy never has. `source`: the stamp's.
     """
     ours, before, after = git.files(project), git.files(old), git.files(new)
     left = {name for name in before if name.startswith(OWN) and ours.get(name) != before[name]}
@@ -51,7 +51,7 @@ def _never_in(git: Git, new: str, is_bare: bool) -> set[str]:
     return {name for node in for_lists for name in ast.literal_eval(node.value)}
 
 
-def _stamp(git: Git, before: Files, after: Files, own: str, new: str, source: str | None) -> None:
+def _stamp(git: Git, before: Files, after: Files, own: str, new: str, source: str) -> None:
     values = {"version": stamp_of(git.read(new, "setup.cfg"))["version"], "commit": new[:10]}
     values |= {"source": source} if source else {}
     for files, stamped in ((before, {}), (after, values)):

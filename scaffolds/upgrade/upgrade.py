@@ -6,7 +6,6 @@ project changes: it gets one commit or, with conflicts, their markers and no com
 import collections
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from scaffolds.upgrade.trees import template_trees
 from scaffolds.upgrade.versions import (
     default_source,
     fetch,
+    public_address,
     stamp_of,
     stamped_commit,
     wanted_commit,
@@ -67,6 +67,7 @@ def upgrade(folder: Path, template: Path, source: str | None = None, version: st
         if dry_run:
             return 0
         confirm(yes)
+        require_clean(git)  # it may have taken long
         apply(git, workspace, plan)
     return report_conflicts(plan) if plan.conflicts else finish(git, plan)
 
@@ -143,8 +144,9 @@ def plan_upgrade(git: Git, workspace: Workspace, stamp: dict, new: str, source: 
     if base:  # a clone with the template's history: a plain merge
         trees = [git("rev-parse", f"{commit}^{{tree}}") for commit in (base, new)]
     else:
-        kept = None if Path(source).expanduser().exists() else re.sub(r"(?<=://)[^/]*@", "", source)
-        trees = template_trees(git, "HEAD", old, new, workspace.folder / "index", kept)
+        place = Path(source).expanduser()
+        address = Git(place).run("remote", "get-url", "origin").stdout.strip() if place.is_dir() else source
+        trees = template_trees(git, "HEAD", old, new, workspace.folder / "index", public_address(address))
     first = git("commit-tree", trees[0], "-m", f"Template at {old[:10]}", as_template=True)
     step = git("commit-tree", trees[1], "-p", first, "-m", f"Template {wanted}", as_template=True)
     return Upgrade(old, new, step, new if base else step)
@@ -218,7 +220,8 @@ def confirm(yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError("this asks before it changes the project, and there is no terminal. Add --yes.")
-    answer = input("Go ahead? After the merge, tests/core of the new version are run. [y/N] ")
+    print("Go ahead? After the merge, tests/core of the new version are run. [y/N]", end=" ", flush=True)
+    answer = sys.stdin.readline()  # nothing at its end, which is no
     if answer.strip().lower() not in ("y", "yes"):
         raise ConfigError("nothing was changed")
 

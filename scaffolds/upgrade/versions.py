@@ -42,6 +42,12 @@ def default_source(git: Git, stamp: dict[str, str], template: Path) -> str:
     return stamp.get("source") or git("remote", "get-url", named[0])
 
 
+def public_address(address: str) -> str:
+    """An address of a repository without a password; "" for a folder, which means nothing elsewhere."""
+    address = re.sub(r"(?<=://)[^/]*@", "", address)
+    return address if re.match(r"(https?|ssh|git)://|[\w.-]+@[\w.-]+:", address) else ""
+
+
 def fetch(git: Git, source: str) -> dict[str, str]:
     """Fetches a repository's commits, without names for them here. Returns its names with their commits."""
     if Path(source).expanduser().is_dir():

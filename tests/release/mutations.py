@@ -48,8 +48,8 @@ MUTATIONS = [
              "test_what_stood_in_files_of_a_killed_upgrade_is_kept_in_a_commit"),
     Mutation("an upgrade runs hooks", "scaffolds/upgrade/repository.py",
              '"core.hooksPath": os.devnull', '"core.hooksPath": ".git/hooks"', "test_no_hook_runs"),
-    Mutation("a copy has the password of the template's address", "new.py",
-             're.sub(r"(?<=://)[^/]*@", "", source)', "source",
+    Mutation("a copy has the password of the template's address", "scaffolds/upgrade/versions.py",
+             're.sub(r"(?<=://)[^/]*@", "", address)', "address",
              "test_a_copy_notes_the_templates_address_without_passwords_and_folders"),
     # -- predictions and reports
     Mutation("a wrong --predictions is found after the scores", "test.py",
