@@ -74,7 +74,7 @@ def project_of_1_0_0(template, tmp_path_factory) -> Path:
     run(mine, "git", "init", "-q")
     commit(mine, "Begin")
     reset = "self.totals.reset()\n        {}self.metrics.reset()\n        self.run.epoch("  # in finish_epoch
-    of_mine = reset.format("self.epochs_of_mine = epoch; ")
+    of_mine = reset.format("self.epochs_of_mine = epoch\n        ")
     replace(mine / "base" / "base_trainer.py", reset.format(""), of_mine)
     replace(mine / "utils" / "monitor.py", "improved = gain > self.min_delta",
             "improved = gain > self.min_delta  # mine")  # now utils/training/monitor.py
