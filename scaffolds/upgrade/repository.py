@@ -50,11 +50,13 @@ class Git:
                         **(_TEMPLATE if as_template else {})}
         settings = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
         try:
-            return subprocess.run(["git", *settings, *command], cwd=self.folder, input=stdin,
-                                  env=environment, capture_output=True, encoding="utf-8",
-                                  errors="surrogateescape", pass_fds=self._keep_open)
+            done = subprocess.run(["git", *settings, *command], cwd=self.folder, input=os.fsencode(stdin),
+                                  env=environment, capture_output=True, pass_fds=self._keep_open)
         except FileNotFoundError:
             raise ConfigError("git is not installed. An upgrade is a merge by git: install it.") from None
+        # not as text, which would change the ends of lines of Windows
+        done.stdout, done.stderr = os.fsdecode(done.stdout), os.fsdecode(done.stderr)
+        return done
 
     def find(self, revision: str) -> str | None:
         """The full hash of a commit; None if there is no such commit."""

@@ -21,7 +21,7 @@ def stamp_of(text: str | None) -> dict[str, str]:
 
 def restamped(text: str, own: str, **values: str) -> str:
     """A template's setup.cfg with the section [template] of a project's, in which `values` are set."""
-    section = _SECTION.search(own)[0].rstrip("\n")
+    section = _SECTION.search(own.replace("\r\n", "\n"))[0].rstrip("\n")
     for key, value in values.items():
         line = f"{key} = {value}"
         section, found = re.subn(rf"(?m)^{key} *=.*$", lambda _: line, section)
@@ -100,13 +100,14 @@ def stamped_commit(git: Git, stamp: dict[str, str], wanted: str, source: str) ->
 
 def your_side(git: Git, old: str, new: str) -> list[str]:
     """What the changelog of `new` says to owners of projects, and that of `old` does not."""
-    known = set(_items(git.read(old, "CHANGELOG.md") or ""))
-    items = [item for item in _items(git.read(new, "CHANGELOG.md") or "") if item not in known]
+    known = set(your_side_of(git.read(old, "CHANGELOG.md") or ""))
+    items = [item for item in your_side_of(git.read(new, "CHANGELOG.md") or "") if item not in known]
     followed = zip(items, [*items[1:], "#"])  # without headings of which all is known
     return [item for item, after in followed if not (item.startswith("#") and after.startswith("#"))]
 
 
-def _items(changelog: str) -> list[str]:
+def your_side_of(changelog: str) -> list[str]:
+    """The headings and points under "Your side" of all versions in a changelog."""
     sides = re.findall(r"(?ms)^### Your side\n(.*?)(?=^##?#? |\Z)", changelog)
     items = [item.strip() for side in sides for item in re.split(r"(?m)^(?=- |#)", side)]
     return [item for item in items if item]

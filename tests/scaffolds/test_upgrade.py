@@ -1,5 +1,6 @@
 """`new.py upgrade` in tiny repositories: what it merges, what it leaves alone, kills at any moment."""
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,14 @@ def test_changes_of_both_sides_are_merged_and_what_is_a_projects_own_is_left_alo
     assert upgrade(fork, PROJECT, str(folder), "1.0.0", yes=True) == 0
     assert git(fork, "rev-parse", "HEAD") == head
     assert f"commit {new[:10]}), which is newer than 1.0.0" in capsys.readouterr().out
+
+
+def test_ends_of_lines_of_windows_stay(versions, fork):
+    setup = (fork / "setup.cfg").read_text().replace("\n", "\r\n")
+    (fork / "setup.cfg").write_bytes(setup.encode())
+    git(fork, "commit", "-qam", "Windows")
+    assert upgrade(fork, PROJECT, str(versions[0]), yes=True) == 1  # each line is another one: a conflict
+    assert b"version = 1.0.0\r\n" in (fork / "setup.cfg").read_bytes()
 
 
 def test_a_third_version_follows_the_second(versions, fork, tmp_path):
@@ -328,6 +337,18 @@ def test_configs_with_keys_that_are_gone_and_former_imports_are_named_with_what_
     assert "halve data_loader.batch_size" in first
     assert own_side.former_imports(tmp_path / "net.py") == [
         f"{tmp_path / 'net.py'}:2: base.augmentation is now base.data.augmentation"]
+
+
+def test_the_changelog_has_a_commit_for_each_older_version_and_says_what_owners_do():
+    needs("CHANGELOG.md", "setup.cfg")
+    from scaffolds.upgrade.versions import stamp_of, your_side_of
+
+    changelog = (PROJECT / "CHANGELOG.md").read_text()
+    newest, *older = re.findall(r"(?m)^\| ([\d.]+) \| (.+) \|$", changelog)
+    assert newest[0] == stamp_of((PROJECT / "setup.cfg").read_text())["version"]
+    assert ("1.0.0", "6e655fa") in older and all(re.fullmatch("[0-9a-f]{7,40}", value) for _, value in older)
+    assert re.findall(r"(?m)^## ([\d.]+)", changelog) == [newest[0], *(version for version, _ in older)][:-1]
+    assert len(your_side_of(changelog)) > 10
 
 
 OLD_CONFIG = """name: old
