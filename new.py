@@ -3,6 +3,7 @@
     python new.py model MyNet                  # or config, dataset, loss, metric, sampler, trainer, ...
     python new.py project ../MyProject         # a clean copy of the template
     python new.py project ../MyProject --bare  # without the examples
+    python new.py upgrade                      # brings a newer template into this project (docs/upgrade.md)
     python new.py --version
 """
 import argparse
@@ -12,9 +13,11 @@ import functools
 import keyword
 import re
 import shutil
+import sys
 from datetime import date
 from pathlib import Path
 
+from scaffolds.upgrade.versions import public_address
 from utils.config.registry import FOLDERS
 from utils.errors import PROJECT, ConfigError, exit_codes
 from utils.git import git
@@ -33,6 +36,8 @@ EXAMPLES = (
     "model/cifar_resnet.py", "model/digits_gan.py", "model/lenet.py", "model/linear_regression.py",
     "data_loader/line.py", "trainer/gan_trainer.py",
 )
+# What is about the template itself: no copy has it.
+TEMPLATE_ONLY = (".github", "CONTRIBUTING.md")
 # These belong to this copy, not to the template. The folder `saved` is copied empty.
 _LEFT_BEHIND = shutil.ignore_patterns(
     ".git", "__pycache__", "*.pyc", "*.egg-info", ".pytest_cache", ".hypothesis", ".venv", "venv")
@@ -41,7 +46,11 @@ _LEFT_BEHIND = shutil.ignore_patterns(
 def main() -> None:
     args = arguments()
     with exit_codes():
-        if args.kind == "project":
+        if args.kind == "upgrade":
+            from scaffolds.upgrade.upgrade import upgrade
+
+            sys.exit(upgrade(Path.cwd(), PROJECT, args.source, args.to, args.dry_run, args.yes))
+        elif args.kind == "project":
             new_project(args.target, args.bare)
             has_examples = (args.target / "configs" / "digits.yaml").exists()
             first = "python train.py -c configs/digits.yaml" if has_examples else "python new.py model MyNet"
@@ -64,8 +73,14 @@ def arguments() -> argparse.Namespace:
     project = kinds.add_parser("project", help="a clean copy of the template")
     project.add_argument("target", type=Path, help="the new folder, such as ../MyProject")
     project.add_argument("--bare", action="store_true", help="leave out the examples")
+    newer = kinds.add_parser("upgrade", help="a newer template for the project in this folder")
+    newer.add_argument("--from", dest="source", metavar="PATH|URL",
+                       help="the template's repository (where this project came from)")
+    newer.add_argument("--to", metavar="VERSION", help="a version or a commit (the newest)")
+    newer.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
+    newer.add_argument("--yes", action="store_true", help="do not ask: for scripts")
     for tree in sorted(SCAFFOLDS.iterdir()):
-        if tree.is_dir() and not tree.name.endswith("_function"):
+        if (tree / "configs").is_dir() and not tree.name.endswith("_function"):
             what = ("a config with every setting" if tree.name == "config"
                     else f"a {tree.name}, with its config")
             lower = "; in lower case it is a function" if _of_function(tree.name).exists() else ""
@@ -190,6 +205,7 @@ def new_project(target: Path, bare: bool = False) -> None:
     try:
         shutil.copytree(PROJECT, target, ignore=functools.partial(_ignored, bare), dirs_exist_ok=True)
         stamp(target)
+        rename(target)
         if bare:
             if not (target / "TEMPLATE.md").exists():  # it exists in a copy of a bare project
                 manual = (target / "README.md").read_text(encoding="utf-8")
@@ -208,8 +224,8 @@ def _ignored(bare: bool, folder: str, names: list[str]) -> set[str]:
         left |= {"data"} & set(names)
     if Path(folder) == PROJECT / "saved":
         left |= set(names) - {".gitkeep"}
-    if bare:
-        left |= {name for name in names if (room / name).as_posix() in EXAMPLES}
+    unwanted = (*TEMPLATE_ONLY, *EXAMPLES) if bare else TEMPLATE_ONLY
+    left |= {name for name in names if (room / name).as_posix() in unwanted}
     return left | {name for name in names if (Path(folder) / name / "pyvenv.cfg").exists()}
 
 
@@ -225,10 +241,21 @@ def stamp(target: Path) -> None:
     if "created" in template():
         return
     commit = git("rev-parse", "--short", "HEAD")
+    source = public_address(git("remote", "get-url", "origin") or "")
     note = f"created = {date.today()}\n" + (f"commit = {commit}\n" if commit else "")
+    note += f"source = {source}\n" if source else ""
     text = (target / "setup.cfg").read_text(encoding="utf-8")
     text = re.sub(r"(?<=\[template\]\n)version = .+\n", lambda found: found[0] + note, text)
     (target / "setup.cfg").write_text(text, encoding="utf-8")
+
+
+def rename(target: Path) -> None:
+    """Gives a copy the name of its folder, where pip and uv show one."""
+    file = target / "pyproject.toml"
+    name = re.sub("[^a-z0-9]+", "-", target.resolve().name.lower()).strip("-")
+    if file.exists() and name:
+        text = file.read_text(encoding="utf-8")
+        file.write_text(re.sub('(?m)^name = "seedbed"$', f'name = "{name}"', text), encoding="utf-8")
 
 
 if __name__ == "__main__":

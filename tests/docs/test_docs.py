@@ -37,6 +37,9 @@ SHORTER_EPOCHS = "data_loader.batches_per_epoch=2"
 NOT_RUN = {  # parts of a line that begin so
     r"pip install ": "takes the network",
     r"git clone ": "takes the network: the page's copy of the project stands for it",
+    r"python (\.\./seedbed/)?new\.py upgrade": "takes a project of an older version: tests/scaffolds/test_upgrade.py",
+    r"git reset ": "takes a merge back that was not made",
+    r"docker ": "takes Docker",
     r"cd ": "leads to where the page's blocks are run anyway",
     r"tensorboard ": "serves until it is ended",
     r"python -m pytest -n auto$": "is what runs these lines",
@@ -47,9 +50,9 @@ NOT_RUN = {  # parts of a line that begin so
 }
 NEEDED = {"timm_": "timm", "sentences": "transformers"}  # parts of a name of a config, and the library that it needs
 PLACEHOLDERS = re.compile(r"\b(CONFIG|RUN|PATH|NAME|DIR|FILE|HOST|ID|N|CHECKPOINT|EXPERIMENT|PORT)\b")
-# of tensorboard, torchrun, docker, benchmarks
-FOREIGN_OPTIONS = {"--logdir", "--data", "--rdzv-id", "--backend-store-uri", "--shm-size", "--ipc",
-                   "--rounds", "--threads", "--job", "--pytorch-template"}
+# of tensorboard, torchrun, docker, git, benchmarks
+FOREIGN_OPTIONS = {"--abort", "--backend-store-uri", "--build-arg", "--data", "--ipc", "--job", "--logdir",
+                   "--pytorch-template", "--rdzv-id", "--rounds", "--shm-size", "--threads", "--time", "--user"}
 FOREIGN_FILES = {"model/model.py", "model/loss.py", "model/metric.py", "configs/mine.yaml"}  # of the reader, before and after
 CHECK = """
 import sys
@@ -261,8 +264,8 @@ def test_all_that_a_page_shows_runs(reports, page):
 def options() -> frozenset[str]:
     """Those that the programs have."""
     helps = [program(*command.split(), "--help", cold=True).stdout
-             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "runs.py",
-                             "-m tools.export")]
+             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "new.py upgrade",
+                             "runs.py", "-m tools.export")]
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
 
 
@@ -285,3 +288,10 @@ def test_whatever_is_not_run_stands_on_a_page():
     blocks = [block for page in PAGES for block in blocks_of(page) if block.language == "bash"]
     parts = [part for block in blocks for line in commands_of(block) for part in parts_of(line)]
     assert {not_run(part) for part in parts} - {None} == NOT_RUN.keys()
+
+
+def test_the_extra_dev_is_requirements_dev():
+    needs("pyproject.toml", "requirements-dev.txt")
+    extra = re.search(r"^dev = \[(.*?)\]$", (PROJECT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)[1]
+    names = (PROJECT / "requirements-dev.txt").read_text().split("\n")
+    assert re.findall(r'"(.+?)"', extra) == [name for name in names if name and not name.startswith("-r")]

@@ -36,6 +36,21 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    # -- upgrades of projects
+    Mutation("an upgrade brings back what a project has deleted", "scaffolds/upgrade/trees.py",
+             '"--diff-filter=D"', '"--diff-filter=T"',
+             "test_changes_of_both_sides_are_merged_and_what_is_a_projects_own_is_left_alone"),
+    Mutation("an upgrade overwrites a plug-in that a project has changed", "scaffolds/upgrade/trees.py",
+             'OWN = ("model/", ', "OWN = (",
+             "test_changes_of_both_sides_are_merged_and_what_is_a_projects_own_is_left_alone"),
+    Mutation("files of a killed upgrade are not put back", "scaffolds/upgrade/repository.py",
+             'self._put_back(git, note["commit"], note["files"])', "pass",
+             "test_what_stood_in_files_of_a_killed_upgrade_is_kept_in_a_commit"),
+    Mutation("an upgrade runs hooks", "scaffolds/upgrade/repository.py",
+             '"core.hooksPath": os.devnull', '"core.hooksPath": ".git/hooks"', "test_no_hook_runs"),
+    Mutation("a copy has the password of the template's address", "scaffolds/upgrade/versions.py",
+             're.sub(r"(?<=://)[^/]*@", "", address)', "address",
+             "test_a_copy_notes_the_templates_address_without_passwords_and_folders"),
     # -- predictions and reports
     Mutation("a wrong --predictions is found after the scores", "test.py",
              "file = file_for(args.predictions, splits, predictor.classes)", "file = None",
@@ -68,7 +83,8 @@ MUTATIONS = [
     Mutation("a thinned curve loses its peaks", "tools/report/page/points.py",
              "ends = {min(finite, key=_value), max(finite, key=_value)}", "ends = {finite[0], finite[-1]}",
              "test_thinned_curves_keep_every_peak"),
-    Mutation("a report has no limit", "tools/report/page/page.py", "MOST_BYTES = 950_000", "MOST_BYTES = 10**9",
+    Mutation("a report has no limit", "tools/report/page/page.py",
+             "MOST_BYTES = 950_000", "MOST_BYTES = 10**9",
              "test_a_page_of_more_than_it_can_hold_says_so"),
     # -- what writers learn
     Mutation("a resumed run gets another id", "base/run/setup.py",

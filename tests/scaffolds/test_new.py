@@ -13,7 +13,7 @@ from utils.config.sections import SECTIONS
 from utils.errors import ConfigError
 
 new = pytest.importorskip("new", reason="a fork may do without new.py")
-TREES = sorted(tree.name for tree in new.SCAFFOLDS.iterdir() if tree.is_dir())
+TREES = sorted(tree.name for tree in new.SCAFFOLDS.iterdir() if (tree / "configs").is_dir())
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,8 @@ def test_a_new_project_is_clean_keeps_the_licence_and_refuses_to_overwrite(tmp_p
     program("new.py", "project", target)
     names = {path.name for path in target.iterdir()}
     assert {"LICENSE", "README.md", "train.py", "setup.cfg", "saved", "tests", "launch", "docs", "scaffolds"} <= names
-    assert ".git" not in names
+    assert ".git" not in names and not [name for name in new.TEMPLATE_ONLY if (target / name).exists()]
+    assert 'name = "new"' in (target / "pyproject.toml").read_text()
     assert [path.name for path in (target / "saved").iterdir()] == [".gitkeep"]
     assert "there already" in program("new.py", "project", target, code=2).stderr
     assert "inside this project" in program("new.py", "project", "inner", code=2).stderr
@@ -142,6 +143,17 @@ def test_a_copy_says_when_it_was_made_of_which_version_and_so_does_a_copy_of_it(
     assert new.template() == stamp
     said = program("new.py", "--version", cwd=tmp_path / "second").stdout
     assert said.startswith(f"version {stamp['version']}, created {stamp['created']}")
+
+
+@pytest.mark.parametrize("origin, source", [
+    ("https://me:secret@x.org/seedbed.git", "source = https://x.org/seedbed.git\n"),
+    ("git@x.org:seedbed.git", "source = git@x.org:seedbed.git\n"), ("/home/me/seedbed", ""), (None, "")])
+def test_a_copy_notes_the_templates_address_without_passwords_and_folders(origin, source, tmp_path, monkeypatch):
+    (tmp_path / "setup.cfg").write_text("[template]\nversion = 1.1.0\n")
+    monkeypatch.setattr(new, "template", lambda: {"version": "1.1.0"})
+    monkeypatch.setattr(new, "git", lambda *command: origin if command[0] == "remote" else "0123456")
+    new.stamp(tmp_path)
+    assert (tmp_path / "setup.cfg").read_text().endswith(f"commit = 0123456\n{source}")
 
 
 def test_a_bare_project_is_without_the_examples_and_has_a_readme_of_its_own(bare):
