@@ -173,9 +173,8 @@ def _key(curves: dict[str, Curve], frame: Frame) -> str:
     colors = _colors(curves)
     for label, curve in curves.items():
         at_best = None if best is None else value_at_step(curve, best)
-        best = "" if at_best is None else f", {number(at_best)} at the best epoch"
-        shown = f"{number(_last(curve))}{best}"
-        items.append(f'<span><i class="{colors[label]}"></i>{text(label)} {shown}</span>')
+        there = "" if at_best is None else f", {number(at_best)} at the best epoch"
+        items.append(f'<span><i class="{colors[label]}"></i>{text(label)} {number(_last(curve))}{there}</span>')
     return f'<span class="key">{"".join(items)}</span>'
 
 
