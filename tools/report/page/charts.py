@@ -174,7 +174,8 @@ def _key(curves: dict[str, Curve], frame: Frame) -> str:
     for label, curve in curves.items():
         at_best = None if best is None else value_at_step(curve, best)
         there = "" if at_best is None else f", {number(at_best)} at the best epoch"
-        items.append(f'<span><i class="{colors[label]}"></i>{text(label)} {number(_last(curve))}{there}</span>')
+        value = f"{text(label)} {number(_last(curve))}{there}"
+        items.append(f'<span><i class="{colors[label]}"></i>{value}</span>')
     return f'<span class="key">{"".join(items)}</span>'
 
 
