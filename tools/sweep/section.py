@@ -1,0 +1,129 @@
+"""Reads the section `sweep` of a config, and finds all that is wrong with it."""
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from tools.sweep.parameters import read_space
+from tools.sweep.space import Space
+from utils.config.annotations import CountInt, PositiveFloat, PositiveInt, at_least, mismatch
+from utils.config.signature import UnknownKey
+from utils.config.suggestions import suggest_name
+from utils.config.syntax import format_value
+from utils.errors import ConfigError, Fault, WrongValue
+from utils.training.monitor import parse_monitor
+
+_FOLDS = Annotated[int, at_least(2)]
+_KEYS = {"parameters": dict | None, "repeat": dict | None, "sampler": str | dict, "trials": PositiveInt | None,
+         "prune": str | dict | None, "run_on": str | dict, "threads_per_trial": PositiveInt | None,
+         "monitor": Annotated[str, parse_monitor] | None}
+_REPEAT = {"seeds": PositiveInt, "folds": _FOLDS | None}
+_ASHA = {"min_epochs": PositiveInt, "factor": _FOLDS}
+# The options of `run_on`, by its type.
+RUN_ON = {"processes": {"parallel": PositiveInt},
+          "ray": {"address": str | None, "cpus_per_trial": PositiveInt,
+                  "gpus_per_trial": PositiveFloat | CountInt}}
+DEFAULTS = {"parameters": {}, "repeat": {}, "sampler": "grid", "trials": None, "prune": "none",
+            "run_on": {"type": "processes"}, "threads_per_trial": None, "monitor": None}
+
+
+@dataclass(frozen=True)
+class Asha:
+    """Successive halving without waiting: of the trials at a rung, one of `factor` is promoted.
+
+    Rungs are at min_epochs, min_epochs * factor, ... and at the full length.
+    """
+
+    min_epochs: int = 1
+    factor: int = 3
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The section `sweep` of a config. `trials` is None for a grid, which has as many as it has points."""
+
+    space: Space = Space()
+    seeds: int = 1
+    folds: int | None = None
+    sampler: str | Mapping = "grid"
+    trials: int | None = None
+    prune: Asha | None = None
+    run_on: Mapping[str, Any] = field(default_factory=lambda: {"type": "processes"})
+    threads_per_trial: int | None = None
+    monitor: str | None = None
+
+    @property
+    def repeats(self) -> list[dict[str, int]]:
+        """The number of the seed and of the fold of each run of a trial; [{}] for a single run."""
+        seeds = [{"seed": number} for number in range(self.seeds)] if self.seeds > 1 else [{}]
+        folds = [{"fold": number} for number in range(self.folds)] if self.folds else [{}]
+        return [{**seed, **fold} for seed in seeds for fold in folds]
+
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs at which a trial may be paused, and the full length."""
+        found, at = [], self.prune.min_epochs if self.prune else epochs
+        while at < epochs:
+            found.append(at)
+            at *= self.prune.factor
+        return [*found, epochs]
+
+
+def read_section(section: Any) -> SweepOptions:
+    """The options in a config's section `sweep`. Raises one ConfigError with all faults."""
+    if section is not None and not isinstance(section, Mapping):
+        raise ConfigError.of([WrongValue(("sweep",), f"a table is needed; this is {format_value(section)}")])
+    given = {key: value for key, value in (section or {}).items() if value is not None or key == "prune"}
+    faults = [*_key_faults(given, _KEYS, ("sweep",))]
+    wrong = {fault.path[1] for fault in faults if len(fault.path) > 1}
+    full = {**DEFAULTS, **{key: value for key, value in given.items() if key not in wrong}}
+    space, found = read_space(full["parameters"])
+    faults += found
+    repeat, prune, run_on = full["repeat"], full["prune"], full["run_on"]
+    faults += _key_faults(repeat, _REPEAT, ("sweep", "repeat"))
+    if prune in (None, "none"):
+        prune = None
+    else:
+        prune, found = _typed(prune, {"asha": _ASHA}, ("sweep", "prune"))
+        faults += found
+    run_on, found = _typed(run_on, RUN_ON, ("sweep", "run_on"))
+    faults += [*found, *_together(space, repeat, prune)]
+    if not (space.parameters or repeat or faults):
+        faults.append(Fault(("sweep",), "there is nothing to try: write sweep.parameters or sweep.repeat, or give "
+                                        "--seeds or --folds."))
+    if faults:
+        raise ConfigError.of(faults)
+    asha = None if prune is None else Asha(**{name: value for name, value in prune.items() if name != "type"})
+    return SweepOptions(space, repeat.get("seeds", 1), repeat.get("folds"), full["sampler"], full["trials"], asha,
+                        run_on, full["threads_per_trial"], full["monitor"])
+
+
+def _key_faults(table: Mapping, known: Mapping[str, Any], path: tuple) -> Iterator[Fault]:
+    """Faults for unknown keys of a table and for values that do not fit their annotation."""
+    for key, value in table.items():
+        if key not in known:
+            yield UnknownKey.of((*path, key), "is unknown here.", known, f"There are: {', '.join(known)}.")
+        elif wrong := mismatch(value, known[key]):
+            yield WrongValue((*path, key), wrong)
+
+
+def _typed(block: Any, kinds: Mapping[str, Mapping], path: tuple) -> tuple[dict | None, list[Fault]]:
+    """A block `{type: NAME, option: value}`, or its bare name, and its faults."""
+    block = dict(block) if isinstance(block, Mapping) else {"type": block}
+    names = [*kinds, "none"] if path[-1] == "prune" else [*kinds]
+    if block.get("type") not in kinds:
+        kind = block.get("type")
+        return None, [WrongValue((*path, "type"), f"{format_value(kind)} is none of: {', '.join(names)}."
+                                 f"{suggest_name(kind, names)}")]
+    options = {key: value for key, value in block.items() if key != "type"}
+    return block, list(_key_faults(options, kinds[block["type"]], path))
+
+
+def _together(space: Space, repeat: Mapping, prune: Mapping | None) -> Iterator[Fault]:
+    """Faults of a parameter that the sweep itself sets."""
+    set_by = {"seed": "repeat.seeds" if repeat.get("seeds", 1) != 1 else None,
+              "data_loader.fold": "repeat.folds" if repeat.get("folds") else None,
+              "data_loader.folds": "repeat.folds" if repeat.get("folds") else None,
+              "trainer.args.epochs": "prune" if prune else None}
+    for parameter in space.parameters:
+        if setter := set_by.get(parameter.key):
+            yield Fault(("sweep", "parameters", parameter.key), f"cannot be a parameter beside sweep.{setter}, "
+                                                               "which sets it.")
