@@ -3,7 +3,7 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from tools.sweep.samplers import FINISHED, Seen
+from tools.sweep.seen import FINISHED, Seen
 from tools.sweep.space import Space
 from utils.errors import ConfigError
 

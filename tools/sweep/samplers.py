@@ -1,35 +1,13 @@
 """Suggests the parameters of a trial, as a function of what is known of others. Imports no torch."""
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from tools.sweep.seen import KEY, Seen
 from tools.sweep.space import Parameter, Space
 from utils.config.blocks import as_block
 from utils.errors import ConfigError
-
-KEY = "sweep.sampler"
-RUNNING, PAUSED, FINISHED = "running", "paused", "finished"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A trial that a sampler learns from. One that failed is none.
-
-    Args:
-        number: of the trial.
-        params: its values, by key; the parameters that it uses.
-        state: RUNNING; PAUSED at the epoch of a rung; or FINISHED.
-        value: the monitored value, at the end or at that rung; None while it runs.
-        epoch: the one at which `value` was measured.
-    """
-
-    number: int
-    params: Mapping[str, Any]
-    state: str
-    value: float | None = None
-    epoch: int | None = None
 
 
 def suggest(sampler: str | dict, space: Space, seen: Sequence[Seen], number: int, seed: int,
