@@ -15,7 +15,8 @@ def importance(space: Space, seen: Sequence[Seen], maximize: bool) -> dict[str, 
 
     None without Optuna, with fewer than FEWEST finished trials, or where all of them ended equal.
     """
-    finished = [trial for trial in seen if trial.state == FINISHED and math.isfinite(trial.value)]
+    finished = [trial for trial in seen if trial.state == FINISHED and trial.value is not None
+                and math.isfinite(trial.value)]
     if len(finished) < FEWEST or len({trial.value for trial in finished}) == 1:
         return None
     try:

@@ -107,7 +107,7 @@ def _trial(optuna: Any, known: Seen, by_key: Mapping[str, Parameter], distributi
     except (KeyError, ValueError):
         return None
     shown = {"params": params, "distributions": {key: distributions[key] for key in params}}
-    if known.state == FINISHED and math.isnan(known.value):
+    if known.state == FINISHED and (known.value is None or math.isnan(known.value)):
         return None
     if known.state == FINISHED:
         return optuna.trial.create_trial(state=state.COMPLETE, value=known.value, **shown)

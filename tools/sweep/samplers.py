@@ -1,6 +1,6 @@
 """Suggests the parameters of a trial, as a function of what is known of others. Imports no torch."""
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
