@@ -114,7 +114,7 @@ def not_run(part: str) -> str | None:
 
 def shorter(command: str) -> str:
     """A training that takes less time; any other command as it is."""
-    if not command.startswith("python train.py ") or re.search(r"--(find|check|explain|print-config|list|diff|steps)", command):
+    if not command.startswith("python train.py ") or re.search(r"--(find|check|explain|print-config|list|diff|steps|until-epoch)", command):
         return command
     more = SHORTER_EPOCHS if "epochs" in command else SHORTER if "-c " in command else ""
     return f"{command} {more}"
