@@ -1,5 +1,6 @@
 """What sweep.py does: check a sweep, rehearse it, run it."""
 import os
+import shlex
 import socket
 from dataclasses import replace
 
@@ -46,7 +47,7 @@ def rehearse(args) -> str:
                              " ".join(overrides_for(trial.params))])
     more = "\n... and so on; later trials depend on results." if next_step(study) else ""
     example = study.trials[0] if study.trials else None
-    command = "" if example is None else "\n\nenv OMP_NUM_THREADS=" + f"{plan.threads} python train.py " + " ".join(
+    command = "" if example is None else "\n\nenv OMP_NUM_THREADS=" + f"{plan.threads} python train.py " + shlex.join(
         arguments_of(plan, study, example, example.runs[0]))
     begins = "resumes" if begun else "would begin"
     return "\n".join([f"{plan.folder}: {begins}; {study.planned} trials of {len(study.repeats)} runs, rungs "
@@ -60,12 +61,14 @@ def run_sweep(args, program=TRAIN) -> int:
     `program`: what is started in place of train.py.
     """
     plan, reading = read_plan(args)
+    plan, begun = _known(plan, reading)
+    if not begun and (args.more or args.revive is not None):
+        raise ConfigError(f"{plan.folder}: holds no sweep yet; --more and --revive change one that exists.")
     plan.folder.mkdir(parents=True, exist_ok=True)
     with Ledger(plan.folder) as ledger:
-        plan, begun = _known(plan, reading)
-        if not begun:
-            if args.more or args.revive is not None:
-                raise ConfigError(f"{plan.folder}: holds no sweep yet; --more and --revive change one that exists.")
+        if begun := begin_of(plan.folder):  # perhaps by another process, meanwhile
+            refuse_another_sweep(plan, begun)
+        else:
             begin(plan, ledger)
         study = plan.study(read_events(plan.folder))
         study.read(plan.folder, plan.metric)

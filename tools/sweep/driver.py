@@ -12,7 +12,7 @@ from tools.sweep.decisions import New, Promote, Start, next_step
 from tools.sweep.ledger import Ledger
 from tools.sweep.outcome import Executor, Outcome
 from tools.sweep.plan import CONFIG, Plan
-from tools.sweep.samplers import FINISHED, PAUSED, RUNNING, Seen
+from tools.sweep.seen import FINISHED, PAUSED, RUNNING, Seen
 from tools.sweep.trials import MOST_LOST, Study, Trial, TrialRun
 from utils.errors import PROJECT
 from utils.run_record import records_of

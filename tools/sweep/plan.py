@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tools.sweep.ledger import read_events
-from tools.sweep.samplers import Seen, check_sampler, suggest
+from tools.sweep.samplers import check_sampler, suggest
 from tools.sweep.section import DEFAULTS, SweepOptions, read_section
+from tools.sweep.seen import Seen
 from tools.sweep.trials import Study
 from utils.config.loading import Reading, located, raise_faults, read_config
 from utils.config.syntax import DataReference, dump_yaml, format_value, items_of, parse_yaml
 from utils.config.values import differences, value_at
 from utils.errors import ConfigError
-from utils.run_folder import folder_name_fault
 from utils.training.monitor import parse_monitor
 
 CONFIG = "sweep.yaml"
@@ -126,8 +126,8 @@ def read_plan(args) -> tuple[Plan, Reading]:
         repeat = (section or {}).get("repeat") or {}
         section = {**(section or {}), "repeat": {**(repeat if isinstance(repeat, dict) else {}), **short}}
     name = reading.config.get("name")
-    if not isinstance(name, str) or folder_name_fault(name):
-        raise ConfigError(f"{args.config}: name: is missing or names no folder. Trials are kept in saved/<name>/.")
+    if not isinstance(name, str):
+        raise ConfigError(f"{args.config}: name: is missing. Trials are kept in saved/<name>/.")
     with located(reading.places):
         options = read_section(section)
         _check_sampler(options)

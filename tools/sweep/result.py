@@ -1,8 +1,8 @@
 """What a sweep leaves at its end: the ranking and best.yaml."""
+import shlex
 import statistics
 from datetime import datetime
 
-from tools.sweep.driver import arguments_of
 from tools.sweep.plan import CONFIG, Plan
 from tools.sweep.table import ranking
 from tools.sweep.trials import Study, Trial, ranked
@@ -27,7 +27,7 @@ def report_result(plan: Plan, study: Study, ended: bool) -> None:
     print_answer("\n".join(ranking(study, plan.monitor)))
     best = best_trial(study)
     if best and ended:
-        replace_file(plan.folder / BEST, best_config(plan, study, best))
+        replace_file(plan.folder / BEST, best_config(plan, study, best), errors="backslashreplace")
         print_answer(f"\nbest: trial {best.number}; its config: {plan.folder / BEST}")
 
 
@@ -39,7 +39,7 @@ def best_config(plan: Plan, study: Study, trial: Trial) -> str:
         config = _restored(config, override.partition("=")[0].removeprefix("~"), plan)
     values = trial.values(study.maximize)
     spread = f" +- {statistics.stdev(values):.5g} (n = {len(values)})" if len(values) > 1 else ""
-    command = " ".join(["python train.py", *arguments_of(plan, study, trial, run)])
+    command = shlex.join(["python", "train.py", "-c", str(plan.folder / BEST), *run.overrides])
     notes = [f"{plan.monitor}: {statistics.fmean(values):.6g}{spread}, the best of {len(study.trials)} trials of the "
              f"sweep {plan.folder}",
              f"trial {trial.number}, in {plan.folder / run.name}; written {datetime.now():%Y-%m-%d %H:%M}, "

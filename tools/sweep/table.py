@@ -118,9 +118,10 @@ def ranking(study: Study, monitor: str) -> list[str]:
     """The table at the end: all trials, finished ones first, best first; why trials failed stands below."""
     names, repeated = column_names(study), len(study.repeats) > 1
     finished = [trial for _, trial in ranked((t for t in study.trials if t.finished), study.maximize)]
-    paused = [t for t in study.trials if not t.finished and not t.failed]
-    paused = [trial for _, trial in sorted(
-        ((study.level_reached(trial), trial) for trial in paused), key=lambda item: -item[0])]
+    rest = [trial for trial in study.trials if not trial.finished and not trial.failed]
+    paused = [trial for _, trial in ranked(rest, study.maximize)]
+    paused = sorted([*paused, *(trial for trial in rest if trial not in paused)],
+                    key=lambda trial: -study.level_reached(trial))
     failed = [trial for trial in study.trials if trial.failed]
     rows = [["rank", "trial", *names.values(), "epoch", monitor.partition(" ")[2],
              *(["deviation", "n"] if repeated else []), "state"]]
