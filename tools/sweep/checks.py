@@ -78,11 +78,12 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     from base.run.run_config import resolve_reading
 
     file, errors, about = Path(question["config"]), [], None
-    places = read_config(file, []).places
+    written = read_config(file, [])
+    delete = ["~sweep"] if "sweep" in written.config else []
     for point in question["points"]:
         try:
-            reading = read_config(file, [*question["overrides"], "~sweep", *overrides_for(point)])
-            config = resolve_reading(_kept(_placed(reading, point, places)), None, 1).complete
+            reading = read_config(file, [*delete, *question["overrides"], *overrides_for(point)])
+            config = resolve_reading(_kept(_placed(reading, point, written.places)), None, 1).complete
         except ConfigError as error:
             errors.append(str(error))
             continue
