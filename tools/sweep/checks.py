@@ -19,19 +19,23 @@ from utils.config.values import value_at
 from utils.errors import PROJECT, ConfigError
 
 
+_VALUES = ("epochs", "monitor", "eval_every")  # of trainer.args
+
+
 def overrides_for(params: Mapping[str, Any]) -> list[str]:
     """The values of parameters as arguments of train.py."""
     return [f"{key}={format_value(value)}" for key, value in params.items()]
 
 
 def end_points(space: Space) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each parameter at each end of its values, beside the first values of the others: its key and all values."""
+    """Each parameter at each end of its values, beside first values of the others: its key, all values."""
     conditions: dict[str, dict[str, Any]] = {}
     for parameter in space.parameters:  # conditions come before what depends on them
-        above = [conditions[key] for key in parameter.when]
-        conditions[parameter.key] = {**{key: value for one in above for key, value in one.items()}, **parameter.when}
+        own = conditions[parameter.key] = dict(parameter.when)
+        for key in parameter.when:
+            own |= conditions[key]
         for value in parameter.ends():
-            wanted, point = {**conditions[parameter.key], parameter.key: value}, {}
+            wanted, point = {**own, parameter.key: value}, {}
             for other in space.parameters:
                 if space.active(other, point):
                     point[other.key] = wanted.get(other.key, other.ends()[0])
@@ -40,25 +44,27 @@ def end_points(space: Space) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def find_faults(source: Path, overrides: Sequence[str], space: Space,
                 samples: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, Any] | None]:
-    """What the check of a run says of the parameters' ends and of some samples, and values of the completed config.
+    """What the check of a run says of the parameters' ends and of samples; values of the completed config.
 
-    Without samples, what it says of parameters that have no valid end. The values, epochs, monitor and eval_every, are
-    None if no point is valid.
+    Without samples, what it says of parameters that have no valid end. The values (epochs, monitor,
+    eval_every) are None if no point is valid.
     """
     ends = list(end_points(space)) or [("", {})]
     found = check_points(source, overrides, [*(point for _, point in ends), *samples])
     errors, drawn = found["errors"][:len(ends)], found["errors"][len(ends):]
     valid = {key for (key, _), error in zip(ends, errors, strict=True) if error is None}
-    shown = [error for (key, _), error in zip(ends, errors, strict=True) if error and (samples or key not in valid)]
+    shown = [error for (key, _), error in zip(ends, errors, strict=True)
+             if error and (samples or key not in valid)]
     shown += [f"{' '.join(overrides_for(point))}:\n{error}"
               for point, error in zip(samples, drawn, strict=True) if error and error not in shown]
     return list(dict.fromkeys(shown)), found["config"]
 
 
-def check_points(config: Path, overrides: Sequence[str], points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def check_points(config: Path, overrides: Sequence[str],
+                 points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`{"errors": [text or None for each point], "config": {...}}`, by a process of its own.
 
-    "config" holds values of the completed config of the first point without an error: epochs, monitor, eval_every.
+    "config" holds values of the completed config of the first point without an error.
     """
     question = {"config": str(config), "overrides": list(overrides), "points": list(points)}
     done = subprocess.run([sys.executable, "-m", "tools.sweep.checks"], input=json.dumps(question), text=True,
@@ -88,7 +94,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
             errors.append(str(error))
             continue
         errors.append(None)
-        about = about or {key: value_at(config, f"trainer.args.{key}") for key in ("epochs", "monitor", "eval_every")}
+        about = about or {key: value_at(config, f"trainer.args.{key}") for key in _VALUES}
     return {"errors": errors, "config": about}
 
 

@@ -24,7 +24,8 @@ def check(args) -> str:
     """Checks the ends of all parameters and some samples. Raises ConfigError for what is refused."""
     plan, reading = read_plan(args)
     plan = _with_config(plan, reading, _SAMPLES)
-    return f"{args.config}: the ends of {len(plan.options.space.parameters)} parameters and samples are valid."
+    number = len(plan.options.space.parameters)
+    return f"{args.config}: the ends of {number} parameters and {_SAMPLES} samples are valid."
 
 
 def rehearse(args) -> str:
@@ -36,23 +37,25 @@ def rehearse(args) -> str:
     rows = [["trial", "until epoch", "runs", "values"]]
     while (step := next_step(study)) and len(rows) <= _SHOWN:
         if isinstance(step, New):
-            study.apply({"event": "new", "trial": step.trial, "params": plan.params(step.trial, seen_of(study))})
+            params = plan.params(step.trial, seen_of(study))
+            study.apply({"event": "new", "trial": step.trial, "params": params})
         elif hasattr(step, "level"):
             study.apply({"event": "promote", "trial": step.trial, "level": step.level})
         else:
             trial = study.trials[step.trial]
             trial.runs[step.run].running = True
-            if step.run == 0 or rows[-1][0] != str(step.trial):
+            if rows[-1][0] != str(step.trial):
                 rows.append([str(step.trial), str(study.rungs[trial.level]), str(len(trial.runs)),
                              " ".join(overrides_for(trial.params))])
     more = "\n... and so on; later trials depend on results." if next_step(study) else ""
-    example = study.trials[0] if study.trials else None
-    command = "" if example is None else "\n\nenv OMP_NUM_THREADS=" + f"{plan.threads} python train.py " + shlex.join(
-        arguments_of(plan, study, example, example.runs[0]))
+    command = ""
+    if study.trials:
+        argv = arguments_of(plan, study, study.trials[0], study.trials[0].runs[0])
+        command = f"\n\nOMP_NUM_THREADS={plan.threads} {shlex.join(['python', 'train.py', *argv])}"
     begins = "resumes" if begun else "would begin"
-    return "\n".join([f"{plan.folder}: {begins}; {study.planned} trials of {len(study.repeats)} runs, rungs "
-                      f"{', '.join(map(str, study.rungs))}, {plan.monitor}, {plan.threads} threads each.",
-                      *in_columns(rows)]) + more + command
+    about = (f"{plan.folder}: {begins}; {plan.monitor}; trials: {study.planned}, runs of each: "
+             f"{len(study.repeats)}, epochs: {', '.join(map(str, study.rungs))}, threads: {plan.threads}")
+    return "\n".join([about, *in_columns(rows)]) + more + command
 
 
 def run_sweep(args, program=TRAIN) -> int:
@@ -63,7 +66,7 @@ def run_sweep(args, program=TRAIN) -> int:
     plan, reading = read_plan(args)
     plan, begun = _known(plan, reading)
     if not begun and (args.more or args.revive is not None):
-        raise ConfigError(f"{plan.folder}: holds no sweep yet; --more and --revive change one that exists.")
+        raise ConfigError(f"{plan.folder}: holds no sweep yet; --more and --revive change one.")
     plan.folder.mkdir(parents=True, exist_ok=True)
     with Ledger(plan.folder) as ledger:
         if begun := begin_of(plan.folder):  # perhaps by another process, meanwhile
@@ -94,7 +97,10 @@ def begin(plan: Plan, ledger: Ledger) -> None:
 
 
 def _known(plan: Plan, reading: Reading) -> tuple[Plan, bool]:
-    """The plan with values of the completed config, and whether the sweep exists. Raises ConfigError for another one."""
+    """The plan with values of the completed config, and whether the sweep exists.
+
+    Raises ConfigError if the folder holds another one.
+    """
     begun = begin_of(plan.folder)
     if not begun:
         return _with_config(plan, reading, 0), False
@@ -103,15 +109,16 @@ def _known(plan: Plan, reading: Reading) -> tuple[Plan, bool]:
 
 
 def _with_config(plan: Plan, reading: Reading, samples: int) -> Plan:
-    """The plan with values of the completed config. Raises ConfigError for faults that the check of a run finds."""
+    """The plan with values of the completed config. Raises ConfigError for what the check of a run finds."""
     points = plan.samples(samples) if samples else []
-    faults, config = find_faults(plan.source, [*plan.overrides, *plan.repeats()[0][1]], plan.options.space, points)
+    overrides = [*plan.overrides, *plan.repeats()[0][1]]
+    faults, config = find_faults(plan.source, overrides, plan.options.space, points)
     if faults or config is None:
         raise ConfigError("\n".join(faults))
     with located(reading.places):
         if not plan.options.monitor and not config["monitor"]:
-            raise ConfigError.at("sweep.monitor", "is missing: trials are compared by it, and trainer.args.monitor is "
-                                                  "null.")
+            raise ConfigError.at("sweep.monitor", "is missing: trials are compared by it, and "
+                                                  "trainer.args.monitor is null.")
         prune = plan.options.prune
         if prune and prune.min_epochs % config["eval_every"]:
             raise ConfigError.at("sweep.prune.min_epochs", f"{prune.min_epochs} is no multiple of "
@@ -128,7 +135,8 @@ def _changes(args, plan: Plan, study) -> list[dict]:
         found.append({"event": "more", "trials": args.more})
     if args.revive is not None:
         if not 0 <= args.revive < len(study.trials):
-            raise ConfigError(f"--revive: there is no trial {args.revive}; there are {len(study.trials)}, from 0 on.")
+            raise ConfigError(f"--revive: there is no trial {args.revive}. There are {len(study.trials)}, "
+                              "from 0 on.")
         if study.trials[args.revive].finished:
             raise ConfigError(f"--revive: trial {args.revive} is finished.")
         found.append({"event": "revive", "trial": args.revive})

@@ -37,8 +37,8 @@ class Processes:
         stdin = subprocess.DEVNULL if sys.platform == "linux" else subprocess.PIPE
         with log.open("ab") as output:
             # a session of its own: Ctrl-C reaches this process first, which lets it save
-            process = subprocess.Popen([sys.executable, _CHILD, str(os.getpid()), *argv], stdin=stdin, stdout=output,
-                                       stderr=output, env=env, start_new_session=True)
+            process = subprocess.Popen([sys.executable, _CHILD, str(os.getpid()), *argv], stdin=stdin,
+                                       stdout=output, stderr=output, env=env, start_new_session=True)
         self._running[number] = place, process
 
     def poll(self) -> list[tuple[int, Outcome]]:

@@ -73,7 +73,8 @@ class ProgressTable:
         shown = [*running, *(trial for trial in best if trial not in running), *reversed(rest)]
         rows = [["trial", *names.values(), "epoch", self._monitor.partition(" ")[2], "state"]]
         rows += [[str(trial.number), *_params(trial, names), str(min(run.epoch for run in trial.runs)),
-                  number_text(trial.value(study.maximize)), study.state(trial)] for trial in shown[:size.lines - 4]]
+                  number_text(trial.value(study.maximize)), study.state(trial)]
+                 for trial in shown[:size.lines - 4]]
         return [*in_columns(rows, size.columns - 1), self.summary(study)[:size.columns - 1]]
 
     def summary(self, study: Study) -> str:
