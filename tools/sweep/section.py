@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from tools.sweep.parameters import read_space
 from tools.sweep.space import Space
 from utils.config.annotations import PositiveInt, at_least, mismatch
+from utils.config.blocks import as_block
 from utils.config.signature import UnknownKey
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import format_value
@@ -79,7 +80,7 @@ def read_section(section: Any) -> SweepOptions:
     faults += found
     repeat, prune, run_on = full["repeat"], full["prune"], full["run_on"]
     faults += _key_faults(repeat, _REPEAT, ("sweep", "repeat"))
-    if prune in (None, "none"):
+    if prune is None or as_block(prune) == {"type": "none"}:
         prune = None
     else:
         prune, found = _typed(prune, {"asha": _ASHA}, ("sweep", "prune"))
@@ -92,7 +93,9 @@ def read_section(section: Any) -> SweepOptions:
     if faults:
         raise ConfigError.of(faults)
     asha = None if prune is None else Asha(**{name: value for name, value in prune.items() if name != "type"})
-    return SweepOptions(space, repeat.get("seeds", 1), repeat.get("folds"), full["sampler"], full["trials"],
+    sampler = as_block(full["sampler"])
+    sampler = sampler["type"] if [*sampler] == ["type"] else sampler
+    return SweepOptions(space, repeat.get("seeds", 1), repeat.get("folds"), sampler, full["trials"],
                         asha, run_on, full["threads_per_trial"], full["monitor"])
 
 
