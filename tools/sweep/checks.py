@@ -1,6 +1,6 @@
 """Checks configs of trials as train.py does, without training.
 
-    python -m tools.sweep.checks < QUESTION.json
+    python -m tools.sweep.checks QUESTION.json
 
 A process of its own, because the check loads torch, which takes the memory that trials need.
 """
@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,11 @@ def check_points(config: Path, overrides: Sequence[str],
     "config" holds values of the completed config of the first point without an error.
     """
     question = {"config": str(config), "overrides": list(overrides), "points": list(points)}
-    done = subprocess.run([sys.executable, "-m", "tools.sweep.checks"], input=json.dumps(question), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "question.json"
+        file.write_text(json.dumps(question))
+        done = subprocess.run([sys.executable, "-m", "tools.sweep.checks", str(file)], text=True,
+                              capture_output=True, env=_environment())
     if done.returncode:
         raise ConfigError(f"the config cannot be checked:\n{done.stderr.strip()}")
     return json.loads(done.stdout)
@@ -115,4 +119,4 @@ def _placed(reading: Reading, point: Mapping[str, Any], written: Mapping) -> Rea
 
 
 if __name__ == "__main__":
-    print(json.dumps(answer(json.load(sys.stdin))))
+    print(json.dumps(answer(json.loads(Path(sys.argv[1]).read_text()))))
