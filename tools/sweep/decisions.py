@@ -38,11 +38,10 @@ def next_step(study: Study) -> Start | Promote | New | None:
 
 def _begun(study: Study) -> Start | None:
     for trial in study.trials:
-        epochs = study.rungs[trial.level]
-        if trial.failed or trial.reached(epochs):
+        if trial.failed or study.is_there(trial):
             continue
+        epochs, is_last = study.rungs[trial.level], trial.level == len(study.rungs) - 1
         for number, run in enumerate(trial.runs):
-            is_last = trial.level == len(study.rungs) - 1
             if not run.running and not run.finished and (is_last or run.epoch < epochs):
                 return Start(trial.number, number)
     return None

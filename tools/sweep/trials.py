@@ -125,6 +125,11 @@ class Study:
         """The runs that train now."""
         return [(trial, run) for trial in self.trials for run in trial.runs if run.running]
 
+    def is_there(self, trial: Trial) -> bool:
+        """Whether a trial has reached the rung that it is to reach; the last one is the end of all runs."""
+        last = trial.level == len(self.rungs) - 1
+        return trial.finished if last else trial.reached(self.rungs[trial.level])
+
     def level_reached(self, trial: Trial) -> int:
         """The highest rung that all runs of a trial have reached; -1 for none."""
         return max((level for level, epochs in enumerate(self.rungs) if trial.reached(epochs)), default=-1)
@@ -137,7 +142,7 @@ class Study:
             return "finished"
         if any(run.running for run in trial.runs):
             return "running"
-        return "paused" if trial.reached(self.rungs[trial.level]) else "interrupted"
+        return "paused" if self.is_there(trial) else "interrupted"
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Takes over an event of the ledger. Numbers of epochs and values come from the runs' own files."""
