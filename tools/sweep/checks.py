@@ -15,17 +15,27 @@ from typing import Any
 
 from tools.sweep.space import Space
 from utils.config.loading import Reading, place_of, read_config
-from utils.config.syntax import COMMAND_LINE, format_value
+from utils.config.syntax import COMMAND_LINE, DataReference, dump_yaml, items_of
 from utils.config.values import value_at
 from utils.errors import PROJECT, ConfigError
 
 
+_NEWLINE, _END = "\n", "\n..."  # after a plain value
 _VALUES = ("epochs", "monitor", "eval_every")  # of trainer.args
 
 
 def overrides_for(params: Mapping[str, Any]) -> list[str]:
     """The values of parameters as arguments of train.py."""
-    return [f"{key}={format_value(value)}" for key, value in params.items()]
+    texts = {key: dump_yaml(with_references(value), flow=True) for key, value in params.items()}
+    return [f"{key}={text.removesuffix(_NEWLINE).removesuffix(_END)}" for key, text in texts.items()]
+
+
+def with_references(value: Any) -> Any:
+    """A config whose text with `${` `dump_yaml` writes as it stands, and does not escape."""
+    if isinstance(value, str):
+        return DataReference(value) if "${" in value else value
+    inner = {key: with_references(item) for key, item in items_of(value)}
+    return inner if isinstance(value, dict) else [*inner.values()] if isinstance(value, list) else value
 
 
 def end_points(space: Space) -> Iterator[tuple[str, dict[str, Any]]]:

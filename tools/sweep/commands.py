@@ -12,8 +12,9 @@ from tools.sweep.outcome import Executor
 from tools.sweep.plan import CONFIG, Plan, begin_of, config_text, read_plan, refuse_another_sweep
 from tools.sweep.result import report_result
 from tools.sweep.table import ProgressTable, in_columns
+from tools.sweep.trials import Study
 from utils.config.loading import Reading, located
-from utils.errors import ConfigError
+from utils.errors import ConfigError, unwritable
 from utils.git import git
 from utils.run_files import replace_file
 
@@ -22,16 +23,14 @@ _SAMPLES, _SHOWN = 20, 20
 
 def check(args) -> str:
     """Checks the ends of all parameters and some samples. Raises ConfigError for what is refused."""
-    plan, reading = read_plan(args)
-    plan = _with_config(plan, reading, _SAMPLES)
+    plan = _with_config(*read_plan(args), _SAMPLES)
     number = len(plan.options.space.parameters)
     return f"{args.config}: the ends of {number} parameters and {_SAMPLES} samples are valid."
 
 
 def rehearse(args) -> str:
     """What would be done next, without doing it."""
-    plan, reading = read_plan(args)
-    plan, begun = _known(plan, reading)
+    plan, begun = _known(*read_plan(args))
     study = plan.study(read_events(plan.folder))
     study.read(plan.folder, plan.metric)
     rows = [["trial", "until epoch", "runs", "values"]]
@@ -63,8 +62,17 @@ def run_sweep(args, program=TRAIN) -> int:
 
     `program`: what is started in place of train.py.
     """
-    plan, reading = read_plan(args)
-    plan, begun = _known(plan, reading)
+    plan, begun = _known(*read_plan(args))
+    try:
+        stopped, study = _run(args, plan, begun, program)
+    except OSError as error:
+        raise unwritable(plan.folder, error) from error
+    if stopped:
+        return 128 + stopped
+    return 1 if all(trial.failed for trial in study.trials) else 0
+
+
+def _run(args, plan: Plan, begun: bool, program) -> tuple[int | None, Study]:
     if not begun and (args.more or args.revive is not None):
         raise ConfigError(f"{plan.folder}: holds no sweep yet; --more and --revive change one.")
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -83,9 +91,7 @@ def run_sweep(args, program=TRAIN) -> int:
         finally:
             executor.close()
         report_result(plan, study, ended=not stopped)
-    if stopped:
-        return 128 + stopped
-    return 1 if all(trial.failed for trial in study.trials) else 0
+    return stopped, study
 
 
 def begin(plan: Plan, ledger: Ledger) -> None:
@@ -126,7 +132,7 @@ def _with_config(plan: Plan, reading: Reading, samples: int) -> Plan:
     return replace(plan, config=config)
 
 
-def _changes(args, plan: Plan, study) -> list[dict]:
+def _changes(args, plan: Plan, study: Study) -> list[dict]:
     """The events for --more and --revive."""
     found = []
     if args.more:

@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tools.sweep.checks import with_references
 from tools.sweep.ledger import read_events
 from tools.sweep.samplers import check_sampler, suggest
 from tools.sweep.section import DEFAULTS, SweepOptions, read_section
 from tools.sweep.seen import Seen
 from tools.sweep.trials import Study
 from utils.config.loading import Reading, located, raise_faults, read_config
-from utils.config.syntax import DataReference, dump_yaml, format_value, items_of, parse_yaml
+from utils.config.syntax import dump_yaml, format_value, parse_yaml
 from utils.config.values import differences, value_at
 from utils.errors import ConfigError
 from utils.training.monitor import parse_monitor
@@ -171,15 +172,7 @@ def config_text(plan: Plan) -> str:
     """The content of sweep.yaml, with its references as they were written."""
     first = ("# The config of a sweep, as it was when the sweep began. python sweep.py wrote it.\n"
              "# Every trial is train.py -c THIS '~sweep' with overrides; ledger.jsonl holds them.\n")
-    return first + dump_yaml(_with_references(plan.document))
-
-
-def _with_references(value: Any) -> Any:
-    """A config whose text with `${` is written as it stands, and not escaped."""
-    if isinstance(value, str):
-        return DataReference(value) if "${" in value else value
-    inner = {key: _with_references(item) for key, item in items_of(value)}
-    return inner if isinstance(value, dict) else [*inner.values()] if isinstance(value, list) else value
+    return first + dump_yaml(with_references(plan.document))
 
 
 def refuse_another_sweep(plan: Plan, begun: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ def best_trial(study: Study) -> Trial | None:
 
 def report_result(plan: Plan, study: Study, ended: bool) -> None:
     """Prints the ranking. At the end of a sweep also writes best.yaml."""
-    print_answer("\n".join(ranking(study, plan.monitor)))
+    print_answer("\n".join(ranking(study, plan.monitor, ended)))
     if parts := importance(plan.options.space, seen_of(study), plan.maximize):
         print_answer("\nimportance: " + ", ".join(f"{key} {part:.0%}" for key, part in parts.items()))
     best = best_trial(study)

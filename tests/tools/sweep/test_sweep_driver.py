@@ -64,20 +64,23 @@ def test_when_trials_are_spent_and_none_is_whole_the_best_paused_one_is_finished
 
 
 def test_failed_trials_are_shown_with_their_reason_and_the_others_go_on(tmp_path, capsys):
-    faults = "sweep: {parameters: {model.args.fault: [raise, nan, refuse, die, none]}}\n"
+    faults = "sweep: {parameters: {model.args.fault: [raise, nan, refuse, die, none, stop]}}\n"
     assert search(parsed(write(tmp_path, faults), tmp_path)) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line for line in shown if line.startswith("trial ") and "failed" in line] == [
         "trial 0 failed: ValueError: too wide", "trial 1 failed: has no value of val/loss",
         "trial 2 failed: refused: model.args.fault: is no argument of MLP.",
-        "trial 3 failed: killed by SIGKILL, 3 times without a new epoch"]
+        "trial 3 failed: killed by SIGKILL, 3 times without a new epoch",
+        "trial 5 failed: exit code 0, 3 times without a new epoch"]
     assert len(results(tmp_path)["trial_0004"]) == 9
-    all_bad = write(tmp_path / "bad", faults.replace("[raise, nan, refuse, die, none]", "[raise, refuse]"))
+    all_bad = write(tmp_path / "bad", faults.replace("[raise, nan, refuse, die, none, stop]", "[raise, refuse]"))
     assert search(parsed(all_bad, tmp_path / "bad")) == 1
 
 
 def test_repeats_count_as_one_trial_with_the_mean(tmp_path, capsys):
-    assert search(parsed(write(tmp_path, CHOICES), tmp_path, "--seeds", 3)) == 0
+    assert search(parsed(write(tmp_path, CHOICES), tmp_path, "--seeds", 3, "sweep.threads_per_trial=3")) == 0
+    record = (tmp_path / "small" / "trial_0000_seed0" / "environment.jsonl").read_text()
+    assert '"threads": "3"' in record
     assert sorted(results(tmp_path))[:3] == [f"trial_0000_seed{seed}" for seed in range(3)]
     values = [value_of(0.001, 9, seed) for seed in range(3)]
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("1  "))
@@ -101,14 +104,15 @@ def test_a_torn_last_line_is_dropped_and_other_damage_is_named(tmp_path):
 
 
 def test_a_sweep_takes_more_trials_and_no_other_space(tmp_path, capsys):
-    search(parsed(write(tmp_path), tmp_path))
-    search(parsed(write(tmp_path), tmp_path, "--more", 3))
-    assert len(events(tmp_path, "new")) == 12
+    few = SEARCH.replace("trials: 9", "trials: 3")
+    search(parsed(write(tmp_path, few), tmp_path))
+    search(parsed(write(tmp_path, few), tmp_path, "--more", 1))
+    assert len(events(tmp_path, "new")) == 4
     other = write(tmp_path, SEARCH.replace("to: 1.0", "to: 2.0"))
     with pytest.raises(ConfigError, match=r"holds another sweep(.|\n)*optimizer.args.lr.to: 1.0 -> 2.0"):
         search(parsed(other, tmp_path))
     paused = next(name for name, values in results(tmp_path).items() if len(values) == 1)
-    search(parsed(write(tmp_path), tmp_path, "--revive", int(paused[-4:])))
+    search(parsed(write(tmp_path, few), tmp_path, "--revive", int(paused[-4:])))
     assert len(results(tmp_path)[paused]) == 9
 
 
@@ -210,3 +214,39 @@ def test_killed_at_random_moments_two_at_a_time_no_trial_is_lost_or_there_twice(
     print(f"seed {seed}: {met} kills")
     assert met and [event["trial"] for event in events(tmp_path / "killed", "new")] == list(range(9))
     assert set(map(len, results(tmp_path / "killed").values())) <= {1, 3, 9}
+
+
+def test_with_repeats_a_trial_is_at_a_rung_when_all_its_runs_are_and_its_mean_counts(tmp_path):
+    config = write(tmp_path, SEARCH.replace("trials: 9", "trials: 3"))
+    assert search(parsed(config, tmp_path, "--seeds", 2)) == 0
+    rates = [event["params"]["optimizer.args.lr"] for event in events(tmp_path, "new")]
+    best = min(range(3), key=lambda trial: value_of(rates[trial], 1))
+    lengths = {name: len(values) for name, values in results(tmp_path).items()}
+    assert lengths == {f"trial_{trial:04d}_seed{seed}": 9 if trial == best else 1
+                       for trial in range(3) for seed in range(2)}
+    starts = [(event["trial"], event["run"], event["until"]) for event in events(tmp_path, "start")]
+    assert starts[:6] == [(trial, run, 1) for trial in range(3) for run in range(2)]
+
+
+@pytest.mark.parametrize("how", ["linux", "darwin"])
+def test_a_trial_ends_with_its_driver_also_where_the_system_does_not_see_to_it(how):
+    code = f"""
+import subprocess, sys, time
+sys.platform = {how!r}
+from tools.sweep import child, processes
+command = [sys.executable, "-c", "import time; time.sleep(60)"]
+if {how!r} == "darwin":
+    start = "from tools.sweep.child import run_beside as run; import sys; sys.exit(run(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", start, *command], stdin=subprocess.PIPE)
+else:
+    start = "from tools.sweep.child import become; import sys; become(int(sys.argv[1]), sys.argv[2:])"
+    process = subprocess.Popen([sys.executable, "-c", start, str(__import__("os").getpid()), *command])
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        number = int(parent.stdout.readline())
+        time.sleep(0.3)
+        assert Path(f"/proc/{number}").exists()
+        parent.kill()
+    wait_until(lambda: not Path(f"/proc/{number}").exists(), timeout_s=5)

@@ -7,7 +7,7 @@ import pytest
 import sweep
 from sweeps import SEARCH, parsed, write
 
-from tools.sweep.checks import end_points
+from tools.sweep.checks import end_points, overrides_for
 from tools.sweep.decisions import New, Promote, next_step
 from tools.sweep.plan import config_text, read_plan
 from tools.sweep.section import read_section
@@ -117,3 +117,10 @@ def test_a_decision_among_1000_trials_takes_under_a_tenth_of_a_second():
 def test_the_driver_loads_no_torch():
     code = "import sweep, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=sweep.__file__.rpartition("/")[0])
+
+
+def test_every_value_arrives_as_it_was_chosen():
+    values = {"a": "1e-3", "b": 1e-5, "c": "off", "d": None, "e": [1, "2"], "f": {"type": "SGD"},
+              "g": "${seed}", "h": 0.1 + 0.2, "i": True, "j": "a: b", "k": "x" * 300 + " y"}
+    for (key, value), override in zip(values.items(), overrides_for(values), strict=True):
+        assert parse_yaml(override.removeprefix(f"{key}="), "command line").value == value
