@@ -37,18 +37,20 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", type=Path, metavar="CONFIG", required=True,
                         help="a config, with a section sweep unless --seeds or --folds are given")
-    parser.add_argument("--seeds", type=positive, metavar="N", help="repeat each trial with so many seeds")
-    parser.add_argument("--folds", type=positive, metavar="K", help="repeat each trial on so many folds")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="repeat each trial with N seeds")
+    parser.add_argument("--folds", type=positive, metavar="K", help="repeat each trial on K folds")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--check", action="store_true", help="no trials: check the ends of all parameters and 20 samples, "
-                      "as train.py checks a config")
-    only.add_argument("--dry-run", action="store_true", help="no trials: print what would be done next")
-    parser.add_argument("--more", type=positive, metavar="N", help="add so many trials to a sweep that exists")
-    parser.add_argument("--revive", type=int, metavar="TRIAL", help="train a pruned or failed trial to the full length")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("saved"), help="where runs are kept (saved/)")
+    only.add_argument("--check", action="store_true", help="no trials: check the ends of all parameters and "
+                      "20 samples as train.py checks a config")
+    only.add_argument("--dry-run", action="store_true", help="no trials: print what is next")
+    parser.add_argument("--more", type=positive, metavar="N", help="add N trials to a sweep that exists")
+    parser.add_argument("--revive", type=int, metavar="TRIAL",
+                        help="train a pruned or failed trial to the full length")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("saved"),
+                        help="where runs are kept (saved/)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, only the ranking")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values for all trials, such as "
-                        "trainer.args.epochs=3, or of the sweep, such as sweep.trials=10")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values for all "
+                        "trials, such as trainer.args.epochs=3, or of the sweep, such as sweep.trials=10")
     args = parser.parse_intermixed_args(argv)
     if args.folds == 1:
         parser.error("argument --folds: one fold leaves nothing to train on: 2 are the fewest")

@@ -27,8 +27,8 @@ from utils.errors import ConfigError, Fault, UnresolvedReference, WrongValue
 from utils.run_folder import folder_name_fault
 
 log = logging.getLogger(__name__)
-_SWEEP = ("is for sweep.py, which starts many runs: python sweep.py -c CONFIG. For a single run delete it, with "
-          "'~sweep' on the command line.")
+_SWEEP = ("is for sweep.py, which starts many runs: python sweep.py -c CONFIG. For a single run delete it, "
+          "with '~sweep' on the command line.")
 _METRIC_NAME = re.compile(r"\w[\w .,:/@+=%#^*()\[\]-]*")  # harmless in a shell, a table, a page
 
 

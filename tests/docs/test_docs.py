@@ -53,6 +53,9 @@ from base.config.validate import validate_config
 from utils.config.loading import load_config, merge
 for file in sys.argv[1:]:
     config, places = load_config(file)
+    if "sweep" in config:
+        from tools.sweep.section import read_section
+        read_section(config.pop("sweep"))
     validate_config(config if "name" in config else merge(load_config("configs/digits.yaml")[0], config), places)
 """
 
@@ -114,6 +117,9 @@ def not_run(part: str) -> str | None:
 
 def shorter(command: str) -> str:
     """A training that takes less time; any other command as it is."""
+    if command.startswith("python sweep.py "):  # by a python that is the parent of what it starts: a warm one is not
+        less = command.replace("--folds 5 --seeds 3", "--folds 2").replace("python", sys.executable, 1)
+        return f"{less} {SHORTER} sweep.trials=2 sweep.repeat.seeds=1"
     if not command.startswith("python train.py ") or re.search(r"--(find|check|explain|print-config|list|diff|steps|until-epoch)", command):
         return command
     more = SHORTER_EPOCHS if "epochs" in command else SHORTER if "-c " in command else ""
@@ -249,7 +255,7 @@ def test_all_that_a_page_shows_runs(reports, page):
 def options() -> frozenset[str]:
     """Those that the programs have."""
     helps = [program(*command.split(), "--help", cold=True).stdout
-             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "runs.py",
+             for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "runs.py", "sweep.py",
                              "-m tools.export")]
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
 

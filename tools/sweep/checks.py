@@ -1,6 +1,6 @@
 """Checks configs of trials as train.py does, without training.
 
-    python -m tools.sweep.checks < QUESTION.json
+    python -m tools.sweep.checks QUESTION.json
 
 A process of its own, because the check loads torch, which takes the memory that trials need.
 """
@@ -8,30 +8,45 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.sweep.space import Space
 from utils.config.loading import Reading, place_of, read_config
-from utils.config.syntax import COMMAND_LINE, format_value
+from utils.config.syntax import COMMAND_LINE, DataReference, dump_yaml, items_of
 from utils.config.values import value_at
 from utils.errors import PROJECT, ConfigError
 
 
+_NEWLINE, _END = "\n", "\n..."  # after a plain value
+_VALUES = ("epochs", "monitor", "eval_every")  # of trainer.args
+
+
 def overrides_for(params: Mapping[str, Any]) -> list[str]:
     """The values of parameters as arguments of train.py."""
-    return [f"{key}={format_value(value)}" for key, value in params.items()]
+    texts = {key: dump_yaml(with_references(value), flow=True) for key, value in params.items()}
+    return [f"{key}={text.removesuffix(_NEWLINE).removesuffix(_END)}" for key, text in texts.items()]
+
+
+def with_references(value: Any) -> Any:
+    """A config whose text with `${` `dump_yaml` writes as it stands, and does not escape."""
+    if isinstance(value, str):
+        return DataReference(value) if "${" in value else value
+    inner = {key: with_references(item) for key, item in items_of(value)}
+    return inner if isinstance(value, dict) else [*inner.values()] if isinstance(value, list) else value
 
 
 def end_points(space: Space) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each parameter at each end of its values, beside the first values of the others: its key and all values."""
+    """Each parameter at each end of its values, beside first values of the others: its key, all values."""
     conditions: dict[str, dict[str, Any]] = {}
     for parameter in space.parameters:  # conditions come before what depends on them
-        above = [conditions[key] for key in parameter.when]
-        conditions[parameter.key] = {**{key: value for one in above for key, value in one.items()}, **parameter.when}
+        own = conditions[parameter.key] = dict(parameter.when)
+        for key in parameter.when:
+            own |= conditions[key]
         for value in parameter.ends():
-            wanted, point = {**conditions[parameter.key], parameter.key: value}, {}
+            wanted, point = {**own, parameter.key: value}, {}
             for other in space.parameters:
                 if space.active(other, point):
                     point[other.key] = wanted.get(other.key, other.ends()[0])
@@ -40,29 +55,34 @@ def end_points(space: Space) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def find_faults(source: Path, overrides: Sequence[str], space: Space,
                 samples: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, Any] | None]:
-    """What the check of a run says of the parameters' ends and of some samples, and values of the completed config.
+    """What the check of a run says of the parameters' ends and of samples; values of the completed config.
 
-    Without samples, what it says of parameters that have no valid end. The values, epochs, monitor and eval_every, are
-    None if no point is valid.
+    Without samples, what it says of parameters that have no valid end. The values (epochs, monitor,
+    eval_every) are None if no point is valid.
     """
     ends = list(end_points(space)) or [("", {})]
     found = check_points(source, overrides, [*(point for _, point in ends), *samples])
     errors, drawn = found["errors"][:len(ends)], found["errors"][len(ends):]
     valid = {key for (key, _), error in zip(ends, errors, strict=True) if error is None}
-    shown = [error for (key, _), error in zip(ends, errors, strict=True) if error and (samples or key not in valid)]
+    shown = [error for (key, _), error in zip(ends, errors, strict=True)
+             if error and (samples or key not in valid)]
     shown += [f"{' '.join(overrides_for(point))}:\n{error}"
               for point, error in zip(samples, drawn, strict=True) if error and error not in shown]
     return list(dict.fromkeys(shown)), found["config"]
 
 
-def check_points(config: Path, overrides: Sequence[str], points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def check_points(config: Path, overrides: Sequence[str],
+                 points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`{"errors": [text or None for each point], "config": {...}}`, by a process of its own.
 
-    "config" holds values of the completed config of the first point without an error: epochs, monitor, eval_every.
+    "config" holds values of the completed config of the first point without an error.
     """
     question = {"config": str(config), "overrides": list(overrides), "points": list(points)}
-    done = subprocess.run([sys.executable, "-m", "tools.sweep.checks"], input=json.dumps(question), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "question.json"
+        file.write_text(json.dumps(question))
+        done = subprocess.run([sys.executable, "-m", "tools.sweep.checks", str(file)], text=True,
+                              capture_output=True, env=_environment())
     if done.returncode:
         raise ConfigError(f"the config cannot be checked:\n{done.stderr.strip()}")
     return json.loads(done.stdout)
@@ -78,16 +98,17 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     from base.run.run_config import resolve_reading
 
     file, errors, about = Path(question["config"]), [], None
-    places = read_config(file, []).places
+    written = read_config(file, [])
+    delete = ["~sweep"] if "sweep" in written.config else []
     for point in question["points"]:
         try:
-            reading = read_config(file, [*question["overrides"], "~sweep", *overrides_for(point)])
-            config = resolve_reading(_kept(_placed(reading, point, places)), None, 1).complete
+            reading = read_config(file, [*delete, *question["overrides"], *overrides_for(point)])
+            config = resolve_reading(_kept(_placed(reading, point, written.places)), None, 1).complete
         except ConfigError as error:
             errors.append(str(error))
             continue
         errors.append(None)
-        about = about or {key: value_at(config, f"trainer.args.{key}") for key in ("epochs", "monitor", "eval_every")}
+        about = about or {key: value_at(config, f"trainer.args.{key}") for key in _VALUES}
     return {"errors": errors, "config": about}
 
 
@@ -108,4 +129,4 @@ def _placed(reading: Reading, point: Mapping[str, Any], written: Mapping) -> Rea
 
 
 if __name__ == "__main__":
-    print(json.dumps(answer(json.load(sys.stdin))))
+    print(json.dumps(answer(json.loads(Path(sys.argv[1]).read_text()))))

@@ -2,8 +2,9 @@
 
     python child.py PARENT_PID PROGRAM.py [ARGUMENTS]
 
-Linux sends the signal itself, also after a SIGKILL of the parent. Elsewhere this process stays between the two: its
-stdin is a pipe, which the parent holds open and never writes. It imports little, as every trial waits for it.
+Linux sends the signal itself, also after a SIGKILL of the parent. Elsewhere this process stays between the
+two: its stdin is a pipe, which the parent holds open and never writes. It imports little, as every trial
+waits for it.
 """
 import os
 import signal

@@ -12,8 +12,9 @@ from tools.sweep.outcome import Executor
 from tools.sweep.plan import CONFIG, Plan, begin_of, config_text, read_plan, refuse_another_sweep
 from tools.sweep.result import report_result
 from tools.sweep.table import ProgressTable, in_columns
+from tools.sweep.trials import Study
 from utils.config.loading import Reading, located
-from utils.errors import ConfigError
+from utils.errors import ConfigError, unwritable
 from utils.git import git
 from utils.run_files import replace_file
 
@@ -22,37 +23,38 @@ _SAMPLES, _SHOWN = 20, 20
 
 def check(args) -> str:
     """Checks the ends of all parameters and some samples. Raises ConfigError for what is refused."""
-    plan, reading = read_plan(args)
-    plan = _with_config(plan, reading, _SAMPLES)
-    return f"{args.config}: the ends of {len(plan.options.space.parameters)} parameters and samples are valid."
+    plan = _with_config(*read_plan(args), _SAMPLES)
+    number = len(plan.options.space.parameters)
+    return f"{args.config}: the ends of {number} parameters and {_SAMPLES} samples are valid."
 
 
 def rehearse(args) -> str:
     """What would be done next, without doing it."""
-    plan, reading = read_plan(args)
-    plan, begun = _known(plan, reading)
+    plan, begun = _known(*read_plan(args))
     study = plan.study(read_events(plan.folder))
     study.read(plan.folder, plan.metric)
     rows = [["trial", "until epoch", "runs", "values"]]
     while (step := next_step(study)) and len(rows) <= _SHOWN:
         if isinstance(step, New):
-            study.apply({"event": "new", "trial": step.trial, "params": plan.params(step.trial, seen_of(study))})
+            params = plan.params(step.trial, seen_of(study))
+            study.apply({"event": "new", "trial": step.trial, "params": params})
         elif hasattr(step, "level"):
             study.apply({"event": "promote", "trial": step.trial, "level": step.level})
         else:
             trial = study.trials[step.trial]
             trial.runs[step.run].running = True
-            if step.run == 0 or rows[-1][0] != str(step.trial):
+            if rows[-1][0] != str(step.trial):
                 rows.append([str(step.trial), str(study.rungs[trial.level]), str(len(trial.runs)),
                              " ".join(overrides_for(trial.params))])
     more = "\n... and so on; later trials depend on results." if next_step(study) else ""
-    example = study.trials[0] if study.trials else None
-    command = "" if example is None else "\n\nenv OMP_NUM_THREADS=" + f"{plan.threads} python train.py " + shlex.join(
-        arguments_of(plan, study, example, example.runs[0]))
+    command = ""
+    if study.trials:
+        argv = arguments_of(plan, study, study.trials[0], study.trials[0].runs[0])
+        command = f"\n\nOMP_NUM_THREADS={plan.threads} {shlex.join(['python', 'train.py', *argv])}"
     begins = "resumes" if begun else "would begin"
-    return "\n".join([f"{plan.folder}: {begins}; {study.planned} trials of {len(study.repeats)} runs, rungs "
-                      f"{', '.join(map(str, study.rungs))}, {plan.monitor}, {plan.threads} threads each.",
-                      *in_columns(rows)]) + more + command
+    about = (f"{plan.folder}: {begins}; {plan.monitor}; trials: {study.planned}, runs of each: "
+             f"{len(study.repeats)}, epochs: {', '.join(map(str, study.rungs))}, threads: {plan.threads}")
+    return "\n".join([about, *in_columns(rows)]) + more + command
 
 
 def run_sweep(args, program=TRAIN) -> int:
@@ -60,10 +62,19 @@ def run_sweep(args, program=TRAIN) -> int:
 
     `program`: what is started in place of train.py.
     """
-    plan, reading = read_plan(args)
-    plan, begun = _known(plan, reading)
+    plan, begun = _known(*read_plan(args))
+    try:
+        stopped, study = _run(args, plan, begun, program)
+    except OSError as error:
+        raise unwritable(plan.folder, error) from error
+    if stopped:
+        return 128 + stopped
+    return 1 if all(trial.failed for trial in study.trials) else 0
+
+
+def _run(args, plan: Plan, begun: bool, program) -> tuple[int | None, Study]:
     if not begun and (args.more or args.revive is not None):
-        raise ConfigError(f"{plan.folder}: holds no sweep yet; --more and --revive change one that exists.")
+        raise ConfigError(f"{plan.folder}: holds no sweep yet; --more and --revive change one.")
     plan.folder.mkdir(parents=True, exist_ok=True)
     with Ledger(plan.folder) as ledger:
         if begun := begin_of(plan.folder):  # perhaps by another process, meanwhile
@@ -80,9 +91,7 @@ def run_sweep(args, program=TRAIN) -> int:
         finally:
             executor.close()
         report_result(plan, study, ended=not stopped)
-    if stopped:
-        return 128 + stopped
-    return 1 if all(trial.failed for trial in study.trials) else 0
+    return stopped, study
 
 
 def begin(plan: Plan, ledger: Ledger) -> None:
@@ -94,7 +103,10 @@ def begin(plan: Plan, ledger: Ledger) -> None:
 
 
 def _known(plan: Plan, reading: Reading) -> tuple[Plan, bool]:
-    """The plan with values of the completed config, and whether the sweep exists. Raises ConfigError for another one."""
+    """The plan with values of the completed config, and whether the sweep exists.
+
+    Raises ConfigError if the folder holds another one.
+    """
     begun = begin_of(plan.folder)
     if not begun:
         return _with_config(plan, reading, 0), False
@@ -103,15 +115,16 @@ def _known(plan: Plan, reading: Reading) -> tuple[Plan, bool]:
 
 
 def _with_config(plan: Plan, reading: Reading, samples: int) -> Plan:
-    """The plan with values of the completed config. Raises ConfigError for faults that the check of a run finds."""
+    """The plan with values of the completed config. Raises ConfigError for what the check of a run finds."""
     points = plan.samples(samples) if samples else []
-    faults, config = find_faults(plan.source, [*plan.overrides, *plan.repeats()[0][1]], plan.options.space, points)
+    overrides = [*plan.overrides, *plan.repeats()[0][1]]
+    faults, config = find_faults(plan.source, overrides, plan.options.space, points)
     if faults or config is None:
         raise ConfigError("\n".join(faults))
     with located(reading.places):
         if not plan.options.monitor and not config["monitor"]:
-            raise ConfigError.at("sweep.monitor", "is missing: trials are compared by it, and trainer.args.monitor is "
-                                                  "null.")
+            raise ConfigError.at("sweep.monitor", "is missing: trials are compared by it, and "
+                                                  "trainer.args.monitor is null.")
         prune = plan.options.prune
         if prune and prune.min_epochs % config["eval_every"]:
             raise ConfigError.at("sweep.prune.min_epochs", f"{prune.min_epochs} is no multiple of "
@@ -119,7 +132,7 @@ def _with_config(plan: Plan, reading: Reading, samples: int) -> Plan:
     return replace(plan, config=config)
 
 
-def _changes(args, plan: Plan, study) -> list[dict]:
+def _changes(args, plan: Plan, study: Study) -> list[dict]:
     """The events for --more and --revive."""
     found = []
     if args.more:
@@ -128,7 +141,8 @@ def _changes(args, plan: Plan, study) -> list[dict]:
         found.append({"event": "more", "trials": args.more})
     if args.revive is not None:
         if not 0 <= args.revive < len(study.trials):
-            raise ConfigError(f"--revive: there is no trial {args.revive}; there are {len(study.trials)}, from 0 on.")
+            raise ConfigError(f"--revive: there is no trial {args.revive}. There are {len(study.trials)}, "
+                              "from 0 on.")
         if study.trials[args.revive].finished:
             raise ConfigError(f"--revive: trial {args.revive} is finished.")
         found.append({"event": "revive", "trial": args.revive})

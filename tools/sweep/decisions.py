@@ -1,4 +1,4 @@
-"""What a sweep does next: a function of its trials, so that a restart, a rehearsal and a test decide alike."""
+"""What a sweep does next: a function of its trials, so that a restart and a rehearsal decide alike."""
 from dataclasses import dataclass
 
 from tools.sweep.trials import Study, Trial, ranked
@@ -30,8 +30,8 @@ class New:
 def next_step(study: Study) -> Start | Promote | New | None:
     """What is next: what was begun, a promotion, a new trial; None if there is nothing, or only to wait.
 
-    When all trials are spent and none of them is whole, the best of those on the highest rung is promoted to the full
-    length.
+    When all trials are spent and none of them is whole, the best of those on the highest rung is promoted to
+    the full length.
     """
     return _begun(study) or _promotable(study) or _new(study) or _rescue(study)
 

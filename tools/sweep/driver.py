@@ -1,5 +1,4 @@
 """The loop of a sweep: decides, writes the decision down, starts runs, and takes in how they ended."""
-import math
 import signal
 import time
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ class View(Protocol):
 
 
 def seen_of(study: Study) -> list[Seen]:
-    """The trials as a sampler sees them; a trial counts once, by the mean of its runs, when all have ended."""
+    """The trials as a sampler sees them: each once, by the mean of its runs, when all have ended."""
     found = []
     for trial in study.trials:
         state = study.state(trial)
@@ -38,7 +37,8 @@ def seen_of(study: Study) -> list[Seen]:
             found.append(Seen(trial.number, trial.params, FINISHED, trial.value(study.maximize), epoch))
         elif state == "paused":
             epoch = study.rungs[trial.level]
-            found.append(Seen(trial.number, trial.params, PAUSED, trial.value(study.maximize, epoch), epoch))
+            value = trial.value(study.maximize, epoch)
+            found.append(Seen(trial.number, trial.params, PAUSED, value, epoch))
         elif state != "failed":
             found.append(Seen(trial.number, trial.params, RUNNING))
     return found
@@ -47,8 +47,9 @@ def seen_of(study: Study) -> list[Seen]:
 def arguments_of(plan: Plan, study: Study, trial: Trial, run: TrialRun) -> list[str]:
     """The arguments of train.py for a run until its trial's rung."""
     until = [] if trial.level == len(study.rungs) - 1 else ["--until-epoch", str(study.rungs[trial.level])]
-    return ["-q", "-c", str(plan.folder / CONFIG), "-r", "auto", "--run-name", run.name, "--out",
-            str(plan.folder.parent), *until, "~sweep", *plan.overrides, *overrides_for(trial.params), *run.overrides]
+    return ["-q", "-c", str(plan.folder / CONFIG), "-r", "auto", "--run-name", run.name,
+            "--out", str(plan.folder.parent), *until,
+            "~sweep", *plan.overrides, *overrides_for(trial.params), *run.overrides]
 
 
 class Driver:
@@ -63,9 +64,9 @@ class Driver:
                  program: Sequence[str] = TRAIN):
         self.plan, self.study, self.ledger, self.executor, self.view = plan, study, ledger, executor, view
         self._program = program
-        self._begun: dict[int, tuple[int, int]] = {}  # bytes in the log and records of the run, before its start
+        self._begun: dict[str, tuple[int, int]] = {}  # bytes in a run's log, and its records, before a start
         self._signal: int | None = None
-        self._stops = 0
+        self._stopping = self._only_waits = False
 
     def run(self) -> int | None:
         """Returns the number of the signal that ended it; None at its own end."""
@@ -78,15 +79,16 @@ class Driver:
         """Takes in what has ended and starts what is next. Returns whether something is running."""
         for key, outcome in self.executor.poll():
             self._end(*divmod(key, len(self.study.repeats)), outcome)
-        running = len(self.study.running)
-        if self._signal and not self._stops:
-            self._stops = 1
+            self._only_waits = False
+        if self._signal and not self._stopping:
+            self._stopping = True
             self.executor.stop()
-        while not self._signal and running < self.executor.capacity() and (step := next_step(self.study)):
-            self._do(step)
-            running = len(self.study.running)
+        while not (self._signal or self._only_waits) and len(self.study.running) < self.executor.capacity():
+            if step := next_step(self.study):
+                self._do(step)
+            self._only_waits = step is None
         self.view.show(self.study)
-        return bool(self.study.running)
+        return bool(self.study.running or not (self._signal or self._only_waits))
 
     def _do(self, step: Start | Promote | New) -> None:
         if isinstance(step, New):
@@ -100,7 +102,7 @@ class Driver:
     def _start(self, trial: Trial, number: int) -> None:
         run, key = trial.runs[number], trial.number * len(self.study.repeats) + number
         log, folder = self._log_of(run), self.plan.folder / run.name
-        self._begun[key] = log.stat().st_size if log.exists() else 0, len(records_of(folder))
+        self._begun[run.name] = log.stat().st_size if log.exists() else 0, len(records_of(folder))
         self.ledger.append("start", trial=trial.number, run=number, until=self.study.rungs[trial.level])
         run.running, run.seen_at = True, run.epoch
         env = {"OMP_NUM_THREADS": str(self.plan.threads)}
@@ -112,13 +114,12 @@ class Driver:
     def _end(self, trial_number: int, run_number: int, outcome: Outcome) -> None:
         """Takes in how a process ended. Its code is a verdict only if it is 1 or 2; 0 says too little."""
         trial = self.study.trials[trial_number]
-        run, before = trial.runs[run_number], trial.runs[run_number].seen_at
+        run, failed = trial.runs[run_number], None
+        before, lost, run.running = run.seen_at, run.lost, False
         run.read(self.plan.folder, self.plan.metric)
-        run.running, failed, lost = False, None, run.lost
         there = run.finished or (outcome.code == 0 and self._at_rung(trial, run))
         if outcome.code in (1, 2):
-            refused = "refused: " if outcome.code == 2 else ""
-            failed = refused + self._reason(run, self._begun[trial_number * len(trial.runs) + run_number])
+            failed = ("refused: " if outcome.code == 2 else "") + self._reason(run)
         elif there and run.best(self.study.maximize) is None:
             failed = f"has no value of {self.plan.metric}"
         elif there or run.epoch > before:
@@ -129,28 +130,29 @@ class Driver:
             failed = f"{why}, {lost} times without a new epoch" if lost >= MOST_LOST else None
         value = run.best(self.study.maximize)
         self.study.apply(self.ledger.append(
-            "end", trial=trial_number, run=run_number, code=outcome.code, node=outcome.node, text=outcome.text,
-            epoch=run.epoch, value=None if value is None or math.isnan(value) else value, lost=lost, failed=failed))
+            "end", trial=trial_number, run=run_number, code=outcome.code, node=outcome.node,
+            text=outcome.text, epoch=run.epoch, value=value, lost=lost, failed=failed))
         self.view.show(self.study, self._line(trial, run, there))
 
     def _at_rung(self, trial: Trial, run: TrialRun) -> bool:
         return trial.level < len(self.study.rungs) - 1 and run.epoch >= self.study.rungs[trial.level]
 
     def _line(self, trial: Trial, run: TrialRun, there: bool) -> str:
-        ended = run.failed and f"failed: {run.failed}"
         value = run.best(self.study.maximize)
         shown = "" if value is None else f", {self.plan.metric} {value:.4f}"
-        return f"{run.name}: {ended or ('finished' if run.finished else 'paused' if there else 'interrupted')} " \
-               f"at epoch {run.epoch}{shown}"
+        state = "finished" if run.finished else "paused" if there else "interrupted"
+        return f"{run.name}: {run.failed and 'failed' or state} at epoch {run.epoch}{shown}" + (
+            f": {run.failed}" if run.failed else "")
 
-    def _reason(self, run: TrialRun, begun: tuple[int, int]) -> str:
+    def _reason(self, run: TrialRun) -> str:
         """Why a run failed: its record of this start, else the last line of its output."""
-        size, number = begun
+        size, number = self._begun[run.name]
         records = records_of(self.plan.folder / run.name)[number:]
-        reason = records[-1].get("reason") if records and records[-1].get("outcome") == "failed" else None
+        last = records[-1] if records else {}
         with self._log_of(run).open("rb") as log:
             log.seek(size)
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        reason = last.get("reason") if last.get("outcome") == "failed" else None
         return str(reason or (lines[-1].strip() if lines else "without a message"))[:300]
 
     @contextmanager
@@ -163,7 +165,8 @@ class Driver:
                 self.executor.stop()
 
         names = ("SIGINT", "SIGTERM", "SIGHUP")
-        before = {name: signal.signal(getattr(signal, name), handle) for name in names if hasattr(signal, name)}
+        before = {name: signal.signal(getattr(signal, name), handle)
+                  for name in names if hasattr(signal, name)}
         try:
             yield
         finally:

@@ -59,8 +59,8 @@ class Ledger:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 return  # a file system without locks
             holder = os.pread(self._lock, 300, 0).decode(errors="replace").strip()
-            raise ConfigError(f"{self.folder}: this sweep is being run by {holder or 'another process'}. Wait for "
-                              "its end, or end it.") from error
+            raise ConfigError(f"{self.folder}: this sweep is being run by {holder or 'another process'}. "
+                              "Wait for its end, or end it.") from error
         text = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, text.encode(), 0)
@@ -75,7 +75,7 @@ class Ledger:
 
 
 def read_events(folder: Path) -> list[Mapping[str, Any]]:
-    """The events of a ledger; a last line without its end is left out. Raises ConfigError for another file."""
+    """The events of a ledger; a torn last line is left out. Raises ConfigError for another file."""
     try:
         content = (folder / LEDGER).read_bytes()
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def read_events(folder: Path) -> list[Mapping[str, Any]]:
         except ValueError:
             event = None
         if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-            raise ConfigError(f"{folder / LEDGER}:{number}: is no line of a ledger. Restore the file, or begin "
-                              "the sweep under another name: name=NAME.")
+            raise ConfigError(f"{folder / LEDGER}:{number}: is no line of a ledger. Restore the file, or "
+                              "begin the sweep under another name: name=NAME.")
         events.append(event)
     return events

@@ -13,17 +13,20 @@ from utils.errors import Fault, WrongValue
 
 _KEYS = ("from", "to", "scale", "step", "values", "when")
 _PATH = ("sweep", "parameters")
+_FIXED = {"name": "all trials are kept in saved/<name>/",
+          "trainer.args.monitor": "trials are compared by it, or by sweep.monitor"}
 
 
 def read_space(section: Any) -> tuple[Space, list[Fault]]:
     """The space that `sweep.parameters` describes, and its faults; with faults it may lack parameters."""
     if not isinstance(section, Mapping):
-        return Space(), [WrongValue(_PATH, "a table is needed, such as {optimizer.args.lr: [0.1, 0.01]}; this "
-                                           f"is {format_value(section)}")]
+        return Space(), [WrongValue(_PATH, "a table is needed, such as {optimizer.args.lr: [0.1, 0.01]}; "
+                                           f"this is {format_value(section)}")]
     found = [(parameter, faults) for parameter, faults in map(_parameter, section, section.values())]
     faults = [fault for _, own in found for fault in own]
     parameters = {parameter.key: parameter for parameter, _ in found}
-    faults += [fault for parameter in parameters.values() for fault in _condition_faults(parameter, parameters)]
+    for parameter in parameters.values():
+        faults += _condition_faults(parameter, parameters)
     if faults:
         return Space(), faults
     return _ordered(parameters)
@@ -36,8 +39,8 @@ def _parameter(key: Any, written: Any) -> tuple[Parameter, list[Fault]]:
     if isinstance(written, list):
         return Parameter(key, tuple(written)), [*faults, *_choice_faults(written, path)]
     if not isinstance(written, Mapping):
-        return Parameter(key), [*faults, WrongValue(path, "a list of choices or a range {from: 1, to: 10} is "
-                                                          f"needed; this is {format_value(written)}")]
+        wrong = f"a list of choices or a range {{from: 1, to: 10}} is needed; this is {format_value(written)}"
+        return Parameter(key), [*faults, WrongValue(path, wrong)]
     when = {} if written.get("when") is None else written["when"]
     faults += [UnknownKey.of((*path, name), "is unknown here.", _KEYS, f"There are: {', '.join(_KEYS)}.")
                for name in written if name not in _KEYS]
@@ -47,7 +50,8 @@ def _parameter(key: Any, written: Any) -> tuple[Parameter, list[Fault]]:
         when = {}
     if "values" in written:
         mixed = [name for name in ("from", "to", "scale", "step") if name in written]
-        faults += [Fault((*path, name), "is for a range, and these are choices. Leave it out.") for name in mixed]
+        faults += [Fault((*path, name), "is for a range, and these are choices. Leave it out.")
+                   for name in mixed]
         faults += _choice_faults(written["values"], (*path, "values"))
         values = written["values"] if isinstance(written["values"], list) else ()
         return Parameter(key, tuple(values), when=when), faults
@@ -66,12 +70,12 @@ def _range(key: str, written: Mapping, when: Mapping) -> Parameter:
 def _key_faults(key: str, path: tuple) -> Iterator[Fault]:
     section = key.split(".")[0]
     if section not in SECTIONS:
-        yield UnknownKey.of(path, f"there is no section {section!r}.", [], suggest_name(section, SECTIONS).strip()
-                            or f"Sections: {', '.join(SECTIONS)}.")
-    elif key in ("name", "trainer.args.monitor") or not all(key.split(".")):
-        yield Fault(path, "cannot be a parameter: " + {
-            "name": "all trials are kept in saved/<name>/", "trainer.args.monitor": "trials are compared by it, "
-            "and by sweep.monitor"}.get(key, "a key looks like optimizer.args.lr"))
+        near = suggest_name(section, SECTIONS).strip() or f"Sections: {', '.join(SECTIONS)}."
+        yield UnknownKey.of(path, f"there is no section {section!r}.", [], near)
+    elif key in _FIXED:
+        yield Fault(path, f"cannot be a parameter: {_FIXED[key]}.")
+    elif not all(key.split(".")):
+        yield WrongValue(path, "is no key of a config. A key looks like optimizer.args.lr.")
 
 
 def _choice_faults(values: Any, path: tuple) -> Iterator[Fault]:
@@ -80,13 +84,14 @@ def _choice_faults(values: Any, path: tuple) -> Iterator[Fault]:
         return
     for number, value in enumerate(values):
         if any(is_same(value, other) for other in values[:number]):
-            yield Fault((*path, number), f"{format_value(value)} stands in the list twice. Keep one of the two.")
+            yield Fault((*path, number), f"{format_value(value)} stands in the list twice. Keep one of them.")
 
 
 def _range_faults(written: Mapping, path: tuple) -> Iterator[Fault]:
     missing = [name for name in ("from", "to") if name not in written]
     for name in missing:
-        yield Fault((*path, name), "is missing. A range is {from: 1e-4, to: 0.3, scale: log}; choices are a list.")
+        yield Fault((*path, name), "is missing. A range is {from: 1e-4, to: 0.3, scale: log}; choices are a "
+                                   "list.")
     wrong = {name: text for name in ("from", "to") if name in written
              and (text := mismatch(written[name], FiniteFloat))}
     step = written.get("step")
@@ -98,21 +103,23 @@ def _range_faults(written: Mapping, path: tuple) -> Iterator[Fault]:
         yield WrongValue((*path, "scale"), f"{format_value(written['scale'])} is neither log nor linear."
                          + suggest_name(written["scale"], ("log", "linear")))
     if is_log and step is not None:
-        yield Fault((*path, "step"), "does not go with scale: log. Write the values as a list, or leave it out.")
+        yield Fault((*path, "step"), "does not go with scale: log. Write a list of values, or leave it out.")
     if missing or wrong:
         return
     if written["from"] > written["to"]:
-        yield WrongValue((*path, "from"), f"{written['from']} is above to: {written['to']}. Exchange the two.")
+        yield WrongValue((*path, "from"), f"{written['from']} is above {written['to']}. Exchange the two.")
     if is_log and written["from"] <= 0:
-        yield WrongValue((*path, "from"), f"{written['from']} has no logarithm: with scale: log, from is above 0.")
+        yield WrongValue((*path, "from"), f"{written['from']} has no logarithm. With scale: log it is above "
+                                          "0.")
 
 
 def _condition_faults(parameter: Parameter, parameters: Mapping[str, Parameter]) -> Iterator[Fault]:
     for key, value in parameter.when.items():
         path, other = (*_PATH, parameter.key, "when", key), parameters.get(key)
         if other is None or other is parameter:
-            yield UnknownKey.of(path, "is no other parameter of this sweep.", parameters,
-                                f"There are: {', '.join(name for name in parameters if name != parameter.key)}.")
+            others = [name for name in parameters if name != parameter.key]
+            yield UnknownKey.of(path, "is no other parameter of this sweep.", others,
+                                f"There are: {', '.join(others) or 'none'}.")
         elif other.values and not any(is_same(value, choice) for choice in other.values):
             yield WrongValue(path, f"{format_value(value)} is none of its choices: "
                                    f"{', '.join(map(format_value, other.values))}.")
@@ -121,12 +128,12 @@ def _condition_faults(parameter: Parameter, parameters: Mapping[str, Parameter])
 def _needs(later: Parameter, earlier: Parameter) -> bool:
     """Whether a parameter is chosen, and set, after another one."""
     block = earlier.key.removesuffix("type")
-    is_type = earlier.key.endswith(".type") and later.key.startswith(block) and not later.key.endswith(".type")
-    return earlier.key in later.when or later.key.startswith(f"{earlier.key}.") or is_type
+    of_block = earlier.key.endswith(".type") and later.key.startswith(f"{block}args.")
+    return earlier.key in later.when or later.key.startswith(f"{earlier.key}.") or of_block
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> tuple[Space, list[Fault]]:
-    """The parameters, each after those that it needs, else as written; a fault for a circle of conditions."""
+    """The parameters, each after those that it needs, else as written. A fault for a circle."""
     waiting, ordered = list(parameters.values()), []
     while waiting:
         ready = next((parameter for parameter in waiting if not any(

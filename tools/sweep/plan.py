@@ -1,4 +1,4 @@
-"""What a sweep is asked to do, from its config and the command line; and whether its folder holds just that."""
+"""What a sweep is asked to do, from its config and the command line; and whether its folder holds that."""
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tools.sweep.checks import with_references
 from tools.sweep.ledger import read_events
 from tools.sweep.samplers import check_sampler, suggest
 from tools.sweep.section import DEFAULTS, SweepOptions, read_section
 from tools.sweep.seen import Seen
 from tools.sweep.trials import Study
 from utils.config.loading import Reading, located, raise_faults, read_config
-from utils.config.syntax import DataReference, dump_yaml, format_value, items_of, parse_yaml
+from utils.config.syntax import dump_yaml, format_value, parse_yaml
 from utils.config.values import differences, value_at
 from utils.errors import ConfigError
 from utils.training.monitor import parse_monitor
@@ -99,8 +100,9 @@ class Plan:
         planned = self.options.trials
         if self.grid is not None:
             planned = min(planned or len(self.grid), len(self.grid))
-        study = Study(self.options.rungs(self.config["epochs"]), self.options.prune.factor if self.options.prune else 1,
-                      planned, self.maximize, self.repeats())
+        factor = self.options.prune.factor if self.options.prune else 1
+        rungs = self.options.rungs(self.config["epochs"])
+        study = Study(rungs, factor, planned, self.maximize, self.repeats())
         for event in events:
             study.apply(event)
         if self.grid is not None:
@@ -113,15 +115,16 @@ def read_plan(args) -> tuple[Plan, Reading]:
 
     Raises ConfigError for all faults of the section `sweep`, each with its place.
     """
-    ours = [text for text in args.overrides if text.removeprefix("~").partition("=")[0].split(".")[0] == "sweep"]
+    ours = [text for text in args.overrides
+            if text.removeprefix("~").partition("=")[0].split(".")[0] == "sweep"]
     others = [text for text in args.overrides if text not in ours]
     reading = read_config(args.config, args.overrides)
     raise_faults(reading)
     section = reading.config.get("sweep")
     short = {key: value for key, value in (("folds", args.folds), ("seeds", args.seeds)) if value}
     if section is None and not short:
-        raise ConfigError(f"{args.config}: has no section sweep, with parameters to try (docs/sweep.md). To repeat a "
-                          "single config: --seeds 3, --folds 5.")
+        raise ConfigError(f"{args.config}: has no section sweep, with parameters to try (docs/sweep.md). To "
+                          "repeat a single config: --seeds 3, --folds 5.")
     if short and (section is None or isinstance(section, dict)):
         repeat = (section or {}).get("repeat") or {}
         section = {**(section or {}), "repeat": {**(repeat if isinstance(repeat, dict) else {}), **short}}
@@ -136,8 +139,9 @@ def read_plan(args) -> tuple[Plan, Reading]:
     written["threads_per_trial"] = threads
     document = {**read_config(args.config, ours).unresolved, "sweep": written}
     seed = reading.config.get("seed")
-    return Plan(args.config, args.out / name, options, document, others, seed if isinstance(seed, int) else 0, threads,
-                value_at(reading.config, "data_loader.validation_split") is not None), reading
+    splits = value_at(reading.config, "data_loader.validation_split") is not None
+    return Plan(args.config, args.out / name, options, document, others,
+                seed if isinstance(seed, int) else 0, threads, splits), reading
 
 
 def _check_sampler(options: SweepOptions) -> None:
@@ -168,19 +172,11 @@ def config_text(plan: Plan) -> str:
     """The content of sweep.yaml, with its references as they were written."""
     first = ("# The config of a sweep, as it was when the sweep began. python sweep.py wrote it.\n"
              "# Every trial is train.py -c THIS '~sweep' with overrides; ledger.jsonl holds them.\n")
-    return first + dump_yaml(_with_references(plan.document))
-
-
-def _with_references(value: Any) -> Any:
-    """A config whose text with `${` is written as it stands, and not escaped."""
-    if isinstance(value, str):
-        return DataReference(value) if "${" in value else value
-    inner = {key: _with_references(item) for key, item in items_of(value)}
-    return inner if isinstance(value, dict) else [*inner.values()] if isinstance(value, list) else value
+    return first + dump_yaml(with_references(plan.document))
 
 
 def refuse_another_sweep(plan: Plan, begun: Mapping[str, Any]) -> None:
-    """Raises ConfigError if the plan's folder holds a sweep of another config or space, with the differences."""
+    """Raises ConfigError, with the differences, if the plan's folder holds a sweep of another config."""
     file = plan.folder / CONFIG
     try:
         there = parse_yaml(file.read_text(encoding="utf-8"), str(file)).value
@@ -194,6 +190,7 @@ def refuse_another_sweep(plan: Plan, begun: Mapping[str, Any]) -> None:
     if plan.threads != begun["threads"]:
         changed["sweep.threads_per_trial"] = (begun["threads"], plan.threads)
     if changed:
-        rows = [f"  {key}: {format_value(old)} -> {format_value(new)}" for key, (old, new) in changed.items()]
-        raise ConfigError("\n".join([f"{plan.folder}: holds another sweep. Give this one another name (name=NAME), or "
-                                     "undo these changes:", *rows]))
+        rows = [f"  {key}: {format_value(old)} -> {format_value(new)}"
+                for key, (old, new) in changed.items()]
+        raise ConfigError("\n".join([f"{plan.folder}: holds another sweep. Give this one another name "
+                                     "(name=NAME), or undo these changes:", *rows]))

@@ -5,11 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from tools.sweep.outcome import Outcome
 
+SAVE_S = 30
 _CHILD = Path(__file__).with_name("child.py")
 
 
@@ -37,8 +39,8 @@ class Processes:
         stdin = subprocess.DEVNULL if sys.platform == "linux" else subprocess.PIPE
         with log.open("ab") as output:
             # a session of its own: Ctrl-C reaches this process first, which lets it save
-            process = subprocess.Popen([sys.executable, _CHILD, str(os.getpid()), *argv], stdin=stdin, stdout=output,
-                                       stderr=output, env=env, start_new_session=True)
+            process = subprocess.Popen([sys.executable, _CHILD, str(os.getpid()), *argv], stdin=stdin,
+                                       stdout=output, stderr=output, env=env, start_new_session=True)
         self._running[number] = place, process
 
     def poll(self) -> list[tuple[int, Outcome]]:
@@ -64,10 +66,16 @@ class Processes:
         return self._parallel
 
     def close(self) -> None:
-        """Kills what is left."""
+        """Ends what is left, after a save; kills what does not end within SAVE_S."""
         for _, process in self._running.values():
-            process.kill()
-            process.wait()
+            process.terminate()
+        until = time.monotonic() + SAVE_S
+        for _, process in self._running.values():
+            try:
+                process.wait(max(until - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self._running.clear()
 
 

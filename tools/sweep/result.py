@@ -3,6 +3,8 @@ import shlex
 import statistics
 from datetime import datetime
 
+from tools.sweep.driver import seen_of
+from tools.sweep.importance import importance
 from tools.sweep.plan import CONFIG, Plan
 from tools.sweep.table import ranking
 from tools.sweep.trials import Study, Trial, ranked
@@ -24,7 +26,9 @@ def best_trial(study: Study) -> Trial | None:
 
 def report_result(plan: Plan, study: Study, ended: bool) -> None:
     """Prints the ranking. At the end of a sweep also writes best.yaml."""
-    print_answer("\n".join(ranking(study, plan.monitor)))
+    print_answer("\n".join(ranking(study, plan.monitor, ended)))
+    if parts := importance(plan.options.space, seen_of(study), plan.maximize):
+        print_answer("\nimportance: " + ", ".join(f"{key} {part:.0%}" for key, part in parts.items()))
     best = best_trial(study)
     if best and ended:
         replace_file(plan.folder / BEST, best_config(plan, study, best), errors="backslashreplace")
@@ -40,8 +44,8 @@ def best_config(plan: Plan, study: Study, trial: Trial) -> str:
     values = trial.values(study.maximize)
     spread = f" +- {statistics.stdev(values):.5g} (n = {len(values)})" if len(values) > 1 else ""
     command = shlex.join(["python", "train.py", "-c", str(plan.folder / BEST), *run.overrides])
-    notes = [f"{plan.monitor}: {statistics.fmean(values):.6g}{spread}, the best of {len(study.trials)} trials of the "
-             f"sweep {plan.folder}",
+    mean = f"{statistics.fmean(values):.6g}{spread}"
+    notes = [f"{plan.monitor}: {mean}, the best of {len(study.trials)} trials of the sweep {plan.folder}",
              f"trial {trial.number}, in {plan.folder / run.name}; written {datetime.now():%Y-%m-%d %H:%M}, "
              f"commit {git('rev-parse', '--short', 'HEAD') or 'unknown'}",
              f"threads: {plan.threads}. For the same bits: OMP_NUM_THREADS={plan.threads} {command}"]

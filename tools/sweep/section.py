@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from tools.sweep.parameters import read_space
 from tools.sweep.space import Space
-from utils.config.annotations import CountInt, PositiveFloat, PositiveInt, at_least, mismatch
+from utils.config.annotations import PositiveInt, at_least, mismatch
+from utils.config.blocks import as_block
 from utils.config.signature import UnknownKey
 from utils.config.suggestions import suggest_name
 from utils.config.syntax import format_value
@@ -13,15 +14,15 @@ from utils.errors import ConfigError, Fault, WrongValue
 from utils.training.monitor import parse_monitor
 
 _FOLDS = Annotated[int, at_least(2)]
-_KEYS = {"parameters": dict | None, "repeat": dict | None, "sampler": str | dict, "trials": PositiveInt | None,
-         "prune": str | dict | None, "run_on": str | dict, "threads_per_trial": PositiveInt | None,
-         "monitor": Annotated[str, parse_monitor] | None}
+_KEYS = {"parameters": dict, "repeat": dict, "sampler": str | dict, "trials": PositiveInt,
+         "prune": str | dict | None, "run_on": str | dict, "threads_per_trial": PositiveInt,
+         "monitor": Annotated[str, parse_monitor]}
 _REPEAT = {"seeds": PositiveInt, "folds": _FOLDS | None}
 _ASHA = {"min_epochs": PositiveInt, "factor": _FOLDS}
 # The options of `run_on`, by its type.
 RUN_ON = {"processes": {"parallel": PositiveInt},
-          "ray": {"address": str | None, "cpus_per_trial": PositiveInt,
-                  "gpus_per_trial": PositiveFloat | CountInt}}
+          "ray": {"address": str, "cpus_per_trial": PositiveInt,
+                  "gpus_per_trial": Annotated[float, at_least(0)]}}
 DEFAULTS = {"parameters": {}, "repeat": {}, "sampler": "grid", "trials": None, "prune": "none",
             "run_on": {"type": "processes"}, "threads_per_trial": None, "monitor": None}
 
@@ -79,7 +80,7 @@ def read_section(section: Any) -> SweepOptions:
     faults += found
     repeat, prune, run_on = full["repeat"], full["prune"], full["run_on"]
     faults += _key_faults(repeat, _REPEAT, ("sweep", "repeat"))
-    if prune in (None, "none"):
+    if prune is None or as_block(prune) == {"type": "none"}:
         prune = None
     else:
         prune, found = _typed(prune, {"asha": _ASHA}, ("sweep", "prune"))
@@ -87,13 +88,15 @@ def read_section(section: Any) -> SweepOptions:
     run_on, found = _typed(run_on, RUN_ON, ("sweep", "run_on"))
     faults += [*found, *_together(space, repeat, prune)]
     if not (space.parameters or repeat or faults):
-        faults.append(Fault(("sweep",), "there is nothing to try: write sweep.parameters or sweep.repeat, or give "
-                                        "--seeds or --folds."))
+        faults.append(Fault(("sweep",), "there is nothing to try. Write sweep.parameters or sweep.repeat, or "
+                                        "give --seeds or --folds."))
     if faults:
         raise ConfigError.of(faults)
     asha = None if prune is None else Asha(**{name: value for name, value in prune.items() if name != "type"})
-    return SweepOptions(space, repeat.get("seeds", 1), repeat.get("folds"), full["sampler"], full["trials"], asha,
-                        run_on, full["threads_per_trial"], full["monitor"])
+    sampler = as_block(full["sampler"])
+    sampler = sampler["type"] if [*sampler] == ["type"] else sampler
+    return SweepOptions(space, repeat.get("seeds", 1), repeat.get("folds"), sampler, full["trials"],
+                        asha, run_on, full["threads_per_trial"], full["monitor"])
 
 
 def _key_faults(table: Mapping, known: Mapping[str, Any], path: tuple) -> Iterator[Fault]:
@@ -125,5 +128,5 @@ def _together(space: Space, repeat: Mapping, prune: Mapping | None) -> Iterator[
               "trainer.args.epochs": "prune" if prune else None}
     for parameter in space.parameters:
         if setter := set_by.get(parameter.key):
-            yield Fault(("sweep", "parameters", parameter.key), f"cannot be a parameter beside sweep.{setter}, "
-                                                               "which sets it.")
+            yield Fault(("sweep", "parameters", parameter.key),
+                        f"cannot be a parameter beside sweep.{setter}, which sets it.")

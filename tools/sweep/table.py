@@ -73,7 +73,8 @@ class ProgressTable:
         shown = [*running, *(trial for trial in best if trial not in running), *reversed(rest)]
         rows = [["trial", *names.values(), "epoch", self._monitor.partition(" ")[2], "state"]]
         rows += [[str(trial.number), *_params(trial, names), str(min(run.epoch for run in trial.runs)),
-                  number_text(trial.value(study.maximize)), study.state(trial)] for trial in shown[:size.lines - 4]]
+                  number_text(trial.value(study.maximize)), study.state(trial)]
+                 for trial in shown[:size.lines - 4]]
         return [*in_columns(rows, size.columns - 1), self.summary(study)[:size.columns - 1]]
 
     def summary(self, study: Study) -> str:
@@ -114,8 +115,11 @@ def expected_epochs(study: Study) -> int:
     return round(total * len(study.repeats))
 
 
-def ranking(study: Study, monitor: str) -> list[str]:
-    """The table at the end: all trials, finished ones first, best first; why trials failed stands below."""
+def ranking(study: Study, monitor: str, ended: bool) -> list[str]:
+    """All trials: finished ones first, best first. Why trials failed stands below.
+
+    `ended`: whether the sweep is at its end, where a paused trial is called pruned.
+    """
     names, repeated = column_names(study), len(study.repeats) > 1
     finished = [trial for _, trial in ranked((t for t in study.trials if t.finished), study.maximize)]
     rest = [trial for trial in study.trials if not trial.finished and not trial.failed]
@@ -132,5 +136,5 @@ def ranking(study: Study, monitor: str) -> list[str]:
         rows.append([str(place) if trial.finished else "-", str(trial.number), *_params(trial, names),
                      str(min(run.epoch for run in trial.runs)),
                      number_text(statistics.fmean(values) if values else None), *(spread if repeated else []),
-                     {"paused": "pruned"}.get(state, state)])
+                     "pruned" if ended and state == "paused" else state])
     return [*in_columns(rows), *(f"trial {trial.number} failed: {trial.failed}" for trial in failed)]

@@ -41,7 +41,8 @@ class TrialRun:
 
     def best(self, maximize: bool, until: int | None = None) -> float | None:
         """The best value so far, or until an epoch; None without one."""
-        values = [value for epoch, value in self.curve if not math.isnan(value) and (until is None or epoch <= until)]
+        values = [value for epoch, value in self.curve
+                  if not math.isnan(value) and (until is None or epoch <= until)]
         return (max if maximize else min)(values, default=None)
 
     def read(self, folder: Path, name: str) -> None:

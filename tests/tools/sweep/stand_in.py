@@ -1,7 +1,7 @@
 """In place of train.py, without torch: writes the rows of a run, resumes behind them, ends at --until-epoch.
 
-The value of an epoch is a function of `optimizer.args.lr`, `seed` and the epoch. `model.args.fault` makes it fail:
-"raise", "refuse", "nan", or "die" (by SIGKILL, before each row). STAND_IN_S is the time of an epoch.
+The value of an epoch is a function of `optimizer.args.lr`, `seed` and the epoch. `model.args.fault` makes it
+fail: "raise", "refuse", "nan", "stop" (with exit code 0, as at max_time) or "die" (by SIGKILL). STAND_IN_S is the time of an epoch.
 """
 import argparse
 import fcntl
@@ -54,6 +54,8 @@ def main() -> None:
     file.write_bytes(there[:there.rfind(b"\n") + 1])  # as train.py, which cuts a torn line off
     for epoch in range(there.count(b"\n") + 1, min(args.until_epoch or epochs, epochs) + 1):
         time.sleep(float(os.environ.get("STAND_IN_S", 0)))
+        if fault == "stop":
+            sys.exit()
         if fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         lr, seed = float(values.get("optimizer.args.lr", 0.1)), int(values.get("seed", 0))

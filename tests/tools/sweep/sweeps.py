@@ -50,7 +50,7 @@ def parsed(config: Path, out: Path, *more) -> argparse.Namespace:
 
 
 def search(args: argparse.Namespace, **config) -> int:
-    """A sweep of the stand-in; what a check by torch would find of the config is given. Returns the exit code."""
+    """A sweep of the stand-in; values that a check by torch would find are given. Returns the exit code."""
     plan, _ = read_plan(args)
     known = {"epochs": 9, "monitor": "min val/loss", "eval_every": 1, **config}
     if not begin_of(plan.folder):

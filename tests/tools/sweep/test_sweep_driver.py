@@ -20,7 +20,7 @@ CHOICES = "sweep: {parameters: {optimizer.args.lr: [0.1, 0.01, 0.001]}, threads_
 
 
 def by_hand(rates: list[float], rungs: list[int], factor: int) -> list[list[int]]:
-    """Which trials reach each rung, when they are tried one after the other: Algorithm 2 of arXiv:1810.05934."""
+    """Which trials reach each rung, tried one after the other: Algorithm 2 of arXiv:1810.05934."""
     there: list[list[int]] = [[] for _ in rungs]
     for number in range(len(rates)):
         there[0].append(number)
@@ -59,28 +59,33 @@ def test_when_trials_are_spent_and_none_is_whole_the_best_paused_one_is_finished
     assert search(parsed(config, tmp_path)) == 0
     rates = [event["params"]["optimizer.args.lr"] for event in events(tmp_path, "new")]
     best = min(range(2), key=lambda trial: value_of(rates[trial], 1))
-    assert [len(values) for values in results(tmp_path).values()] == [9 if trial == best else 1 for trial in range(2)]
+    lengths = [len(values) for values in results(tmp_path).values()]
+    assert lengths == [9 if trial == best else 1 for trial in range(2)]
 
 
 def test_failed_trials_are_shown_with_their_reason_and_the_others_go_on(tmp_path, capsys):
-    faults = "sweep: {parameters: {model.args.fault: [raise, nan, refuse, die, none]}, threads_per_trial: 1}\n"
+    faults = "sweep: {parameters: {model.args.fault: [raise, nan, refuse, die, none, stop]}}\n"
     assert search(parsed(write(tmp_path, faults), tmp_path)) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line for line in shown if line.startswith("trial ") and "failed" in line] == [
         "trial 0 failed: ValueError: too wide", "trial 1 failed: has no value of val/loss",
         "trial 2 failed: refused: model.args.fault: is no argument of MLP.",
-        "trial 3 failed: killed by SIGKILL, 3 times without a new epoch"]
+        "trial 3 failed: killed by SIGKILL, 3 times without a new epoch",
+        "trial 5 failed: exit code 0, 3 times without a new epoch"]
     assert len(results(tmp_path)["trial_0004"]) == 9
-    all_bad = write(tmp_path / "bad", faults.replace("[raise, nan, refuse, die, none]", "[raise, refuse]"))
+    all_bad = write(tmp_path / "bad", faults.replace("[raise, nan, refuse, die, none, stop]", "[raise, refuse]"))
     assert search(parsed(all_bad, tmp_path / "bad")) == 1
 
 
 def test_repeats_count_as_one_trial_with_the_mean(tmp_path, capsys):
-    assert search(parsed(write(tmp_path, CHOICES), tmp_path, "--seeds", 3)) == 0
+    assert search(parsed(write(tmp_path, CHOICES), tmp_path, "--seeds", 3, "sweep.threads_per_trial=3")) == 0
+    record = (tmp_path / "small" / "trial_0000_seed0" / "environment.jsonl").read_text()
+    assert '"threads": "3"' in record
     assert sorted(results(tmp_path))[:3] == [f"trial_0000_seed{seed}" for seed in range(3)]
     values = [value_of(0.001, 9, seed) for seed in range(3)]
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("1  "))
-    assert line.split() == ["1", "2", "0.001", "9", f"{statistics.fmean(values):.5g}", "0.01", "3", "finished"]
+    mean = f"{statistics.fmean(values):.5g}"
+    assert line.split() == ["1", "2", "0.001", "9", mean, "0.01", "3", "finished"]
     assert "seed: 0" not in (tmp_path / "small" / "best.yaml").read_text()  # none was written
 
 
@@ -98,21 +103,22 @@ def test_a_torn_last_line_is_dropped_and_other_damage_is_named(tmp_path):
         search(args)
 
 
-def test_a_sweep_that_exists_takes_more_trials_and_no_other_space(tmp_path, capsys):
-    search(parsed(write(tmp_path), tmp_path))
-    search(parsed(write(tmp_path), tmp_path, "--more", 3))
-    assert len(events(tmp_path, "new")) == 12
+def test_a_sweep_takes_more_trials_and_no_other_space(tmp_path, capsys):
+    few = SEARCH.replace("trials: 9", "trials: 3")
+    search(parsed(write(tmp_path, few), tmp_path))
+    search(parsed(write(tmp_path, few), tmp_path, "--more", 1))
+    assert len(events(tmp_path, "new")) == 4
     other = write(tmp_path, SEARCH.replace("to: 1.0", "to: 2.0"))
-    with pytest.raises(ConfigError, match=r"holds another sweep(.|\n)*sweep.parameters.optimizer.args.lr.to: 1.0 -> 2.0"):
+    with pytest.raises(ConfigError, match=r"holds another sweep(.|\n)*optimizer.args.lr.to: 1.0 -> 2.0"):
         search(parsed(other, tmp_path))
     paused = next(name for name, values in results(tmp_path).items() if len(values) == 1)
-    search(parsed(write(tmp_path), tmp_path, "--revive", int(paused[-4:])))
+    search(parsed(write(tmp_path, few), tmp_path, "--revive", int(paused[-4:])))
     assert len(results(tmp_path)[paused]) == 9
 
 
 def start(config: Path, out: Path, *more, **environment) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(HERE / "sweeps.py"), "-c", str(config), "--out", str(out), "-q", *more],
-                            env={**os.environ, **environment}, start_new_session=True, text=True,
+    command = [sys.executable, str(HERE / "sweeps.py"), "-c", str(config), "--out", str(out), "-q", *more]
+    return subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -148,7 +154,7 @@ def test_a_second_driver_is_refused_and_a_signal_lets_trials_save(tmp_path):
 
 
 def killed_and_resumed(config: Path, out: Path, kills, **environment) -> int:
-    """Runs the sweep, killing it (and its trials, or not) at moments; returns how many kills met it at work."""
+    """Runs the sweep, killing it (and its trials, or not) at moments; returns how many kills met it."""
     met = 0
     for moment_s, children in kills:
         driver = start(config, out, **environment)
@@ -187,7 +193,7 @@ def test_killed_before_or_after_any_event_the_sweep_ends_as_undisturbed(tmp_path
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_at_random_moments_one_trial_at_a_time_the_sweep_ends_with_the_same_table(tmp_path, seed):
+def test_killed_at_random_moments_one_at_a_time_the_sweep_ends_with_the_same_table(tmp_path, seed):
     config, drawn = write(tmp_path), random.Random(seed)
     search(parsed(config, tmp_path / "straight"))
     kills = [(drawn.uniform(0.2, 1.5), drawn.random() < 0.5) for _ in range(8)]
@@ -201,9 +207,46 @@ def test_killed_at_random_moments_one_trial_at_a_time_the_sweep_ends_with_the_sa
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments_two_at_a_time_no_trial_is_lost_or_there_twice(tmp_path, seed):
-    config, drawn = write(tmp_path, SEARCH + "  run_on: {type: processes, parallel: 2}\n"), random.Random(seed)
+    config = write(tmp_path, SEARCH + "  run_on: {type: processes, parallel: 2}\n")
+    drawn = random.Random(seed)
     kills = [(drawn.uniform(0.2, 1.0), drawn.random() < 0.5) for _ in range(8)]
     met = killed_and_resumed(config, tmp_path / "killed", kills, STAND_IN_S="0.05")
     print(f"seed {seed}: {met} kills")
     assert met and [event["trial"] for event in events(tmp_path / "killed", "new")] == list(range(9))
     assert set(map(len, results(tmp_path / "killed").values())) <= {1, 3, 9}
+
+
+def test_with_repeats_a_trial_is_at_a_rung_when_all_its_runs_are_and_its_mean_counts(tmp_path):
+    config = write(tmp_path, SEARCH.replace("trials: 9", "trials: 3"))
+    assert search(parsed(config, tmp_path, "--seeds", 2)) == 0
+    rates = [event["params"]["optimizer.args.lr"] for event in events(tmp_path, "new")]
+    best = min(range(3), key=lambda trial: value_of(rates[trial], 1))
+    lengths = {name: len(values) for name, values in results(tmp_path).items()}
+    assert lengths == {f"trial_{trial:04d}_seed{seed}": 9 if trial == best else 1
+                       for trial in range(3) for seed in range(2)}
+    starts = [(event["trial"], event["run"], event["until"]) for event in events(tmp_path, "start")]
+    assert starts[:6] == [(trial, run, 1) for trial in range(3) for run in range(2)]
+
+
+@pytest.mark.parametrize("how", ["linux", "darwin"])
+def test_a_trial_ends_with_its_driver_also_where_the_system_does_not_see_to_it(how):
+    code = f"""
+import subprocess, sys, time
+sys.platform = {how!r}
+from tools.sweep import child, processes
+command = [sys.executable, "-c", "import time; time.sleep(60)"]
+if {how!r} == "darwin":
+    start = "from tools.sweep.child import run_beside as run; import sys; sys.exit(run(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", start, *command], stdin=subprocess.PIPE)
+else:
+    start = "from tools.sweep.child import become; import sys; become(int(sys.argv[1]), sys.argv[2:])"
+    process = subprocess.Popen([sys.executable, "-c", start, str(__import__("os").getpid()), *command])
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        number = int(parent.stdout.readline())
+        time.sleep(0.3)
+        assert Path(f"/proc/{number}").exists()
+        parent.kill()
+    wait_until(lambda: not Path(f"/proc/{number}").exists(), timeout_s=5)
