@@ -41,6 +41,8 @@ NOT_RUN = {  # parts of a line that begin so
     r"python -m pytest -n auto$": "is what runs these lines",
     r"torchrun --nnodes 2 ": "takes two machines",
     r"sbatch ": "takes a Slurm cluster",
+    r"ray (get-auth-token|start|stop)\b": "takes Ray, and machines: tests/tools/sweep/test_ray_executor.py has nodes",
+    r"python sweep\.py .*type: ray": "takes Ray: tests/tools/sweep/test_ray_sweep.py runs one",
     r"python train\.py .*--distributed(?!.*--device cpu)": "takes GPUs",
     r"python -m tools\.consolidate ": "takes a run with the strategy fsdp: tests/distributed/test_fsdp.py has one",
 }

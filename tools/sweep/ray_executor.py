@@ -19,6 +19,8 @@ _CHILD = Path(__file__).with_name("child.py")
 _KEY = "sweep.run_on"
 _CURRENT = Path("/tmp/ray/ray_current_cluster")  # where Ray notes the address of the cluster begun last
 _ANSWER_S = 5.0
+_LOOK_EVERY_S = 2.0  # whether the head answers
+_HEAD_GONE_S = 30.0  # it may be started again meanwhile
 _RECONNECT_S = (1, 4, 15, 30)  # pauses between attempts
 _NO_ACCESS = ("the cluster wants a token that this process has not. Set RAY_AUTH_MODE=token and "
               "RAY_AUTH_TOKEN_PATH to the cluster's token, here and on every machine.")
@@ -38,8 +40,7 @@ class RayExecutor:
         self._address, self._cpus, self._gpus = address or "auto", cpus_per_trial, gpus_per_trial
         self._ray = _import_ray()
         self._running: dict[Any, int] = {}  # the number by the reference to its result
-        self._lost: list[tuple[int, Outcome]] = []
-        self._stopped = self._warned = False
+        self._stopped, self._capacity = False, 0
         try:
             self._connect()
             self._require_room()
@@ -61,20 +62,20 @@ class RayExecutor:
 
     def poll(self) -> list[tuple[int, Outcome]]:
         """Those that have ended. An error of Ray's is a loss."""
-        ended, self._lost = self._lost, []
+        ended: list[tuple[int, Outcome]] = []
         if not self._running:
             return ended
-        try:
-            ready, _ = self._ray.wait([*self._running], num_returns=len(self._running), timeout=0)
-        except self._ray.exceptions.RayError as error:
-            return ended + self._lose_all(error)
+        self._look()
+        if why := self._gone():
+            return self._lose_all(why)
+        ready, _ = self._ray.wait([*self._running], num_returns=len(self._running), timeout=0)
         for reference in ready:
             try:
                 outcome = Outcome(**self._ray.get(reference))
             except self._ray.exceptions.LocalRayletDiedError as error:
-                return ended + self._lose_all(error)
+                return ended + self._lose_all(_first_sentence(error))
             except self._ray.exceptions.RayError as error:
-                outcome = Outcome(None, "", _first_line(error))
+                outcome = Outcome(None, "", _first_sentence(error))
             ended.append((self._running.pop(reference), outcome))
         return ended
 
@@ -85,12 +86,10 @@ class RayExecutor:
         self._stopped = True
 
     def capacity(self) -> int:
-        """How many the nodes that live have room for."""
-        rooms = [self._room(node["Resources"]) for node in self._nodes()]
-        if not any(rooms) and not self._warned:
-            log.warning("no node of the Ray cluster has room for a trial any more")
-        self._warned = not any(rooms)
-        return sum(rooms)
+        """How many the nodes that live have room for, at least one: it may wait for a node."""
+        if self._ray.is_initialized():
+            self._look()
+        return max(self._capacity, 1)
 
     def close(self) -> None:
         """Leaves the cluster; what still runs is killed, and its trials save and end."""
@@ -113,12 +112,17 @@ class RayExecutor:
         except ray.exceptions.AuthenticationError as error:
             raise ConfigError.at(_KEY, _NO_ACCESS) from error
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            denied = "InvalidAuthToken" in str(error) or "Unauthenticated" in str(error)
-            text = _NO_ACCESS if denied else f"Ray at '{address}': {_first_line(error)}"
+            # the error that comes in the end is another one, and no type tells
+            chain = (error, error.__cause__, error.__context__)
+            denied = any("InvalidAuthToken" in str(one) for one in chain)
+            text = _NO_ACCESS if denied else f"Ray at '{address}': {_first_sentence(error)}"
             raise ConfigError.at(_KEY, text) from error
         finally:
             if own:
                 signal.signal(signal.SIGTERM, own)  # Ray puts one of its own in its place
+        here = ray.get_runtime_context()
+        self._head, self._own_node, self._own_node_lives = here.gcs_address, here.get_node_id(), True
+        self._answered_s, self._next_look_s = time.monotonic(), 0.0
 
     def _reconnect(self) -> None:
         for pause in _RECONNECT_S:
@@ -130,18 +134,38 @@ class RayExecutor:
         raise TrainingError(f"Ray at '{self._address}' is gone. Start it, and give the same command again: "
                             "all trials go on.")
 
-    def _lose_all(self, error: Exception) -> list[tuple[int, Outcome]]:
-        """This process has lost its connection, and with it all tasks: Ray ends them."""
-        lost = [(number, Outcome(None, "", _first_line(error))) for number in self._running.values()]
+    def _lose_all(self, why: str) -> list[tuple[int, Outcome]]:
+        """All tasks are lost with this process's connection: Ray ends them, and Ray is left."""
+        lost = [(number, Outcome(None, "", why)) for number in self._running.values()]
         self._running.clear()
         self._ray.shutdown()
         return lost
 
-    def _nodes(self) -> list[dict]:
-        try:
-            return [node for node in self._ray.nodes() if node["Alive"]] if self._ray.is_initialized() else []
-        except self._ray.exceptions.RayError:
-            return []
+    def _look(self) -> None:
+        """Takes in which nodes live, every LOOK_EVERY_S, if the head answers.
+
+        A call to a head that is gone would block, and after a minute Ray ends this process.
+        """
+        if time.monotonic() < self._next_look_s:
+            return
+        if _answers(self._head, timeout=1.0):
+            sizes, before = self._sizes(), self._capacity
+            self._answered_s, self._own_node_lives = time.monotonic(), self._own_node in sizes
+            self._capacity = sum(map(self._room, sizes.values()))
+            if before and not self._capacity:
+                log.warning("no node of the Ray cluster has room for a trial any more: waiting for one")
+        self._next_look_s = time.monotonic() + _LOOK_EVERY_S
+
+    def _gone(self) -> str:
+        """Why this process's connection is of no use any more; empty while it is."""
+        if not self._own_node_lives:
+            return "the Ray node of this machine has died"
+        silent_s = time.monotonic() - self._answered_s
+        return "the head of the Ray cluster does not answer" if silent_s > _HEAD_GONE_S else ""
+
+    def _sizes(self) -> dict[str, dict[str, float]]:
+        """The resources of each node that lives, by its id."""
+        return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
 
     def _room(self, resources: Mapping[str, float]) -> int:
         """How many trials fit into these resources of a node."""
@@ -152,14 +176,13 @@ class RayExecutor:
         return int(min(rooms))
 
     def _require_room(self) -> None:
-        sizes = [(node["NodeManagerHostname"], node["Resources"]) for node in self._nodes()]
-        if not any(self._room(resources) for _, resources in sizes):
-            have = ", ".join(f"{name} {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-                             for name, resources in sizes)
-            wanted = f"{self._cpus} CPUs and {self._gpus:g} GPUs"
-            raise ConfigError.at(_KEY, f"a trial takes {wanted}, and no node has them: {have}. "
-                                       "Set cpus_per_trial and gpus_per_trial.")
-        if not self._gpus and any(resources.get("GPU") for _, resources in sizes):
+        sizes = self._sizes().values()
+        if not any(map(self._room, sizes)):
+            wanted, *have = (f"{size.get('CPU', 0):g} CPUs and {size.get('GPU', 0):g} GPUs"
+                             for size in ({"CPU": self._cpus, "GPU": self._gpus}, *sizes))
+            raise ConfigError.at(_KEY, f"a trial takes {wanted}, and no node has them. The nodes have: "
+                                       f"{', '.join(have)}. Set cpus_per_trial and gpus_per_trial.")
+        if not self._gpus and any(size.get("GPU") for size in sizes):
             log.warning("%s: the cluster has GPUs, but gpus_per_trial is 0: trials compute on the CPU", _KEY)
 
     def _compare_nodes(self) -> None:
@@ -167,14 +190,14 @@ class RayExecutor:
         folder, packages = str(_CHILD.parent), ["torch", "torchvision", "numpy"]
         own = ray_task.describe_node(folder, packages)
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        places = [affinity(node["NodeID"], soft=False) for node in self._nodes()]
+        places = [affinity(node, soft=False) for node in self._sizes()]
         asked = [self._task(ray_task.describe_node, num_cpus=0, scheduling_strategy=place)
                  for place in places]
         for reference in [task.remote(folder, packages) for task in asked]:
             try:
                 found = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
-                log.warning("%s: a node does not answer: %s", _KEY, _first_line(error))
+                log.warning("%s: a node does not answer: %s", _KEY, _first_sentence(error))
                 continue
             if not found["has_folder"]:
                 raise ConfigError.at(_KEY, f"node {found['node']} has no folder {folder}. All nodes need the "
@@ -209,14 +232,22 @@ def _require_answer(address: str) -> None:
             raise ConfigError.at(_KEY, f"no Ray cluster runs on this machine. {hint}")
         where = _CURRENT.read_text().strip()
     host, colon, port = where.rpartition(":")
-    if not colon or not port.isdigit() or "/" in host:
+    if not colon or not host or not port.isdigit() or "/" in host:
         raise ConfigError.at(f"{_KEY}.address", f"'{address}' is none of: auto, local, HOST:PORT.")
+    if not _answers(where, _ANSWER_S):
+        raise ConfigError.at(_KEY, f"no Ray cluster answers at {where}. {hint}")
+
+
+def _answers(address: str, timeout: float) -> bool:
+    """Whether something listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError.at(_KEY, f"no Ray cluster answers at {where}. {hint}") from error
+        socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip() if lines else ''}"
+def _first_sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].partition('. ')[0][:200] if lines else ''}"

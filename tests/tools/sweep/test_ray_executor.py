@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import needs
+from conftest import PROJECT, needs
 
 from utils.errors import ConfigError
 
@@ -226,10 +226,80 @@ def test_a_trial_that_no_node_has_room_for_is_refused(runs, cluster, monkeypatch
     from tools.sweep.ray_executor import RayExecutor
 
     runs.executor.close()
-    with pytest.raises(ConfigError, match="a trial takes 2 CPUs and 0 GPUs, and no node has them: .* 1 CPUs"):
+    with pytest.raises(ConfigError, match="takes 2 CPUs and 0 GPUs, and no node has .*: 1 CPUs"):
         RayExecutor(address=cluster.address, cpus_per_trial=2)
     with pytest.raises(ConfigError, match="a trial takes 1 CPUs and 0.5 GPUs, and no node has them"):
         RayExecutor(address=cluster.address, gpus_per_trial=0.5)
+
+
+def test_a_cluster_whose_token_this_process_has_not_is_one_sentence(cluster, tmp_path):
+    """In a process of its own, as Ray reads the token once."""
+    code = ("from tools.sweep.ray_executor import RayExecutor\nfrom utils.errors import exit_codes\n"
+            f"with exit_codes(False):\n    RayExecutor(address={cluster.address!r})")
+    env = {**os.environ, **cluster.env, "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "sweep.run_on: the cluster wants a token that this process has not. Set RAY_AUTH" in done.stderr
+
+
+def test_an_address_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
+    from tools.sweep import ray_executor
+
+    monkeypatch.setattr(ray_executor, "_CURRENT", tmp_path / "current")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for address, said in [("127.0.0.1:9", "no Ray cluster answers at 127.0.0.1:9. Start a cluster"),
+                          ("auto", "no Ray cluster runs on this machine. Start a cluster"),
+                          ("gpu-node", "'gpu-node' is none of: auto, local, HOST:PORT"),
+                          ("ray://127.0.0.1:10001", "is none of: auto, local, HOST:PORT")]:
+        with pytest.raises(ConfigError) as error:
+            ray_executor.RayExecutor(address=address)
+        assert said in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "current").write_text("127.0.0.1:9")
+    with pytest.raises(ConfigError, match="no Ray cluster answers at 127.0.0.1:9"):
+        ray_executor.RayExecutor()
+
+
+def test_other_versions_on_a_node_are_a_warning_and_a_folder_that_is_not_there_is_an_error(
+        runs, cluster, monkeypatch, caplog):
+    from tools.sweep import ray_executor
+
+    found = {"node": "far", "versions": {"python": "3.1", "torch": "0.1"}, "has_folder": True}
+    own = {"node": "here", "versions": {"python": "3.1", "torch": "0.2"}, "has_folder": True}
+    monkeypatch.setattr(ray_executor.ray_task, "describe_node",
+                        lambda *args, remote=os.getpid(): own if os.getpid() == remote else found)
+    runs.executor.close()
+    ray_executor.RayExecutor(address=cluster.address).close()
+    assert "node far has torch 0.1 (here 0.2): its trials may have other last bits" in caplog.text
+    found["has_folder"] = False
+    with pytest.raises(ConfigError, match="node far has no folder .*in one shared folder"):
+        ray_executor.RayExecutor(address=cluster.address)
+
+
+def test_without_ray_a_line_says_how_to_get_it(monkeypatch):
+    from tools.sweep.ray_executor import RayExecutor
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="'ray' needs the package ray: pip install ray. Or take processes"):
+        RayExecutor()
+
+
+def test_a_local_cluster_that_loses_its_node_is_begun_anew(cluster, tmp_path, monkeypatch):
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    runs = Runs(tmp_path, address="local")
+    try:
+        handler = signal.getsignal(signal.SIGTERM)
+        runs.start(0, 60)
+        pid, _ = runs.begun(0)
+        kill(raylet_of(os.getpid()))
+        outcome, = runs.wait(0)
+        assert outcome.code is None and "died" in outcome.text
+        assert runs.executor.capacity() >= 1
+        runs.start(1, 0, 3)
+        assert runs.wait(1)[0].code == 3 and not lives(pid)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        runs.executor.close()
 
 
 def test_a_node_that_dies_with_its_worker_is_a_loss_and_what_is_started_again_runs_elsewhere(runs, cluster):

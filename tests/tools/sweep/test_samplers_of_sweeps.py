@@ -82,6 +82,9 @@ def test_random_points_depend_on_the_seed_the_number_and_the_key_alone():
     assert chosen != suggest("random", SPACE, (), 5, 8, False)
     fewer = suggest("random", Space(SPACE.parameters[3:]), (), 5, 7, False)
     assert fewer == {key: chosen[key] for key in fewer}
+    equal = Space((Parameter("a", low=0.0, high=1.0), Parameter("b", low=0.0, high=1.0)))
+    one, other = suggest("random", equal, (), 5, 7, False).values()
+    assert one != other
 
 
 @pytest.mark.parametrize("sampler, said", [
