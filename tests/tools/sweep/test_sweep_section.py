@@ -10,7 +10,9 @@ import pytest
 import sweep
 from sweeps import SEARCH, parsed, write
 
+from base.config.validate import validate_config
 from tools.sweep.checks import end_points, overrides_for
+from tools.sweep.commands import run_sweep
 from tools.sweep.decisions import New, Promote, next_step
 from tools.sweep.plan import config_text, read_plan
 from tools.sweep.section import read_section
@@ -151,3 +153,18 @@ def test_pruning_finds_a_good_trial_with_a_part_of_the_epochs():
         losses.append(max(end for end, _ in ends) - ends[ranked(whole, True)[0][1].number][0])
     print(f"parts of the epochs: {parts}, losses: {losses}")
     assert max(parts) <= 0.4 and statistics.median(losses) <= 0.01
+
+
+def test_train_py_says_that_the_section_is_for_sweep_py(tmp_path):
+    config, places = load_config(write(tmp_path))
+    with pytest.raises(ConfigError, match=r"small.yaml:8  sweep: is for sweep.py(.*)'~sweep'"):
+        validate_config(config, places)
+    validate_config(load_config(write(tmp_path), ["~sweep"])[0])
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    config = write(tmp_path, "sweep: {parameters: {optimizer.args.lr: [0.1]}}")
+    with pytest.raises(ConfigError, match="file/small: cannot be written: Not a directory"):
+        run_sweep(parsed(config, tmp_path / "file"))
