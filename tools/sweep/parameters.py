@@ -88,29 +88,34 @@ def _choice_faults(values: Any, path: tuple) -> Iterator[Fault]:
 
 
 def _range_faults(written: Mapping, path: tuple) -> Iterator[Fault]:
-    missing = [name for name in ("from", "to") if name not in written]
+    wrong = {"from": FiniteFloat, "to": FiniteFloat, "step": PositiveFloat}
+    wrong = {name: text for name, kind in wrong.items() if written.get(name) is not None
+             and (text := mismatch(written[name], kind) or mismatch(written[name], FiniteFloat))}
+    missing = [name for name in ("from", "to") if written.get(name) is None]
     for name in missing:
         yield Fault((*path, name), "is missing. A range is {from: 1e-4, to: 0.3, scale: log}; choices are a "
                                    "list.")
-    wrong = {name: text for name in ("from", "to") if name in written
-             and (text := mismatch(written[name], FiniteFloat))}
-    step = written.get("step")
-    if step is not None and (text := mismatch(step, PositiveFloat) or mismatch(step, FiniteFloat)):
-        wrong["step"] = text
     yield from (WrongValue((*path, name), text) for name, text in wrong.items())
-    is_log = written.get("scale") == "log"
-    if written.get("scale", "linear") not in ("log", "linear"):
-        yield WrongValue((*path, "scale"), f"{format_value(written['scale'])} is neither log nor linear."
-                         + suggest_name(written["scale"], ("log", "linear")))
-    if is_log and step is not None:
+    yield from _scale_faults(written, path)
+    if not missing and not wrong:
+        yield from _order_faults(written, path)
+
+
+def _scale_faults(written: Mapping, path: tuple) -> Iterator[Fault]:
+    scale = written.get("scale", "linear")
+    if scale not in ("log", "linear"):
+        yield WrongValue((*path, "scale"), f"{format_value(scale)} is neither log nor linear."
+                         + suggest_name(scale, ("log", "linear")))
+    if scale == "log" and written.get("step") is not None:
         yield Fault((*path, "step"), "does not go with scale: log. Write a list of values, or leave it out.")
-    if missing or wrong:
-        return
-    if written["from"] > written["to"]:
-        yield WrongValue((*path, "from"), f"{written['from']} is above {written['to']}. Exchange the two.")
-    if is_log and written["from"] <= 0:
-        yield WrongValue((*path, "from"), f"{written['from']} has no logarithm. With scale: log it is above "
-                                          "0.")
+
+
+def _order_faults(written: Mapping, path: tuple) -> Iterator[Fault]:
+    low, high = written["from"], written["to"]
+    if low > high:
+        yield WrongValue((*path, "from"), f"{low} is above {high}. Exchange the two.")
+    if written.get("scale") == "log" and low <= 0:
+        yield WrongValue((*path, "from"), f"{low} has no logarithm. With scale: log it is above 0.")
 
 
 def _condition_faults(parameter: Parameter, parameters: Mapping[str, Parameter]) -> Iterator[Fault]:

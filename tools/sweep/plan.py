@@ -120,28 +120,35 @@ def read_plan(args) -> tuple[Plan, Reading]:
     others = [text for text in args.overrides if text not in ours]
     reading = read_config(args.config, args.overrides)
     raise_faults(reading)
-    section = reading.config.get("sweep")
-    short = {key: value for key, value in (("folds", args.folds), ("seeds", args.seeds)) if value}
-    if section is None and not short:
-        raise ConfigError(f"{args.config}: has no section sweep, with parameters to try (docs/sweep.md). To "
-                          "repeat a single config: --seeds 3, --folds 5.")
-    if short and (section is None or isinstance(section, dict)):
-        repeat = (section or {}).get("repeat") or {}
-        section = {**(section or {}), "repeat": {**(repeat if isinstance(repeat, dict) else {}), **short}}
-    name = reading.config.get("name")
+    section, name = _section(args, reading.config), reading.config.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"{args.config}: name: is missing. Trials are kept in saved/<name>/.")
     with located(reading.places):
         options = read_section(section)
         _check_sampler(options)
-    written = {**DEFAULTS, **{key: value for key, value in (section or {}).items() if value is not None}}
     threads = options.threads_per_trial or _threads_in(args.out / name) or _share_of_cores(options)
-    written["threads_per_trial"] = threads
-    document = {**read_config(args.config, ours).unresolved, "sweep": written}
+    written = {key: value for key, value in section.items() if value is not None}
+    document = {**read_config(args.config, ours).unresolved,
+                "sweep": {**DEFAULTS, **written, "threads_per_trial": threads}}
     seed = reading.config.get("seed")
     splits = value_at(reading.config, "data_loader.validation_split") is not None
     return Plan(args.config, args.out / name, options, document, others,
                 seed if isinstance(seed, int) else 0, threads, splits), reading
+
+
+def _section(args, config: Mapping) -> Any:
+    """The section `sweep`, with --folds and --seeds. Raises ConfigError if there is nothing of all that."""
+    section = config.get("sweep")
+    short = {key: value for key, value in (("folds", args.folds), ("seeds", args.seeds)) if value}
+    if section is None and not short:
+        raise ConfigError(f"{args.config}: has no section sweep, with parameters to try (docs/sweep.md). To "
+                          "repeat a single config: --seeds 3, --folds 5.")
+    if section is None:
+        return {"repeat": short}
+    if not short or not isinstance(section, dict):
+        return section
+    repeat = section.get("repeat") or {}
+    return {**section, "repeat": {**repeat, **short} if isinstance(repeat, dict) else repeat}
 
 
 def _check_sampler(options: SweepOptions) -> None:

@@ -15,10 +15,10 @@ from utils.training.monitor import parse_monitor
 
 _FOLDS = Annotated[int, at_least(2)]
 _KEYS = {"parameters": dict, "repeat": dict, "sampler": str | dict, "trials": PositiveInt,
-         "prune": str | dict | None, "run_on": str | dict, "threads_per_trial": PositiveInt,
+         "prune": str | dict, "run_on": str | dict, "threads_per_trial": PositiveInt,
          "monitor": Annotated[str, parse_monitor]}
 _REPEAT = {"seeds": PositiveInt, "folds": _FOLDS | None}
-_ASHA = {"min_epochs": PositiveInt, "factor": _FOLDS}
+_PRUNE = {"asha": {"min_epochs": PositiveInt, "factor": _FOLDS}, "none": {}}
 # The options of `run_on`, by its type.
 RUN_ON = {"processes": {"parallel": PositiveInt},
           "ray": {"address": str, "cpus_per_trial": PositiveInt,
@@ -72,31 +72,26 @@ def read_section(section: Any) -> SweepOptions:
     """The options in a config's section `sweep`. Raises one ConfigError with all faults."""
     if section is not None and not isinstance(section, Mapping):
         raise ConfigError.of([WrongValue(("sweep",), f"a table is needed; this is {format_value(section)}")])
-    given = {key: value for key, value in (section or {}).items() if value is not None or key == "prune"}
+    given = {key: value for key, value in (section or {}).items() if value is not None}
     faults = [*_key_faults(given, _KEYS, ("sweep",))]
-    wrong = {fault.path[1] for fault in faults if len(fault.path) > 1}
+    wrong = {fault.path[1] for fault in faults}
     full = {**DEFAULTS, **{key: value for key, value in given.items() if key not in wrong}}
     space, found = read_space(full["parameters"])
-    faults += found
-    repeat, prune, run_on = full["repeat"], full["prune"], full["run_on"]
-    faults += _key_faults(repeat, _REPEAT, ("sweep", "repeat"))
-    if prune is None or as_block(prune) == {"type": "none"}:
-        prune = None
-    else:
-        prune, found = _typed(prune, {"asha": _ASHA}, ("sweep", "prune"))
-        faults += found
-    run_on, found = _typed(run_on, RUN_ON, ("sweep", "run_on"))
-    faults += [*found, *_together(space, repeat, prune)]
+    prune, of_prune = _typed(full["prune"], _PRUNE, "prune")
+    run_on, of_run_on = _typed(full["run_on"], RUN_ON, "run_on")
+    repeat = full["repeat"]
+    faults += [*found, *_key_faults(repeat, _REPEAT, ("sweep", "repeat")), *of_prune, *of_run_on,
+               *_together(space, repeat, prune)]
     if not (space.parameters or repeat or faults):
         faults.append(Fault(("sweep",), "there is nothing to try. Write sweep.parameters or sweep.repeat, or "
                                         "give --seeds or --folds."))
     if faults:
         raise ConfigError.of(faults)
-    asha = None if prune is None else Asha(**{name: value for name, value in prune.items() if name != "type"})
-    sampler = as_block(full["sampler"])
+    kind, sampler = prune.pop("type"), as_block(full["sampler"])
     sampler = sampler["type"] if [*sampler] == ["type"] else sampler
     return SweepOptions(space, repeat.get("seeds", 1), repeat.get("folds"), sampler, full["trials"],
-                        asha, run_on, full["threads_per_trial"], full["monitor"])
+                        Asha(**prune) if kind == "asha" else None, run_on, full["threads_per_trial"],
+                        full["monitor"])
 
 
 def _key_faults(table: Mapping, known: Mapping[str, Any], path: tuple) -> Iterator[Fault]:
@@ -108,25 +103,23 @@ def _key_faults(table: Mapping, known: Mapping[str, Any], path: tuple) -> Iterat
             yield WrongValue((*path, key), wrong)
 
 
-def _typed(block: Any, kinds: Mapping[str, Mapping], path: tuple) -> tuple[dict | None, list[Fault]]:
-    """A block `{type: NAME, option: value}`, or its bare name, and its faults."""
-    block = dict(block) if isinstance(block, Mapping) else {"type": block}
-    names = [*kinds, "none"] if path[-1] == "prune" else [*kinds]
-    if block.get("type") not in kinds:
-        kind = block.get("type")
-        return None, [WrongValue((*path, "type"), f"{format_value(kind)} is none of: {', '.join(names)}."
-                                 f"{suggest_name(kind, names)}")]
-    options = {key: value for key, value in block.items() if key != "type"}
-    return block, list(_key_faults(options, kinds[block["type"]], path))
+def _typed(block: Any, kinds: Mapping[str, Mapping], key: str) -> tuple[dict, list[Fault]]:
+    """A block `{type: NAME, option: value}`, or its bare name, as a block; and its faults."""
+    block, path = dict(as_block(block)), ("sweep", key)
+    kind = block.get("type")
+    if kind not in kinds:
+        wrong = f"{format_value(kind)} is none of: {', '.join(kinds)}.{suggest_name(kind, kinds)}"
+        return block, [WrongValue((*path, "type"), wrong)]
+    options = {name: value for name, value in block.items() if name != "type"}
+    return block, list(_key_faults(options, kinds[kind], path))
 
 
-def _together(space: Space, repeat: Mapping, prune: Mapping | None) -> Iterator[Fault]:
+def _together(space: Space, repeat: Mapping, prune: Mapping) -> Iterator[Fault]:
     """Faults of a parameter that the sweep itself sets."""
-    set_by = {"seed": "repeat.seeds" if repeat.get("seeds", 1) != 1 else None,
-              "data_loader.fold": "repeat.folds" if repeat.get("folds") else None,
-              "data_loader.folds": "repeat.folds" if repeat.get("folds") else None,
-              "trainer.args.epochs": "prune" if prune else None}
+    set_by = {"data_loader.fold": "repeat.folds", "data_loader.folds": "repeat.folds",
+              "seed": "repeat.seeds", "trainer.args.epochs": "prune"}
+    sets = {f"repeat.{name}" for name in repeat} | ({"prune"} if prune.get("type") == "asha" else set())
     for parameter in space.parameters:
-        if setter := set_by.get(parameter.key):
+        if (setter := set_by.get(parameter.key)) in sets:
             yield Fault(("sweep", "parameters", parameter.key),
                         f"cannot be a parameter beside sweep.{setter}, which sets it.")

@@ -69,8 +69,7 @@ class ProgressTable:
         size, names = shutil.get_terminal_size(), column_names(study)
         best = [trial for _, trial in ranked(study.trials, study.maximize)]
         running = [trial for trial in study.trials if study.state(trial) in ("running", "interrupted")]
-        rest = [trial for trial in study.trials if trial not in running and trial not in best]
-        shown = [*running, *(trial for trial in best if trial not in running), *reversed(rest)]
+        shown = [*dict.fromkeys([*running, *best, *reversed(study.trials)])]
         rows = [["trial", *names.values(), "epoch", self._monitor.partition(" ")[2], "state"]]
         rows += [[str(trial.number), *_params(trial, names), str(min(run.epoch for run in trial.runs)),
                   number_text(trial.value(study.maximize)), study.state(trial)]
@@ -120,21 +119,25 @@ def ranking(study: Study, monitor: str, ended: bool) -> list[str]:
 
     `ended`: whether the sweep is at its end, where a paused trial is called pruned.
     """
-    names, repeated = column_names(study), len(study.repeats) > 1
-    finished = [trial for _, trial in ranked((t for t in study.trials if t.finished), study.maximize)]
-    rest = [trial for trial in study.trials if not trial.finished and not trial.failed]
-    paused = [trial for _, trial in ranked(rest, study.maximize)]
-    paused = sorted([*paused, *(trial for trial in rest if trial not in paused)],
-                    key=lambda trial: -study.level_reached(trial))
-    failed = [trial for trial in study.trials if trial.failed]
+    names, repeated, trials = column_names(study), len(study.repeats) > 1, _in_order(study)
     rows = [["rank", "trial", *names.values(), "epoch", monitor.partition(" ")[2],
              *(["deviation", "n"] if repeated else []), "state"]]
-    for place, trial in enumerate([*finished, *paused, *failed], 1):
-        state = study.state(trial)
-        values = trial.values(study.maximize)
+    for place, trial in enumerate(trials, 1):
+        state, values = study.state(trial), trial.values(study.maximize)
+        mean = statistics.fmean(values) if values else None
         spread = [number_text(statistics.stdev(values) if len(values) > 1 else None), str(len(values))]
         rows.append([str(place) if trial.finished else "-", str(trial.number), *_params(trial, names),
-                     str(min(run.epoch for run in trial.runs)),
-                     number_text(statistics.fmean(values) if values else None), *(spread if repeated else []),
-                     "pruned" if ended and state == "paused" else state])
-    return [*in_columns(rows), *(f"trial {trial.number} failed: {trial.failed}" for trial in failed)]
+                     str(min(run.epoch for run in trial.runs)), number_text(mean),
+                     *(spread if repeated else []), "pruned" if ended and state == "paused" else state])
+    return [*in_columns(rows), *(f"trial {trial.number} failed: {trial.failed}" for trial in trials
+                                 if trial.failed)]
+
+
+def _in_order(study: Study) -> list[Trial]:
+    """Finished trials, those that came less far, failed ones; each best first."""
+    valued = [trial for _, trial in ranked(study.trials, study.maximize)]
+
+    def place(trial: Trial) -> tuple[bool, bool, int]:
+        return trial.failed is not None, not trial.finished, -study.level_reached(trial)
+
+    return sorted(dict.fromkeys([*valued, *study.trials]), key=place)

@@ -12,7 +12,7 @@ from utils.run_record import is_finished
 MOST_LOST = 3  # times in a row that a run may end, without a new epoch, before it counts as failed
 
 
-@dataclass
+@dataclass(eq=False)
 class TrialRun:
     """A run of a trial: one seed, one fold.
 
@@ -69,7 +69,7 @@ def read_curve(file: Path, name: str) -> list[tuple[int, float]]:
     return sorted(found.items())
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """A set of values for the parameters, and its runs. `level`: the rung that it is to reach."""
 

@@ -1,7 +1,8 @@
 """In place of train.py, without torch: writes the rows of a run, resumes behind them, ends at --until-epoch.
 
 The value of an epoch is a function of `optimizer.args.lr`, `seed` and the epoch. `model.args.fault` makes it
-fail: "raise", "refuse", "nan", "stop" (with exit code 0, as at max_time) or "die" (by SIGKILL). STAND_IN_S is the time of an epoch.
+fail: "raise", "refuse", "nan", "stop" (with exit code 0, as at max_time) or "die" (by SIGKILL). STAND_IN_S is
+the time of an epoch.
 """
 import argparse
 import fcntl
