@@ -31,7 +31,7 @@ LISTS = ("python -m tools.schema > configs/schema.json",  # these update the lis
 EXAMPLES = (
     ".ci", "benchmarks", "requirements-bench.txt", "tests/benchmarks",
     "configs/cifar10_resnet.yaml", "configs/digits.yaml", "configs/digits_gan.yaml",
-    "configs/linear_regression.yaml",
+    "configs/digits_sweep.yaml", "configs/linear_regression.yaml",
     "configs/mnist.json", "configs/mnist.yaml", "configs/schema.json", "docs/config.md",
     "model/cifar_resnet.py", "model/digits_gan.py", "model/lenet.py", "model/linear_regression.py",
     "data_loader/line.py", "trainer/gan_trainer.py",

@@ -11,6 +11,7 @@
 import gc
 import importlib
 import logging
+import math
 import sys
 import time
 
@@ -98,7 +99,7 @@ def train(args, resolved, checkpoint, device) -> None:
         if stage in ("memory", "trainer"):
             return call_tool(args, setup, config)
         trainer, checkpoint = setup.trainer, setup.checkpoint
-        if checkpoint and trainer.finished:
+        if checkpoint and (trainer.finished or trainer.position.epoch >= (args.until_epoch or math.inf)):
             log.info(describe_finished(trainer, run_of(checkpoint.file) or checkpoint.file))
             return
         write_run(args, resolved, setup, device, lock)
@@ -120,7 +121,7 @@ def write_run(args, resolved, setup, device, lock) -> None:
         log.info(describe_resumed(trainer))
     profiler = call_tool(args, trainer, run) if args.tool and args.tool.stage == "run" else None
     started = time.monotonic()
-    extra = {"last_step": args.steps, "profiler": profiler}
+    extra = {"last_step": args.steps, "last_epoch": args.until_epoch, "profiler": profiler}
     with recorded(trainer, run):
         trainer.train(run, **{name: value for name, value in extra.items() if value})
     log.info(describe_end(trainer, time.monotonic() - started))

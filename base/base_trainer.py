@@ -218,8 +218,9 @@ class BaseTrainer(FormerTrainerNames):
         if self.ema:
             self.state["ema"] = self.ema
 
-    def train(self, run: RunLog, last_step: int | None = None, profiler: Any = None) -> None:
-        """Trains from the current state to the last epoch, or to `last_step`; saves checkpoints into `run`.
+    def train(self, run: RunLog, last_step: int | None = None, profiler: Any = None,
+              last_epoch: int | None = None) -> None:
+        """Trains from the current state to the end, `last_step` or `last_epoch`; saves it all into `run`.
 
         `profiler`: a context for the steps of each epoch; its `step()` is called after each of them. Raises
         Interrupted (see `stop_if_requested`), and TrainingError if training cannot continue; the checkpoint
@@ -228,7 +229,7 @@ class BaseTrainer(FormerTrainerNames):
         self.use_run(run)
         self.state |= run.to_checkpoint()
         self._step_profiler = profiler
-        with self.stop_request.listening(last_step), run:
+        with self.stop_request.listening(last_step, last_epoch), run:
             # a folder that cannot be written to shows now, not after an epoch
             self.save("last.pt", policy=SavePolicy(background=False, max_failures=1))
             self.stop_if_requested(self.poll_requests(dist.agree), time_limit=False)
@@ -365,7 +366,7 @@ class BaseTrainer(FormerTrainerNames):
         if names or self.finished or self.save_interval.due(self.position.step, requests.to_save, epoch):
             self.save(*names, "last.pt")  # last: a run that is killed before this repeats the epoch's end
         if not self.finished:
-            self.stop_if_requested(requests)
+            self.stop_if_requested(requests, ended_epoch=epoch)
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Averages over the samples of a split or of one of its sets, as `{"val/loss": 0.1, ...}`.
@@ -454,9 +455,11 @@ class BaseTrainer(FormerTrainerNames):
         own = self.stop_request.poll(self.save_interval.time_is_up)
         return StopRequests(*agree(*own)) if self._num_processes > 1 else own
 
-    def stop_if_requested(self, requests: StopRequests, time_limit: bool = True) -> None:
-        """Saves, raises Interrupted: after a signal, this start's last step or (`time_limit`) at max_time."""
-        if (why := self.stop_request.reason(requests, self.position.step, time_limit)) is None:
+    def stop_if_requested(self, requests: StopRequests, time_limit: bool = True,
+                          ended_epoch: int = 0) -> None:
+        """Saves, raises Interrupted: see `StopRequest.reason`."""
+        why = self.stop_request.reason(requests, self.position.step, time_limit, ended_epoch)
+        if why is None:
             return
         self.run.store.join()  # whether that save failed decides whether another one is needed
         dist.wait_for_main()

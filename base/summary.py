@@ -35,6 +35,7 @@ class Described(Protocol):
     updaters: Mapping[str, Any]
     timers: Timers
     run: Any
+    finished: bool
 
     def learning_rates(self) -> dict[str, float]: ...
 
@@ -93,6 +94,8 @@ def describe_resumed(trainer: Described) -> str:
 
 def describe_finished(trainer: Described, run) -> str:
     """Why there is nothing to resume, and how to train longer."""
+    if not trainer.finished:  # only further than was asked for
+        return f"Nothing to do: {describe_outcome(trainer)}. To train on: python train.py -r {run}"
     patience = (trainer.monitor is not None and trainer.monitor.exhausted
                 and trainer.position.epoch < trainer.epochs)
     override = "trainer.args.early_stop=null" if patience else f"trainer.args.epochs={2 * trainer.epochs}"

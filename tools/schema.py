@@ -106,6 +106,7 @@ def _sections(registries: Mapping[str, Registry]) -> dict:
         "extends": described(SECTION_TEXTS["extends"],
                              {"type": ["string", "array"], "items": {"type": "string"}}),
         **{section: described(SECTION_TEXTS[section], shapes[section]) for section in SECTIONS},
+        "sweep": described("What `sweep.py` tries; see docs/sweep.md.", typed("object", "null")),
     }
 
 

@@ -101,7 +101,7 @@ class Rule(NamedTuple):
 
 _QUESTIONS = {tool.name for tool in TOOLS if tool.stage == "config"}
 _TRIALS = {tool.name for tool in TOOLS if tool.stage in ("memory", "trainer")}
-_OF_A_RUN = {"steps", "out", "run_name"}
+_OF_A_RUN = {"steps", "until_epoch", "out", "run_name"}
 # The first rule that is broken is reported.
 _RULES = (
     Rule({"origins"}, "--origins goes with --print-config", needs={"print_config"}),
@@ -125,9 +125,9 @@ _RULES = (
     Rule({"verify_resume"}, "--verify-resume resumes what it has killed itself: leave --max-restarts out",
          excludes={"max_restarts"}),
     Rule({"verify_resume"}, "--verify-resume takes a config, -c CONFIG, and makes runs of its own",
-         needs={"config"}, excludes={"resume", "auto", "run_name"}),
+         needs={"config"}, excludes={"resume", "auto", "run_name", "until_epoch"}),
     Rule(_TRIALS, "--check, --find-lr and --find-batch-size make no run, in one process: --distributed, "
-                  "--steps, --out, --run-name and -r auto do not go with them",
+                  "--steps, --until-epoch, --out, --run-name and -r auto do not go with them",
          excludes={"distributed", "auto", *_OF_A_RUN}),
 )
 
@@ -146,6 +146,8 @@ def train_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run-name", metavar="NAME", help="the run's folder; by default the time it starts")
     parser.add_argument("--steps", type=_positive, metavar="N",
                         help="save and end after the run's optimizer step N")
+    parser.add_argument("--until-epoch", type=_positive, metavar="E",
+                        help="end as soon as the run's epoch E is evaluated and saved")
     _add_tools(parser)
     _add_processes(parser).add_argument(
         "--max-restarts", type=_count, metavar="N",

@@ -27,6 +27,8 @@ from utils.errors import ConfigError, Fault, UnresolvedReference, WrongValue
 from utils.run_folder import folder_name_fault
 
 log = logging.getLogger(__name__)
+_SWEEP = ("is for sweep.py, which starts many runs: python sweep.py -c CONFIG. For a single run delete it, "
+          "with '~sweep' on the command line.")
 _METRIC_NAME = re.compile(r"\w[\w .,:/@+=%#^*()\[\]-]*")  # harmless in a shell, a table, a page
 
 
@@ -41,7 +43,9 @@ def validate_config(config: Mapping, places: Mapping | None = None, num_processe
     full, found = _without_former_keys(with_defaults(config)), [*found]
     unknown = [UnknownKey.of((key,), "there is no such section.", SECTIONS,
                              f"Sections: {', '.join(SECTIONS)}.")
-               for key in config if key not in SECTIONS]
+               for key in config if key not in SECTIONS and key != "sweep"]
+    if "sweep" in config:
+        unknown.append(Fault(("sweep",), _SWEEP))
     faults = [*unknown, *_faults(full), *_process_faults(full, num_processes)]
     unresolved = {fault.key for fault in found if isinstance(fault, UnresolvedReference)}
     faults = found + [fault for fault in faults  # one message is enough for a reference that leads nowhere

@@ -13,7 +13,7 @@ from conftest import PROJECT, needs
 SHIPPED = ("digits", "mnist", "cifar10_resnet", "linear_regression", "digits_gan")
 ENGINE = ("base", "logger", "utils", "tools")
 PLUG_INS = ("data_loader", "model", "trainer")
-PROGRAMS = ("train", "test", "new", "runs")
+PROGRAMS = ("train", "test", "new", "runs", "sweep")
 # Which rooms a room may import from, besides itself. A file of utils/ in no package is a room of its own.
 MAY_IMPORT = {
     "model": {"base", "utils"}, "data_loader": {"base", "utils"}, "trainer": {"base", "utils"},

@@ -403,6 +403,8 @@ def test_a_path_that_leads_nowhere_is_named_with_what_is_there(arguments, said, 
     ([], "nothing to do: give a config"), (["mine.yaml"], "a config is named with -c: -c mine.yaml"),
     (["-c", "c.yaml", "--epoch", "3"], "--epoch"),
     (["-c", "c.yaml", "--steps", "0"], "'0' is no whole number above 0"),
+    (["-c", "c.yaml", "--until-epoch", "0"], "'0' is no whole number above 0"),
+    (["-c", "c.yaml", "--check", "--until-epoch", "1"], "--until-epoch, --out, --run-name and -r auto do not"),
     (["-c", "c.yaml", "--nproc", "2"], "go with --distributed"),
     (["-r", "saved/x", "--run-name", "new"], "are for new runs"),
 ])

@@ -4,7 +4,8 @@ from conftest import PROJECT, copy_project, program
 
 # What goes with each folder that a fork may delete.
 ROOMS = {
-    "tools": ("tools", "runs.py", "tests/tools"),
+    "tools": ("tools", "runs.py", "sweep.py", "tests/tools"),
+    "sweep": ("tools/sweep", "sweep.py", "tests/tools/sweep", "configs/digits_sweep.yaml"),
     "benchmarks": ("benchmarks", "tests/benchmarks", "requirements-bench.txt"),
     "docs": ("docs", "tests/docs"),
     "scaffolds": ("scaffolds", "new.py", "tests/scaffolds"),

@@ -9,7 +9,8 @@ from conftest import PROJECT, assert_same_run, in_group, load, metrics, score
 from utils.config.blocks import as_block
 from utils.config.loading import load_config
 
-CONFIGS = sorted(file.name for file in (PROJECT / "configs").glob("*.*") if file.name != "schema.json")
+CONFIGS = sorted(file.name for file in (PROJECT / "configs").glob("*.*")
+                 if file.name != "schema.json" and "\nsweep:" not in file.read_text())
 # What has to be downloaded is replaced by random images of the same shape: (channels, height and width).
 IMAGES = {"MNIST": (1, 28), "CIFAR10": (3, 32)}
 

@@ -45,6 +45,8 @@ NOT_RUN = {  # parts of a line that begin so
     r"python -m pytest -n auto$": "is what runs these lines",
     r"torchrun --nnodes 2 ": "takes two machines",
     r"sbatch ": "takes a Slurm cluster",
+    r"ray (get-auth-token|start|stop)\b": "takes Ray, and machines: tests/tools/sweep/test_ray_executor.py has nodes",
+    r"python sweep\.py .*type: ray": "takes Ray: tests/tools/sweep/test_ray_sweep.py runs one",
     r"python train\.py .*--distributed(?!.*--device cpu)": "takes GPUs",
     r"python -m tools\.consolidate ": "takes a run with the strategy fsdp: tests/distributed/test_fsdp.py has one",
 }
@@ -60,6 +62,9 @@ from base.config.validate import validate_config
 from utils.config.loading import load_config, merge
 for file in sys.argv[1:]:
     config, places = load_config(file)
+    if "sweep" in config:
+        from tools.sweep.section import read_section
+        read_section(config.pop("sweep"))
     validate_config(config if "name" in config else merge(load_config("configs/digits.yaml")[0], config), places)
 """
 
@@ -129,7 +134,10 @@ def missing_library(part: str) -> str | None:
 
 def shorter(command: str) -> str:
     """A training that takes less time; any other command as it is."""
-    if not command.startswith("python train.py ") or re.search(r"--(find|check|explain|print-config|list|diff|steps)", command):
+    if command.startswith("python sweep.py "):  # by a python that is the parent of what it starts: a warm one is not
+        less = command.replace("--folds 5 --seeds 3", "--folds 2").replace("python", sys.executable, 1)
+        return f"{less} {SHORTER} sweep.trials=2 sweep.repeat.seeds=1"
+    if not command.startswith("python train.py ") or re.search(r"--(find|check|explain|print-config|list|diff|steps|until-epoch)", command):
         return command
     more = SHORTER_EPOCHS if "epochs" in command else SHORTER if "-c " in command else ""
     return f"{command} {more}"
@@ -265,7 +273,7 @@ def options() -> frozenset[str]:
     """Those that the programs have."""
     helps = [program(*command.split(), "--help", cold=True).stdout
              for command in ("train.py", "test.py", "predict.py", "new.py", "new.py project", "new.py upgrade",
-                             "runs.py", "-m tools.export")]
+                             "runs.py", "sweep.py", "-m tools.export")]
     return frozenset(re.findall(r"--[a-z][a-z-]+", "".join(helps)))
 
 

@@ -41,7 +41,7 @@ class Reading(NamedTuple):
     """A config, its places, its faults so far, and the layers it was merged from, lowest first.
 
     `changed_types`: see `base.run.run_config.keep_arguments`. `from_environment`: the keys whose
-    values came from `${env:...}`.
+    values came from `${env:...}`. `unresolved`: the config with its references, for `read_config`.
     """
 
     config: dict
@@ -50,6 +50,7 @@ class Reading(NamedTuple):
     layers: list[Layer]
     changed_types: Iterable[ChangedType] = ()
     from_environment: frozenset[str] = frozenset()
+    unresolved: Mapping[str, Any] = {}
 
 
 def load_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> tuple[dict, dict]:
@@ -83,9 +84,9 @@ def read_config(file: str | os.PathLike, overrides: Iterable[str] = ()) -> Readi
         config, places = merge_with_places((config, places), over)
         files.layers.append(over)
     with located(places):
-        config, unresolved, hidden = resolve(config)
-    return Reading(config, places, [*files.faults, *unresolved, *_take_undeleted(config)], files.layers,
-                   _changed_types(before, config, overrides), hidden)
+        resolved, unresolved, hidden = resolve(config)
+    return Reading(resolved, places, [*files.faults, *unresolved, *_take_undeleted(resolved)], files.layers,
+                   _changed_types(before, resolved, overrides), hidden, config)
 
 
 def override_config(config: dict, source: str, overrides: Iterable[str]) -> Reading:

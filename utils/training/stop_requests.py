@@ -1,4 +1,4 @@
-"""Stops before the last epoch: requests by a signal or the clock, and the last step of a start."""
+"""Stops before the last epoch: requests by a signal or the clock, the last step or epoch of a start."""
 import os
 import signal
 import time
@@ -32,15 +32,16 @@ class StopRequest:
         self.signal_number: int | None = None
         self.max_time_s, self.started = max_time_s, time.monotonic()
         self.last_step: int | None = None
+        self.last_epoch: int | None = None
         self._crash_at_step, self._next_look_s, self._launched = 0, 0.0, has_launcher()
 
     @contextmanager
-    def listening(self, last_step: int | None = None):
+    def listening(self, last_step: int | None = None, last_epoch: int | None = None):
         """While this is open, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set the request, in the main thread.
 
-        `last_step`: the last optimizer step of this start.
+        `last_step`, `last_epoch`: the last optimizer step and the last epoch of this start.
         """
-        self.started, self.last_step = time.monotonic(), last_step
+        self.started, self.last_step, self.last_epoch = time.monotonic(), last_step, last_epoch
         if not num_restarts():  # once is enough
             self._crash_at_step = int(os.environ.get(CRASH_AT_STEP, 0))
         numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -65,10 +66,11 @@ class StopRequest:
         to_stop = self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
         return StopRequests(self.signal_number or 0, to_stop, to_save)
 
-    def reason(self, agreed: StopRequests, step: int, time_limit: bool) -> str | None:
+    def reason(self, agreed: StopRequests, step: int, time_limit: bool, ended_epoch: int = 0) -> str | None:
         """Why the loop should end after `step`, as text, or None. All processes agree on the arguments.
 
-        `time_limit`: whether max_time counts; the last step, of all the run's, always does.
+        `time_limit`: whether max_time counts; the last step, of all the run's, always does. `ended_epoch`:
+        the number of the epoch whose end is reached; 0 within one.
         """
         if step == self._crash_at_step and step:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -79,6 +81,8 @@ class StopRequest:
             return f"the max_time of {self.max_time_s:g} s is spent"
         if self.last_step is not None and step >= self.last_step:
             return f"step {self.last_step:,} is done"
+        if self.last_epoch is not None and ended_epoch >= self.last_epoch:
+            return f"epoch {self.last_epoch:,} is done"
         return None
 
     def _handle(self, number, frame) -> None:
