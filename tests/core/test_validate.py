@@ -30,7 +30,7 @@ from utils.device import pick_device
 from utils.errors import ConfigError
 
 CONFIGS = sorted(file for file in PROJECT.glob("configs/*")
-                 if file.is_file() and file.name != "schema.json")
+                 if file.is_file() and file.name != "schema.json" and "\nsweep:" not in file.read_text())
 REGISTRIES = [MODELS, LOSSES, METRICS, DATASETS, TRANSFORMS, OPTIMIZERS, SCHEDULERS, TRAINERS, WRITERS]
 GOOD = {
     "name": "good",

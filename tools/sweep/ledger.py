@@ -78,8 +78,10 @@ def read_events(folder: Path) -> list[Mapping[str, Any]]:
     """The events of a ledger; a torn last line is left out. Raises ConfigError for another file."""
     try:
         content = (folder / LEDGER).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise ConfigError(f"{folder / LEDGER}: cannot be read: {error.strerror}") from error
     events = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:

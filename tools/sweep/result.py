@@ -30,7 +30,9 @@ def report_result(plan: Plan, study: Study, ended: bool) -> None:
     if parts := importance(plan.options.space, seen_of(study), plan.maximize):
         print_answer("\nimportance: " + ", ".join(f"{key} {part:.0%}" for key, part in parts.items()))
     best = best_trial(study)
-    if best and ended:
+    if not ended:
+        print_answer("\nstopped. The same command resumes the sweep.")
+    elif best:
         replace_file(plan.folder / BEST, best_config(plan, study, best), errors="backslashreplace")
         print_answer(f"\nbest: trial {best.number}; its config: {plan.folder / BEST}")
 

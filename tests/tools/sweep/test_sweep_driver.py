@@ -193,9 +193,12 @@ def test_killed_before_or_after_any_event_the_sweep_ends_as_undisturbed(tmp_path
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", range(5))
-def test_killed_at_random_moments_one_at_a_time_the_sweep_ends_with_the_same_table(tmp_path, seed):
-    config, drawn = write(tmp_path), random.Random(seed)
+@pytest.mark.parametrize("seed, sampler", [*((seed, "random") for seed in range(5)), (5, "tpe"), (6, "tpe")])
+def test_killed_at_random_moments_one_at_a_time_the_sweep_ends_with_the_same_table(tmp_path, seed, sampler):
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
+    config = write(tmp_path, SEARCH.replace("random", sampler).replace("trials: 9", "trials: 15"))
+    drawn = random.Random(seed)
     search(parsed(config, tmp_path / "straight"))
     kills = [(drawn.uniform(0.2, 1.5), drawn.random() < 0.5) for _ in range(8)]
     met = killed_and_resumed(config, tmp_path / "killed", kills, STAND_IN_S="0.05")

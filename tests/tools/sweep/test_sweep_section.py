@@ -1,4 +1,7 @@
 """The section `sweep` of a config: what it means, and all that is wrong with it, with places."""
+import math
+import random
+import statistics
 import subprocess
 import sys
 import time
@@ -7,11 +10,14 @@ import pytest
 import sweep
 from sweeps import SEARCH, parsed, write
 
+from base.config.validate import validate_config
 from tools.sweep.checks import end_points, overrides_for
+from tools.sweep.commands import run_sweep
 from tools.sweep.decisions import New, Promote, next_step
 from tools.sweep.plan import config_text, read_plan
 from tools.sweep.section import read_section
-from tools.sweep.trials import Study
+from tools.sweep.table import trained_epochs
+from tools.sweep.trials import Study, ranked
 from utils.config.loading import load_config
 from utils.config.syntax import parse_yaml
 from utils.errors import ConfigError
@@ -124,3 +130,41 @@ def test_every_value_arrives_as_it_was_chosen():
               "g": "${seed}", "h": 0.1 + 0.2, "i": True, "j": "a: b", "k": "x" * 300 + " y"}
     for (key, value), override in zip(values.items(), overrides_for(values), strict=True):
         assert parse_yaml(override.removeprefix(f"{key}="), "command line").value == value
+
+
+def test_pruning_finds_a_good_trial_with_a_part_of_the_epochs():
+    parts, losses = [], []
+    for seed in range(5):
+        drawn, study, ends = random.Random(seed), Study([1, 3, 9, 27], 3, 40, maximize=True), []
+        while step := next_step(study):
+            if isinstance(step, New):
+                study.apply({"event": "new", "trial": step.trial, "params": {}})
+                ends.append((0.85 + 0.1 * drawn.random(), 0.2 + drawn.random()))  # the value, how fast
+            elif isinstance(step, Promote):
+                study.apply({"event": "promote", "trial": step.trial, "level": step.level})
+            else:
+                trial, (end, speed) = study.trials[step.trial], ends[step.trial]
+                trial.runs[0].curve += [
+                    (epoch, end - 0.3 * math.exp(-speed * epoch) + drawn.gauss(0, 0.003))
+                    for epoch in range(trial.runs[0].epoch + 1, study.rungs[trial.level] + 1)]
+                trial.runs[0].finished = trial.level == 3
+        whole = [trial for trial in study.trials if trial.finished]
+        parts.append(trained_epochs(study) / (27 * 40))
+        losses.append(max(end for end, _ in ends) - ends[ranked(whole, True)[0][1].number][0])
+    print(f"parts of the epochs: {parts}, losses: {losses}")
+    assert max(parts) <= 0.4 and statistics.median(losses) <= 0.01
+
+
+def test_train_py_says_that_the_section_is_for_sweep_py(tmp_path):
+    config, places = load_config(write(tmp_path))
+    with pytest.raises(ConfigError, match=r"small.yaml:8  sweep: is for sweep.py(.*)'~sweep'"):
+        validate_config(config, places)
+    validate_config(load_config(write(tmp_path), ["~sweep"])[0])
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    config = write(tmp_path, "sweep: {parameters: {optimizer.args.lr: [0.1]}}")
+    with pytest.raises(ConfigError, match="file/small: cannot be written: Not a directory"):
+        run_sweep(parsed(config, tmp_path / "file"))
