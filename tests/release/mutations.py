@@ -98,7 +98,7 @@ MUTATIONS = [
              "test_tpe_comes_closer_to_the_best_than_chance_also_from_paused_trials"),
     Mutation("a trial that was killed on a Ray node has failed", "tools/sweep/ray_task.py",
              "if process.returncode >= 0:", "if True:",
-             "test_programs_run_on_both_nodes_and_their_exit_codes_are_reported"),
+             "test_programs_run_and_their_exit_codes_are_reported"),
     Mutation("the death of this machine's Ray node is not noticed", "tools/sweep/ray_executor.py",
              "if not self._own_node_lives:", "if False:",
              "test_a_local_cluster_that_loses_its_node_is_begun_anew"),
