@@ -27,7 +27,7 @@ class Executor(Protocol):
         """Starts `python *argv` with more environment variables; its output is appended to `log`."""
 
     def poll(self) -> list[tuple[int, Outcome]]:
-        """The numbers of those that have ended since the last call, and how."""
+        """The numbers of the trials that have ended since the last call, and how."""
 
     def stop(self) -> None:
         """Sends SIGTERM to all, which then save and end. A second call kills them."""

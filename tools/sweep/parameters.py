@@ -138,7 +138,7 @@ def _needs(later: Parameter, earlier: Parameter) -> bool:
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> tuple[Space, list[Fault]]:
-    """The parameters, each after those that it needs, else as written. A fault for a circle."""
+    """The parameters, each after the parameters that it needs, else as written. A fault for a circle."""
     waiting, ordered = list(parameters.values()), []
     while waiting:
         ready = next((parameter for parameter in waiting if not any(

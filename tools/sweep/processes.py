@@ -44,7 +44,7 @@ class Processes:
         self._running[number] = place, process
 
     def poll(self) -> list[tuple[int, Outcome]]:
-        """Those that have ended; a signal that no code of train.py stands for means lost."""
+        """The trials that have ended; a signal that no code of train.py stands for means lost."""
         ended = [(number, process.returncode) for number, (_, process) in self._running.items()
                  if process.poll() is not None]
         for number, _ in ended:

@@ -61,7 +61,7 @@ class RayExecutor:
         self._running[reference] = number
 
     def poll(self) -> list[tuple[int, Outcome]]:
-        """Those that have ended. An error of Ray's is a loss."""
+        """The trials that have ended. An error of Ray's is a loss."""
         ended: list[tuple[int, Outcome]] = []
         if not self._running:
             return ended

@@ -134,7 +134,7 @@ def ranking(study: Study, monitor: str, ended: bool) -> list[str]:
 
 
 def _in_order(study: Study) -> list[Trial]:
-    """Finished trials, those that came less far, failed ones; each best first."""
+    """Finished trials, then trials that came less far, failed ones; each best first."""
     valued = [trial for _, trial in ranked(study.trials, study.maximize)]
 
     def place(trial: Trial) -> tuple[bool, bool, int]:

@@ -109,7 +109,7 @@ class Study:
 
     Args:
         rungs: the epochs at which a trial may be paused, and last the full length.
-        factor: one of so many at a rung is promoted.
+        factor: of this many at a rung one is promoted.
         planned: how many trials there will be.
         repeats: the name and the overrides of each run of a trial.
     """
