@@ -18,8 +18,22 @@ from utils.training.timers import Timers, advice, describe_times
 __getattr__ = former_names_of(__name__)
 
 
+class Ended(Protocol):
+    """What a text on the result needs of a trainer."""
+
+    position: Position
+    monitor: Monitor | None
+    epochs: int
+
+
+class Finished(Ended, Protocol):
+    """A trainer that has nothing left to do."""
+
+    finished: bool
+
+
 class Described(Protocol):
-    """What these texts need of a trainer."""
+    """What the other texts need of a trainer."""
 
     data: DataSplits
     position: Position
@@ -35,7 +49,6 @@ class Described(Protocol):
     updaters: Mapping[str, Any]
     timers: Timers
     run: Any
-    finished: bool
 
     def learning_rates(self) -> dict[str, float]: ...
 
@@ -92,7 +105,7 @@ def describe_resumed(trainer: Described) -> str:
             f"{at.step:,}{rates}{patience}{f', best {monitor}' if monitor and monitor.best_epoch else ''}")
 
 
-def describe_finished(trainer: Described, run) -> str:
+def describe_finished(trainer: Finished, run) -> str:
     """Why there is nothing to resume, and how to train longer."""
     if not trainer.finished:  # only further than was asked for
         return f"Nothing to do: {describe_outcome(trainer)}. To train on: python train.py -r {run}"
@@ -103,13 +116,13 @@ def describe_finished(trainer: Described, run) -> str:
     return f"This run is finished: {describe_outcome(trainer)}. To train on: {command}"
 
 
-def describe_outcome(trainer: Described) -> str:
+def describe_outcome(trainer: Ended) -> str:
     """`10 of 10 epochs; best val/accuracy 0.9876 at epoch 8`."""
     monitor = trainer.monitor
     return _epochs_trained(trainer) + (f"; best {monitor}" if monitor and monitor.best_epoch else "")
 
 
-def _epochs_trained(trainer: Described) -> str:
+def _epochs_trained(trainer: Ended) -> str:
     monitor, epoch = trainer.monitor, trainer.position.epoch
     text = f"{epoch} of {trainer.epochs} epochs"
     if monitor and monitor.exhausted and epoch < trainer.epochs:

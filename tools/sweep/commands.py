@@ -42,7 +42,7 @@ def rehearse(args) -> str:
             study.apply({"event": "promote", "trial": step.trial, "level": step.level})
         else:
             trial = study.trials[step.trial]
-            trial.runs[step.run].running = True
+            trial.runs[step.run].start()
             if rows[-1][0] != str(step.trial):
                 rows.append([str(step.trial), str(study.rungs[trial.level]), str(len(trial.runs)),
                              " ".join(overrides_for(trial.params))])

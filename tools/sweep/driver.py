@@ -104,7 +104,7 @@ class Driver:
         log, folder = self._log_of(run), self.plan.folder / run.name
         self._begun[run.name] = log.stat().st_size if log.exists() else 0, len(records_of(folder))
         self.ledger.append("start", trial=trial.number, run=number, until=self.study.rungs[trial.level])
-        run.running, run.seen_at = True, run.epoch
+        run.start()
         env = {"OMP_NUM_THREADS": str(self.plan.threads)}
         self.executor.start(key, [*self._program, *arguments_of(self.plan, self.study, trial, run)], env, log)
 
@@ -115,8 +115,8 @@ class Driver:
         """Takes in how a process ended. Its code is a verdict only if it is 1 or 2; 0 says too little."""
         trial = self.study.trials[trial_number]
         run, failed = trial.runs[run_number], None
-        before, lost, run.running = run.seen_at, run.lost, False
-        run.read(self.plan.folder, self.plan.metric)
+        before, lost = run.seen_at, run.lost
+        run.end(self.plan.folder, self.plan.metric)
         there = run.finished or (outcome.code == 0 and self._at_rung(trial, run))
         if outcome.code in (1, 2):
             failed = ("refused: " if outcome.code == 2 else "") + self._reason(run)

@@ -1,4 +1,5 @@
 """What a sweep is asked to do, from its config and the command line; and whether its folder holds that."""
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,16 +98,13 @@ class Plan:
 
     def study(self, events: Sequence[Mapping[str, Any]] = ()) -> Study:
         """The study after the events of a ledger."""
-        planned = self.options.trials
-        if self.grid is not None:
-            planned = min(planned or len(self.grid), len(self.grid))
+        most = math.inf if self.grid is None else len(self.grid)
+        planned = min(self.options.trials or most, most)
         factor = self.options.prune.factor if self.options.prune else 1
         rungs = self.options.rungs(self.config["epochs"])
-        study = Study(rungs, factor, planned, self.maximize, self.repeats())
+        study = Study(rungs, factor, planned, self.maximize, self.repeats(), most=most)
         for event in events:
             study.apply(event)
-        if self.grid is not None:
-            study.planned = min(study.planned, len(self.grid))
         return study
 
 

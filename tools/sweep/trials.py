@@ -45,6 +45,18 @@ class TrialRun:
                   if not math.isnan(value) and (until is None or epoch <= until)]
         return (max if maximize else min)(values, default=None)
 
+    def start(self) -> None:
+        """It trains from now on."""
+        self.running, self.seen_at = True, self.epoch
+
+    def end(self, folder: Path, name: str) -> None:
+        """It has ended: reads its files."""
+        self.running = False
+        self.read(folder, name)
+
+    def judge(self, failed: str | None, lost: int) -> None:
+        self.failed, self.lost = failed, lost
+
     def read(self, folder: Path, name: str) -> None:
         """Reads its files: `name` is that of the monitored value."""
         self.finished = is_finished(folder / self.name)
@@ -78,6 +90,9 @@ class Trial:
     level: int
     runs: list[TrialRun]
 
+    def promote(self, level: int) -> None:
+        self.level = level
+
     @property
     def failed(self) -> str | None:
         """Why one of its runs failed; None if none did."""
@@ -110,7 +125,7 @@ class Study:
     Args:
         rungs: the epochs at which a trial may be paused, and last the full length.
         factor: of this many at a rung one is promoted.
-        planned: how many trials there will be.
+        planned: how many trials there will be. most: how many there can be, on a grid.
         repeats: the name and the overrides of each run of a trial.
     """
 
@@ -120,6 +135,7 @@ class Study:
     maximize: bool
     repeats: Sequence[tuple[str, Sequence[str]]] = (("", ()),)
     trials: list[Trial] = field(default_factory=list)
+    most: float = math.inf
 
     @property
     def running(self) -> list[tuple[Trial, TrialRun]]:
@@ -153,17 +169,16 @@ class Study:
                     for suffix, overrides in self.repeats]
             self.trials.append(Trial(event["trial"], event["params"], 0, runs))
         elif kind == "promote":
-            self.trials[event["trial"]].level = event["level"]
+            self.trials[event["trial"]].promote(event["level"])
         elif kind == "revive":
             trial = self.trials[event["trial"]]
-            trial.level = len(self.rungs) - 1
+            trial.promote(len(self.rungs) - 1)
             for run in trial.runs:
-                run.failed, run.lost = None, 0
+                run.judge(None, 0)
         elif kind == "more":
-            self.planned += event["trials"]
+            self.planned = min(self.planned + event["trials"], self.most)
         elif kind == "end":
-            run = self.trials[event["trial"]].runs[event["run"]]
-            run.failed, run.lost = event.get("failed"), event["lost"]
+            self.trials[event["trial"]].runs[event["run"]].judge(event.get("failed"), event["lost"])
 
     def read(self, folder: Path, name: str) -> None:
         """Reads the files of all runs."""
