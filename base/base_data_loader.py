@@ -409,9 +409,20 @@ class DataSplits:
         stand_ins = self._order(split).indices if skips else None
         if not transforms.transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed, SampleCollate(fetch, stand_ins))
+        source = self._source(split, training)
+        return SampleView(*source, seed, SampleCollate(self._collate_of(split), stand_ins))
+
+    def _source(self, split: str, training: bool) -> tuple[Dataset, SampleTransforms]:
+        """What gives a split's samples, and their transforms. The log says which the dataset itself does."""
         if (key := (split, training)) not in self._sources:
-            self._sources[key] = read_ahead(dataset, transforms)
-        return SampleView(*self._sources[key], seed, SampleCollate(self._collate_of(split), stand_ins))
+            transforms = self.sample_transforms["train" if training else "eval"]
+            self._sources[key] = source, left = read_ahead(self.dataset(split), transforms)
+            names = [type(transform).__name__ for transform in transforms.transforms]
+            if count := len(names) - len(left.transforms):
+                then = f"; then {', '.join(names[count:])}" * (count < len(names))
+                log.info("%s: %s does %s as it reads%s", split, type(source).__name__,
+                         ", ".join(names[:count]), then)
+        return self._sources[key]
 
     def _fetch(self, split: str) -> Callable | None:
         """The function that returns whole batches of a split's dataset; None if it has none."""

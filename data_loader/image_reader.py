@@ -2,7 +2,6 @@
 import copy
 import functools
 import io
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch.nn import functional
 
 from data_loader.picture_store import PictureStore
 
-log = logging.getLogger(__name__)
 _MODULES = ("torchvision.transforms.v2.", "torchvision.transforms.transforms")
 _CROPS = ("RandomResizedCrop", "Resize", "CenterCrop", "RandomCrop")
 # What is no slower with tensors than with PIL images. Rotations, ColorJitter and RandAugment take 2 to 5
@@ -59,7 +57,7 @@ class ImageReader:
         if self.decoder == "torchvision" or kinds and kinds[0] not in _CROPS:
             return self, transforms
         count = next((number for number, kind in enumerate(kinds) if kind not in _QUICK), len(kinds))
-        reader, names = copy.copy(self), [type(transform).__name__ for transform in transforms]
+        reader = copy.copy(self)
         reader.steps = list(map(_step, kinds[:count], transforms))
         if count == len(kinds) - 1 and kinds[-1] in ("ToTensor", "PILToTensor"):
             count += 1  # a batch of uint8 becomes one of floats on the device
@@ -67,8 +65,6 @@ class ImageReader:
             makes_tensors = kinds[count] in _TO_TENSOR
             reader.steps.append(_step(kinds[count], transforms[count]) if makes_tensors else _as_pil)
             count += makes_tensors
-        log.info("images are read as uint8 tensors%s%s", f" for {', '.join(names[:count])}" * bool(count),
-                 f"; then come {', '.join(names[count:])}" * (count < len(names)))
         return reader, transforms[count:]
 
     def _pil_image(self, file) -> Any:

@@ -1,4 +1,5 @@
 """The cache of decoded pictures: the same bytes as without it, whatever happens to any file."""
+import json
 import logging
 import os
 import pickle
@@ -7,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, program
 from test_image_folder import file, folder_of, loaded, picture
 from torchvision.transforms import v2
 
@@ -187,3 +188,19 @@ def test_a_process_that_is_killed_at_any_write_leaves_a_cache_that_is_right(tmp_
         store, decoded = PictureStore(str(last)), []
         found = [store.picture(path, lambda *of: decoded.append(of) or decode(*of)) for path in paths]
         assert all(map(torch.equal, found, expected)) and len(decoded) == 4 - (last + 1) // 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--distributed", "--nproc", "2"]], ids=["one process", "two"])
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(tmp_path, options):
+    folder_of(tmp_path, 40)
+    size, args = {"args": {"size": 16}}, {"root": str(tmp_path), "cache": {}}
+    config = {"name": "kept", "dataset": {"type": "ImageFolder", "args": args},
+              "transforms": {"train": [{"type": "RandomResizedCrop", **size}, "RandomHorizontalFlip"],
+                             "eval": [{"type": "Resize", **size}, {"type": "CenterCrop", **size}]},
+              "data_loader": {"batch_size": 4, "validation_split": 0.2, "num_workers": 1},
+              "model": {"type": "MLP", "args": {"sizes": [768, 2]}}, "loss": "CrossEntropyLoss",
+              "optimizer": {"type": "SGD", "args": {"lr": 0.01}}, "trainer": {"args": {"epochs": 3}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = program("train.py", "--verify-resume", "-c", tmp_path / "config.json", *options)
+    assert done.returncode == 0 and "the same" in done.stdout, done.stdout + done.stderr
