@@ -409,13 +409,13 @@ class DataSplits:
         stand_ins = self._order(split).indices if skips else None
         if not transforms.transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed, SampleCollate(fetch, stand_ins))
-        source = self._source(split, training)
+        source = self._source(split, training, transforms)
         return SampleView(*source, seed, SampleCollate(self._collate_of(split), stand_ins))
 
-    def _source(self, split: str, training: bool) -> tuple[Dataset, SampleTransforms]:
+    def _source(self, split: str, training: bool,
+                transforms: SampleTransforms) -> tuple[Dataset, SampleTransforms]:
         """What gives a split's samples, and their transforms. The log says which the dataset itself does."""
         if (key := (split, training)) not in self._sources:
-            transforms = self.sample_transforms["train" if training else "eval"]
             self._sources[key] = source, left = read_ahead(self.dataset(split), transforms)
             names = [type(transform).__name__ for transform in transforms.transforms]
             if count := len(names) - len(left.transforms):
