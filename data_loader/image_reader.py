@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -106,7 +107,6 @@ def _content(path) -> bytes:
 
 def read_image(file) -> Any:
     """The image in a file, RGB with 8 bit, upright. A PIL image; of an animated one the first frame."""
-    import numpy as np
     from PIL import Image, ImageOps
 
     with Image.open(file) as image:
@@ -175,7 +175,9 @@ def _step(kind: str, transform: Callable) -> Callable:
 def _randomly_cropped(image: torch.Tensor, transform: Any) -> torch.Tensor:
     """Half of the time of the transform itself, which does the same."""
     top, left, height, width = transform.get_params(image, transform.scale, transform.ratio)
-    return _resized(image[:, top:top + height, left:left + width], transform.size)
+    box = image.numpy()[:, top:top + height, left:left + width]
+    # copied here, in the order it has: torch would start its threads for that, for each image
+    return _resized(torch.from_numpy(np.array(box, order="K")), transform.size)
 
 
 def _flipped(image: torch.Tensor, p: float) -> torch.Tensor:
@@ -197,6 +199,4 @@ def _as_pil(image: torch.Tensor) -> Any:
 
 
 def _as_tensor(image: Any) -> torch.Tensor:
-    import numpy as np
-
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
