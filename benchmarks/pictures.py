@@ -1,20 +1,22 @@
 """An epoch over a folder of JPEGs: the program against the usual loop over torchvision's ImageFolder.
 
-    python benchmarks/pictures.py                        (2,400 pictures of 160x160, crops of 96; it makes them itself)
-    python benchmarks/pictures.py --width 500            (600 of 500x375, crops of 224)
+    python benchmarks/pictures.py                (2,400 pictures of 160x160, crops of 96; it makes them)
+    python benchmarks/pictures.py --width 500    (600 of 500x375, crops of 224)
 
-    usual_0, usual_1, usual_2  PIL images, RandomResizedCrop, flip, ToTensor and Normalize for each sample, in a DataLoader with
-                               so many workers; AdamW's fused kernel; a tenth as many pictures are evaluated
+    usual_0, usual_1, usual_2  PIL images, RandomResizedCrop, flip, ToTensor and Normalize for each sample,
+                               in a DataLoader with so many workers; AdamW's fused kernel
     files                      the program as it comes, which reads the same files
     cached                     the same with `cache: {}`: later epochs read decoded pictures
     compute                    the same steps on one batch that is there already
 
-The heap is kept on all sides. The time of an epoch goes from the end of one evaluation to the end of the next.
+All evaluate a tenth as many pictures, and keep the heap. The time of an epoch goes from the end of one
+evaluation to the end of the next.
 """
 import argparse
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,7 +29,7 @@ CROPS = {160: 96, 500: 224}
 
 
 def root(args) -> Path:
-    """The folder of the pictures, made once: stripes of a direction for each class, under noise of several sizes."""
+    """The folder of the pictures, made once: stripes of a direction for each class, under noise."""
     import numpy as np
     from PIL import Image
 
@@ -45,7 +47,8 @@ def root(args) -> Path:
             pixels = 20 * np.sin(x * np.cos(angle) + y * np.sin(angle) + random.random())[..., None]
             for size in (4, 12, 40, 120):
                 noise = Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8))
-                pixels = pixels + np.asarray(noise.resize((args.width, height), Image.Resampling.BICUBIC), float) * 1.6 / size**0.5
+                noise = noise.resize((args.width, height), Image.Resampling.BICUBIC)
+                pixels = pixels + np.asarray(noise, float) * 1.6 / size**0.5
             pixels = (pixels - pixels.min()) / np.ptp(pixels) * 255
             Image.fromarray(pixels.astype(np.uint8)).save(file.with_suffix(".part"), "JPEG", quality=90)
             file.with_suffix(".part").replace(file)
@@ -63,20 +66,26 @@ def register() -> None:
         def __init__(self, widths: tuple[int, ...] = (16, 32, 64)):
             layers = []
             for before, width in zip((3, *widths), widths, strict=False):
-                layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-            super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], NUM_CLASSES))
+                layers += [nn.Conv2d(before, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], NUM_CLASSES)]
+            super().__init__(*layers)
 
 
 def program(args, **options) -> dict:
     register()
     size = CROPS[args.width]
-    config = {"dataset": {"type": "ImageFolder", "args": {"root": str(root(args)), **options}}, "seed": args.seed,
-              "transforms": {"train": [{"type": "RandomResizedCrop", "args": {"size": size}}, "RandomHorizontalFlip"],
-                             "eval": [{"type": "Resize", "args": {"size": size * 8 // 7}}, {"type": "CenterCrop", "args": {"size": size}}],
-                             "batch": [{"type": "Normalize", "args": {"mean": MEAN, "std": STD}}]},
+    transforms = {"train": [sized("RandomResizedCrop", size), "RandomHorizontalFlip"],
+                  "eval": [sized("Resize", size * 8 // 7), sized("CenterCrop", size)],
+                  "batch": [{"type": "Normalize", "args": {"mean": MEAN, "std": STD}}]}
+    config = {"dataset": {"type": "ImageFolder", "args": {"root": str(root(args)), **options}},
+              "seed": args.seed, "transforms": transforms,
               "data_loader": {"batch_size": BATCH_SIZE}, "model": "Pictures", "loss": "CrossEntropyLoss",
               "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}}}
     return jobs.template_epochs(config, None, args.epochs)
+
+
+def sized(name: str, size: int) -> dict:
+    return {"type": name, "args": {"size": size}}
 
 
 def files(args) -> dict:
@@ -103,8 +112,9 @@ def usual(args, num_workers: int) -> dict:
     size, end = CROPS[args.width], [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     augmented = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     plain = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size)]
-    train, val = (DataLoader(datasets.ImageFolder(root(args) / split, transforms.Compose(steps + end)), BATCH_SIZE,
-                             shuffle=split == "train", num_workers=num_workers, persistent_workers=num_workers > 0)
+    train, val = (DataLoader(datasets.ImageFolder(root(args) / split, transforms.Compose(steps + end)),
+                             BATCH_SIZE, shuffle=split == "train", num_workers=num_workers,
+                             persistent_workers=num_workers > 0)
                   for split, steps in (("train", augmented), ("val", plain)))
     register()
     model = MODELS.get("Pictures")()
@@ -134,7 +144,7 @@ def compute(args) -> dict:
     register()
     model = MODELS.get("Pictures")()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    images, labels = torch.randn(BATCH_SIZE, 3, *2 * [CROPS[args.width]]), torch.arange(BATCH_SIZE) % NUM_CLASSES
+    images, labels = torch.randn(BATCH_SIZE, 3, *2 * [CROPS[args.width]]), torch.arange(BATCH_SIZE) % 10
     clock, num_steps = Clock(), -(-args.images // BATCH_SIZE)
     for _ in range(args.epochs):
         for _ in range(num_steps):
@@ -151,7 +161,7 @@ def compute(args) -> dict:
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, choices=CROPS, default=160, help="of the pictures (160)")
     parser.add_argument("--images", type=int, default=None, help="to train on (2,400 of 160, 600 of 500)")
-    parser.add_argument("--epochs", type=int, default=4, help="of each process (4): the first, and the median of the others")
+    parser.add_argument("--epochs", type=int, default=4, help="of each process (4): all but the first count")
     parser.add_argument("--seed", type=int, default=1, help="(1)")
 
 
@@ -166,10 +176,11 @@ class Pictures(Comparison):
 
 COMPARISON = Pictures(
     "pictures", __doc__,
-    {"files": files, "cached": cached, "usual_0": lambda args: usual(args, 0), "usual_1": lambda args: usual(args, 1),
-     "usual_2": lambda args: usual(args, 2), "compute": compute},
+    {"files": files, "cached": cached, "compute": compute,
+     **{f"usual_{number}": partial(usual, num_workers=number) for number in range(3)}},
     jobs.EPOCH_FIELDS, rounds=7, options=options,
-    ratios=[("epoch_s", one, other) for one in ("files", "cached", "compute") for other in ("usual_0", "usual_1", "usual_2")])
+    ratios=[("epoch_s", one, f"usual_{number}") for one in ("files", "cached", "compute")
+            for number in range(3)])
 
 if __name__ == "__main__":
     COMPARISON.main()
