@@ -82,13 +82,13 @@ def turn_hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
 
 def at_chosen(images: torch.Tensor, chosen: torch.Tensor, change: Callable,
               *values: torch.Tensor) -> torch.Tensor:
-    """`change(images, *values)` for `chosen` images, bool `[B]`; the others as they are.
+    """`change(images, *values)` for `chosen` images, bool `[B]`, maybe in place; the others as they are.
 
     On an accelerator it is computed for all: picking some would wait for the device.
     """
     if not images.is_cpu:
         return torch.where(per_sample(chosen, images), change(images, *values), images)
     places = chosen.nonzero()[:, 0]
-    if not len(places):
-        return images
-    return images.index_copy(0, places, change(images[places], *(value[places] for value in values)))
+    if len(places):
+        images[places] = change(images[places], *(value[places] for value in values))
+    return images

@@ -10,13 +10,16 @@ import pytest
 import torch
 from conftest import PROJECT
 from PIL import Image
+from torchvision import datasets
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from base.base_data_loader import DataSplits
+from base.config.complete_config import complete_config
 from data_loader import image_reader
 from data_loader.image_folder import ImageFolder
 from data_loader.image_reader import ImageReader
+from utils.checkpoint import format_1
 from utils.random import seed_cpu
 
 
@@ -257,3 +260,20 @@ def test_reading_a_folder_does_not_import_torchvision(tmp_path):
             "print('torchvision' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_runs_of_1_0_0_read_the_files_and_pixels_that_torchvision_reads(tmp_path):
+    for number, name in enumerate(("2.JPG", "b/10.jpeg", "b/2.png", "a.txt", "a/1.webp", ".hidden.bmp")):
+        path = file(tmp_path, name)
+        path.parent.mkdir(exist_ok=True)
+        picture(seed=number).save(path, format="PNG" if name == "a.txt" else None)
+    (tmp_path / "train" / "dog").symlink_to(tmp_path / "train" / "cat")
+    (tmp_path / "train" / "cat" / "linked").symlink_to(tmp_path / "train" / "cat" / "b")
+    ours = ImageFolder("train", str(tmp_path), decoder="torchvision")
+    theirs = datasets.ImageFolder(tmp_path / "train")
+    assert [(str(path), label) for path, label in theirs.samples] == ours.samples == ours.imgs
+    assert theirs.classes == ours.classes and theirs.class_to_idx == ours.class_to_idx
+    assert all(one.tobytes() == other.tobytes() for (one, _), (other, _) in zip(ours, theirs, strict=True))
+    former = complete_config({"dataset": {"type": "ImageFolder", "args": {"root": "x"}}},
+                             {"dataset": "ImageFolder"}, format_1.DEFAULTS)
+    assert former.config["dataset"]["args"] == {"root": "x", "decoder": "torchvision"}
