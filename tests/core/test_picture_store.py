@@ -14,7 +14,8 @@ from torchvision.transforms import v2
 
 from data_loader import picture_store
 from data_loader.image_reader import ImageReader
-from data_loader.picture_store import PictureStore, parse_cache
+from data_loader.picture_store import PictureStore, cache_folder, parse_cache
+from utils.cli import train_arguments
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +149,18 @@ def test_the_cache_keeps_to_its_limit_and_says_so_once(tmp_path, cache, caplog, 
     for wrong in ({"max_gb": 0}, {"max_gb": "50"}, {"gb": 1}, {"max_gb": True}):
         with pytest.raises(ValueError, match="{max_gb: 50} is one"):
             parse_cache(wrong)
+
+
+def test_the_folder_is_that_of_the_command_line_or_of_the_environment_or_of_the_user(tmp_path, monkeypatch):
+    assert cache_folder() == tmp_path / "cache" / "pictures"
+    monkeypatch.chdir(tmp_path)
+    train_arguments(["-c", "x.yaml", "--cache", "other"])
+    assert cache_folder() == tmp_path / "other" / "pictures"  # also in processes that are started elsewhere
+    monkeypatch.delenv("SEEDBED_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "seedbed" / "pictures"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder().parts[-3:] == (".cache", "seedbed", "pictures")
 
 
 def test_a_forked_process_adds_to_a_segment_of_its_own(tmp_path, cache):
