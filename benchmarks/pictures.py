@@ -1,7 +1,7 @@
 """An epoch over a folder of JPEGs: the program against the usual loop over torchvision's ImageFolder.
 
-    python benchmarks/pictures.py                (2,400 pictures of 160x160, crops of 96; it makes them)
-    python benchmarks/pictures.py --width 500    (600 of 500x375, crops of 224)
+    python benchmarks/pictures.py                (3,600 pictures of 160x160, crops of 96; it makes them)
+    python benchmarks/pictures.py --width 500    (1,000 of 500x375, crops of 224)
 
     usual_0, usual_1, usual_2  PIL images, RandomResizedCrop, flip, ToTensor and Normalize for each sample,
                                in a DataLoader with so many workers; AdamW's fused kernel
@@ -160,7 +160,7 @@ def compute(args) -> dict:
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, choices=CROPS, default=160, help="of the pictures (160)")
-    parser.add_argument("--images", type=int, default=None, help="to train on (2,400 of 160, 600 of 500)")
+    parser.add_argument("--images", type=int, default=None, help="to train on (3,600 of 160, 1,000 of 500)")
     parser.add_argument("--epochs", type=int, default=4, help="of each process (4): all but the first count")
     parser.add_argument("--seed", type=int, default=1, help="(1)")
 
@@ -170,7 +170,7 @@ class Pictures(Comparison):
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         args = super().parse(argv)
-        args.images = args.images or {160: 2400, 500: 600}[args.width]
+        args.images = args.images or {160: 3600, 500: 1000}[args.width]
         return args
 
 
