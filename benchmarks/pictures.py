@@ -66,7 +66,8 @@ def register() -> None:
         def __init__(self, widths: tuple[int, ...] = (16, 32, 64)):
             layers = []
             for before, width in zip((3, *widths), widths, strict=False):
-                layers += [nn.Conv2d(before, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
+                stride = 2 if layers else 3  # small, so that reading the pictures counts
+                layers += [nn.Conv2d(before, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU()]
             layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], NUM_CLASSES)]
             super().__init__(*layers)
 
