@@ -74,7 +74,7 @@ class Predictor:
 
     def _to_sample(self, item: Any) -> Any:
         if isinstance(item, (str, Path)):
-            item = input_reader(self.config["dataset"])(Path(item))
+            return input_reader(self.config["dataset"], self.trainer.data.transforms["eval"])(Path(item))
         item = torch.from_numpy(item) if isinstance(item, np.ndarray) else item
         return apply_transforms(item, self.trainer.data.transforms["eval"])
 

@@ -21,7 +21,8 @@ from base.data.sample_count import count_batch
 from base.data.sampler import Batch, EpochOrder, PositionSampler, RankSlice
 from base.data.streams import (
     Stream, StreamCollate, StreamPlace, copy_state, is_stateful, report_length, report_resume, track_place)
-from base.data.views import BatchLoader, BatchView, SampleTransforms, SampleView, Transform, identity_collate
+from base.data.views import (
+    BatchLoader, BatchView, SampleTransforms, SampleView, Transform, identity_collate, read_ahead)
 from utils.config.annotations import CountInt, PositiveInt, at_least, below
 from utils.config.blocks import SPLITS
 from utils.distributed import collectives as dist
@@ -126,6 +127,7 @@ class DataSplits:
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._orders: dict[str, EpochOrder] = {}
         self._first_states: dict[str, Any] = {}
+        self._sources: dict[tuple[str, bool], tuple[Dataset, SampleTransforms]] = {}
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
         self._reported: set[tuple[str, bool]] = set()  # streams whose length is compared with what they give
@@ -407,7 +409,20 @@ class DataSplits:
         stand_ins = self._order(split).indices if skips else None
         if not transforms.transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed, SampleCollate(fetch, stand_ins))
-        return SampleView(dataset, transforms, seed, SampleCollate(self._collate_of(split), stand_ins))
+        source = self._source(split, training, transforms)
+        return SampleView(*source, seed, SampleCollate(self._collate_of(split), stand_ins))
+
+    def _source(self, split: str, training: bool,
+                transforms: SampleTransforms) -> tuple[Dataset, SampleTransforms]:
+        """What gives a split's samples, and their transforms. The log says which the dataset itself does."""
+        if (key := (split, training)) not in self._sources:
+            self._sources[key] = source, left = read_ahead(self.dataset(split), transforms)
+            names = [type(transform).__name__ for transform in transforms.transforms]
+            if count := len(names) - len(left.transforms):
+                then = f"; then {', '.join(names[count:])}" * (count < len(names))
+                log.info("%s: %s does %s as it reads%s", split, type(source).__name__,
+                         ", ".join(names[:count]), then)
+        return self._sources[key]
 
     def _fetch(self, split: str) -> Callable | None:
         """The function that returns whole batches of a split's dataset; None if it has none."""

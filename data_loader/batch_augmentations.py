@@ -134,7 +134,7 @@ class BatchRandomAffine(BatchAugmentation):
         along_x, along_y = ((shear[:2], shear[2:]) if isinstance(shear, Sequence) and len(shear) == 4
                             else (shear, 0))
         ranges = [_angles("degrees", degrees),
-                  _range("scale", (1, 1) if scale is None else scale, 1e-6, math.inf),
+                  interval("scale", (1, 1) if scale is None else scale, 1e-6),
                   (-across, across), (-down, down), _angles("shear", along_x), _angles("shear", along_y)]
         self.low, self.span = (Constant([low for low, _ in ranges]),
                                Constant([high - low for low, high in ranges]))
@@ -203,7 +203,7 @@ class BatchRandomErasing(BatchAugmentation):
             raise ValueError(f"value: '{value}' is none. A number, one for each channel, or 'random' is "
                              "needed.")
         self.p, self.random = probability(p), value == "random"
-        self.scale, (least, most) = _range("scale", scale, 0, 1), _range("ratio", ratio, 1e-6, math.inf)
+        self.scale, (least, most) = interval("scale", scale, 0, 1), interval("ratio", ratio, 1e-6)
         self.log_ratio = math.log(least), math.log(most)
         self.value = Constant(0.0 if self.random else value)
 
@@ -268,7 +268,8 @@ def inside(top: torch.Tensor, bottom: torch.Tensor, left: torch.Tensor, right: t
     return (rows[:, None, :, None] & columns[:, None, None, :]).to(images.dtype)
 
 
-def _range(name: str, bounds: Sequence[float], least: float, most: float) -> tuple[float, float]:
+def interval(name: str, bounds: Sequence[float], least: float,
+             most: float = math.inf) -> tuple[float, float]:
     """Returns `bounds` as (low, high). Raises ValueError if they are no valid range."""
     if len(bounds) != 2 or not least <= bounds[0] <= bounds[1] <= most:
         limits = f"from {least} to {most}" if most < math.inf else "above 0"

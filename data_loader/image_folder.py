@@ -1,59 +1,81 @@
 """Images sorted into a folder per split and class."""
+import copy
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from torch.utils.data import Dataset
 
 from base import DATASETS
+from data_loader.image_reader import ImageReader
+from data_loader.picture_store import parse_cache
+from utils.config.annotations import PositiveInt
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 @DATASETS.register
-def ImageFolder(split: str, root: str, decoder: Literal["pil", "torchvision"] = "pil"):
-    """torchvision's ImageFolder of `root/<split>`: `root/train/cat/1.jpg`, `root/test/dog/2.png`.
+class ImageFolder(Dataset):
+    """Images in `root/<split>/<class>`: `root/train/cat/1.jpg`. Samples are (image, class number).
+
+    Images are RGB with 8 bit, upright as their EXIF orientation says; 16-bit ones are scaled, alpha is left
+    out, and of animated ones the first frame is taken. Without transforms they are uint8 `[3, H, W]`. If the
+    first transform is torchvision's Resize, CenterCrop, RandomCrop or RandomResizedCrop (bilinear, without
+    padding), it works on uint8 tensors while the image is read: the same box, at most 2 levels of 255 away
+    from what it makes of a PIL image. The log says which transforms then take PIL images.
 
     Args:
         root: the folder that contains the folders of the splits.
-        decoder: `pil` turns images as their EXIF orientation says, scales 16-bit ones to 8 bit, and takes the
-            first frame of animated ones. `torchvision` is its own loader: it does not turn images, and 16-bit
-            ones become white.
+        decoder: `torchcodec` is faster than `pil` where tensors are made. `auto` is torchcodec if it is
+            installed and gives the pixels that Pillow gives, so all three give the same. `torchvision` reads
+            as version 1.0.0 did: images are not turned, 16-bit ones become white, transforms get PIL images.
+        size: larger images are made smaller: their shorter side has this many pixels.
+        cache: decoded images (with `size`: those made smaller) are kept on disk, `{max_gb: 50}`, in the
+            folder of `--cache` or SEEDBED_CACHE, or else of the user. Never needed; it only saves time.
 
     The classes are those of train, in alphabetical order. Another split may lack some of them. Raises
-    ValueError if a split has no folder, or has a class that train does not have.
+    ValueError if a split has no folder, or has a class that train does not have, or a class without images.
     """
-    from torchvision import datasets  # takes a second at start-up, and only this dataset needs it
 
-    folder = Path(root) / split
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}. Images lie in a folder for each split and class: "
-                         f"{folder}/CLASS/1.jpg")
-    dataset = datasets.ImageFolder(folder, **({"loader": read_image} if decoder == "pil" else {}))
-    train = sorted(path.name for path in (Path(root) / "train").glob("*/"))
-    if unknown := [name for name in dataset.classes if name not in train]:
-        raise ValueError(f"{folder} has the class {unknown[0]}; train has {', '.join(train)}")
-    dataset.samples = dataset.imgs = [(path, train.index(dataset.classes[label]))
-                                      for path, label in dataset.samples]
-    dataset.targets = [label for _, label in dataset.samples]
-    dataset.classes, dataset.class_to_idx = train, {name: number for number, name in enumerate(train)}
-    return dataset
+    read_input = ImageReader
 
+    def __init__(self, split: str, root: str,
+                 decoder: Literal["auto", "torchcodec", "pil", "torchvision"] = "auto",
+                 size: PositiveInt | None = None, cache: Annotated[dict, parse_cache] | None = None):
+        folder = Path(root) / split
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}. Images lie in a folder for each split and class: "
+                             f"{folder}/CLASS/1.jpg")
+        self.classes = sorted(path.name for path in (Path(root) / "train").glob("*/"))
+        self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
+        self.samples = self.imgs = self._samples(folder)
+        self.targets = [label for _, label in self.samples]
+        self.read = ImageReader(decoder, size, cache)
 
-def read_image(path: str):
-    """The image in a file, RGB with 8 bit, upright. A PIL image; of an animated one the first frame."""
-    import numpy as np
-    from PIL import Image, ImageOps
+    def _samples(self, folder: Path) -> list[tuple[str, int]]:
+        samples = []
+        for name in sorted(path.name for path in folder.glob("*/")):
+            if name not in self.class_to_idx:
+                raise ValueError(f"{folder} has the class {name}; train has {', '.join(self.classes)}")
+            paths = [os.path.join(where, file)
+                     for where, _, files in sorted(os.walk(folder / name, followlinks=True))
+                     for file in sorted(files) if file.lower().endswith(ENDINGS)]
+            if not paths:
+                raise ValueError(f"{folder / name} holds no images ({', '.join(ENDINGS)})")
+            samples += [(path, self.class_to_idx[name]) for path in paths]
+        return samples
 
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16-bit gray, which `convert` would cut off at 255
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-        return image.convert("RGB")
+    def __len__(self) -> int:
+        return len(self.samples)
 
+    def __getitem__(self, index: int):
+        path, target = self.samples[index]
+        return self.read(path), target
 
-def read_input(path, decoder: str = "pil"):
-    """The image in a file, as `decoder` reads those of a folder."""
-    if decoder == "pil":
-        return read_image(path)
-    from torchvision.datasets.folder import default_loader
-
-    return default_loader(path)
-
-
-ImageFolder.read_input = read_input
+    def with_transforms(self, transforms: list) -> tuple[Dataset, list]:
+        """The dataset whose samples have gone through the first of the transforms, and the others."""
+        if type(self).__getitem__ is not ImageFolder.__getitem__:  # it may expect PIL images
+            return self, transforms
+        dataset = copy.copy(self)
+        dataset.read, rest = self.read.with_transforms(transforms)
+        return dataset, rest

@@ -23,6 +23,7 @@ from logger.feeder import Feeder
 from logger.run_log import SilentRun
 from logger.writer import build_writer
 from tools.find_lr import Placed, steps
+from tools.data_checks.cache_advice import describe_cache
 from tools.data_checks.image_headers import describe_images
 from tools.monitor_direction import warn_of_direction, warn_of_plateau_mode
 from tools.data_checks.moved_images import warn_of_moved_images
@@ -129,7 +130,10 @@ def check_experiment(setup, config: dict, outside: bool = False) -> str:
         size = sum(file.stat().st_size for file in Path(folder).glob("last.pt"))
     if faults:
         raise ConfigError.of(faults)
-    return _estimate(trainer, step_s, eval_s, size)
+    num_batches = step_s and trainer.data.num_batches("train")
+    advice = num_batches and describe_cache(trainer.data, config["dataset"],
+                                            step_s * num_batches / trainer.accumulate)
+    return "\n".join(filter(None, [_estimate(trainer, step_s, eval_s, size), advice]))
 
 
 @contextmanager

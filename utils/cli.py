@@ -280,6 +280,8 @@ def _seconds(text: str) -> float:
 def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, files: str = "") -> argparse.Namespace:
     """Adds the options of both programs and parses the arguments."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:N or mps (the best there is)")
+    parser.add_argument("--cache", metavar="DIR", help="where datasets with an argument `cache` keep what "
+                        "they have decoded (SEEDBED_CACHE, or ~/.cache/seedbed)")
     parser.add_argument("--release-heap", action="store_true", help="give the memory of each step back to "
                         "the system, as malloc does by itself: slower on the CPU")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only")
@@ -290,6 +292,8 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, files: str =
     parser.add_argument("overrides", nargs="*", metavar=f"{files}key.path=value",
                         help=f"{files and 'what to predict for; '}{_OVERRIDES}")
     args = parser.parse_intermixed_args(argv)
+    if args.cache:
+        os.environ["SEEDBED_CACHE"] = os.path.abspath(args.cache)  # for the processes that it starts, too
     args.overrides = [*args.flags, *args.overrides]
     return args
 

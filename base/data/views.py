@@ -147,6 +147,18 @@ class SampleTransforms:
         return _without_pil(value)
 
 
+def read_ahead(source: Any, transforms: SampleTransforms) -> tuple[Any, SampleTransforms]:
+    """What gives samples, and the transforms that they still need.
+
+    A dataset, or what reads files, may do the first transforms itself, faster: its method
+    `with_transforms(transforms)` returns what gives such samples, and the other transforms.
+    """
+    if transforms.joint or not hasattr(source, "with_transforms"):
+        return source, transforms
+    source, rest = source.with_transforms(transforms.transforms)
+    return source, SampleTransforms(rest, transforms.joint)
+
+
 def _holds_tv_tensors(value: Any) -> bool:
     if isinstance(value, (tuple, list, Mapping)):
         return any(map(_holds_tv_tensors, value.values() if isinstance(value, Mapping) else value))

@@ -9,7 +9,7 @@ import pytest
 from conftest import PROJECT, program
 
 harness = pytest.importorskip("benchmarks.harness", reason="a fork may do without benchmarks")
-COMPARISONS = ("distributed", "gpu", "memory", "mnist_epoch", "peers", "saving", "startup", "step_overhead")
+COMPARISONS = ("distributed", "gpu", "memory", "mnist_epoch", "peers", "pictures", "saving", "startup", "step_overhead")
 
 
 def measured(name, *args, cwd) -> dict:

@@ -11,8 +11,9 @@ from utils.config.signature import Signature
 REGISTRIES, LOADER, LOADER_PARTS = config_sources()
 # Whoever adds others may leave them without a text.
 SHIPPED = {
-    "ArrayFiles", "Digits", "ImageFolder", "NoisyLine", "BatchCutMix", "BatchMixUp", "BatchRandomAffine", "BatchRandomCrop",
-    "BatchRandomErasing", "BatchRandomHorizontalFlip", "BatchRandomVerticalFlip", "CIFARResNet", "DigitsGAN", "LeNet", "Line",
+    "ArrayFiles", "Digits", "ImageFolder", "NoisyLine", "BatchColorJitter", "BatchCutMix", "BatchMixUp",
+    "BatchRandomAffine", "BatchRandomCrop", "BatchRandomErasing", "BatchRandomHorizontalFlip", "BatchRandomResizedCrop",
+    "BatchRandomVerticalFlip", "BatchTrivialAugment", "CIFARResNet", "DigitsGAN", "LeNet", "Line",
     "MLP", "absolute_error", "accuracy", "top_k_accuracy", "GANTrainer", "Trainer", "TensorBoard", "Weighted", "Balanced",
     "GroupedByLength",
 }

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset, Subset
 
 from base.data.bad_samples import sample_file
-from base.data.views import SampleTransforms
 from base.prediction.inputs import as_batch
 from utils.errors import ConfigError, describe_error
 from utils.random import derive, seed_cpu
@@ -28,13 +27,11 @@ class InputFiles(Dataset):
 
     Args:
         files: their paths.
-        read: gives the input in a file, as the dataset's samples have it.
-        transforms: those of evaluation.
+        read: gives the input in a file, transformed.
     """
 
-    def __init__(self, files: Sequence[Path], read: Callable[[Path], Any], transforms: list[Callable]):
+    def __init__(self, files: Sequence[Path], read: Callable[[Path], Any]):
         self.files, self.read = files, read
-        self.transforms = SampleTransforms(transforms, joint=False)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -43,7 +40,7 @@ class InputFiles(Dataset):
         file = self.files[number]
         seed_cpu(derive(0, "input", number))
         try:
-            return str(file), self.transforms(self.read(file)), None
+            return str(file), self.read(file), None
         except Exception as error:  # of any reader, for files that hold anything
             return str(file), None, describe_error(error)
 
