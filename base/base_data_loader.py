@@ -126,8 +126,7 @@ class DataSplits:
         self._datasets: dict[str, Dataset | None] = {}
         self._batches_of: dict[int, Callable | None] = {}  # by the dataset's id()
         self._orders: dict[str, EpochOrder] = {}
-        self._first_states: dict[str, Any] = {}
-        self._sources: dict[tuple[str, bool], tuple[Dataset, SampleTransforms]] = {}
+        self._first_states, self._sources = {}, {}  # by split; by split and whether it is trained on
         self._loaders: dict[tuple[str, bool], DataLoader | BatchLoader] = {}
         self._iterators: dict[tuple[str, bool], Any] = {}
         self._reported: set[tuple[str, bool]] = set()  # streams whose length is compared with what they give
