@@ -4,7 +4,7 @@
     python benchmarks/pictures.py --width 500    (1,000 of 500x375, crops of 224)
 
     usual_0, usual_1, usual_2  PIL images, RandomResizedCrop, flip, ToTensor and Normalize for each sample,
-                               in a DataLoader with so many workers; AdamW's fused kernel
+                               in a DataLoader with that number of workers; AdamW's fused kernel
     files                      the program as it comes, which reads the same files
     cached                     the same with `cache: {}`: later epochs read decoded pictures
     compute                    the same steps on one batch that is there already

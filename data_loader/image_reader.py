@@ -119,8 +119,8 @@ def read_image(file) -> Any:
 def decode_quickly(data: bytes) -> torch.Tensor | None:
     """torchcodec's uint8 `[3, H, W]` of a JPEG, a PNG of 8 bit or a WebP, upright; None for anything else.
 
-    That includes broken files, of which Pillow says more, and what it takes for decompression bombs. Of 16
-    bit torchcodec keeps other levels than Pillow.
+    Pillow reads those: its messages on broken files say more, it refuses decompression bombs, and it scales
+    16 bit to other levels than torchcodec.
     """
     is_png = data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] != b"\x10" and (
         int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") < 2**26)
