@@ -83,7 +83,7 @@ MUTATIONS = [
     Mutation("a thinned curve loses its peaks", "tools/report/page/points.py",
              "ends = {min(finite, key=_value), max(finite, key=_value)}", "ends = {finite[0], finite[-1]}",
              "test_thinned_curves_keep_every_peak"),
-    Mutation("a report has no limit", "tools/report/page/page.py",
+    Mutation("a report has no limit", "tools/report/page/markup.py",
              "MOST_BYTES = 950_000", "MOST_BYTES = 10**9",
              "test_a_page_of_more_than_it_can_hold_says_so"),
     # -- sweeps
