@@ -101,7 +101,8 @@ def pool(plan: Plan, study: Study) -> Mapping[str, Any]:
     written = write_all(file, found.predictions(chain([first], predictors)))
     content = {"trial": best.number, "folds": plan.options.folds, **found.as_dict()}
     replace_file(plan.folder / POOLED, json.dumps(content, indent=1) + "\n")
-    log.info(f"all folds: {', '.join(_line(content['seeds']))}; {written.number:,} predictions in {file.path}")
+    log.info(f"all folds: {', '.join(_means(content['seeds']))}; "
+             f"{written.number:,} predictions in {file.path}")
     return content
 
 
@@ -109,7 +110,7 @@ def _load(folder: Path, run: TrialRun) -> Predictor:
     return load(folder / run.name)
 
 
-def _line(seeds: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _means(seeds: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The scores, as means over seeds."""
     names = dict.fromkeys(name for scores in seeds.values() for name in scores)
     return [f"{name} {np.mean([scores[name] for scores in seeds.values() if name in scores]):.4f}"
@@ -129,8 +130,10 @@ def read_sweep(folder: Path) -> tuple[Plan, Study]:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.sweep.folds", allow_abbrev=False,
-                                     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     description="Predict with the runs of a sweep's best trial, each for "
+                                                 "the fold that it has not trained on.")
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="the folder of a sweep with folds")
     folder = parser.parse_args().sweep
     setup_logging()

@@ -24,7 +24,7 @@ _PAUSE_S = 0.1  # between two looks at the process
 
 
 def report_result(plan: Plan, study: Study, ended: bool) -> None:
-    """Prints the ranking and writes report.html. At the end of a sweep also writes what is of the best trial."""
+    """Prints the ranking and writes report.html. At the end also writes what is of the best trial."""
     print_answer("\n".join(ranking(study, plan.monitor, ended)))
     parts = importance(plan.options.space, seen_of(study), plan.maximize)
     if parts:

@@ -42,7 +42,7 @@ class Frame:
 
 
 class Scale:
-    """From values to places in the picture; logarithmic if `log`."""
+    """From values to places in a picture; logarithmic if `log`."""
 
     def __init__(self, values: Sequence[float], start: int, end: int, log: bool = False):
         self.log, self.start, self.end = log, start, end
@@ -199,4 +199,5 @@ def _round_step(value: float) -> float:
 
 
 def short_number(value: float) -> str:
+    """A number with three digits."""
     return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")

@@ -44,6 +44,7 @@ figcaption{font-weight:600;overflow-wrap:anywhere}
 .key i{display:inline-block;width:16px;height:0;border-width:3px 0 0;border-style:solid;
 margin-right:5px;vertical-align:middle}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:22px system-ui,sans-serif}
+svg .on{paint-order:stroke;stroke:var(--card);stroke-width:7;stroke-linejoin:round}
 .grid{stroke:var(--line);stroke-width:1.5}.best{stroke:var(--soft);stroke-width:2;stroke-dasharray:5 6}
 .l{fill:none;stroke-width:4;stroke-linejoin:round;stroke-linecap:round}.thin{stroke-width:1.8;opacity:.75}.spot{stroke-width:12}
 .a{stroke:var(--a);border-color:var(--a)}.b{stroke:var(--b);border-color:var(--b)}
@@ -98,8 +99,11 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if 0.1 <= abs(value) < 100 else f"{value:.5g}"
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A table. Cells that are numbers stand on the right. It scrolls by itself where it is too wide."""
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence], wraps: bool = True) -> str:
+    """A table. Cells that are numbers stand on the right. It scrolls by itself where it is too wide.
+
+    `wraps`: whether long cells break.
+    """
     rows = list(rows)
     right = [any(_is_number(row[place]) for row in rows) for place in range(len(columns))]
     marks = [" class=n" if is_right else "" for is_right in right]
@@ -108,8 +112,8 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str
     body = "\n".join("<tr>" + "".join(
         f"<th scope=row>{_name(cell)}</th>" if not place else f"<td{mark}>{_cell(cell)}</td>"
         for place, (mark, cell) in enumerate(zip(marks, row, strict=True))) + "</tr>" for row in rows)
-    return scrolled(caption, f'<table class="wrap"><caption>{text(caption)}</caption><thead><tr>{head}</tr>'
-                             f"</thead><tbody>{body}</tbody></table>")
+    return scrolled(caption, f'<table{" class=wrap" * wraps}><caption>{text(caption)}</caption><thead><tr>'
+                             f"{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def scrolled(name: str, content: str) -> str:

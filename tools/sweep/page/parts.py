@@ -70,11 +70,12 @@ def head(material: Material) -> str:
     states = [material.state_of(trial) for trial in study.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
     full = study.planned * len(study.repeats) * study.rungs[-1]
+    about = f"about {expected_epochs(study)} expected; " * (material.state != "finished")
     shown = [(f"best {plan.metric}", number(best.value(study.maximize)) if best else "none yet",
               f"trial {best.number}, {plan.monitor}" if best else plan.monitor),
              ("trials", f"{len(study.trials)} of {study.planned}", counts),
-             ("epochs", trained_epochs(study), f"about {expected_epochs(study)} expected; {full} without "
-              "pruning" if len(study.rungs) > 1 else f"of {full}")]
+             ("epochs", trained_epochs(study), f"{about}{full} without pruning" if len(study.rungs) > 1
+              else f"of {full}")]
     if len(study.repeats) > 1:
         shown.append(("runs of each trial", len(study.repeats), "the mean counts"))
     shown.append(("threads of each run", plan.threads, "the bits depend on it"))
@@ -91,14 +92,15 @@ def ranking(material: Material) -> str:
         values = trial.values(study.maximize)
         spread = [statistics.stdev(values) if len(values) > 1 else None, len(values)] if repeated else []
         rows.append([place if trial.finished else "", trial.number,
-                     *(_cell(trial.params[key]) if key in trial.params else None for key in names),
-                     min(run.epoch for run in trial.runs), statistics.fmean(values) if values else None,
-                     *spread, material.state_of(trial)])
-    columns = ["rank", "trial", *names.values(), "epoch", plan.metric,
-               *(["deviation", "n"] if repeated else []), "state"]
+                     statistics.fmean(values) if values else None, *spread, material.state_of(trial),
+                     min(run.epoch for run in trial.runs),
+                     *(_cell(trial.params[key]) if key in trial.params else None for key in names)])
+    columns = ["rank", "trial", plan.metric, *(["deviation", "n"] if repeated else []), "state", "epoch",
+               *names.values()]
     more = f"<p>{len(trials) - most} more are in the ledger.</p>" if len(trials) > most else ""
-    return table(f"Trials by {plan.monitor}", columns, rows) + more + _runs_of_best(material) if rows else (
-        "<p>No trial yet.</p>")
+    if not rows:
+        return "<p>No trial yet.</p>"
+    return table(f"Trials by {plan.monitor}", columns, rows, wraps=False) + more + _runs_of_best(material)
 
 
 def _runs_of_best(material: Material) -> str:
@@ -117,7 +119,7 @@ def _cell(value: Any) -> Any:
 
 def tried(material: Material) -> str:
     """What differs between the trials."""
-    rows = []
+    rows, parts = [], material.importance
     for one in material.plan.options.space.parameters:
         if one.values is not None:
             what = ", ".join(map(format_value, one.values))
@@ -125,11 +127,11 @@ def tried(material: Material) -> str:
             what = f"{format_value(one.low)} to {format_value(one.high)}" + (
                 ", logarithmic" * one.log + (f", in steps of {format_value(one.step)}" if one.step else ""))
         when = ", ".join(f"{key}: {format_value(value)}" for key, value in one.when.items())
-        part = material.importance.get(one.key)
-        rows.append((one.key, what, when, "" if part is None else f"{part:.0%}"))
-    note = ('<p class="soft">The importance of a parameter is its part of what tells the best trials from the '
-            "others (PED-ANOVA, Watanabe et al. 2023).</p>" if material.importance else "")
-    return table("Parameters", ["key", "values", "when", "importance"], rows) + note if rows else ""
+        rows.append((one.key, what, when, *([f"{parts.get(one.key, 0.0):.0%}"] if parts else [])))
+    note = ('<p class="soft">The importance of a parameter is its part of what tells the best trials from '
+            "the others (PED-ANOVA, Watanabe et al. 2023).</p>" if parts else "")
+    columns = ["key", "values", "when", *(["importance"] if parts else [])]
+    return table("Parameters", columns, rows) + note if rows else ""
 
 
 def pictures(material: Material) -> str:
@@ -152,23 +154,25 @@ def pictures(material: Material) -> str:
 def curves(material: Material) -> str:
     """The monitored value by epoch, of the best runs and some of the others."""
     study = material.study
-    runs = [(trial, run) for trial in in_order(study) for run in trial.runs]
+    sign = -1 if study.maximize else 1
+    runs = [run for trial in in_order(study)
+            for run in sorted(trial.runs, key=lambda run: sign * (run.best(study.maximize) or 0.0))]
     every, lines = -(-len(runs) // material.most(_LINES)), []
-    for place, (_, run) in enumerate(runs):
+    for place, run in enumerate(runs):
         points = [(epoch, value) for epoch, value in run.curve if math.isfinite(value)]
         if points and place % every == 0:
             thin = thinned(Curve(*map(list, zip(*points))), material.most(_POINTS))
             lines.append((f"{run.name}: {number(run.best(study.maximize))}",
                           1 - place / max(len(runs) - 1, 1), thin))
     note = f'<p class="soft">One of {every} runs is drawn.</p>' if every > 1 else ""
-    return plots.learning_curves(lines, study.maximize, material.plan.metric) + note if lines else ""
+    return plots.learning_curves(lines, material.plan.metric, study.maximize) + note if lines else ""
 
 
 def failures(material: Material) -> str:
     """Why trials failed."""
     failed = [trial for trial in material.study.trials if trial.failed]
-    rows = [(trial.number, ", ".join(f"{key}={format_value(value)}" for key, value in trial.params.items()),
-             trial.failed) for trial in failed[:material.most(_ROWS)]]
+    rows = [(trial.number, plots.shown_values(trial.params), trial.failed)
+            for trial in failed[:material.most(_ROWS)]]
     return table(f"{len(failed)} trials failed", ["trial", "values", "reason"], rows) if rows else ""
 
 
@@ -179,7 +183,8 @@ def folds(material: Material) -> str:
         return ""
     seeds, about = pooled["seeds"], (
         f"Trial {pooled['trial']}: {pooled['samples']} samples, each predicted by the run that did not train "
-        "on it. out_of_fold.csv holds the predictions.")
+        "on it, at that run's best epoch. out_of_fold.csv holds the predictions. The epoch was chosen on the "
+        "same samples, so the scores are a little too good.")
     names = dict.fromkeys(name for scores in seeds.values() for name in scores)
     rows = []
     for name in names:
@@ -187,7 +192,7 @@ def folds(material: Material) -> str:
         rows.append((name, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None,
                      len(values)))
     parts = [f'<p class="soft">{text(about)}</p>',
-             table("Scores over all folds", ["score", "mean", "deviation over seeds", "seeds"], rows)]
+             table("Scores over all folds", ["score", "mean", "deviation", "seeds"], rows, wraps=False)]
     report = pooled["report"]
     of_seeds = f", {len(seeds)} seeds together: each sample counts {len(seeds)} times" * (len(seeds) > 1)
     if classes := report.get("classes", {}):
@@ -195,7 +200,8 @@ def folds(material: Material) -> str:
                 for name, row in classes.items()]
         if len(rows) > 30:
             rows = sorted(rows, key=lambda row: row[3])[:30]
-        parts.append(table(f"Classes{of_seeds}", ["class", "precision", "recall", "F1", "support"], rows))
+        parts.append(table(f"Classes{of_seeds}", ["class", "precision", "recall", "F1", "support"], rows,
+                           wraps=False))
     if 0 < len(values := report.get("confusion", [])) <= _COUNTED:
         shares = [[value / max(sum(row), 1) for value in row] for row in values]
         parts.append(matrix(f"Confusion{of_seeds}", [*classes], zip(shares, values)))

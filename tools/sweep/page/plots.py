@@ -11,8 +11,10 @@ from utils.config.values import is_same
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 360, 86, 16, 16, 40
 _UPWARD = (_HEIGHT - _BOTTOM, _TOP)
-_GAP, _GAP_PX, _TALL, _UNUSED = 230, 105, 440, 404  # of parallel coordinates; where unused parameters stand
+_GAP, _LEAST_PX, _MOST_PX, _TALL = 230, 105, 170, 440  # of parallel coordinates
+_UNUSED = 404  # the height of parameters that a trial does not use
 _LEAST_FOR_EDGE = 5  # trials: of as many the worst fifth may stand at the edge
+_LISTED = 6  # values with a step that are all named
 _NAME = 14  # characters of a choice below its place
 
 
@@ -32,22 +34,23 @@ class Dot:
     @property
     def title(self) -> str:
         """What stands under the mouse."""
-        params = ", ".join(f"{key} {shown_value(value)}" for key, value in self.params.items())
-        return f"<title>{text(f'trial {self.trial}: {number(self.value)}; {params}')}</title>"
+        about = f"trial {self.trial}: {number(self.value)}; {shown_values(self.params)}"
+        return f"<title>{text(about)}</title>"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From values to places in a picture, None for a value that has none. `beyond`: how many are at the edge."""
+    """From values to places in a picture, None for no place. `beyond`: how many values are at the edge."""
 
     place: Callable[[Any], int | None]
     ticks: Sequence[tuple[int, str]]
     beyond: int = 0
 
 
-def shown_value(value: Any) -> str:
-    """A parameter's value in a few characters."""
-    return short_number(value) if isinstance(value, float) else format_value(value)
+def shown_values(params: Mapping[str, Any]) -> str:
+    """Values of parameters on a line."""
+    return ", ".join(f"{key} {short_number(value) if isinstance(value, float) else format_value(value)}"
+                     for key, value in params.items())
 
 
 def value_axis(values: Sequence[float], start: int, end: int) -> Axis:
@@ -69,6 +72,8 @@ def parameter_axis(parameter: Parameter, start: int, end: int) -> Axis:
                                         if is_same(choice, value)), None), ticks)
     scale = Scale([parameter.low, parameter.high], start, end, parameter.log)
     ticks = [tick for tick in scale.ticks() if not parameter.is_integer or tick == round(tick)]
+    if (listed := parameter.listed()) and len(listed) <= _LISTED:
+        ticks = listed
     return Axis(scale, [(scale(tick), short_number(tick)) for tick in ticks])
 
 
@@ -111,24 +116,28 @@ def parallel(dots: Sequence[Dot], parameters: Sequence[Parameter], names: Mappin
     axes = [parameter_axis(parameter, bottom, top) for parameter in parameters]
     axes.append(value_axis([dot.value for dot in dots], bottom, top))
     places = [_GAP // 2 + _GAP * number for number in range(len(axes))]
-    parts = [_vertical(axis, at, name, top, bottom) for axis, at, name in zip(
-        axes, places, [*(names.get(one.key, one.key) for one in parameters), metric], strict=True)]
+    parts, titles = [], [*(names.get(one.key, one.key) for one in parameters), metric]
+    unused = set()
     for dot in reversed(dots):
         found = [axis.place(dot.params[one.key]) if one.key in dot.params else None
                  for axis, one in zip(axes, parameters)]
+        unused |= {place for place, at in zip(places, found) if at is None}
         heights = [_UNUSED if at is None else at for at in found] + [axes[-1].place(dot.value)]
         path = "M" + "L".join(f"{at},{height}" for at, height in zip(places, heights, strict=True))
         parts.append(f'<path class="l{" thin" * (dot.quality < 1)}" stroke="{_color(dot.quality)}" '
                      f'd="{path}">{dot.title}</path>')
-    width = _GAP * len(axes)
-    svg = (f'<svg viewBox="0 0 {width} {_TALL}" role="img" aria-label="Parallel coordinates" '
-           f'style="min-width:{_GAP_PX * len(axes)}px;max-width:{_GAP * len(axes)}px">{"".join(parts)}</svg>')
+    parts += [_vertical(axis, at, name, top, bottom) for axis, at, name in zip(
+        axes, places, titles, strict=True)]
+    parts += [f'<text class="on" x="{at + 10}" y="{_UNUSED + 7}">unused</text>' for at in sorted(unused)]
+    size = f"min-width:{_LEAST_PX * len(axes)}px;max-width:{_MOST_PX * len(axes)}px"
+    svg = (f'<svg viewBox="0 0 {_GAP * len(axes)} {_TALL}" style="{size}" role="img" '
+           f'aria-label="Parallel coordinates">{"".join(parts)}</svg>')
     return (f"<figure><figcaption>A line for each trial{_spectrum()}</figcaption>"
             f"{scrolled('Parallel coordinates', svg)}{_beyond(axes[-1])}</figure>")
 
 
-def learning_curves(curves: Sequence[tuple[str, float, Sequence[tuple[int, float]]]], maximize: bool,
-                    metric: str) -> str:
+def learning_curves(curves: Sequence[tuple[str, float, Sequence[tuple[int, float]]]], metric: str,
+                    maximize: bool) -> str:
     """Name, quality and points (epoch, value) of each run, best first."""
     values = sorted((value for _, _, points in curves for _, value in points), reverse=maximize)
     y = value_axis(values, *_UPWARD)
@@ -139,12 +148,12 @@ def learning_curves(curves: Sequence[tuple[str, float, Sequence[tuple[int, float
         drawn += (f'<path class="l{" thin" * (quality < 1)}" stroke="{_color(quality)}" d="M{path}">'
                   f"<title>{text(name)}</title></path>")
     ticks = [(x(tick), short_number(tick)) for tick in x.ticks() if tick == int(tick)]
-    return (f"<figure><figcaption>{text(metric)} by epoch{_spectrum()}</figcaption>"
+    return (f'<figure style="max-width:560px"><figcaption>{text(metric)} by epoch{_spectrum()}</figcaption>'
             f"{_svg(metric, _frame(y, ticks, 'epoch') + drawn)}{_beyond(y)}</figure>")
 
 
 def _circle(dot: Dot, at: int, y: Axis) -> str:
-    size, color = (8, "b") if dot.quality == 1 else (5, "a") if dot.finished else (4, "f")
+    size, color = (11, "b") if dot.quality == 1 else (8, "a") if dot.finished else (6, "f")
     return (f'<circle class="dot {color}" cx="{at}" cy="{y.place(dot.value)}" r="{size}">'
             f"{dot.title}</circle>")
 
@@ -166,7 +175,8 @@ def _frame(y: Axis, marks: Sequence[tuple[int, str]], unit: str = "") -> str:
 
 def _vertical(axis: Axis, at: int, name: str, top: int, bottom: int) -> str:
     """An axis of parallel coordinates, with its name above."""
-    ticks = "".join(f'<text x="{at + 10}" y="{place + 7}">{text(tick)}</text>' for place, tick in axis.ticks)
+    ticks = "".join(f'<text class="on" x="{at + 10}" y="{place + 7}">{text(tick)}</text>'
+                    for place, tick in axis.ticks)
     short = name if len(name) <= 20 else f"...{name[-18:]}"
     return (f'<path class="grid" d="M{at},{top}V{bottom}"/>{ticks}'
             f'<text x="{at}" y="28" text-anchor="middle">{text(short)}<title>{text(name)}</title></text>')
@@ -190,9 +200,9 @@ def _kinds(dots: Sequence[Dot]) -> dict[str, str]:
 
 
 def _spectrum() -> str:
-    shown = "".join(f'<i style="border-color:{_color(part)}"></i>{name}'
-                    for part, name in ((0.0, "worst"), (0.5, ""), (1.0, "best")))
-    return f'<span class="key"><span>{shown}</span></span>'
+    shown = "".join(f'<span><i style="border-color:{_color(part)}"></i>{name}</span>'
+                    for part, name in ((0.0, "worst"), (0.5, "middle"), (1.0, "best")))
+    return f'<span class="key">{shown}</span>'
 
 
 def _beyond(y: Axis) -> str:
