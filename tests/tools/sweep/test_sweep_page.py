@@ -65,16 +65,20 @@ def sweep_of(folder, values, section=SECTION, **config):
 def test_the_page_shows_trials_pictures_failures_and_the_best_config(tmp_path):
     values = [0.5, 0.3, f"RuntimeError: {HOSTILE}", 0.7, 0.2]
     plan, study = sweep_of(tmp_path, values)
-    (plan.folder / "best.yaml").write_text("# of trial 4\nname: small\n")
+    (plan.folder / "best.yaml").write_text("# of trial 4\nname: small\ndataset: {args: {token: s3cret}}\n")
+    (plan.folder / "trial_0004").mkdir()
+    record = {"started_s": 1.0, "from_environment": ["dataset.args.token"]}
+    (plan.folder / "trial_0004" / "environment.jsonl").write_text(json.dumps(record) + "\n")
     text = write_page(plan, study, "finished", {"optimizer.args.lr": 0.75}).read_text()
     tags = Tags(text)
+    assert "token: " in text and "s3cret" not in text
     assert not {"script", "img", "link"} & {*tags.tags} and tags.links == []
     ranks = [[cell for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
              for row in re.findall(r"<tr>(<th scope=row>\d.*?)</tr>", text)]
     assert [(row[0], row[1], row[2]) for row in ranks[:4]] == [
         ("1", "4", "0.2000"), ("2", "1", "0.3000"), ("3", "0", "0.5000"), ("4", "3", "0.7000")]
-    for shown in ("75%", "1 trials failed", "RuntimeError: &quot;&gt;&lt;script&gt;", "# of trial 4", "unused",
-                  "0.0001 to 1.0, logarithmic", "optimizer.type: SGD", "4 finished"):
+    for shown in ("75%", "1 trials failed", "RuntimeError: &quot;&gt;&lt;script&gt;", "# of trial 4",
+                  "unused", "0.0001 to 1.0, logarithmic", "optimizer.type: SGD", "4 finished"):
         assert shown in text, shown
     with_momentum = sum("optimizer.args.momentum" in trial.params
                         for trial in study.trials if not trial.failed)
@@ -125,7 +129,7 @@ def test_a_sweep_leaves_a_page(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_over_5_folds_and_3_seeds_mean_and_deviation_are_those_by_hand_and_each_sample_is_there_once(tmp_path):
+def test_over_5_folds_and_3_seeds_the_table_is_as_by_hand_and_each_sample_is_there_once(tmp_path):
     config = tmp_path / "small.yaml"
     config.write_text(CONFIG.replace("[64, 10]", "[64, 16, 10]").replace("epochs: 9", "epochs: 2") + (
         "seed: 3\nloss: CrossEntropyLoss\nmetrics: [accuracy]\ndata_loader: {batch_size: 64}\nwriters: []\n"))
