@@ -9,6 +9,7 @@ from tools.sweep.decisions import New, next_step
 from tools.sweep.driver import TRAIN, Driver, arguments_of, seen_of
 from tools.sweep.ledger import Ledger, read_events
 from tools.sweep.outcome import Executor
+from tools.sweep.page.page import LivePage
 from tools.sweep.plan import CONFIG, Plan, begin_of, config_text, read_plan, refuse_another_sweep
 from tools.sweep.result import report_result
 from tools.sweep.table import ProgressTable, in_columns
@@ -85,9 +86,9 @@ def _run(args, plan: Plan, begun: bool, program) -> tuple[int | None, Study]:
         study.read(plan.folder, plan.metric)
         for event in _changes(args, plan, study):
             study.apply(ledger.append(**event))
-        view, executor = ProgressTable(plan.monitor, args.quiet), _executor(plan)
+        views, executor = (ProgressTable(plan.monitor, args.quiet), LivePage(plan)), _executor(plan)
         try:
-            stopped = Driver(plan, study, ledger, executor, view, program).run()
+            stopped = Driver(plan, study, ledger, executor, views, program).run()
         finally:
             executor.close()
         report_result(plan, study, ended=not stopped)

@@ -60,9 +60,9 @@ class Driver:
         program: what is started in place of train.py; tests need less than torch.
     """
 
-    def __init__(self, plan: Plan, study: Study, ledger: Ledger, executor: Executor, view: View,
+    def __init__(self, plan: Plan, study: Study, ledger: Ledger, executor: Executor, views: Sequence[View],
                  program: Sequence[str] = TRAIN):
-        self.plan, self.study, self.ledger, self.executor, self.view = plan, study, ledger, executor, view
+        self.plan, self.study, self.ledger, self.executor, self.views = plan, study, ledger, executor, views
         self._program = program
         self._begun: dict[str, tuple[int, int]] = {}  # bytes in a run's log, and its records, before a start
         self._signal: int | None = None
@@ -87,7 +87,7 @@ class Driver:
             if step := next_step(self.study):
                 self._do(step)
             self._only_waits = step is None
-        self.view.show(self.study)
+        self._show()
         return bool(self.study.running or not (self._signal or self._only_waits))
 
     def _do(self, step: Start | Promote | New) -> None:
@@ -132,7 +132,11 @@ class Driver:
         self.study.apply(self.ledger.append(
             "end", trial=trial_number, run=run_number, code=outcome.code, node=outcome.node,
             text=outcome.text, epoch=run.epoch, value=value, lost=lost, failed=failed))
-        self.view.show(self.study, self._line(trial, run, there))
+        self._show(self._line(trial, run, there))
+
+    def _show(self, event: str = "") -> None:
+        for view in self.views:
+            view.show(self.study, event)
 
     def _at_rung(self, trial: Trial, run: TrialRun) -> bool:
         return trial.level < len(self.study.rungs) - 1 and run.epoch >= self.study.rungs[trial.level]

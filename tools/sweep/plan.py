@@ -19,7 +19,7 @@ from utils.config.values import differences, value_at
 from utils.errors import ConfigError
 from utils.training.monitor import parse_monitor
 
-CONFIG = "sweep.yaml"
+CONFIG, BEST = "sweep.yaml", "best.yaml"
 _FREE = ("sweep.trials", "sweep.run_on", "sweep.threads_per_trial")  # may change in a sweep that exists
 
 

@@ -1,33 +1,33 @@
-"""What a sweep leaves at its end: the ranking and best.yaml."""
+"""What a sweep leaves at its end: the ranking, best.yaml, predictions over all folds, and report.html."""
+import os
 import shlex
 import statistics
+import time
 from datetime import datetime
 
 from tools.sweep.driver import seen_of
 from tools.sweep.importance import importance
-from tools.sweep.plan import CONFIG, Plan
+from tools.sweep.page.page import POOLED, read_pooled, write_page
+from tools.sweep.plan import BEST, CONFIG, Plan
+from tools.sweep.processes import Processes
 from tools.sweep.table import ranking
-from tools.sweep.trials import Study, Trial, ranked
+from tools.sweep.trials import Study, Trial, best_trial
 from utils.cli import print_answer
 from utils.config.loading import read_config
 from utils.config.syntax import dump_yaml
 from utils.config.values import set_value, value_at, written_config
+from utils.errors import PROJECT
 from utils.git import git
 from utils.run_files import replace_file
 
-BEST = "best.yaml"
-
-
-def best_trial(study: Study) -> Trial | None:
-    """The finished trial with the best mean; of equal ones the first."""
-    finished = ranked((trial for trial in study.trials if trial.finished), study.maximize)
-    return finished[0][1] if finished else None
+_PAUSE_S = 0.1  # between two looks at the process
 
 
 def report_result(plan: Plan, study: Study, ended: bool) -> None:
-    """Prints the ranking. At the end of a sweep also writes best.yaml."""
+    """Prints the ranking and writes report.html. At the end also writes what is of the best trial."""
     print_answer("\n".join(ranking(study, plan.monitor, ended)))
-    if parts := importance(plan.options.space, seen_of(study), plan.maximize):
+    parts = importance(plan.options.space, seen_of(study), plan.maximize)
+    if parts:
         print_answer("\nimportance: " + ", ".join(f"{key} {part:.0%}" for key, part in parts.items()))
     best = best_trial(study)
     if not ended:
@@ -35,6 +35,31 @@ def report_result(plan: Plan, study: Study, ended: bool) -> None:
     elif best:
         replace_file(plan.folder / BEST, best_config(plan, study, best), errors="backslashreplace")
         print_answer(f"\nbest: trial {best.number}; its config: {plan.folder / BEST}")
+        if plan.options.folds:
+            print_answer(_over_folds(plan, best))
+    print_answer(f"report: {write_page(plan, study, 'finished' if ended else 'stopped', parts)}")
+
+
+def _over_folds(plan: Plan, best: Trial) -> str:
+    """Predicts with the runs of the best trial, in a process that loads torch; what came of it, in a line."""
+    weights = [plan.folder / run.name / "checkpoints" / "best.pt" for run in best.runs]
+    there, log = plan.folder / POOLED, plan.folder / "folds.log"
+    if not all(file.is_file() for file in weights):
+        return "all folds: no predictions, as runs have no best.pt"
+    if read_pooled(plan.folder).get("trial") == best.number and there.stat().st_mtime > max(
+            file.stat().st_mtime for file in weights):
+        return f"all folds: {there}"
+    paths = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    env, executor = {"OMP_NUM_THREADS": str(plan.threads), "PYTHONPATH": paths}, Processes()
+    try:
+        executor.start(0, ["-m", "tools.sweep.folds", str(plan.folder)], env, log)
+        while not (ended := executor.poll()):
+            time.sleep(_PAUSE_S)
+    finally:
+        executor.close()
+    if ended[0][1].code:
+        return f"all folds: no predictions; the reason is in {log}"
+    return log.read_text(errors="replace").strip().splitlines()[-1]
 
 
 def best_config(plan: Plan, study: Study, trial: Trial) -> str:

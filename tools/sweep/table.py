@@ -119,7 +119,7 @@ def ranking(study: Study, monitor: str, ended: bool) -> list[str]:
 
     `ended`: whether the sweep is at its end, where a paused trial is called pruned.
     """
-    names, repeated, trials = column_names(study), len(study.repeats) > 1, _in_order(study)
+    names, repeated, trials = column_names(study), len(study.repeats) > 1, in_order(study)
     rows = [["rank", "trial", *names.values(), "epoch", monitor.partition(" ")[2],
              *(["deviation", "n"] if repeated else []), "state"]]
     for place, trial in enumerate(trials, 1):
@@ -133,8 +133,8 @@ def ranking(study: Study, monitor: str, ended: bool) -> list[str]:
                                  if trial.failed)]
 
 
-def _in_order(study: Study) -> list[Trial]:
-    """Finished trials, then trials that came less far, failed ones; each best first."""
+def in_order(study: Study) -> list[Trial]:
+    """All trials: finished ones, then those that came less far, failed ones; each best first."""
     valued = [trial for _, trial in ranked(study.trials, study.maximize)]
 
     def place(trial: Trial) -> tuple[bool, bool, int]:

@@ -190,3 +190,9 @@ def ranked(trials: Iterable[Trial], maximize: bool, until: int | None = None) ->
     """The trials that have a value, with it, best first; equal ones by their number."""
     valued = [(value, trial) for trial in trials if (value := trial.value(maximize, until)) is not None]
     return sorted(valued, key=lambda item: (-item[0] if maximize else item[0], item[1].number))
+
+
+def best_trial(study: Study) -> Trial | None:
+    """The finished trial with the best mean; of equal ones the first."""
+    finished = ranked((trial for trial in study.trials if trial.finished), study.maximize)
+    return finished[0][1] if finished else None

@@ -77,6 +77,7 @@ def test_failed_trials_are_shown_with_their_reason_and_the_others_go_on(tmp_path
     assert search(parsed(all_bad, tmp_path / "bad")) == 1
 
 
+@pytest.mark.slow
 def test_repeats_count_as_one_trial_with_the_mean(tmp_path, capsys):
     args = parsed(write(tmp_path, CHOICES), tmp_path, "--seeds", 3, "sweep.threads_per_trial=3")
     assert search(args) == 0
@@ -90,6 +91,7 @@ def test_repeats_count_as_one_trial_with_the_mean(tmp_path, capsys):
     assert "seed: 0" not in (tmp_path / "small" / "best.yaml").read_text()  # none was written
 
 
+@pytest.mark.slow
 def test_a_torn_last_line_is_dropped_and_other_damage_is_named(tmp_path):
     args = parsed(write(tmp_path, CHOICES), tmp_path)
     search(args)
@@ -104,6 +106,7 @@ def test_a_torn_last_line_is_dropped_and_other_damage_is_named(tmp_path):
         search(args)
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_more_trials_and_no_other_space(tmp_path, capsys):
     few = SEARCH.replace("trials: 9", "trials: 3")
     search(parsed(write(tmp_path, few), tmp_path))
@@ -143,6 +146,7 @@ def trials_alive(out: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused_and_a_signal_lets_trials_save(tmp_path):
     config = write(tmp_path, CHOICES)
     first = start(config, tmp_path, STAND_IN_S="0.2")
@@ -220,6 +224,7 @@ def test_killed_at_random_moments_two_at_a_time_no_trial_is_lost_or_there_twice(
     assert set(map(len, results(tmp_path / "killed").values())) <= {1, 3, 9}
 
 
+@pytest.mark.slow
 def test_with_repeats_a_trial_is_at_a_rung_when_all_its_runs_are_and_its_mean_counts(tmp_path):
     config = write(tmp_path, SEARCH.replace("trials: 9", "trials: 3"))
     assert search(parsed(config, tmp_path, "--seeds", 2)) == 0
@@ -232,7 +237,7 @@ def test_with_repeats_a_trial_is_at_a_rung_when_all_its_runs_are_and_its_mean_co
     assert starts[:6] == [(trial, run, 1) for trial in range(3) for run in range(2)]
 
 
-@pytest.mark.parametrize("how", ["linux", "darwin"])
+@pytest.mark.parametrize("how", ["linux", pytest.param("darwin", marks=pytest.mark.slow)])
 def test_a_trial_ends_with_its_driver_also_where_the_system_does_not_see_to_it(how):
     code = f"""
 import subprocess, sys, time

@@ -41,8 +41,8 @@ class Frame:
         return f"step {step:.0f}" if epoch is None else f"epoch {epoch}"
 
 
-class _Scale:
-    """From values to places in the picture; logarithmic if `log`."""
+class Scale:
+    """From values to places in a picture; logarithmic if `log`."""
 
     def __init__(self, values: Sequence[float], start: int, end: int, log: bool = False):
         self.log, self.start, self.end = log, start, end
@@ -78,9 +78,9 @@ def chart(group: Group, frame: Frame) -> str:
     if not finite:
         return (f"<figure><figcaption>{text(group.title)}</figcaption><p>no finite value</p>{notes}</figure>")
     steps = [step for points in lines.values() for step, _ in points]
-    x = _Scale(steps, _LEFT, _WIDTH - _RIGHT)
+    x = Scale(steps, _LEFT, _WIDTH - _RIGHT)
     low, high = min(finite), max(finite)
-    y = _Scale(finite, _HEIGHT - _BOTTOM, _TOP, log=0 < low < high / _LOG_ABOVE)
+    y = Scale(finite, _HEIGHT - _BOTTOM, _TOP, log=0 < low < high / _LOG_ABOVE)
     drawn = "".join(_line(lines[label], x, y, color, label) for label, color in _colors(curves).items())
     about = ", ".join(f"{label} ends at {number(_last(curve))}".strip() for label, curve in curves.items())
     return (f"<figure><figcaption>{text(group.title)}{_key(curves, frame)}</figcaption>\n"
@@ -97,7 +97,7 @@ def _colors(curves: dict[str, Curve]) -> dict[str, str]:
     return found | dict(zip([label for label in curves if label not in found], free))
 
 
-def _line(points: Sequence[tuple[float, float]], x: _Scale, y: _Scale, color: str, label: str) -> str:
+def _line(points: Sequence[tuple[float, float]], x: Scale, y: Scale, color: str, label: str) -> str:
     """A line, with a gap where values are not finite; a lonely point is a dot."""
     parts: list[list[str]] = [[]]
     for step, value in points:
@@ -110,12 +110,12 @@ def _line(points: Sequence[tuple[float, float]], x: _Scale, y: _Scale, color: st
     return f'<path class="l {color}{thin}" d="{path}"/>'
 
 
-def _axes(x: _Scale, y: _Scale, frame: Frame) -> str:
+def _axes(x: Scale, y: Scale, frame: Frame) -> str:
     parts = []
     for value in y.ticks():
         at = y(value)
         parts.append(f'<path class="grid" d="M{_LEFT},{at}H{_WIDTH - _RIGHT}"/>'
-                     f'<text x="{_LEFT - 8}" y="{at + 7}" text-anchor="end">{_short(value)}</text>')
+                     f'<text x="{_LEFT - 8}" y="{at + 7}" text-anchor="end">{short_number(value)}</text>')
     marks = _marks(x, frame)
     for at, name in marks[:-1]:
         parts.append(f'<text x="{at}" y="{_HEIGHT - 10}" text-anchor="middle">{name}</text>')
@@ -126,21 +126,21 @@ def _axes(x: _Scale, y: _Scale, frame: Frame) -> str:
     return "".join(parts)
 
 
-def _marks(x: _Scale, frame: Frame) -> list[tuple[int, str]]:
+def _marks(x: Scale, frame: Frame) -> list[tuple[int, str]]:
     """Places and names on the axis of epochs or steps."""
     if not frame.in_epochs:
-        return [(x(step), _short(step)) for step in x.ticks() if step == int(step)]
+        return [(x(step), short_number(step)) for step in x.ticks() if step == int(step)]
     inside = {epoch: end for epoch, end in frame.ends.items() if x.low <= end <= x.high}
     every = max(round(_round_step(len(inside) / 5)), 1)
     return [(x(end), str(epoch)) for epoch, end in inside.items() if epoch % every == 0]
 
 
-def _best_line(x: _Scale, frame: Frame) -> str:
+def _best_line(x: Scale, frame: Frame) -> str:
     end = frame.ends.get(frame.best)
     return "" if end is None else f'<path class="best" d="M{x(end)},{_TOP}V{_HEIGHT - _BOTTOM}"/>'
 
 
-def _best_dots(curves: dict[str, Curve], x: _Scale, y: _Scale, frame: Frame) -> str:
+def _best_dots(curves: dict[str, Curve], x: Scale, y: Scale, frame: Frame) -> str:
     end, dots = frame.ends.get(frame.best), []
     for label, color in _colors(curves).items():
         value = None if end is None else value_at_step(curves[label], end)
@@ -149,7 +149,7 @@ def _best_dots(curves: dict[str, Curve], x: _Scale, y: _Scale, frame: Frame) -> 
     return "".join(dots)
 
 
-def _titles(curves: dict[str, Curve], x: _Scale, frame: Frame) -> str:
+def _titles(curves: dict[str, Curve], x: Scale, frame: Frame) -> str:
     """Columns with the values at a step, which a browser shows under the mouse."""
     whole = [curve for label, curve in curves.items() if label != SPLITS["step"]] or [*curves.values()]
     steps = sorted({step for curve in whole for step in curve.steps})
@@ -198,5 +198,6 @@ def _round_step(value: float) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value * 0.999)
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
+    """A number with three digits."""
     return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")

@@ -1,11 +1,14 @@
 """HTML of the page: text is escaped here and nowhere else, tables, and the style for light and dark."""
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tools.runs.tables import escaped
+from utils.errors import describe_error
 
+MOST_BYTES = 950_000
+_DETAILS = (1.0, 0.5, 0.2, 0.05, 0.0)  # of pictures, points and rows, until the page is small enough
 _LONGEST = 400  # characters of one text
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -41,6 +44,7 @@ figcaption{font-weight:600;overflow-wrap:anywhere}
 .key i{display:inline-block;width:16px;height:0;border-width:3px 0 0;border-style:solid;
 margin-right:5px;vertical-align:middle}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:22px system-ui,sans-serif}
+svg .on{paint-order:stroke;stroke:var(--card);stroke-width:7;stroke-linejoin:round}
 .grid{stroke:var(--line);stroke-width:1.5}.best{stroke:var(--soft);stroke-width:2;stroke-dasharray:5 6}
 .l{fill:none;stroke-width:4;stroke-linejoin:round;stroke-linecap:round}.thin{stroke-width:1.8;opacity:.75}.spot{stroke-width:12}
 .a{stroke:var(--a);border-color:var(--a)}.b{stroke:var(--b);border-color:var(--b)}
@@ -95,8 +99,11 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if 0.1 <= abs(value) < 100 else f"{value:.5g}"
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A table. Cells that are numbers stand on the right. It scrolls by itself where it is too wide."""
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence], wraps: bool = True) -> str:
+    """A table. Cells that are numbers stand on the right. It scrolls by itself where it is too wide.
+
+    `wraps`: whether long cells break.
+    """
     rows = list(rows)
     right = [any(_is_number(row[place]) for row in rows) for place in range(len(columns))]
     marks = [" class=n" if is_right else "" for is_right in right]
@@ -105,8 +112,8 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence]) -> str
     body = "\n".join("<tr>" + "".join(
         f"<th scope=row>{_name(cell)}</th>" if not place else f"<td{mark}>{_cell(cell)}</td>"
         for place, (mark, cell) in enumerate(zip(marks, row, strict=True))) + "</tr>" for row in rows)
-    return scrolled(caption, f'<table class="wrap"><caption>{text(caption)}</caption><thead><tr>{head}</tr>'
-                             f"</thead><tbody>{body}</tbody></table>")
+    return scrolled(caption, f'<table{" class=wrap" * wraps}><caption>{text(caption)}</caption><thead><tr>'
+                             f"{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def scrolled(name: str, content: str) -> str:
@@ -140,3 +147,44 @@ def section(title: str, content: str) -> str:
 def picture(content: str, about: str, kind: str = "picture") -> str:
     """A PNG file, given in base64."""
     return f'<img class="{kind}" alt="{text(about)}" src="data:image/png;base64,{html.escape(content)}">'
+
+
+def heat(share: float, value: float) -> str:
+    """A cell of a confusion matrix: a value, on a ground that is as deep as the root of its share."""
+    deep = math.sqrt(min(max(float(share), 0.0), 1.0))
+    strong = ";color:var(--page)" if deep > 0.55 else ""
+    opacity = 0.0 if not value else 0.1 + 0.9 * deep if deep > 0.55 else 0.08 + 0.4 * deep
+    return f'<td style="background:rgba(var(--heat),{opacity:.2f}){strong}">{number(float(value))}</td>'
+
+
+def matrix(name: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[float], Sequence[float]]]) -> str:
+    """A confusion matrix; `rows`: the shares and the values of each true class."""
+    names = "".join(f"<th scope=col>{text(label)}</th>" for label in labels)
+    body = "".join(f"<tr><th scope=row>{text(label)}</th>{''.join(map(heat, shares, values))}</tr>"
+                   for label, (shares, values) in zip(labels, rows, strict=True))
+    return scrolled(name, f'<table class="matrix"><caption>{text(name)}</caption><thead><tr><td></td>'
+                          f"{names}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def made(make: Callable[[Any], str], material: Any) -> str:
+    """A part of a page; a sentence if a file is not as the part expects it."""
+    try:
+        return make(material)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return f"<p>This part could not be made: {text(describe_error(error))}</p>"
+
+
+def fitted(build: Callable[[float], str]) -> str:
+    """The page that `build(detail)` makes, with as much detail, from 1 to 0, as its size allows."""
+    for detail in _DETAILS:
+        page = build(detail)
+        if len(page.encode(errors="backslashreplace")) <= MOST_BYTES:
+            break
+    return page
+
+
+def cards(shown: Iterable[tuple[str, Any, str]]) -> str:
+    """Values in a row: what each is, the value, and more on it."""
+    return '<div class="cards">' + "".join(
+        f'<div class="card"><span class="soft">{text(name)}</span><b>{text(value)}</b>'
+        f'<span class="soft">{text(more)}</span></div>' for name, value, more in shown) + "</div>\n"

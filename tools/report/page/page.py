@@ -9,15 +9,12 @@ from typing import Any
 
 from tools.report.page import origin, results
 from tools.report.page.kept import read_kept
-from tools.report.page.markup import CLOSED, HEAD, STYLE, section, text
+from tools.report.page.markup import CLOSED, HEAD, STYLE, fitted, made, section, text
 from tools.report.page.points import Group, Points, grouped, read_points
 from tools.runs.reading import SCORES, Run, read_folder
-from utils.errors import describe_error
 from utils.run_files import replace_file
 
 FILE = "report.html"
-MOST_BYTES = 950_000
-_DETAILS = (1.0, 0.5, 0.2, 0.05, 0.0)  # of pictures, points and rows, until the page is small enough
 _PARTS: tuple[tuple[str, Callable], ...] = (
     ("", results.head), ("Curves", results.curves), ("Scores", results.scores),
     ("Rates, gradients, speed", results.training), ("Inputs and other pictures", results.images),
@@ -60,28 +57,16 @@ def write_page(folder: Path, state: str | None = None, reason: str | None = None
 
 def page_of(material: Material) -> str:
     """The page, with as much detail as its size allows."""
-    for detail in _DETAILS:
-        page = _page_with(replaced(material, detail=detail))
-        if len(page.encode(errors="backslashreplace")) <= MOST_BYTES:
-            break
-    return page
+    return fitted(lambda detail: _page_with(replaced(material, detail=detail)))
 
 
 def _page_with(material: Material) -> str:
     title = f"{material.run.config.get('name', 'run')}: {material.run.folder.absolute().name}"
-    parts = [section(name, _made(make, material)) if name else _made(make, material) for name, make in _PARTS]
+    parts = [section(name, made(make, material)) if name else made(make, material) for name, make in _PARTS]
     less = "" if material.detail == 1 else " This page shows less of it, to stay small."
     foot = (f'<p class="soft">Written {datetime.now():%Y-%m-%d %H:%M:%S} from the files in '
             f"{text(material.run.folder.absolute())}.{less}</p>")
     return HEAD.format(title=text(title), style=STYLE) + "".join(parts) + foot + CLOSED
-
-
-def _made(make: Callable[[Material], str], material: Material) -> str:
-    """A part; a sentence if a file of the run is not as the part expects it."""
-    try:
-        return make(material)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return f"<p>This part could not be made: {text(describe_error(error))}</p>"
 
 
 def _read_test(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from tools.report.page.charts import Frame, chart
 from tools.report.page.kept import png_of
-from tools.report.page.markup import COLORS, block, folded, number, picture, scrolled, table, text
+from tools.report.page.markup import (
+    COLORS, block, cards, folded, matrix, number, picture, table, text)
 from tools.report.page.points import Curve, Group, Points, value_at_step
 from tools.runs.reading import Run
 from tools.runs.tables import duration_text
@@ -38,19 +39,17 @@ def head(material: Material) -> str:
     reason = f": {text(run.reason)}" if run.reason else ""
     epochs = run.config.get("trainer.args.epochs")
     done, commit = max(ends, default=0), run.commit or "unknown"
-    cards = [(f"best {run.monitor.partition(' ')[2]}" if run.monitor else "monitor",
+    shown = [(f"best {run.monitor.partition(' ')[2]}" if run.monitor else "monitor",
               "none" if run.monitor is None else "none yet" if run.best is None else number(run.best),
               f"at epoch {run.epoch}, {run.monitor}" if run.monitor and run.epoch is not None else ""),
              ("epochs", f"{done} of {epochs}" if epochs is not None else str(done), ""),
              ("time", "unknown" if run.duration_s is None else duration_text(run.duration_s),
               "in all starts"),
              ("commit", commit, "+: with uncommitted changes" if "+" in commit else ""),
-             *((name, number(value), "") for name, value in run.test.items() if name.count("/") == 1)][:12]
-    shown = "".join(f'<div class="card"><span class="soft">{text(name)}</span><b>{text(value)}</b>'
-                    f'<span class="soft">{text(more)}</span></div>' for name, value, more in cards)
+             *((name, number(value), "") for name, value in run.test.items() if name.count("/") == 1)]
     return (f"<h1>{text(run.config.get('name', 'run'))}: {text(run.folder.absolute().name)}</h1>\n"
             f'<p><span class="state {text(run.state)}">{text(run.state)}</span>{reason}</p>\n'
-            f'<div class="cards">{shown}</div>\n')
+            f"{cards(shown[:12])}")
 
 
 def scores(material: Material) -> str:
@@ -175,12 +174,7 @@ def _matrix(name: str, values: np.ndarray, labels: Sequence[str]) -> str:
     labels = [*labels] if len(labels) == size else [str(place) for place in range(size)]
     shares = values / np.maximum(values.sum(1, keepdims=True), 1e-12)
     if size <= _COUNTED:
-        names = "".join(f"<th scope=col>{text(label)}</th>" for label in labels)
-        rows = "".join(
-            f"<tr><th scope=row>{text(label)}</th>" + "".join(map(_heat, shares[row], values[row])) + "</tr>"
-            for row, label in enumerate(labels))
-        content = scrolled(name, f'<table class="matrix"><caption>{text(name)}</caption><thead><tr><td></td>'
-                                 f"{names}</tr></thead><tbody>{rows}</tbody></table>")
+        content = matrix(name, labels, zip(shares, values))
     else:
         dark = (255 * (1 - np.sqrt(np.clip(shares, 0, 1)))).round().astype(np.uint8)
         png = base64.b64encode(png_of(dark)).decode()
@@ -188,13 +182,6 @@ def _matrix(name: str, values: np.ndarray, labels: Sequence[str]) -> str:
     confused = _confused(name, values, labels) if size > 2 else ""
     return (f'{content}<p class="soft">A row for each true class, a column for each predicted one. The color '
             f"of a cell is the root of its part of the row.</p>{confused}")
-
-
-def _heat(share: float, value: float) -> str:
-    deep = math.sqrt(min(max(float(share), 0.0), 1.0))
-    strong = ";color:var(--page)" if deep > 0.55 else ""
-    opacity = 0.0 if not value else 0.1 + 0.9 * deep if deep > 0.55 else 0.08 + 0.4 * deep
-    return f'<td style="background:rgba(var(--heat),{opacity:.2f}){strong}">{number(float(value))}</td>'
 
 
 def _confused(name: str, values: np.ndarray, labels: Sequence[str]) -> str:
