@@ -134,7 +134,7 @@ def ranking(study: Study, monitor: str, ended: bool) -> list[str]:
 
 
 def in_order(study: Study) -> list[Trial]:
-    """All trials: finished ones, then those that came less far, failed ones; each best first."""
+    """All trials: finished ones, then by how far they came, last failed ones; each kind best first."""
     valued = [trial for _, trial in ranked(study.trials, study.maximize)]
 
     def place(trial: Trial) -> tuple[bool, bool, int]:

@@ -178,8 +178,8 @@ def failures(material: Material) -> str:
 
 def folds(material: Material) -> str:
     """One report over all folds, of predictions for samples that a run has not trained on."""
-    pooled = material.pooled
-    if not pooled:
+    pooled, best = material.pooled, best_trial(material.study)
+    if not best or pooled.get("trial") != best.number:  # there are none, or of a trial that was the best one
         return ""
     seeds, about = pooled["seeds"], (
         f"Trial {pooled['trial']}: {pooled['samples']} samples, each predicted by the run that did not train "
