@@ -24,6 +24,8 @@ from logger.run_log import SilentRun
 from tools.prediction.batches import Predictions, split_predictions, write_all
 from tools.prediction.files import prediction_file
 from tools.report.report import Report
+from tools.sweep.driver import seen_of
+from tools.sweep.importance import importance
 from tools.sweep.ledger import read_events
 from tools.sweep.page.page import POOLED, write_page
 from tools.sweep.plan import CONFIG, Plan, begin_of, read_plan
@@ -140,7 +142,7 @@ def main() -> None:
     with exit_codes():
         plan, study = read_sweep(folder)
         pool(plan, study)
-        write_page(plan, study, "finished")
+        write_page(plan, study, "finished", importance(plan.options.space, seen_of(study), plan.maximize))
 
 
 if __name__ == "__main__":

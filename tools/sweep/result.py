@@ -57,9 +57,10 @@ def _over_folds(plan: Plan, best: Trial) -> str:
             time.sleep(_PAUSE_S)
     finally:
         executor.close()
-    if ended[0][1].code:
+    if ended[0][1].code != 0:
         return f"all folds: no predictions; the reason is in {log}"
-    return log.read_text(errors="replace").strip().splitlines()[-1]
+    return next(line for line in reversed(log.read_text(errors="replace").splitlines())
+                if line.startswith("all folds: "))
 
 
 def best_config(plan: Plan, study: Study, trial: Trial) -> str:

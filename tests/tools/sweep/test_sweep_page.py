@@ -71,6 +71,7 @@ def test_the_page_shows_trials_pictures_failures_and_the_best_config(tmp_path):
     (plan.folder / "trial_0004" / "environment.jsonl").write_text(json.dumps(record) + "\n")
     text = write_page(plan, study, "finished", {"optimizer.args.lr": 0.75}).read_text()
     tags = Tags(text)
+    assert f"python sweep.py -c {plan.folder}/sweep.yaml --out {tmp_path}<" in text
     assert "token: " in text and "s3cret" not in text
     assert not {"script", "img", "link"} & {*tags.tags} and tags.links == []
     ranks = [[cell for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]

@@ -2,7 +2,6 @@
 import math
 import shlex
 import statistics
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from tools.report.page.markup import block, cards, folded, matrix, number, table, text
 from tools.report.page.points import Curve, thinned
 from tools.sweep.page import plots
-from tools.sweep.plan import BEST, Plan
+from tools.sweep.plan import BEST, CONFIG, Plan
 from tools.sweep.space import Parameter
 from tools.sweep.table import column_names, expected_epochs, in_order, trained_epochs
 from tools.sweep.trials import Study, Trial, best_trial, ranked
@@ -178,8 +177,8 @@ def failures(material: Material) -> str:
 
 def folds(material: Material) -> str:
     """One report over all folds, of predictions for samples that a run has not trained on."""
-    pooled = material.pooled
-    if not pooled:
+    pooled, best = material.pooled, best_trial(material.study)
+    if not best or pooled.get("trial") != best.number:  # there are none, or of a trial that was the best one
         return ""
     seeds, about = pooled["seeds"], (
         f"Trial {pooled['trial']}: {pooled['samples']} samples, each predicted by the run that did not train "
@@ -212,8 +211,8 @@ def repeat(material: Material) -> str:
     """The command and the best config. Values of environment variables are masked."""
     plan, study = material.plan, material.study
     file, best = plan.folder / BEST, best_trial(study)
-    parts = [block(shlex.join(["python", "sweep.py", *sys.argv[1:]]))] if sys.argv[0].endswith(
-        "sweep.py") else []
+    parts = [block(shlex.join(["python", "sweep.py", "-c", str(plan.folder / CONFIG), "--out",
+                               str(plan.folder.parent), *plan.overrides]))]
     if best and file.is_file():
         shown, hidden = read_text(file), keys_from_environment(plan.folder / best.runs[0].name)
         if hidden:

@@ -10,7 +10,7 @@ from utils.config.syntax import format_value
 from utils.config.values import is_same
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 360, 86, 16, 16, 40
-_UPWARD = (_HEIGHT - _BOTTOM, _TOP)
+_UPWARD = (_HEIGHT - _BOTTOM - 12, _TOP + 8)
 _GAP, _LEAST_PX, _MOST_PX, _TALL = 230, 105, 170, 440  # of parallel coordinates
 _UNUSED = 404  # the height of parameters that a trial does not use
 _LEAST_FOR_EDGE = 5  # trials: of as many the worst fifth may stand at the edge
