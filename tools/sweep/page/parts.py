@@ -128,7 +128,8 @@ def tried(material: Material) -> str:
         when = ", ".join(f"{key}: {format_value(value)}" for key, value in one.when.items())
         rows.append((one.key, what, when, *([f"{parts.get(one.key, 0.0):.0%}"] if parts else [])))
     note = ('<p class="soft">The importance of a parameter is its part of what tells the best trials from '
-            "the others (PED-ANOVA, Watanabe et al. 2023).</p>" if parts else "")
+            "the others (PED-ANOVA, Watanabe et al. 2023). Of fewer than 40 trials it is rough, most of all "
+            "for parameters with a condition.</p>" if parts else "")
     columns = ["key", "values", "when", *(["importance"] if parts else [])]
     return table("Parameters", columns, rows) + note if rows else ""
 
