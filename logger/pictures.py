@@ -20,26 +20,33 @@ def tiles(images: Any, targets: Any = None, outputs: Any = None,
     `[N, K]`). Masks `[N, H, W]` and images stand right of the input, and outputs of their shape after
     them. Returns None for anything else.
     """
-    parts = [*images.values()] if isinstance(images, Mapping) else images
-    parts = parts if isinstance(parts, (list, tuple)) and parts else [images]
-    parts = [parts[0], parts[1] if targets is None and len(parts) > 1 else targets, outputs]
-    images, targets, outputs = [_first_ones(part) for part in parts]
+    images, targets, outputs = map(_first_ones, _parts(images, targets, outputs))
     if images is None or not _are_images(images):
         return None
     if targets is not None and len(targets) == len(images) and _are_classes(targets) and targets.ndim == 1:
         return _stretched(images).cpu(), _captions(targets.tolist(), outputs, classes)
-    shown = [_stretched(images)]
-    for other in (targets, outputs):
-        if other is None or len(other) != len(images) or other.shape[-2:] != images.shape[-2:]:
-            continue
-        if targets is not None and _are_classes(targets) and other.ndim == 4 and not _are_classes(other):
-            other = other.argmax(1) if other.shape[1] > 1 else (other[:, 0] > 0).long()  # predicted classes
-        if _are_classes(other) and other.numel() == images[:, 0].numel():
-            shown.append(_colored(other.reshape(images[:, 0].shape)))
-        elif _are_images(other):
-            shown.append(_stretched(other))
+    predicts_classes = targets is not None and _are_classes(targets)
+    beside = [_map_of(other, images, predicts_classes) for other in (targets, outputs)]
+    shown = [_stretched(images), *(tile for tile in beside if tile is not None)]
     channels = max(tile.shape[1] for tile in shown)
     return torch.cat([tile.expand(-1, channels, -1, -1) for tile in shown], 3).cpu(), None
+
+
+def _parts(batch: Any, targets: Any, outputs: Any) -> tuple[Any, Any, Any]:
+    parts = [*batch.values()] if isinstance(batch, Mapping) else batch
+    parts = parts if isinstance(parts, (list, tuple)) and parts else [parts]
+    return parts[0], parts[1] if targets is None and len(parts) > 1 else targets, outputs
+
+
+def _map_of(other: torch.Tensor | None, images: torch.Tensor, predicts_classes: bool) -> torch.Tensor | None:
+    """A mask or an image as a picture; `[N, K, H, W]` as the likeliest classes. None if it does not fit."""
+    if other is None or len(other) != len(images) or other.shape[-2:] != images.shape[-2:]:
+        return None
+    if predicts_classes and other.ndim == 4 and not _are_classes(other):
+        other = other.argmax(1) if other.shape[1] > 1 else (other[:, 0] > 0).long()
+    if _are_classes(other) and other.numel() == images[:, 0].numel():
+        return _colored(other.reshape(images[:, 0].shape))
+    return _stretched(other) if _are_images(other) else None
 
 
 def _first_ones(batch: Any) -> torch.Tensor | None:
