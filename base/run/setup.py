@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
+from base.config.complete_config import flat_config
 from base.preflight.loss import Parts, require_a_mean
 from base.preflight.preflight import preflight, require_monitored
 from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
@@ -21,7 +22,7 @@ from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
 from utils.config.loading import Reading
 from utils.config.syntax import dump_yaml
-from utils.config.values import flatten, masked, value_at
+from utils.config.values import masked, value_at
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.distributed.group import num_restarts
@@ -197,7 +198,7 @@ def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, 
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
     store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from)
     hidden = keys_from_environment(folder)
-    shown = masked(flatten(resolved.config), hidden)
+    shown = flat_config(resolved.config, hidden)
     run = RunLog(folder, store, writers, bars, resumed, config=shown)
     # as a whole: a full disk must not cost a resumed run its config
     replace_file(folder / "config.yaml", dump_yaml(config))

@@ -275,3 +275,11 @@ def test_the_printed_commands_reproduce_a_run_with_uncommitted_code_byte_for_byt
     assert (again / "metrics.jsonl").read_bytes() == (
         project / "saved" / "digits_lenet" / "one" / "metrics.jsonl").read_bytes()
     assert not (tmp_path / "my project-one" / "model" / "lenet.py").exists()
+
+
+def test_a_resumed_run_of_an_earlier_version_stands_with_the_unstopped_one(tmp_path, ask):
+    write_run(tmp_path / "net" / "a", {"model": "LeNet", "metrics": ["accuracy", "iou"], "loss.args": None})
+    write_run(tmp_path / "net" / "b", {"seed": 1, "model.type": "LeNet", "metrics.0": "accuracy",
+                                       "metrics.1.type": "iou"}, hour=11)
+    assert " 2 finished " in ask("--group", "seed", folder=tmp_path)
+    assert "metrics" not in ask(folder=tmp_path)
