@@ -20,8 +20,8 @@ from base.run.writers import build_writers, run_info
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
-from utils.config.loading import Reading
-from utils.config.syntax import dump_yaml
+from utils.config.loading import Reading, place_of
+from utils.config.syntax import COMMAND_LINE, dump_yaml
 from utils.config.values import masked, value_at
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
@@ -180,6 +180,7 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         known_id = None if is_new else run_id(folder)
         record_start(folder, {**start, "run_id": known_id or uuid.uuid4().hex,
                               "from_environment": sorted(resolved.reading.from_environment),
+                              **_origins(resolved),
                               "locked": bool(lock and lock.holds),
                               "last_checkpoint": file_stamp(folder / CHECKPOINTS / "last.pt")})
         run = _open_run(folder, resolved, checkpoint, bars)
@@ -187,6 +188,14 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         return run
     except OSError as error:
         raise unwritable(folder or out, error) from error
+
+
+def _origins(resolved: RunConfig) -> dict[str, list[str]]:
+    """The keys of the flat config that stand in no file."""
+    written, places = flat_config(resolved.reading.config), resolved.reading.places
+    return {"from_command_line": [key for key in written
+                                  if place_of(places, key.split(".")).source == COMMAND_LINE],
+            "not_written": [key for key in flat_config(resolved.config) if key not in written]}
 
 
 def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, bars: bool) -> RunLog:

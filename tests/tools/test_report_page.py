@@ -296,6 +296,17 @@ def test_a_check_writes_no_page_and_scores_only_one_where_nothing_trains(run, mo
     assert "cats: run killed" in Page((run / "report.html").read_text()).text
 
 
+def test_a_page_tells_short_flags_and_defaults_from_what_a_file_says(small, tmp_path):
+    options = ["-c", small, "--epochs", 1, "--lr", 0.05, "optimizer.args.eps=0.1", "metrics=[accuracy]"]
+    run = train(*options, out=tmp_path)
+    train("-r", run, "--epochs", 2, out=tmp_path)
+    written, _, defaults = page_of(run).text.partition("What was written")[2].partition("Defaults")
+    for row in ("lr 0.05", "eps 0.1", "epochs 2", "metrics [accuracy]"):
+        assert f"{row} command line" in written, row
+    assert "optimizer. type Adam file" in written and "batch_size 30 file" in written
+    assert "writers [] file" in written and "init" not in written and "init null" in defaults
+
+
 @pytest.mark.slow
 def test_a_run_its_resume_and_its_scores_make_one_page(small, tmp_path):
     options = ["-c", small, "writers=[Report]", "trainer.args.log_images_every=1", "--run-name", "r"]
