@@ -16,7 +16,7 @@ from conftest import PROJECT, program, score, train
 from logger.writer import RunInfo, build_writer
 from tools.report.__main__ import main
 from tools.report.page import writer as report_writer
-from tools.report.page.kept import png_of, read_kept
+from tools.report.page.kept import Kept, png_of, read_kept
 from tools.report.page.page import write_page
 from tools.report.page.points import Curve, grouped, thinned
 from tools.runs import reading
@@ -281,6 +281,14 @@ def test_a_page_that_cannot_be_written_is_one_warning(run, monkeypatch, caplog):
             writer.close(outcome, None)
     assert [record.message for record in caplog.records] == [
         f"{run}: the report cannot be written: No space left on device"]
+
+
+def test_three_pictures_side_by_side_stay_as_sharp_as_one(run):
+    kept = Kept(run, 0)
+    for name, width in (("one", 256), ("three", 3 * 256), ("long", 9 * 256)):
+        kept.images(name, torch.full((2, 3, 256, width), 0.5), 1, None)
+        tile = Image.open(io.BytesIO(base64.b64decode(kept.content["images"][name]["tiles"][0])))
+        assert tile.size == {"one": (128, 128), "three": (384, 128), "long": (384, 43)}[name]
 
 
 def test_a_check_writes_no_page_and_scores_only_one_where_nothing_trains(run, monkeypatch):
