@@ -5,7 +5,7 @@ built with such a value only where it is not today's default: a constructor sees
 """
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from base.base_data_loader import PROVIDED, DataSplits
@@ -13,7 +13,7 @@ from base.build import default_per
 from base.registries import KINDS, SAMPLERS, SCHEDULERS, TRANSFORMS
 from base.trainer_options import TrainerOptions
 from utils.config.blocks import args_of, as_block, holds_blocks
-from utils.config.values import default_values, is_same, value_at
+from utils.config.values import default_values, flatten, is_same, mask_tree, value_at
 from utils.config.registry import Registry
 from utils.config.signature import Signature
 from utils.config.syntax import DEFAULT_VALUES
@@ -76,8 +76,23 @@ def in_tables(config: Mapping) -> dict:
     """The config with `{type: NAME}` for NAME."""
     config = copy.deepcopy(dict(config))
     for path, _, block in _blocks(copy.deepcopy(config)):
-        _put(config, (*path, "type"), block.get("type"))
+        if "type" in block:
+            _put(config, (*path, "type"), block["type"])
     return config
+
+
+def flat_config(config: Mapping, hidden: Container[str] = ()) -> dict[str, Any]:
+    """`flatten`, masked, and the same however blocks were written: defaults leave traces in their form."""
+    return flatten(_names_in_lists(mask_tree(in_tables(config), hidden)))
+
+
+def _names_in_lists(config: Any) -> Any:
+    """The config with NAME for `{type: NAME}` in lists, and without empty `args`."""
+    if isinstance(config, list):
+        return [item["type"] if isinstance(item, dict) and item.keys() == {"type"} else item
+                for item in map(_names_in_lists, config)]
+    return ({key: _names_in_lists(item) for key, item in config.items() if key != "args" or item}
+            if isinstance(config, dict) else config)
 
 
 _MISSING = object()

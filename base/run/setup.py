@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from base.base_trainer import BaseTrainer
 from base.build import build_trainer
+from base.config.complete_config import flat_config
 from base.preflight.loss import Parts, require_a_mean
 from base.preflight.preflight import preflight, require_monitored
 from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
@@ -19,9 +20,9 @@ from base.run.writers import build_writers, run_info
 from logger.run_log import RunLog, SilentRun
 from utils.checkpoint.state import load_part
 from utils.checkpoint.store import CheckpointStore, ShardStore, remove_leftovers
-from utils.config.loading import Reading
-from utils.config.syntax import dump_yaml
-from utils.config.values import flatten, masked, value_at
+from utils.config.loading import Reading, place_of
+from utils.config.syntax import COMMAND_LINE, dump_yaml
+from utils.config.values import masked, value_at
 from utils.distributed import collectives as dist
 from utils.distributed.environment import launch_id
 from utils.distributed.group import num_restarts
@@ -179,6 +180,7 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         known_id = None if is_new else run_id(folder)
         record_start(folder, {**start, "run_id": known_id or uuid.uuid4().hex,
                               "from_environment": sorted(resolved.reading.from_environment),
+                              **_origins(resolved),
                               "locked": bool(lock and lock.holds),
                               "last_checkpoint": file_stamp(folder / CHECKPOINTS / "last.pt")})
         run = _open_run(folder, resolved, checkpoint, bars)
@@ -186,6 +188,14 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         return run
     except OSError as error:
         raise unwritable(folder or out, error) from error
+
+
+def _origins(resolved: RunConfig) -> dict[str, list[str]]:
+    """The keys of the flat config that stand in no file."""
+    written, places = flat_config(resolved.reading.config), resolved.reading.places
+    return {"from_command_line": [key for key in written
+                                  if place_of(places, key.split(".")).source == COMMAND_LINE],
+            "not_written": [key for key in flat_config(resolved.config) if key not in written]}
 
 
 def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, bars: bool) -> RunLog:
@@ -197,7 +207,7 @@ def _open_run(folder: Path, resolved: RunConfig, checkpoint: Checkpoint | None, 
     resumed_from = checkpoint.file if checkpoint and run_of(checkpoint.file) == folder else None
     store = CheckpointStore(folder / CHECKPOINTS, config, resumed_from)
     hidden = keys_from_environment(folder)
-    shown = masked(flatten(resolved.config), hidden)
+    shown = flat_config(resolved.config, hidden)
     run = RunLog(folder, store, writers, bars, resumed, config=shown)
     # as a whole: a full disk must not cost a resumed run its config
     replace_file(folder / "config.yaml", dump_yaml(config))

@@ -3,15 +3,16 @@ import configparser
 import copy
 import dataclasses
 import inspect
+import json
 
 import pytest
 import torch
 import yaml
 from torch import nn
 
-from base import DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, ArrayDataset
+from base import DATASETS, LOSSES, METRICS, MODELS, OPTIMIZERS, SCHEDULERS, TRAINERS, ArrayDataset
 from base.base_data_loader import PROVIDED, DataSplits
-from base.config.complete_config import complete_config
+from base.config.complete_config import complete_config, flat_config
 from base.trainer_options import TrainerOptions
 from base.config.validate import validate_config
 from conftest import PROJECT, assert_same_state, load, score, train
@@ -58,6 +59,22 @@ def test_a_run_keeps_the_keys_of_an_argument_that_are_numbers(small, tmp_path):
     train("-c", run / "config.yaml", out=tmp_path / "again")
     assert load(run)["config"]["model"]["args"]["names"] == {0: "a", 1: "b"}
     assert len(seen) == 3 and all(given == ({0: "cat", 1: "dog"}, {0: "a", 1: "b"}) for given in seen)
+
+
+def test_the_flat_config_of_a_run_is_the_same_after_a_resume(small, tmp_path):
+    @METRICS.register
+    def share_of_class(outputs, targets, index: int = 1):
+        return (outputs.argmax(1) == index).float()
+
+    given = ("metrics=[accuracy, share_of_class]", "trainer=Trainer", "trainer.args.epochs=3")
+    run = stopped("-c", small, *given, "writers=[]", out=tmp_path, steps=2)
+    begun = json.loads((run / "summary.json").read_text())["config"]
+    with pytest.raises(Interrupted):
+        train("-r", run, "--steps", "3", out=tmp_path)
+    assert json.loads((run / "summary.json").read_text())["config"] == begun
+    assert begun["metrics"] == ["accuracy", "share_of_class"] and begun["trainer.type"] == "Trainer"
+    hidden = flat_config({"writers": ["secret", {"type": "TensorBoard"}]}, {"writers.0"})
+    assert hidden["writers"] == ["***", "TensorBoard"]
 
 
 def test_a_run_and_its_checkpoints_hold_every_default_of_the_project(small, tmp_path):

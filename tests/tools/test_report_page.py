@@ -16,7 +16,7 @@ from conftest import PROJECT, program, score, train
 from logger.writer import RunInfo, build_writer
 from tools.report.__main__ import main
 from tools.report.page import writer as report_writer
-from tools.report.page.kept import png_of, read_kept
+from tools.report.page.kept import Kept, png_of, read_kept
 from tools.report.page.page import write_page
 from tools.report.page.points import Curve, grouped, thinned
 from tools.runs import reading
@@ -201,7 +201,7 @@ def test_matrices_of_metrics_and_the_most_frequent_mistakes_are_shown(run):
         np.savez(run / "metrics" / f"val_confusion_epoch000{epoch}.npz", **{"val/confusion": matrix})
     (run / "metrics" / "val_broken_epoch0001.npz").write_bytes(b"PK")
     text = page_of(run).text
-    assert "val/confusion, epoch 2" in text and "1 0 91 0 1 1" in text and "90" not in text
+    assert "val/confusion, epoch 2" in text and "1 0 91 0 1 1" in text and " 90 " not in text
 
 
 def test_a_run_of_version_1_0_0_has_a_page(run, monkeypatch):
@@ -283,6 +283,14 @@ def test_a_page_that_cannot_be_written_is_one_warning(run, monkeypatch, caplog):
         f"{run}: the report cannot be written: No space left on device"]
 
 
+def test_three_pictures_side_by_side_stay_as_sharp_as_one(run):
+    kept = Kept(run, 0)
+    for name, width in (("one", 256), ("three", 3 * 256), ("long", 9 * 256)):
+        kept.images(name, torch.full((2, 3, 256, width), 0.5), 1, None)
+        tile = Image.open(io.BytesIO(base64.b64decode(kept.content["images"][name]["tiles"][0])))
+        assert tile.size == {"one": (128, 128), "three": (384, 128), "long": (384, 43)}[name]
+
+
 def test_a_check_writes_no_page_and_scores_only_one_where_nothing_trains(run, monkeypatch):
     writer_of(run).close("checked", None)
     monkeypatch.setattr("tools.runs.run_state.is_locked", lambda folder: True)
@@ -294,6 +302,17 @@ def test_a_check_writes_no_page_and_scores_only_one_where_nothing_trains(run, mo
         writer.scores("test", {"test/accuracy": 0.5})
         writer.close("scored", None)
     assert "cats: run killed" in Page((run / "report.html").read_text()).text
+
+
+def test_a_page_tells_short_flags_and_defaults_from_what_a_file_says(small, tmp_path):
+    options = ["-c", small, "--epochs", 1, "--lr", 0.05, "optimizer.args.eps=0.1", "metrics=[accuracy]"]
+    run = train(*options, out=tmp_path)
+    train("-r", run, "--epochs", 2, out=tmp_path)
+    written, _, defaults = page_of(run).text.partition("What was written")[2].partition("Defaults")
+    for row in ("lr 0.05", "eps 0.1", "epochs 2", "metrics [accuracy]"):
+        assert f"{row} command line" in written, row
+    assert "optimizer. type Adam file" in written and "batch_size 30 file" in written
+    assert "writers [] file" in written and "init" not in written and "init null" in defaults
 
 
 @pytest.mark.slow

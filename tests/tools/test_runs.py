@@ -275,3 +275,35 @@ def test_the_printed_commands_reproduce_a_run_with_uncommitted_code_byte_for_byt
     assert (again / "metrics.jsonl").read_bytes() == (
         project / "saved" / "digits_lenet" / "one" / "metrics.jsonl").read_bytes()
     assert not (tmp_path / "my project-one" / "model" / "lenet.py").exists()
+
+
+def test_a_resumed_run_of_an_earlier_version_stands_with_the_unstopped_one(tmp_path, ask):
+    write_run(tmp_path / "net" / "a", {"model": "LeNet", "metrics": ["accuracy", "iou"], "loss.args": None})
+    write_run(tmp_path / "net" / "b", {"seed": 1, "model.type": "LeNet", "metrics.0": "accuracy",
+                                       "metrics.1.type": "iou"}, hour=11)
+    assert " 2 finished " in ask("--group", "seed", folder=tmp_path)
+    assert "metrics" not in ask(folder=tmp_path)
+
+
+def test_titles_say_which_key_they_mean_and_writers_have_no_column(tmp_path, ask, monkeypatch):
+    short = {"optimizer.args.lr": 0.1, "model.args.width": 8, "data_loader.batch_size": 4}
+    whole = {"optimizer.groups.0.lr": 0.3, "optimizer.groups.0.match": "head", "metrics.1.type": "iou",
+             "optimizer.only.args.momentum": 0.5, "loss.args.a": 1, "model.args.a": 1,
+             "scheduler.per": "step"}
+    write_run(tmp_path / "net" / "a", {**short, **whole, "metrics.1.args.k": 3, "writers": ["TensorBoard"]})
+    write_run(tmp_path / "net" / "b", {"writers.0": "TensorBoard", "writers.1.type": "Wandb",
+                                       "metrics.1.type": "x", "metrics.1.args.k": 3}, hour=11)
+    monkeypatch.setenv("COLUMNS", "300")
+    header = ask(folder=tmp_path).partition("\n")[0].split()
+    assert {*whole, "lr", "width", "batch_size"} < {*header}
+    assert not [name for name in header if "writers" in name]
+    for columns in range(60, 240, 9):  # a whole key is shown, or not at all
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = ask(folder=tmp_path).splitlines()
+        assert {*lines[0].split()[5:]} <= {*header} and max(map(len, lines[:3])) <= columns
+
+
+def test_groups_do_not_ask_for_the_writers(tmp_path, ask):
+    write_run(tmp_path / "net" / "a", {"writers": []})
+    write_run(tmp_path / "net" / "b", {"writers": ["TensorBoard"], "seed": 1}, hour=11)
+    assert " 2 finished " in ask("--group", "seed", folder=tmp_path)

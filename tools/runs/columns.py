@@ -37,10 +37,15 @@ def config_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The config keys whose values differ; without keys that have a column anyway."""
+    """The config keys whose values differ; without keys that have a column anyway, and without writers."""
     tables = [{key: comparable(value) for key, value in run.config.items()} for run in runs]
     return [key for key in config_keys(runs) if key not in ("name", *AFTER)
-            and any(table.get(key) != tables[0].get(key) for table in tables)]
+            and not is_of_writers(key) and any(table.get(key) != tables[0].get(key) for table in tables)]
+
+
+def is_of_writers(key: str) -> bool:
+    """Whether a config key tells where results are logged, which changes none."""
+    return key.split(".")[0] == "writers"
 
 
 def test_scores(runs: Iterable[Run]) -> list[str]:

@@ -4,18 +4,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tools.runs.columns import Row, as_text, comparable, is_number, row_of
+from tools.runs.columns import Row, as_text, comparable, is_number, is_of_writers, row_of
 from tools.runs.reading import Run
 
 _MEASURED = ("finished", "unknown")  # what was broken off would pull the mean
 
 
 def group_runs(runs: Sequence[Run], key: str) -> list[list[Run]]:
-    """Runs whose configs are equal but for `key` and their name, in the order of their first ones."""
+    """Runs whose configs are equal but for `key`, name and writers, in the order of their first ones."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         same = tuple(sorted((name, comparable(value)) for name, value in run.config.items()
-                            if name not in (key, "name")))
+                            if name not in (key, "name") and not is_of_writers(name)))
         groups.setdefault(same, []).append(run)
     return list(groups.values())
 

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from utils.run_record import OUTCOMES, RECORD, keys_from_environment, records_of
 from utils.training.monitor import Monitor, parse_monitor
 
 SUMMARY, CONFIG, METRICS, SCORES = "summary.json", "config.yaml", "metrics.jsonl", "test.json"
+_BLOCKS = ("dataset", "model", "loss", "optimizer", "scheduler", "trainer")
+_ITEM = re.compile(r"(.+)\.\d+(\.type)?")  # of a list
 _DEPTH = 4  # --out, sweep, experiment, run
 _LIMIT = 20_000_000  # bytes of a JSON file; ours have a few thousand
 
@@ -110,6 +113,7 @@ def _read_run(folder: Path, root: Path, files: Mapping[str, os.DirEntry], state:
     summary = _read_json(files.get(SUMMARY))
     config = summary.get("config")
     if isinstance(config, dict):
+        config = _in_one_form(config)
         monitor, best, epoch = _best_of(summary, config, folder)
     else:
         config, monitor, best, epoch = _read_slowly(folder, files)
@@ -154,7 +158,23 @@ def _read_slowly(folder: Path, files: Mapping) -> tuple[dict, str | None, float 
         value, epoch = _number(point.get(monitor.partition(" ")[2])), _number(point.get("epoch"))
         value = math.nan if value is None and files[METRICS].stat().st_size else value
     hidden = keys_from_environment(folder) if RECORD in files else ()
-    return masked(flatten(written_config(config)), hidden), monitor, value, epoch
+    return _in_one_form(masked(flatten(written_config(config)), hidden)), monitor, value, epoch
+
+
+def _in_one_form(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat config as `flat_config` gives it today: earlier summaries kept how a block was written."""
+    config = {f"{key}.type" if key in _BLOCKS and isinstance(value, str) else key: value
+              for key, value in flat.items() if value or not key.endswith(".args")}
+    lists = {found[1] for key in config if (found := _ITEM.fullmatch(key))}
+    for path in sorted(lists, key=len, reverse=True):  # inner ones first
+        below = [key for key in config if key.startswith(f"{path}.")]
+        alone = {key: key.removesuffix(".type") for key in below if _ITEM.fullmatch(key) and
+                 not any(other != key and other.startswith(key.removesuffix("type")) for other in below)}
+        if len(alone) == len(below) and all(isinstance(config[key], str) for key in below):
+            config[path] = [config.pop(key) for key in below]
+        else:
+            config = {alone.get(key, key): value for key, value in config.items()}
+    return config
 
 
 def _read_config(folder: Path) -> dict:

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from utils.config.syntax import read_number
 from utils.errors import printable
 
 _LEAST, _GAP = 12, 2  # characters
+_SHORT = re.compile(r"(?:data_loader\.|\w+\.args\.)([^.]*[^.\d][^.]*)")
 _STYLE = ("body{font:14px sans-serif}table{border-collapse:collapse}td,th{padding:3px 9px;text-align:left;"
           "border-bottom:1px solid #ccc;white-space:nowrap}td.number{text-align:right}")
 
@@ -37,8 +39,10 @@ class Table:
         cells = [[*map(escaped, self.columns.values())],
                  *([cell_of(row, name) for name in self.columns] for row in self.rows)]
         columns = [list(column) for column in zip(*cells, strict=True)]
-        number = _number_that_fits(columns, width, self.kept)
-        fitted = _fit(columns[:number], width)
+        # the whole key of a config would say something else when cut
+        least = [max(_LEAST, _width(title) * (title == name)) for name, title in self.columns.items()]
+        number = _number_that_fits(columns, least, width, self.kept)
+        fitted = _fit(columns[:number], least, width)
         widths = [*map(_width_of_all, fitted)]
         lines = ["  ".join(map(_pad, line, widths)).rstrip() for line in zip(*fitted, strict=True)]
         hidden = len(columns) - number
@@ -123,22 +127,25 @@ def _without_nan(content: Any) -> Any:
     return as_text(content) if type(content) is float and not math.isfinite(content) else content
 
 
-def _number_that_fits(columns: list[list[str]], width: int, kept: int) -> int:
+def _number_that_fits(columns: list[list[str]], least: list[int], width: int, kept: int) -> int:
     """How many columns fit, each as narrow as it may become; at least `kept`."""
     room, number = width + _GAP, 0
-    for column in columns:
-        room -= min(_width_of_all(column), _LEAST) + _GAP
+    for column, narrow in zip(columns, least, strict=True):
+        room -= min(_width_of_all(column), narrow) + _GAP
         if room < 0 and number >= kept:
             break
         number += 1
     return number
 
 
-def _fit(columns: list[list[str]], width: int) -> list[list[str]]:
-    """Cuts the widest columns until all fit, none below _LEAST."""
+def _fit(columns: list[list[str]], least: list[int], width: int) -> list[list[str]]:
+    """Cuts the widest columns until all fit, none below its least width."""
     widths = [_width_of_all(column) for column in columns]
-    while sum(widths) + _GAP * (len(widths) - 1) > width and max(widths) > _LEAST:
-        widths[widths.index(max(widths))] -= 1
+    while sum(widths) + _GAP * (len(widths) - 1) > width:
+        wide = [place for place, size in enumerate(widths) if size > least[place]]
+        if not wide:
+            break
+        widths[max(wide, key=widths.__getitem__)] -= 1
     return [[_cut(cell, limit) for cell in column] for column, limit in zip(columns, widths, strict=True)]
 
 
@@ -172,11 +179,6 @@ def _width(text: str) -> int:
 
 
 def short_titles(keys: Sequence[str]) -> dict[str, str]:
-    """A title for each config key: its last part, and more of it where that is not enough: `lr`."""
-    titles = {}
-    for key in keys:
-        parts = key.split(".")
-        ends = [".".join(parts[-number:]) for number in range(1, len(parts) + 1)]
-        titles[key] = next((end for end in ends if not end.isdigit() and end not in ("type", "args")
-                            and sum(f".{other}".endswith(f".{end}") for other in keys) == 1), key)
-    return titles
+    """A title for each config key: `lr` for an argument of a section that no other has; else the key."""
+    found = {key: match[1] for key in keys if (match := _SHORT.fullmatch(key))}
+    return {key: found[key] if [*found.values()].count(found.get(key)) == 1 else key for key in keys}

@@ -26,7 +26,8 @@ def check(args) -> str:
     """Checks the ends of all parameters and some samples. Raises ConfigError for what is refused."""
     plan = _with_config(*read_plan(args), _SAMPLES)
     number = len(plan.options.space.parameters)
-    return f"{args.config}: the ends of {number} parameters and {_SAMPLES} samples are valid."
+    return (f"{args.config}: the ends of {number} parameter{'s' * (number != 1)} and {_SAMPLES} samples "
+            "are valid.")
 
 
 def rehearse(args) -> str:

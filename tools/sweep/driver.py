@@ -12,6 +12,7 @@ from tools.sweep.ledger import Ledger
 from tools.sweep.outcome import Executor, Outcome
 from tools.sweep.plan import CONFIG, Plan
 from tools.sweep.seen import FINISHED, PAUSED, RUNNING, Seen
+from tools.sweep.table import number_text
 from tools.sweep.trials import MOST_LOST, Study, Trial, TrialRun
 from utils.errors import PROJECT
 from utils.run_record import records_of
@@ -143,7 +144,7 @@ class Driver:
 
     def _line(self, trial: Trial, run: TrialRun, there: bool) -> str:
         value = run.best(self.study.maximize)
-        shown = "" if value is None else f", {self.plan.metric} {value:.4f}"
+        shown = "" if value is None else f", {self.plan.metric} {number_text(value)}"
         state = "finished" if run.finished else "paused" if there else "interrupted"
         return f"{run.name}: {run.failed and 'failed' or state} at epoch {run.epoch}{shown}" + (
             f": {run.failed}" if run.failed else "")

@@ -29,6 +29,7 @@ from tools.sweep.importance import importance
 from tools.sweep.ledger import read_events
 from tools.sweep.page.page import POOLED, write_page
 from tools.sweep.plan import CONFIG, Plan, begin_of, read_plan
+from tools.sweep.table import number_text
 from tools.sweep.trials import Study, TrialRun, best_trial
 from utils.config.loading import located
 from utils.errors import ConfigError, exit_codes
@@ -115,8 +116,8 @@ def _load(folder: Path, run: TrialRun) -> Predictor:
 def _means(seeds: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The scores, as means over seeds."""
     names = dict.fromkeys(name for scores in seeds.values() for name in scores)
-    return [f"{name} {np.mean([scores[name] for scores in seeds.values() if name in scores]):.4f}"
-            for name in names]
+    means = {name: np.mean([scores[name] for scores in seeds.values() if name in scores]) for name in names}
+    return [f"{name} {number_text(mean)}" for name, mean in means.items()]
 
 
 def read_sweep(folder: Path) -> tuple[Plan, Study]:

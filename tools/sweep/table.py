@@ -71,7 +71,7 @@ class ProgressTable:
         running = [trial for trial in study.trials if study.state(trial) in ("running", "interrupted")]
         shown = [*dict.fromkeys([*running, *best, *reversed(study.trials)])]
         rows = [["trial", *names.values(), "epoch", self._monitor.partition(" ")[2], "state"]]
-        rows += [[str(trial.number), *_params(trial, names), str(min(run.epoch for run in trial.runs)),
+        rows += [[str(trial.number), *_params(trial, names), str(trial.epoch),
                   number_text(trial.value(study.maximize)), study.state(trial)]
                  for trial in shown[:size.lines - 4]]
         return [*in_columns(rows, size.columns - 1), self.summary(study)[:size.columns - 1]]
@@ -127,7 +127,7 @@ def ranking(study: Study, monitor: str, ended: bool) -> list[str]:
         mean = statistics.fmean(values) if values else None
         spread = [number_text(statistics.stdev(values) if len(values) > 1 else None), str(len(values))]
         rows.append([str(place) if trial.finished else "-", str(trial.number), *_params(trial, names),
-                     str(min(run.epoch for run in trial.runs)), number_text(mean),
+                     str(trial.epoch), number_text(mean),
                      *(spread if repeated else []), "pruned" if ended and state == "paused" else state])
     return [*in_columns(rows), *(f"trial {trial.number} failed: {trial.failed}" for trial in trials
                                  if trial.failed)]

@@ -107,6 +107,11 @@ class Trial:
         """Whether all of its runs have come so far, or have stopped early."""
         return not self.failed and all(run.finished or run.epoch >= epochs for run in self.runs)
 
+    @property
+    def epoch(self) -> int:
+        """How far those of its runs have come that were evaluated: the fewest epochs; 0 without any."""
+        return min((run.epoch for run in self.runs if run.curve), default=0)
+
     def values(self, maximize: bool, until: int | None = None) -> list[float]:
         """The best value of each run that has one."""
         values = (run.best(maximize, until) for run in self.runs)

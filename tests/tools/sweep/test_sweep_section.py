@@ -16,7 +16,7 @@ from tools.sweep.commands import run_sweep
 from tools.sweep.decisions import New, Promote, next_step
 from tools.sweep.plan import config_text, read_plan
 from tools.sweep.section import read_section
-from tools.sweep.table import trained_epochs
+from tools.sweep.table import ranking, trained_epochs
 from tools.sweep.trials import Study, ranked
 from utils.config.loading import load_config
 from utils.config.syntax import parse_yaml
@@ -118,6 +118,15 @@ def test_a_decision_among_1000_trials_takes_under_a_tenth_of_a_second():
     begun = time.process_time()
     step = next_step(study)
     assert isinstance(step, (Promote, New)) and time.process_time() - begun < 0.1
+
+
+def test_a_trial_with_a_value_has_the_epoch_of_the_run_that_gave_it():
+    study = Study([9], 3, 1, False, [("_seed0", ()), ("_seed1", ())])
+    study.apply({"event": "new", "trial": 0, "params": {}})
+    assert study.trials[0].epoch == 0
+    study.trials[0].runs[0].curve = [(1, 0.5), (2, 7.7969e-09)]
+    row = ranking(study, "min val/loss", ended=False)[1].split()
+    assert row == ["-", "0", "2", "7.7969e-09", "-", "1", "interrupted"]
 
 
 def test_the_driver_loads_no_torch():

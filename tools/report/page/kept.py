@@ -14,7 +14,7 @@ import torch
 from utils.run_files import replace_file
 
 FILE = "report.json"
-_SIDES_PX = (128, 96, 64, 48, 32)  # of a tile: the first with which all fit
+_SIDES_PX = (128, 96, 64, 48, 32)  # the height of a tile: the first with which all fit
 _TILES_SIZE, _PICTURE_SIZE = 150_000, 150_000  # bytes
 _MOST_PACKED = 3  # how many times smaller a PNG file may be: larger tiles are not tried
 _MOST_NAMES, _MOST_POINTS, _MOST_EVENTS, _MOST_ROWS = 6, 600, 200, 50
@@ -127,8 +127,8 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _shrunk(images: torch.Tensor, side: int) -> list[np.ndarray]:
-    """Images as uint8 `[H, W]` or `[H, W, 3]`, whose longer side has at most `side` pixels."""
-    scale = side / max(images.shape[2:])
+    """Images as uint8 `[H, W]` or `[H, W, 3]`, at most `side` pixels high, and three times as wide."""
+    scale = side / max(images.shape[2], images.shape[3] / 3)
     if scale < 1:
         size = [max(round(length * scale), 1) for length in images.shape[2:]]
         images = torch.nn.functional.interpolate(images, size, mode="area")

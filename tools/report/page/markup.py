@@ -60,9 +60,11 @@ thead th{color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabul
 .wrap th{overflow-wrap:break-word}
 .matrix td,.matrix th{padding:4px 7px;text-align:right;border:0;font-variant-numeric:tabular-nums}
 .matrix thead th{vertical-align:bottom}.matrix th{white-space:nowrap}
-.tiles{display:flex;flex-wrap:wrap;gap:8px}.tiles div{width:72px;font-size:.8rem;text-align:center}
+.tiles{display:flex;flex-wrap:wrap;gap:8px}
+.tiles div{min-width:72px;width:min-content;font-size:.8rem;text-align:center}
 .tiles span{display:block;overflow-wrap:anywhere;line-height:1.25}
-.tiles img{width:72px;height:72px;object-fit:contain;image-rendering:pixelated;background:#8884}
+.tiles img{width:auto;height:72px;max-width:288px;object-fit:contain;
+image-rendering:pixelated;background:#8884}
 .picture{max-width:100%;height:auto;background:#fff}
 .pixels{width:100%;max-width:480px;image-rendering:pixelated}
 pre{background:var(--card);border-radius:8px;padding:10px 12px;white-space:pre-wrap;overflow-wrap:anywhere;

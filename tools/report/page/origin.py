@@ -1,7 +1,7 @@
 """The parts of the page on where a run comes from: config, history, environment, how to repeat it."""
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -37,10 +37,13 @@ def config(material: Material) -> str:
     run, folder = material.run, material.run.folder
     most = round(_MOST_KEYS * material.detail) + 20
     given, hidden = _overridden(run), keys_from_environment(folder)
-    rows = [(key, as_text(value), _origin(key, given, hidden)) for key, value in run.config.items()]
+    origins = {key: _origin(key, given, hidden) for key in run.config}
+    unwritten = {key for key in _recorded(run.starts, "not_written") if origins.get(key) == "file"}
+    rows = [(key, as_text(value), origins[key]) for key, value in run.config.items() if key not in unwritten]
     stamp = file_stamp(folder / CONFIG)
     defaults = masked(_defaults(folder / CONFIG, stamp), hidden) if stamp else {}
-    left = [(key, as_text(value)) for key, value in defaults.items() if key not in run.config]
+    left = [(key, as_text(value)) for key, value in {**run.config, **defaults}.items()
+            if key in unwritten or key not in run.config]
     more = f"<p>{len(rows) - most} more keys are in {CONFIG}.</p>" if len(rows) > most else ""
     parts = [table("What was written", ["key", "value", "from"], rows[:most]) if rows else "", more]
     if left:
@@ -56,9 +59,16 @@ def _origin(key: str, given: set[str], hidden: set[str]) -> str:
 
 
 def _overridden(run: Run) -> set[str]:
-    """The keys that a command line has set, in any start."""
-    words = [word for start in run.starts for word in _command(start)[1:]]
-    return {found[1] for word in words if (found := _OVERRIDE.match(word))}
+    """The keys that a command line has set, in any start. Earlier versions recorded only its words."""
+    words = [word for start in run.starts if "from_command_line" not in start for word in _command(start)[1:]]
+    return {found[1] for word in words if (found := _OVERRIDE.match(word))} | _recorded(
+        run.starts, "from_command_line")
+
+
+def _recorded(starts: Iterable[dict], name: str) -> set[str]:
+    """The keys in a list of any start."""
+    lists = [start.get(name) for start in starts]
+    return {str(key) for keys in lists if isinstance(keys, list) for key in keys}
 
 
 @lru_cache(maxsize=1)

@@ -92,7 +92,7 @@ def ranking(material: Material) -> str:
         spread = [statistics.stdev(values) if len(values) > 1 else None, len(values)] if repeated else []
         rows.append([place if trial.finished else "", trial.number,
                      statistics.fmean(values) if values else None, *spread, material.state_of(trial),
-                     min(run.epoch for run in trial.runs),
+                     trial.epoch,
                      *(_cell(trial.params[key]) if key in trial.params else None for key in names)])
     columns = ["rank", "trial", plan.metric, *(["deviation", "n"] if repeated else []), "state", "epoch",
                *names.values()]
