@@ -63,8 +63,11 @@ MUTATIONS = [
              "test_class_maps_are_pictures_with_a_palette_and_other_forms_name_one"),
     Mutation("a form that cannot hold the outputs does not say that the loss is the reason",
              "tools/prediction/batches.py",
-             "is not Trainer.predict_step or to_probabilities(trainer.loss):", "is not None:",
+             "is not default or to_probabilities(trainer.loss):", "is not None:",
              "test_a_form_that_cannot_hold_the_outputs_names_one_that_can_and_the_loss_as_the_reason"),
+    Mutation("a new project has what commands wrote into the template", "new.py",
+             '{"data"} & set(names) | _untracked()', '{"data"} & set(names)',
+             "test_a_copy_leaves_out_what_commands_wrote_beside_the_programs"),
     Mutation("--top-k is ignored without probabilities", "tools/prediction/files.py",
              "if np.ndim(probabilities := values.get(PROBABILITIES)) != 2:",
              "if (probabilities := values.get(PROBABILITIES)) is None:\n            return None\n"
