@@ -54,6 +54,9 @@ def main() -> None:
             new_project(args.target, args.bare)
             has_examples = (args.target / "configs" / "digits.yaml").exists()
             first = "python train.py -c configs/digits.yaml" if has_examples else "python new.py model MyNet"
+            if "source" not in template(args.target):
+                print("It does not know where the template is, since this copy has no remote with a URL. "
+                      "To upgrade it later: python new.py upgrade --from PATH|URL")
             print(f"{args.target} is ready. Next:", f"cd {args.target} && git init", first, sep="\n  ")
         else:
             files = new_files(args.kind, args.name)
@@ -194,6 +197,8 @@ def _nodes(code: str | bytes) -> list[ast.AST]:
 def new_project(target: Path, bare: bool = False) -> None:
     """Copies the template to `target`, without saved runs, downloads, git history and virtual environments.
 
+    Files and folders beside this program that git does not have are left out, too.
+
     A bare copy has no examples. It has a short README, and the template's README as TEMPLATE.md. Raises
     ConfigError if `target` is not free or not outside this project.
     """
@@ -221,7 +226,7 @@ def new_project(target: Path, bare: bool = False) -> None:
 def _ignored(bare: bool, folder: str, names: list[str]) -> set[str]:
     left, room = set(_LEFT_BEHIND(folder, names)), Path(folder).relative_to(PROJECT)
     if Path(folder) == PROJECT:
-        left |= {"data"} & set(names)
+        left |= {"data"} & set(names) | _untracked()
     if Path(folder) == PROJECT / "saved":
         left |= set(names) - {".gitkeep"}
     unwanted = (*TEMPLATE_ONLY, *EXAMPLES) if bare else TEMPLATE_ONLY
@@ -229,10 +234,18 @@ def _ignored(bare: bool, folder: str, names: list[str]) -> set[str]:
     return left | {name for name in names if (Path(folder) / name / "pyvenv.cfg").exists()}
 
 
-def template() -> dict[str, str]:
-    """The version of the template. In a copy, also the date and the commit of the copy."""
+def _untracked() -> set[str]:
+    """Names beside this file that git does not have, such as predictions; no folders of plug-ins or tests."""
+    if not git("ls-files", "--", "new.py"):
+        return set()  # the template has no repository, or is not added to it yet
+    listed = (git("ls-files", "--others", "--directory", "-z") or "").split("\0")
+    return {name.removesuffix("/") for name in listed if name} - {*FOLDERS, "configs", "tests"}
+
+
+def template(project: Path | None = None) -> dict[str, str]:
+    """The version of the template. In a copy, also the date and the commit of the copy, and the address."""
     config = configparser.ConfigParser()
-    config.read(PROJECT / "setup.cfg", encoding="utf-8")
+    config.read((project or PROJECT) / "setup.cfg", encoding="utf-8")
     return dict(config["template"])
 
 

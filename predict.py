@@ -43,7 +43,7 @@ def main(args) -> int:
 def predict(predictor, args) -> int:
     """The work of each process; the main one writes."""
     from base.api import splits_named
-    from tools.prediction.batches import file_predictions, split_predictions, write_all
+    from tools.prediction.batches import file_predictions, note_on_loss, split_predictions, write_all
     from tools.prediction.files import prediction_file
     from tools.prediction.inputs import input_files
     from utils.distributed.collectives import broadcast_object, is_main
@@ -56,7 +56,7 @@ def predict(predictor, args) -> int:
             raise ConfigError(f"--split {args.split}: there are several: {', '.join(splits)}. Name one.")
         name = f"predictions_{splits[0].replace('/', '_')}.csv"
         out = args.out or (run_of(checkpoint) or checkpoint.parent) / name
-        file = prediction_file(out, predictor.classes, args.top_k)
+        file = prediction_file(out, predictor.classes, args.top_k, note_on_loss(predictor.trainer))
         # found before `file` begins, which may lie in one of the folders
         inputs = [] if args.split else broadcast_object(input_files(args.inputs))
         written = write_all(file if is_main() else None,

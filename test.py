@@ -44,7 +44,7 @@ def main(args) -> None:
     trainer.use_run(SilentRun(bars=not args.quiet))
     with located(predictor.places), closing(trainer.data), trainer.errors_explained("scoring"):
         splits = splits_named(trainer.data, args.split)
-        file = file_for(args.predictions, splits, predictor.classes)
+        file = file_for(args.predictions, splits, predictor)
         for split in splits:
             report_scored_data(trainer.data, checkpoint.state, split)
         for split in splits:
@@ -87,16 +87,17 @@ def watch(trainer, classes):
     return report
 
 
-def file_for(path: Path | None, splits: list[str], classes: list[str] | None):
+def file_for(path: Path | None, splits: list[str], predictor):
     """What writes predictions to a path; None without one. Raises ConfigError for several splits."""
     if not path:
         return None
+    from tools.prediction.batches import note_on_loss
     from tools.prediction.files import prediction_file
 
     if len(splits) > 1:
         raise ConfigError(f"--predictions is a file of one split, and there are {', '.join(splits)}. Name "
                           "one with --split.")
-    return prediction_file(path, classes)
+    return prediction_file(path, predictor.classes, note=note_on_loss(predictor.trainer))
 
 
 def write_predictions(file, predictor, split: str, bars: bool) -> None:

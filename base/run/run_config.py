@@ -120,8 +120,11 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
                    "it validates on.")
         elif key == LIMIT or key.split(".")[0] in _KEPT_SECTIONS:
             what = "limit" if key == LIMIT else key.split(".")[0]
-            why = (f"a run under way keeps its {what} ({old!r}); it cannot become {new!r}. For "
-                   f"a new run from these weights: python train.py -c CONFIG --init-from {checkpoint.file}")
+            before = "not set" if old is None else format_value(old)
+            now = "be left out" if new is None else f"become {format_value(new)}"
+            why = (f"was {before} when the run began, and cannot {now}: a run under way keeps its {what}. "
+                   "For a new run from these weights: python train.py -c CONFIG --init-from "
+                   f"{checkpoint.file}")
         else:
             log.log(logging.DEBUG if waits else logging.INFO, "%s is now %s; the checkpoint was made with %s",
                     key, format_value(new), format_value(old))

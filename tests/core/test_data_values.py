@@ -147,7 +147,7 @@ def test_a_run_is_not_resumed_with_other_values(sized, tmp_path, with_config):
 def test_a_kept_value_cannot_become_another_by_a_reference(sized, tmp_path):
     with pytest.raises(Interrupted):
         train("-c", sized, "--steps", 1, out=tmp_path)
-    words = r"optimizer.args.lr: a run under way keeps its optimizer \(0.01\); .* 16"
+    words = r"optimizer.args.lr: was 0.01 when the run began, .* 16"
     with pytest.raises(ConfigError, match=words):
         train("-r", next(tmp_path.glob("*/*")), "optimizer.args.lr=${data:width}", out=tmp_path)
 

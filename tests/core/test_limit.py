@@ -72,7 +72,7 @@ def test_a_limit_is_said_and_named_and_kept(small, tmp_path):
     assert named.name == "mine"
     train("-r", named, "trainer.args.epochs=2", out=tmp_path / "named")
     assert_same_run(straight, named)
-    with pytest.raises(ConfigError, match="data_loader.limit: a run .* keeps its limit .33.*--init-from"):
+    with pytest.raises(ConfigError, match="data_loader.limit: was 33 .* keeps its limit.*--init-from"):
         train("-r", named, "data_loader.limit=null", "trainer.args.epochs=3", out=tmp_path / "named")
 
 

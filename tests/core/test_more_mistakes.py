@@ -271,7 +271,11 @@ def test_a_mistake_for_test_py_is_told_there(arguments, said, a_run):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["seed=7"], "command line  seed: a run under way keeps its seed (1); it cannot become 7"),
+    (["seed=7"],
+     "command line  seed: was 1 when the run began, and cannot become 7: a run under way keeps its seed."),
+    (["optimizer.groups=[{match: '*.bias', frozen: true}]"],
+     "optimizer.groups.0.frozen: was not set when the run began, and cannot become true"),
+    (["~optimizer.args.lr"], "optimizer.args.lr: was 0.01 when the run began, and cannot be left out"),
     (["trainer.args.epochs=x"], "command line  trainer.args.epochs: 'x' is text"),
     (["~scheduler.args.gama"], "nothing inherited to delete"),
 ])

@@ -123,7 +123,8 @@ def defaults(thing) -> dict:
 
 def test_a_new_project_is_clean_keeps_the_licence_and_refuses_to_overwrite(tmp_path):
     target = tmp_path / "New"
-    program("new.py", "project", target)
+    said = program("new.py", "project", target).stdout
+    assert ("To upgrade it later: python new.py upgrade --from" in said) == ("source" not in new.template(target))
     names = {path.name for path in target.iterdir()}
     assert {"LICENSE", "README.md", "train.py", "setup.cfg", "saved", "tests", "launch", "docs", "scaffolds"} <= names
     assert ".git" not in names and not [name for name in new.TEMPLATE_ONLY if (target / name).exists()]
@@ -154,6 +155,22 @@ def test_a_copy_notes_the_templates_address_without_passwords_and_folders(origin
     monkeypatch.setattr(new, "git", lambda *command: origin if command[0] == "remote" else "0123456")
     new.stamp(tmp_path)
     assert (tmp_path / "setup.cfg").read_text().endswith(f"commit = 0123456\n{source}")
+
+
+def test_a_copy_leaves_out_what_commands_wrote_beside_the_programs(tmp_path, monkeypatch):
+    template, answers = tmp_path / "template", {"new.py": "new.py", "-z": "a.csv\0masks/\0model/\0logger/own.py"}
+    for name in ("a.csv", "masks/0.png", "model/own.py", "logger/own.py", "new.py"):
+        (template / name).parent.mkdir(parents=True, exist_ok=True)
+        (template / name).touch()
+    (template / "setup.cfg").write_text("[template]\nversion = 1.1.0\ncreated = 2026-01-01\n")
+    monkeypatch.setattr(new, "PROJECT", template)
+    monkeypatch.setattr(new, "git", lambda *command: answers.get(command[-1]))
+    new.new_project(tmp_path / "tracked")
+    assert {file.name for file in files_in(tmp_path / "tracked") if file.is_file()} == {"new.py", "own.py", "setup.cfg"}
+    assert (tmp_path / "tracked" / "logger" / "own.py").exists() and (tmp_path / "tracked" / "model" / "own.py").exists()
+    answers.clear()  # without git all is copied
+    new.new_project(tmp_path / "plain")
+    assert (tmp_path / "plain" / "a.csv").exists() and (tmp_path / "plain" / "masks" / "0.png").exists()
 
 
 def test_a_bare_project_is_without_the_examples_and_has_a_readme_of_its_own(bare):

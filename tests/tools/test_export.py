@@ -11,6 +11,7 @@ from PIL import Image
 from base import DATASETS, MODELS, ArrayDataset, fit, load
 from conftest import PROJECT, needs, program
 from data_loader.digits import Digits
+from tools.export.__main__ import main
 from tools.export.export import export
 from tools.export.formats import output_names
 from utils.errors import ConfigError, TrainingError
@@ -34,6 +35,14 @@ class NoiseForExport(ArrayDataset):
         generator = torch.Generator().manual_seed(len(split))
         super().__init__(torch.randint(256, (num_samples, *shape), generator=generator).byte(),
                          torch.arange(num_samples) % 5)
+
+
+@DATASETS.register
+class FloatsForExport(ArrayDataset):
+    """Images in float32."""
+
+    def __init__(self, split: str):
+        super().__init__(torch.rand(20, 1, 8, 8), torch.arange(20) % 10)
 
 
 @MODELS.register
@@ -81,6 +90,17 @@ def test_a_program_of_torch_takes_any_batch_and_uint8_images_with_the_transforms
     assert torch.allclose(logits.softmax(1), expected["probabilities"], atol=1e-6)
     about = json.loads(file.with_suffix(".json").read_text())
     assert about["input"]["dtype"] == "uint8" and about["transforms"]["batch"] == []
+
+
+def test_the_command_prints_what_the_file_takes_and_that_it_was_checked(run, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "export")
+    floats = "dataset={type: FloatsForExport}"
+    for args, taken in (([], "uint8 [batch, 1, 8, 8]"), ([floats], "float32 [batch, 1, 8, 8]")):
+        monkeypatch.setattr("sys.argv", ["export", "-r", str(run), "--format", "pt2", "--with-transforms",
+                                         "--to", str(tmp_path), *args])
+        main()
+        assert (f"written: {tmp_path / 'model.pt2'}, whose input is {taken}. Checked: its outputs are the "
+                "run's, up to ") in caplog.text
 
 
 def test_a_model_that_is_traced_as_another_is_refused_and_nothing_is_kept(tmp_path):

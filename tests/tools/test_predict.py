@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from base import DATASETS, TRAINERS, TRANSFORMS, ArrayDataset, fit
+from base import DATASETS, LOSSES, MODELS, TRAINERS, TRANSFORMS, ArrayDataset, fit
 from base import load as load_predictor
 from conftest import PROJECT, needs, program, score, train
 from data_loader.digits import Digits
@@ -111,12 +111,12 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def predict(*args) -> int:
+def predict(*args, quiet=True) -> int:
     """`python predict.py ARGS`, in this process."""
     from predict import main
     from utils.cli import predict_arguments
 
-    return main(predict_arguments(["--quiet", *map(str, args)]))
+    return main(predict_arguments([*["--quiet"] * quiet, *map(str, args)]))
 
 
 def rows(file) -> list[dict]:
@@ -241,11 +241,71 @@ def test_pictures_are_written_as_files(run, tmp_path):
     assert np.array_equal(shown, Digits("test").images[5, 0].flip(0).numpy())  # as the model gets it
     with pytest.raises(ConfigError, match="a folder of this name already"):
         predict("-r", run, pictures, "--split", "test", "--out", tmp_path / "drawn")
-    with pytest.raises(ConfigError, match=r"'picture' has the shape \[1, 8, 8\].*--out FILE.npz"):
+    with pytest.raises(ConfigError, match=r"has the shape \[1, 8, 8\].*Write FILE.npz, or name a FOLDER"):
         predict("-r", run, pictures, "--split", "test", "--out", tmp_path / "drawn.csv")
-    with pytest.raises(ConfigError, match=r"folder takes pictures.*class \[\], probabilities \[10\]"):
+    with pytest.raises(ConfigError, match=r"pictures.*class \[\], probabilities \[10\]. Write FILE.csv.$"):
         predict("-r", run, "--split", "test", "--out", tmp_path / "none")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["drawn"]  # nothing unfinished is left
+
+
+@LOSSES.register
+def loss_for_prediction(outputs, targets):
+    """No CrossEntropyLoss, for class maps [B, 4, 8, 8]."""
+    return outputs.square().mean() + targets.float().mean()
+
+
+@MODELS.register
+class MapsForPrediction(torch.nn.Conv2d):
+    """Logits of four classes for each pixel."""
+
+    def __init__(self):
+        super().__init__(1, 4, 1)
+
+
+@TRAINERS.register
+class ClassMapsForPrediction(Trainer):
+    """Predicts the class of each pixel."""
+
+    def predict_step(self, batch):
+        return {"class": self.model(batch[0]).argmax(1)}
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    """A segmentation model with a loss of its own."""
+    config = {"name": "maps", "dataset": "Digits", "data_loader": {"validation_split": 0.1},
+              "model": "MapsForPrediction", "loss": "loss_for_prediction", "optimizer": "SGD",
+              "trainer": {"args": {"epochs": 1}}}
+    return fit(config, out=tmp_path_factory.mktemp("maps")).run
+
+
+def test_a_form_that_cannot_hold_the_outputs_names_one_that_can_and_the_loss_as_the_reason(maps, tmp_path):
+    reason = r"The loss is not CrossEntropyLoss.*write predict_step \(docs/predict.md"
+    with pytest.raises(ConfigError, match=rf"output \[4, 8, 8\]. Write FILE.npz. {reason}"):
+        predict("-r", maps, "--split", "test", "--out", tmp_path / "masks")
+    with pytest.raises(ConfigError, match=rf"Write FILE.npz. {reason}"):
+        predict("-r", maps, "--split", "test", "--out", tmp_path / "p.csv")
+    predict("-r", maps, "--split", "test", "--out", tmp_path / "p.npz")
+    assert np.load(tmp_path / "p.npz")["output"].shape == (360, 4, 8, 8)
+
+
+def test_class_maps_are_pictures_with_a_palette_and_other_forms_name_one(maps, pictures, tmp_path, capsys):
+    own = (maps, "trainer.type=ClassMapsForPrediction")
+    for write in (lambda: predict("-r", *own, "--split", "test", "--out", tmp_path / "t.csv"),
+                  lambda: score("-r", *own, "--predictions", tmp_path / "t.csv")):
+        with pytest.raises(ConfigError, match=r"Write FILE.npz, or name a FOLDER for pictures.$"):
+            write()
+    predict("-r", *own, pictures, "--out", tmp_path / "t.npz", "data_loader.eval_batch_size=3", quiet=False)
+    said = capsys.readouterr().out
+    predict("-r", *own, pictures, "--out", tmp_path / "t", "data_loader.eval_batch_size=3", quiet=False)
+    said += capsys.readouterr().out
+    file = tmp_path / "t" / "000009_9.png"
+    assert f"{pictures / '9.png'}: class written to {file}\n" in said
+    assert f"{pictures / '9.png'}: class [8, 8] written to {tmp_path / 't.npz'}\n" in said
+    image = Image.open(file)
+    assert image.mode == "P" and np.array_equal(image, np.load(tmp_path / "t.npz")["class"][9])
+    colours = np.array(image.getpalette()).reshape(-1, 3)
+    assert colours[:2].tolist() == [[0, 0, 0], [128, 0, 0]]
 
 
 def test_what_is_not_whole_has_not_the_files_name(tmp_path):

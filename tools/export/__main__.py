@@ -1,5 +1,6 @@
 """The command line of `python -m tools.export`."""
 import argparse
+import json
 import logging
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def main() -> None:
                         help="a checkpoint, a run or an experiment; best.pt unless said otherwise")
     parser.add_argument("--format", required=True, choices=("weights", "safetensors", "pt2", "onnx"))
     parser.add_argument("--with-transforms", action="store_true",
-                        help="the file takes uint8 images: the `batch` transforms are part of it (pt2, onnx)")
+                        help="the file takes samples as the dataset gives them, such as uint8 images: the "
+                             "`batch` transforms are part of it (pt2, onnx)")
     parser.add_argument("--to", type=Path, metavar="FOLDER",
                         help="where to write; by default export/ in the run")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value",
@@ -31,7 +33,9 @@ def main() -> None:
         from tools.export.export import export  # loads torch, which --help does not need
 
         file, difference = export(args.resume, args.format, args.with_transforms, args.to, args.overrides)
-        log.info(f"{file}: its outputs differ from the run's by {difference:.1e} of the largest one")
+        taken = json.loads(file.with_suffix(".json").read_text())["input"]
+        log.info(f"written: {file}, whose input is {taken['dtype']} [{', '.join(map(str, taken['shape']))}]. "
+                 f"Checked: its outputs are the run's, up to {difference:.1e} of the largest one.")
 
 
 if __name__ == "__main__":

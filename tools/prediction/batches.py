@@ -12,6 +12,8 @@ from base.base_trainer import BaseTrainer
 from base.data.nested import TARGETS
 from base.data.sampler import Batch
 from base.prediction.inputs import input_reader
+from base.prediction.outputs import to_probabilities
+from base.registries import TRAINERS
 from tools.prediction.files import PredictionFile
 from tools.prediction.inputs import InputFiles, sample_ids
 from utils.distributed import collectives as dist
@@ -81,6 +83,15 @@ def file_predictions(predictor: BatchPredictor, files: list[Path],
             yield Predictions(sum(ids, []), _joined(values),
                               {file: error for each in errors for file, error in each.items()})
             bar.update(1)
+
+
+def note_on_loss(trainer: BaseTrainer) -> str:
+    """Why predictions are no classes, as a sentence; "" if `predict_step` or the loss says what they are."""
+    default = TRAINERS.get("Trainer").predict_step if "Trainer" in TRAINERS.names() else None
+    if type(trainer).predict_step is not default or to_probabilities(trainer.loss):
+        return ""
+    return (" The loss is not CrossEntropyLoss, so the outputs are given as they are: for classes write "
+            "predict_step (docs/predict.md#trainers-that-predict-otherwise).")
 
 
 class Written(NamedTuple):

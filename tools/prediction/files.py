@@ -14,14 +14,18 @@ from base.prediction.outputs import CLASS, PROBABILITIES
 from utils.errors import ConfigError
 
 _CLASSES = (CLASS, "target")  # values that are numbers of classes
+# Red, green, blue of each class; 0 is black. As in PASCAL VOC: the lowest bits of a number decide most.
+_COLOURS = [sum((number >> 3 * bit + channel & 1) << 7 - bit for bit in range(3))
+            for number in range(256) for channel in range(3)]
 
 
 def prediction_file(path: Path, classes: Sequence[str] | None = None,
-                    top_k: int | None = None) -> "PredictionFile":
+                    top_k: int | None = None, note: str = "") -> "PredictionFile":
     """What writes predictions to `path`: a table (.csv), JSON lines, arrays (.npz) or a folder of PNGs.
 
     `classes`: their names; without them their numbers are written. `top_k`: how many of the most probable
-    classes; None for all. Raises ConfigError for another suffix, and for a folder that is not empty.
+    classes; None for all. `note`: the end of a message on values that the form cannot hold. Raises
+    ConfigError for another suffix, and for a folder that is not empty.
     """
     kinds = {".csv": CsvFile, ".jsonl": JsonLines, ".npz": ArrayFile, "": PictureFolder}
     if path.suffix not in kinds:
@@ -29,15 +33,15 @@ def prediction_file(path: Path, classes: Sequence[str] | None = None,
                           "pictures to a folder, which has no suffix")
     if path.is_dir() and (path.suffix or any(path.iterdir())):
         raise ConfigError(f"--out {path}: there is a folder of this name already. Name another one.")
-    return kinds[path.suffix](path, classes, top_k)
+    return kinds[path.suffix](path, classes, top_k, note)
 
 
 class PredictionFile:
     """A context manager: at its end NAME.part gets its name; after an error it is removed."""
 
-    def __init__(self, path: Path, classes: Sequence[str] | None, top_k: int | None):
+    def __init__(self, path: Path, classes: Sequence[str] | None, top_k: int | None, note: str):
         self.path, self.part = path, path.with_name(f"{path.name}.part")
-        self.classes, self.top_k = classes, top_k
+        self.classes, self.top_k, self.note = classes, top_k, note
 
     def __enter__(self) -> "PredictionFile":
         self._discard()
@@ -78,12 +82,13 @@ class PredictionFile:
         if self.top_k is None:
             return None
         if np.ndim(probabilities := values.get(PROBABILITIES)) != 2:
-            raise ConfigError(f"--top-k: there are no probabilities of classes, but {', '.join(values)}")
+            raise ConfigError("--top-k: there are no probabilities of classes, but "
+                              f"{', '.join(values)}.{self.note}")
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :self.top_k]
         return order, np.take_along_axis(probabilities, order, axis=1)
 
     def describe(self, ids: Sequence[str], values: Mapping[str, np.ndarray]) -> str:
-        """A line for each sample: its class and how probable that is, and other single numbers."""
+        """A line for each sample of the last batch: its single numbers, or where its values are."""
         lines, chances = [], values.get(PROBABILITIES)
         for place, sample in enumerate(ids):
             numbers = {name: value[place] for name, value in values.items() if value.ndim == 1}
@@ -91,7 +96,7 @@ class PredictionFile:
             shown = [f"{name} {self.name(int(number)) if name in by_name else number}"
                      for name, number in numbers.items()]
             shown += [f"probability {chances[place].max():.1%}"] if np.ndim(chances) == 2 else []
-            lines.append(f"{sample}: {', '.join(shown) or 'written'}\n")
+            lines.append(f"{sample}: {', '.join(shown) or f'{_shapes(values)} written to {self.path}'}\n")
         return "".join(lines)
 
 
@@ -111,9 +116,9 @@ class CsvFile(PredictionFile):
         columns, ranked = {}, self.ranked(values)
         for name, value in values.items():
             if value.ndim > 2:
+                other = ", or name a FOLDER for pictures" if _pictures(values) else ""
                 raise ConfigError(f"{self.path}: '{name}' has the shape {list(value.shape[1:])} for each "
-                                  "sample, and a table holds numbers. Write --out FILE.npz, or --out FOLDER "
-                                  "for pictures.")
+                                  f"sample, and a table holds numbers. Write FILE.npz{other}.{self.note}")
             if name == PROBABILITIES and ranked:
                 for place, (numbers, chances) in enumerate(zip(*map(np.transpose, ranked), strict=True), 1):
                     columns[f"class_{place}"] = [*map(self.name, numbers.tolist())]
@@ -166,7 +171,7 @@ class ArrayFile(PredictionFile):
             if self.kinds.setdefault(name, kind) != kind:
                 raise ConfigError(f"{self.path}: '{name}' has the shape {list(kind[1])} for one sample and "
                                   f"{list(self.kinds[name][1])} for another, and an array has one. Write "
-                                  "--out FILE.jsonl.")
+                                  "FILE.jsonl.")
             if name not in self.files:
                 self.files[name] = open(self.part / f"{len(self.files)}.raw", "wb")
             self.files[name].write(np.ascontiguousarray(value).tobytes())
@@ -194,26 +199,47 @@ class ArrayFile(PredictionFile):
 
 
 class PictureFolder(PredictionFile):
-    """A PNG for each sample and each value that is a picture: `[C, H, W]` in [0, 1], or classes `[H, W]`."""
+    """A PNG for each sample and each value that is a picture: `[C, H, W]` in [0, 1], or classes `[H, W]`.
+
+    Pixels of classes are their numbers; a palette shows them as colours.
+    """
 
     def open(self):
         self.part.mkdir()
         self.number = 0
 
     def write(self, ids, values):
-        pictures = {name: value for name, value in values.items() if _is_picture(value)}
+        pictures = _pictures(values)
         if not pictures:
-            shapes = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in values.items())
-            raise ConfigError(f"--out {self.path}: a folder takes pictures, [C, H, W] with one or three "
-                              f"channels, or classes [H, W]; there are {shapes}. Write --out FILE.csv.")
+            form = "FILE.npz" if any(value.ndim > 2 for value in values.values()) else "FILE.csv"
+            raise ConfigError(f"{self.path}: a folder takes pictures, [C, H, W] with one or three channels, "
+                              f"or classes [H, W]; there are {_shapes(values)}. Write {form}.{self.note}")
         for place, sample in enumerate(ids):
-            for name, value in pictures.items():
-                key = f"_{name}" if len(pictures) > 1 else ""
-                _to_image(value[place]).save(self.part / f"{self.number:06d}_{Path(sample).stem}{key}.png")
-            self.number += 1
+            for name, file in self._names(self.number + place, sample, pictures).items():
+                _to_image(pictures[name][place]).save(self.part / file)
+        self.number += len(ids)
+
+    def describe(self, ids, values):
+        pictures = _pictures(values)
+        return "".join(f"{sample}: {name} written to {self.path / file}\n"
+                       for number, sample in enumerate(ids, self.number - len(ids))
+                       for name, file in self._names(number, sample, pictures).items())
+
+    def _names(self, number: int, sample: str, pictures: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """The file of each picture of a sample."""
+        return {name: f"{number:06d}_{Path(sample).stem}{f'_{name}' if len(pictures) > 1 else ''}.png"
+                for name in pictures}
 
     def close(self):
         """Nothing is open."""
+
+
+def _shapes(values: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {list(value.shape[1:])}" for name, value in values.items())
+
+
+def _pictures(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in values.items() if _is_picture(value)}
 
 
 def _is_picture(value: np.ndarray) -> bool:
@@ -224,5 +250,8 @@ def _is_picture(value: np.ndarray) -> bool:
 
 def _to_image(value: np.ndarray) -> Image.Image:
     value = ((value.clip(0, 1) * 255).round() if value.dtype.kind == "f" else value).astype(np.uint8)
-    return Image.fromarray(value if value.ndim == 2 else value[0] if len(value) == 1
-                           else value.transpose(1, 2, 0))
+    if value.ndim == 2:
+        image = Image.fromarray(value)
+        image.putpalette(_COLOURS)  # without one, a viewer shows the classes 0, 1, 2, ... as black
+        return image
+    return Image.fromarray(value[0] if len(value) == 1 else value.transpose(1, 2, 0))

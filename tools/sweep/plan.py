@@ -124,7 +124,8 @@ def read_plan(args) -> tuple[Plan, Reading]:
     with located(reading.places):
         options = read_section(section)
         _check_sampler(options)
-    threads = options.threads_per_trial or _threads_in(args.out / name) or _share_of_cores(options)
+    threads = (options.threads_per_trial or _threads_in(args.out / name) or _threads_of_shell()
+               or _share_of_cores(options))
     written = {key: value for key, value in section.items() if value is not None}
     document = {**read_config(args.config, ours).unresolved,
                 "sweep": {**DEFAULTS, **written, "threads_per_trial": threads}}
@@ -160,6 +161,12 @@ def _share_of_cores(options: SweepOptions) -> int:
         return options.run_on.get("cpus_per_trial", 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(cores // options.run_on.get("parallel", 1), 1)
+
+
+def _threads_of_shell() -> int | None:
+    """OMP_NUM_THREADS; None if it is not set, or not one number."""
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return int(text) or None if text.isascii() and text.isdigit() else None
 
 
 def _threads_in(folder: Path) -> int | None:

@@ -107,6 +107,17 @@ def test_the_config_of_a_sweep_keeps_references_and_a_section_is_inherited(tmp_p
         "batch_size": 9, "limit": "${x}"}
 
 
+@pytest.mark.parametrize("value, threads", [("3", 3), ("0", 2), ("4,2", 2), (None, 2)])
+def test_a_trial_has_the_threads_of_the_shell_else_a_share_of_cores(value, threads, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if value:
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+    config = write(tmp_path, "sweep: {parameters: {seed: [1, 2]}, run_on: {type: processes, parallel: 4}}")
+    assert read_plan(parsed(config, tmp_path))[0].threads == threads
+    assert read_plan(parsed(config, tmp_path, "sweep.threads_per_trial=5"))[0].threads == 5
+
+
 def test_a_decision_among_1000_trials_takes_under_a_tenth_of_a_second():
     study = Study([1, 3, 9, 27, 81], 3, 1001, maximize=False)
     for number in range(1000):
