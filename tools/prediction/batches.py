@@ -85,7 +85,15 @@ def file_predictions(predictor: BatchPredictor, files: list[Path],
             bar.update(1)
 
 
-def note_on_loss(trainer: BaseTrainer) -> str:
+class WithLoss(Protocol):
+    """What decides whether predictions are classes."""
+
+    loss: Any
+
+    def predict_step(self, batch: Any) -> Any: ...
+
+
+def note_on_loss(trainer: WithLoss) -> str:
     """Why predictions are no classes, as a sentence; "" if `predict_step` or the loss says what they are."""
     default = TRAINERS.get("Trainer").predict_step if "Trainer" in TRAINERS.names() else None
     if type(trainer).predict_step is not default or to_probabilities(trainer.loss):
