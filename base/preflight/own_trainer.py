@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 # Methods that other programs call, and what is called here.
 _OTHER_METHODS = {
     "training_step": "train_step(batch)", "validation_step": "eval_step(batch)",
-    "test_step": "eval_step(batch)", "_train_epoch": "train_step(batch)", "_valid_epoch": "eval_step(batch)", "forward_step": "forward(batch)",
+    "test_step": "eval_step(batch)", "_train_epoch": "train_step(batch)",
+    "_valid_epoch": "eval_step(batch)", "forward_step": "forward(batch)",
     "configure_optimizers": "build_updaters()", "on_train_epoch_start": "on_epoch_start()",
     "on_train_epoch_end": "on_epoch_end()", "on_validation_epoch_end": "on_epoch_end()",
     "on_train_batch_end": "on_step_end()"}
@@ -30,7 +31,7 @@ def require_called_methods(kind: type, resumed: bool) -> None:
     unknown.
     """
     own = kind.__mro__[:kind.__mro__.index(BaseTrainer)]
-    source, refused = _source(dict.fromkeys(sys.modules[each.__module__] for each in own)), []
+    source, refused = _source(dict.fromkeys(sys.modules.get(each.__module__) for each in own)), []
     for name, called in _OTHER_METHODS.items():
         number = next((number for number, each in enumerate(own) if name in vars(each)), None)
         if number is None or re.search(rf"[.'\"]{name}\b", source or ""):
@@ -65,7 +66,7 @@ def report_no_gradients(kind: type, learns: bool, resumed: bool) -> None:
 
 @contextmanager
 def precision_watched(model: nn.Module, precision: str):
-    """Warns if, inside, linear and convolution layers compute in float32 only, though `precision` is lower."""
+    """Warns if, inside, linear and convolution layers compute in float32, though `precision` is lower."""
     layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd))]
     seen = set()
     watches = [] if precision == "fp32" else [layer.register_forward_hook(
