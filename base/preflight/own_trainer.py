@@ -56,7 +56,7 @@ def report_no_gradients(kind: type, learns: bool, resumed: bool) -> None:
     """
     message = ("train_step made no gradients, so that nothing is learned. It should end with "
                "self.update(loss).")
-    _, replaced, *_ = [*(i for i, each in enumerate(kind.__mro__) if "train_step" in vars(each)), 1]
+    _, replaced, *_ = (i for i, each in enumerate(kind.__mro__) if "train_step" in vars(each))
     source = _source(kind.__mro__[:replaced])  # also of parents whose methods the step may call
     if learns and not resumed and source is not None and not _MAKES_STEPS.search(source):
         raise ConfigError.at("trainer.type", f"{message} A step that is not to learn computes its values "
