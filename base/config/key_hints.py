@@ -42,6 +42,13 @@ _HINTS = _by_word({
                  "override a trainer's on_step_end or on_epoch_end.",
     "trainer.args.on_oom": "Batches are not split any more: where memory does not suffice, halve "
                            "data_loader.batch_size and double trainer.args.accumulate; a run may resume so.",
+    "trainer.args.logger trainer.args.loggers": "Write it as writers: [TensorBoard], or CSV, WandB, MLflow.",
+    "val_check_interval": "Evaluation comes after whole epochs: trainer.args.eval_every; an epoch has "
+                          "data_loader.batches_per_epoch batches.",
+    "fast_dev_run": "It is an option of the command line: --check, or --steps N.",
+    "deterministic": "All randomness follows from 'seed'. For kernels of CUDA, call "
+                     "torch.use_deterministic_algorithms(True) in a file of yours.",
+    "overfit_batches": "Write it as data_loader.limit, in samples.",
     "tensorboard": "That is a writer: writers: [TensorBoard].", "resume": _RESUME,
     "checkpoint ckpt weights": f"{_RESUME} The first weights are init: [{{from: FILE}}].",
     "extends": "It stands in a config file.", "scheduler.interval": "It is called 'per' here: per: step.",
@@ -49,12 +56,14 @@ _HINTS = _by_word({
 })
 _ARGUMENTS = _by_word({
     "max_epochs num_epochs n_epochs num_train_epochs": "epochs", "learning_rate": "lr",
-    "patience early_stopping": "early_stop", "log_interval logging_steps": "log_every",
+    "patience early_stopping": "early_stop", "log_interval logging_steps log_every_n_steps": "log_every",
     "gradient_clip_val gradient_clipping grad_clip clip_grad clip_grad_norm max_grad_norm": "clip_norm",
     "accumulate_grad_batches gradient_accumulation gradient_accumulation_steps accumulation_steps grad_accum":
         "accumulate", "save_period save_interval": "save_every", "ema_decay use_ema": "ema",
-    "eval_interval val_interval": "eval_every", "bs train_batch_size": "batch_size",
-    "val_batch_size test_batch_size": "eval_batch_size", "workers n_workers": "num_workers"})
+    "eval_interval val_interval check_val_every_n_epoch": "eval_every",
+    "limit_train_batches": "batches_per_epoch", "limit_val_batches limit_test_batches": "eval_batches",
+    "bs train_batch_size": "batch_size", "val_batch_size test_batch_size": "eval_batch_size",
+    "workers n_workers": "num_workers"})
 
 
 def add_key_hints(faults: list[Fault], config: Mapping) -> list[Fault]:

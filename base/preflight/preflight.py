@@ -16,6 +16,7 @@ from base.data.sampler import Batch
 from base.preflight.locate_error import explain_error, locate_error
 from base.preflight.attributes import AttributeSnapshot
 from base.preflight.loss import Parts, loss_inputs_watched, require_samples_for_a_batch
+from base.preflight.own_trainer import precision_watched, report_no_gradients
 from base.preflight.trial_step import try_steps
 from utils.checkpoint.state import StateCopier
 from utils.config.blocks import as_block
@@ -33,6 +34,8 @@ class PreparedTrainer(Parts, Protocol):
     """What `preflight` needs of a trainer that has its optimizers."""
 
     updaters: Mapping[str, Any]
+    precision: str
+    compile: Any
 
     def train_step(self, batch: Any) -> Mapping[str, Any]: ...
     def device_batch(self, batch: Batch) -> Any: ...
@@ -42,14 +45,14 @@ class PreparedTrainer(Parts, Protocol):
     def seed_for(self, purpose: str, number: int) -> None: ...
 
 
-def preflight(trainer: PreparedTrainer, config: Mapping) -> dict[str, float]:
+def preflight(trainer: PreparedTrainer, config: Mapping, resumed: bool = False) -> dict[str, float]:
     """Runs `train_step` and `eval_step` on a first batch, without optimizer step, and restores everything.
 
     Returns their values, `{"train/loss": 2.3, ...}`. Raises ConfigError if there are too few samples for a
-    batch, or if a step fails.
+    batch, or if a step fails; in a new run also if a step never makes gradients.
     """
     require_samples_for_a_batch(config, trainer.data)
-    produced = _preflight_split(trainer, "train", config)
+    produced = _preflight_split(trainer, "train", config, resumed)
     for split in trainer.data.sets("val"):
         if trainer.data.num_batches(split) is None:
             log.warning("%s is a stream that does not tell its length; an endless one needs "
@@ -74,13 +77,14 @@ def require_monitored(monitor: Monitor, produced: Mapping[str, float], has_val: 
                                                  f"This experiment produces: {list_briefly(produced)}.")
 
 
-def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping) -> dict[str, float]:
+def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping,
+                     resumed: bool = False) -> dict[str, float]:
     batch, what = None, "training" if split == "train" else "evaluation"
     try:
         batch = _first_batch(trainer.data, split)
         with _state_restored(trainer), trainer.without_steps():
             trainer.seed_for("rehearsal", 0)  # the former name: with another, numbers would change
-            values = (_try_training(trainer, batch, config) if split == "train"
+            values = (_try_training(trainer, batch, config, resumed) if split == "train"
                       else _try_evaluation(trainer, split, batch))
     except LoadError as error:
         message = f"One batch of {what} was tried before the run, and failed: {error.faults[0].message}"
@@ -121,19 +125,21 @@ def _is_of_the_machine(error: Exception) -> bool:
     return is_peer_failure(error) or is_out_of_memory(error) or is_loader_worker_death(error)
 
 
-def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping) -> dict[str, float]:
+def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping,
+                  resumed: bool) -> dict[str, float]:
     names = {*_names_in_state(trainer.unwrapped_model)}
     weights = [weight for updater in trainer.updaters.values() for weight in updater.parameters]
     versions = [weight._version for weight in weights]
-    with loss_inputs_watched(trainer, config, batch):
-        values = _train_on(trainer, batch)
+    # hooks would be compiled, too
+    precision = trainer.precision if trainer.compile is None else "fp32"
+    with loss_inputs_watched(trainer, config, batch), precision_watched(trainer.unwrapped_model, precision):
+        values, learns = _train_on(trainer, batch)
     if made := [name for name in _names_in_state(trainer.unwrapped_model) if name not in names]:
         raise ConfigError.at("model", f"its forward pass made {', '.join(made)}, which optimizers and "
                                       "checkpoints need from the start. Make it in __init__; a buffer may "
                                       "also get persistent=False.")
     if versions == [weight._version for weight in weights] and all(weight.grad is None for weight in weights):
-        log.warning("train_step made no gradients, so that nothing is learned. It should end with "
-                    "self.update(loss).")
+        report_no_gradients(type(trainer), learns, resumed)
     elif values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):
         log.warning("the first batch's loss is exactly 0, and so are its gradients: nothing would be learned "
                     "from it. Check the loss, and the labels it gets.")
@@ -181,12 +187,15 @@ def _try_smallest_batch(trainer: PreparedTrainer, split: str, batch: Batch, step
                                             f"{describe_error(error)}\n{helps}") from error
 
 
-def _train_on(trainer: PreparedTrainer, batch: Batch) -> dict[str, float]:
+def _train_on(trainer: PreparedTrainer, batch: Batch) -> tuple[dict[str, float], bool]:
+    """The values of a training step, and whether its loss depends on weights that are trained."""
     totals = Totals()
     # else a process whose batch does not count would take a result from before, and not wait for the others
     trainer.metrics.reset()
-    totals.add(as_values(trainer.train_step(trainer.device_batch(batch))), batch.num_samples)
-    return totals.means() | trainer.metrics.compute(trainer.data.dataset("train"))
+    values = as_values(trainer.train_step(trainer.device_batch(batch)))
+    totals.add(values, batch.num_samples)
+    means = totals.means() | trainer.metrics.compute(trainer.data.dataset("train"))
+    return means, getattr(values.get("loss"), "requires_grad", False)
 
 
 def _try_evaluation(trainer: PreparedTrainer, split: str, batch: Batch) -> dict[str, float]:

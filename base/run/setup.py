@@ -11,6 +11,7 @@ from base.base_trainer import BaseTrainer
 from base.build import build_trainer
 from base.config.complete_config import flat_config
 from base.preflight.loss import Parts, require_a_mean
+from base.preflight.own_trainer import require_called_methods
 from base.preflight.preflight import preflight, require_monitored
 from base.run.checkpoints import Checkpoint, evaluated_weights, open_checkpoint
 from base.run.initial_weights import initialize_weights
@@ -133,6 +134,7 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
     if not checkpoint:
         initialize_weights(trainer.unwrapped_model, config["init"], init_from)
     require_a_mean(trainer.loss, trainer.accumulate, resumed=checkpoint is not None)
+    require_called_methods(type(trainer), resumed=checkpoint is not None)
     trainer.prepare_training()
     if not check:
         return TrainingSetup(trainer, checkpoint, {})
@@ -140,7 +142,7 @@ def set_up_training(config: dict, checkpoint: Checkpoint | None, device: torch.d
     if checkpoint:
         require_kept_data(trainer.data, checkpoint.state, checkpoint.file)
     with trainer.errors_explained():
-        first_values = preflight(trainer, config)
+        first_values = preflight(trainer, config, resumed=checkpoint is not None)
     schedules = [updater.schedule for updater in trainer.updaters.values()]
     check_lengths(schedules, trainer.monitor is not None and trainer.monitor.patience is not None,
                   resumed=checkpoint is not None)

@@ -984,6 +984,12 @@ MUTATIONS = [
     Mutation("an updater that a trainer made itself has a guard of its own", "utils/training/updater.py",
              "        self.guard = guard\n", "        pass\n",
              "test_updaters_that_a_trainer_made_itself_are_guarded_too"),
+    Mutation("methods of other programs are ignored in silence", "base/preflight/own_trainer.py",
+             "            refused.append(", "            [].append(",
+             "test_a_method_that_only_another_program_calls_is_refused_in_a_new_run"),
+    Mutation("a step that may learn later is refused", "base/preflight/own_trainer.py",
+             " and not _MAKES_STEPS.search(source)", "",
+             "test_a_step_that_learns_at_other_times_is_only_warned_of"),
 ]
 
 

@@ -79,6 +79,7 @@ def suggest_name(name: object, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, by_lower, n=1, cutoff=0.6)
     close += ["".join(part[:1] for part in word.split("_"))]
     close += sorted((option for option in by_lower if len(word) > 2 and word in option), key=len)  # `acc`
+    close += difflib.get_close_matches(word.partition("-")[0], by_lower, n=1, cutoff=0.6)  # `bf16-mixed`
     found = next((by_lower[option] for option in close if option in by_lower), None)
     return f" Did you mean '{found}'?" if found else ""
 

@@ -76,7 +76,7 @@ def _describe(scheduler, what: str, length: int, per: str, num_calls_of: Mapping
     what = "step_size_up and step_size_down" if what == "total_size" else what
     name, num_calls, other = type(scheduler).__name__, num_calls_of[per], {"step": "epoch"}.get(per, "step")
     otherwise = num_calls_of.get(other)
-    fix = f"Set {what} for {num_calls}"
+    fix = f"Set {what} {'below' if what == 'milestones' else 'for'} {num_calls}"
     if otherwise and otherwise / _FAR <= length <= otherwise * _FAR:
         fix = f"Set per: {other}, with which it is stepped {otherwise} times"
     elif what in ("T_max", "total_steps"):
