@@ -79,6 +79,14 @@ def test_a_failed_prediction_is_one_error_without_a_logged_traceback(texts, capl
     with pytest.raises(ConfigError, match="^model: prediction failed"):
         load(texts)({"input_ids": torch.full((2, 3), 59), "attention_mask": torch.ones(2, 3)})
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    with pytest.raises(ConfigError, match="The embedding has 20 rows; input_ids goes up to 57.$"):
+        fit(TEXTS, ["dataset.args.top=60"], out=texts.parent / "wrong")
+
+
+def test_how_a_batch_is_taken_is_logged_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    fit(TEXTS, out=tmp_path)
+    assert caplog.text.count("a batch is taken as model(") == 1
 
 
 def test_fit_trains_as_the_program_does(tmp_path):
