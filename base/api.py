@@ -17,7 +17,7 @@ from base.run.data_values import enter_data_values
 from base.data.fingerprint import kept_fingerprint
 from base.data.sampler import Batch
 from base.data.views import apply_transforms
-from base.prediction.inputs import as_batch, input_reader
+from base.prediction.inputs import as_batch, input_reader, is_batch
 from base.curves import draw_curves
 from base.run.checkpoints import Checkpoint, open_checkpoint
 from base.run.end import progress_of, recorded
@@ -63,13 +63,19 @@ class Predictor:
 
         `inputs`: a path, a PIL image, or a list of inputs; an array or tensor `[B, ...]` is B of them. Each
         is as the dataset gives it, and goes through the transforms of evaluation; a path is read by the
-        dataset's `read_input`. Raises ConfigError for a dataset without it.
+        dataset's `read_input`. Raises ConfigError for a dataset without it. Samples in mappings or tuples go
+        through the `collate_fn` of the dataset's class. A mapping of tensors `[B, ...]` is a collated batch.
         """
+        if isinstance(inputs, Mapping) and is_batch(inputs):
+            data = {name: torch.as_tensor(value) for name, value in inputs.items()}
+            size = len(next(iter(data.values())))
+            return self.predict(Batch(data, size, size))
         single = isinstance(inputs, (str, Path, Mapping)) or hasattr(inputs, "getbands")
         samples = [self._to_sample(item) for item in ([inputs] if single else inputs)]
         size = self.trainer.data.eval_batch_size
-        parts = [self.predict(Batch(as_batch(samples[first:first + size]), size, size))
-                 for first in range(0, len(samples), size)]
+        batches = [as_batch(samples[first:first + size], self.config["dataset"])
+                   for first in range(0, len(samples), size)]
+        parts = [self.predict(Batch(batch, size, size)) for batch in batches]
         return {name: _joined([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
     def _to_sample(self, item: Any) -> Any:

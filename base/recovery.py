@@ -79,8 +79,10 @@ def explained(trainer: FailedTrainer, error: Exception, scoring: str = "") -> Ex
     key, text = explain_error(trainer, error)
     if key is None and not passes_plug_in(error):  # the engine's own: its traceback is all there is
         return error
-    log.error("a step failed", exc_info=error, extra={"only_in_file": True})
-    if scoring and key:
+    known = bool(scoring and key)  # then the message says it all; a program that imports this has no run.log
+    log.log(logging.DEBUG if known else logging.ERROR, "a step failed", exc_info=error,
+            extra={"only_in_file": True})
+    if known:
         return ConfigError.at(key, f"{scoring} failed: {text}" + (
             "\nA split without labels cannot be scored. predict.py predicts for it." * (key[:4] == "loss")))
     return FailedStep(f"{trainer.position}: {f'{key}: ' * bool(key)}{text}\n(--verbose shows the traceback)")

@@ -32,6 +32,7 @@ from tools.verify_resume import describe_difference
 from utils.checkpoint.loading import load_checkpoint
 from utils.checkpoint.state import flatten_state
 from utils.checkpoint.store import CheckpointStore, SavePolicy
+from utils.cli import print_answer
 from utils.config.blocks import as_block
 from utils.device import peak_memory, synchronize
 from utils.errors import ConfigError, Fault, TrainingError, describe_error
@@ -92,7 +93,7 @@ def run_tool(args, setup, config: dict) -> None:
     """Runs `--check`: logs the estimate, prints OK."""
     with setup.trainer.errors_explained():
         log.info("%s\n%s", describe_parts(setup.trainer), check_experiment(setup, config, args.writers))
-    print("OK")
+    print_answer("OK")
 
 
 def check_experiment(setup, config: dict, outside: bool = False) -> str:

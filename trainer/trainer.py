@@ -1,6 +1,7 @@
 """Supervised training: a batch of inputs and targets, one model, one loss."""
 import logging
 from collections.abc import Mapping
+from functools import cache, partial
 
 import torch
 
@@ -8,6 +9,7 @@ from base import TRAINERS, BaseTrainer
 from base.data.nested import describe_shapes
 from base.metric_values import logits_of
 from base.model_inputs import PAIR, Choice, choose_inputs, kind_of
+from base.preflight.locate_error import describe_lookup
 from base.prediction.outputs import as_predictions
 from base.weighted_losses import loss_parts, named_terms, num_targets, own_terms
 from utils.errors import ConfigError, describe_error
@@ -35,6 +37,8 @@ class Trainer(BaseTrainer):
         self._of_torch = loss is not None and all(type(part).__module__.startswith("torch.")
                                                   for part in loss_parts(loss).values())
         self._unpack, self._choices = unpack, {}  # how batches are given to the model, by their kind
+        # logs a text once; the trial before a run puts attributes back, but leaves this cache
+        self._log_choice = cache(partial(log.info, "a batch is taken as %s"))
 
     def train_step(self, batch):
         outputs, targets, terms = self.forward(batch)
@@ -77,10 +81,12 @@ class Trainer(BaseTrainer):
                 args[0] if outputs is None else outputs, torch.Tensor)
             if self.in_preflight and (not plain or isinstance(error, TypeError)):
                 gave = "" if outputs is None else f"The model returned {describe_shapes(outputs)}. "
+                advice = describe_lookup(error) or (
+                    "For anything else, give its keys the names of forward's arguments, write a loss that "
+                    "takes what the model returns, or override `forward(batch)` of Trainer.")
                 raise ConfigError.at("model" if outputs is None else "loss", (
                     f"{describe_error(error)}\n{gave}A batch {describe_shapes(batch)} was taken as {choice}. "
-                    "For anything else, give its keys the names of forward's arguments, write a loss that "
-                    "takes what the model returns, or override `forward(batch)` of Trainer.")) from error
+                    f"{advice}")) from error
             raise
         return (self._for_metrics(outputs, terms) if self._unpack else outputs), targets, terms
 
@@ -93,7 +99,7 @@ class Trainer(BaseTrainer):
             choice = choose_inputs(self.unwrapped_model.forward, batch, self.loss is not None, most)
             self._choices[kind] = choice
             if choice != PAIR:
-                log.info("a batch is taken as %s", choice)
+                self._log_choice(str(choice))
         return self._choices[kind]
 
     def _loss_terms(self, outputs, targets) -> dict:

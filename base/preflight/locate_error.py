@@ -44,6 +44,8 @@ def explain_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     batches = [frame.f_locals.get("batch") for frame in frames if frame.f_code.co_name in _WITH_BATCH]
     text = f"{describe_error(error)}\n"
+    if outside := describe_lookup(error):
+        text += f"{outside} "
     if batches and batches[-1] is not None:
         text += f"The batch: {describe_shapes(batches[-1].data)}."
     elif any(frame.f_code.co_name in _FETCHING for frame in frames):
@@ -51,6 +53,20 @@ def explain_error(trainer: Parts, error: Exception) -> tuple[str | None, str]:
     text += f" Given to {key}: {given}." if given else ""
     key = key or ("dataset" if is_of_worker(error) else None)
     return key, text.rstrip() + f"\n{DEVICE_ASSERT_ADVICE}" * is_device_assert(error)
+
+
+def describe_lookup(error: Exception) -> str:
+    """What is wrong with the indices that an Embedding was given on the CPU; "" for any other error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in frames:
+        layer, given = frame.f_locals.get("self"), frame.f_locals.get("input")
+        if (isinstance(error, IndexError) and isinstance(layer, torch.nn.Embedding)
+                and isinstance(given, torch.Tensor) and given.numel()):
+            names = [name for each in frames for name, value in each.f_locals.items()
+                     if value is given and name != "input"]
+            end = f"up to {given.max()}" if given.min() >= 0 else f"down to {given.min()}"
+            return f"The embedding has {layer.num_embeddings} rows; {(names or ['its input'])[0]} goes {end}."
+    return ""
 
 
 def _describe_mismatch(trainer: Parts, key: str, given: list[torch.Tensor]) -> list[str]:

@@ -5,8 +5,9 @@ import re
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from base import MODELS, fit, load
+from base import DATASETS, MODELS, fit, load
 from base.curves import draw_curves
 from conftest import assert_same_run, train
 from data_loader.digits import Digits
@@ -17,6 +18,75 @@ CONFIG = {"name": "from_python", "dataset": "Digits",
           "model": {"type": "MLP", "args": {"sizes": [64, 10]}}, "loss": "CrossEntropyLoss",
           "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
           "trainer": {"args": {"epochs": 2, "monitor": "min val/loss", "log_every": 5}}}
+
+TEXTS = {**CONFIG, "dataset": "TextsForApi", "model": "BagForApi"}
+
+
+@DATASETS.register
+class TextsForApi(torch.utils.data.Dataset):
+    """Rows of tokens of several lengths; `top` is above all of them."""
+
+    def __init__(self, split: str, top: int = 20):
+        self.tokens = [torch.arange(1, 3 + number % 5) * 19 % top for number in range(20)]
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, index):
+        return {"input_ids": self.tokens[index], "label": index % 2}
+
+    @staticmethod
+    def collate_fn(samples):
+        tokens = pad_sequence([sample["input_ids"] for sample in samples], batch_first=True)
+        labels = {"label": torch.tensor([sample["label"] for sample in samples])}
+        return {"input_ids": tokens, "attention_mask": (tokens > 0).float(), **labels}
+
+
+@MODELS.register
+class BagForApi(torch.nn.Module):
+    """Scores of two classes from the mean of embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(20, 2)
+
+    def forward(self, input_ids, attention_mask):
+        return (self.embedding(input_ids) * attention_mask[..., None]).mean(1)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return fit(TEXTS, out=tmp_path_factory.mktemp("texts")).run
+
+
+def test_a_predictor_takes_samples_and_collated_batches_in_mappings(texts, caplog):
+    predictor, dataset = load(texts), TextsForApi("test")
+    samples = [dataset[number] for number in range(5)]
+    batch = dataset.collate_fn(samples)
+    expected = predictor.model(batch["input_ids"], batch["attention_mask"]).softmax(1)
+    assert torch.equal(predictor(samples)["probabilities"], expected)
+    assert torch.equal(predictor(batch)["probabilities"], expected)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    masked = [{"input_ids": tokens, "attention_mask": torch.ones(3)} for tokens in torch.ones(2, 3).long()]
+    assert len(predictor(masked)["class"]) == 2 and "'label'" in caplog.text  # stacked, as they can be
+    assert len(predictor(masked[0])["class"]) == 1
+    odd = [{"input_ids": torch.ones(length).long()} for length in (2, 3)]
+    with pytest.raises(ConfigError, match="^dataset: TextsForApi.collate_fn failed: KeyError: 'label'"):
+        predictor(odd)
+
+
+def test_a_failed_prediction_is_one_error_without_a_logged_traceback(texts, caplog):
+    with pytest.raises(ConfigError, match="^model: prediction failed"):
+        load(texts)({"input_ids": torch.full((2, 3), 59), "attention_mask": torch.ones(2, 3)})
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    with pytest.raises(ConfigError, match="The embedding has 20 rows; input_ids goes up to 57.$"):
+        fit(TEXTS, ["dataset.args.top=60"], out=texts.parent / "wrong")
+
+
+def test_how_a_batch_is_taken_is_logged_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    fit(TEXTS, out=tmp_path)
+    assert caplog.text.count("a batch is taken as model(") == 1
 
 
 def test_fit_trains_as_the_program_does(tmp_path):

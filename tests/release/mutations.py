@@ -52,6 +52,9 @@ MUTATIONS = [
              're.sub(r"(?<=://)[^/]*@", "", address)', "address",
              "test_a_copy_notes_the_templates_address_without_passwords_and_folders"),
     # -- predictions and reports
+    Mutation("samples in mappings are stacked without the collate_fn of their dataset",
+             "base/prediction/inputs.py", "    if collate:\n", "    if False:\n",
+             "test_a_predictor_takes_samples_and_collated_batches_in_mappings"),
     Mutation("a wrong --predictions is found after the scores", "test.py",
              "file = file_for(args.predictions, splits, predictor)", "file = None",
              "test_predictions_that_cannot_be_written_are_refused_before_the_scores"),
@@ -752,7 +755,7 @@ MUTATIONS = [
              "len(batch) - first <= most_targets", "True",
              "test_a_loss_of_one_target_is_given_the_first_of_several"),
     Mutation("scoring a split without labels is no mistake of the config", "base/recovery.py",
-             "    if scoring and key:\n", "    if False:\n",
+             "    if known:\n", "    if False:\n",
              "test_a_split_without_labels_is_not_scored_and_why_stands_last"),
     Mutation("user code that fails shows a traceback", "logger/console.py",
              'not getattr(record, "only_in_file", False)', "True",

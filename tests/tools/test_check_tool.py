@@ -1,5 +1,7 @@
 """`train.py --check`: everything short of training, with a list of what is wrong, or OK and an estimate."""
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -574,3 +576,10 @@ def test_parts_that_not_every_step_uses_are_no_fault(check, overrides):
 def test_a_loss_of_derivatives_is_told_what_evaluation_needs(check):
     text = listed(check, "model.args={sizes: [64, 8, 1]}", "trainer={type: OfDerivatives, args: {forgets: true}}", "metrics=[]")
     assert "torch.enable_grad()" in text
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_early_sees_no_traceback():
+    done = subprocess.run(f"{sys.executable} train.py -c configs/linear_regression.yaml --check | head -n 1",
+                          shell=True, capture_output=True, text=True, cwd=PROJECT)
+    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr

@@ -65,6 +65,56 @@ class CannotBeTraced(OtherwiseWhenTraced):
         return self.layers(images) if images.sum() > 0 else self.layers(-images)
 
 
+@DATASETS.register
+class PairsForExport(torch.utils.data.Dataset):
+    """Samples in mappings, of two inputs and a label."""
+
+    def __init__(self, split: str):
+        self.tokens = torch.arange(60).reshape(20, 3) % 7
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return {"mask": torch.ones(3), "tokens": self.tokens[index], "label": index % 2}
+
+
+@MODELS.register
+class PairsModelForExport(torch.nn.Module):
+    """A model of two tensors; `whole`: of the whole batch."""
+
+    def __init__(self, whole: bool = False):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(7, 2)
+        if whole:
+            self.forward = lambda batch: PairsModelForExport.forward(self, batch["tokens"], batch["mask"])
+
+    def forward(self, tokens, mask):
+        return (self.embedding(tokens) * mask[..., None]).mean(1)
+
+
+def test_weights_of_a_model_of_any_inputs_are_exported(tmp_path):
+    pairs = {**CONFIG, "dataset": "PairsForExport", "transforms": {},
+             "model": {"type": "PairsModelForExport", "args": {"whole": True}}}
+    run = fit(pairs, out=tmp_path).run
+    file, difference = export(run, "weights")
+    assert difference == 0 and torch.load(file)["embedding.weight"].shape == (7, 2)
+    assert json.loads(file.with_suffix(".json").read_text())["input"] is None
+    with pytest.raises(ConfigError, match="Write --format weights, or call torch.export.export with load"):
+        export(run, "pt2")
+
+
+@pytest.mark.slow
+def test_a_program_of_several_tensors_takes_them_by_name(tmp_path):
+    run = fit({**CONFIG, "dataset": "PairsForExport", "transforms": {}, "model": "PairsModelForExport"},
+              out=tmp_path).run
+    file, difference = export(run, "pt2")
+    tokens, mask = torch.ones(5, 3).long(), torch.ones(5, 3)
+    expected = load(run).model(tokens, mask)
+    assert torch.equal(torch.export.load(file).module()(tokens=tokens, mask=mask), expected)
+    assert [*json.loads(file.with_suffix(".json").read_text())["input"]] == ["tokens", "mask"]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return fit(CONFIG, out=tmp_path_factory.mktemp("exported")).run

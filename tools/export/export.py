@@ -3,7 +3,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import nn
 
 from base.api import Predictor, load
 from base.data.augmentation import BatchAugmentation
-from tools.export.formats import FORMATS, Model, Run, flatten_outputs
+from base.data.nested import describe_shapes
+from base.model_inputs import choose_inputs
+from tools.export.formats import FORMATS, Inputs, Model, Run, flatten_outputs
 from utils.config.loading import located
 from utils.config.values import flatten, masked
 from utils.errors import ConfigError, TrainingError, unwritable
@@ -50,23 +52,30 @@ def export(path: Path, name: str, with_transforms: bool = False, folder: Path | 
         raise ConfigError(f"--format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
     if with_transforms and not form.has_code:
         raise ConfigError(f"--format {name} holds weights alone; --with-transforms goes with pt2 and onnx")
-    predictor = load(path, overrides, "cpu")
+    predictor, inputs, scaled = load(path, overrides, "cpu"), None, False
     with located(predictor.places):
-        batch, module = _samples(predictor), predictor.model
+        module = predictor.model
         if with_transforms:
             module = WithTransforms(module, [
                 transform for transform in predictor.trainer.data.transforms["batch"]
                 if not _augments(transform)]).eval()
-            inputs = _inputs(batch.data)
-        else:
-            inputs = _inputs(predictor.trainer.device_batch(batch, training=False))
+        try:
+            raw = _samples(predictor)
+            batch = raw.data if with_transforms else predictor.trainer.device_batch(raw, training=False)
+            inputs = _inputs(predictor, batch, with_transforms)
+            before, after = ([*each.args, *each.kwargs.values()][0] for each in (
+                _inputs(predictor, raw.data, with_transforms), inputs))
+            scaled = before.dtype == torch.uint8 and after.is_floating_point()
+        except ConfigError:  # weights need no samples
+            if form.has_code:
+                raise
     checkpoint = predictor.checkpoint.file
     folder = folder or (run_of(checkpoint) or checkpoint.parent) / "export"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished_") as unfinished:
-            scaled = _inputs(batch.data).dtype == torch.uint8 and inputs.is_floating_point()
-            model = Model(module, inputs[:2].clone(), _metadata(predictor, inputs, with_transforms, scaled))
+            model = Model(module, inputs and inputs.rows(2),
+                          _metadata(predictor, inputs and inputs.named(module), with_transforms, scaled))
             difference = _write(form, model, inputs, Path(unfinished) / form.name)
             for file in Path(unfinished).iterdir():
                 shutil.move(file, folder / file.name)
@@ -88,23 +97,34 @@ def _samples(predictor: Predictor):
     raise ConfigError("the dataset has no samples on which the file could be compared with the run")
 
 
-def _inputs(batch: Any) -> torch.Tensor:
-    """The input of a batch, some samples twice if it has fewer than are compared."""
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    if not isinstance(inputs, torch.Tensor):
-        raise ConfigError("models that take one tensor can be exported; this one is given a "
-                          f"{type(inputs).__name__}")
-    return inputs.repeat(-(-max(SIZES) // len(inputs)), *[1] * (inputs.ndim - 1))[:max(SIZES)]
+def _inputs(predictor: Predictor, batch: Any, alone: bool) -> Inputs:
+    """What the model is given of a batch, without targets. `alone`: it has to be one tensor."""
+    trainer = predictor.trainer
+    choice = choose_inputs(predictor.model.forward, batch, trainer.loss is not None)
+    args, kwargs, _ = choice.take(batch)
+    inputs = Inputs(tuple(args), {name: value for name, value in kwargs.items()
+                                  if choice.kwargs[name] != choice.targets})
+    values = [*args, *inputs.kwargs.values()]
+    if not values or not all(isinstance(value, torch.Tensor) for value in values) or (
+            alone and (len(args) != 1 or len(values) != 1)):
+        way_out = ("--with-transforms goes with models that take one tensor" if alone else
+                   "pt2 and onnx take models whose arguments are tensors. Write --format weights, or call "
+                   "torch.export.export with load(run).model")
+        raise ConfigError(f"{way_out}; this one is given {describe_shapes(tuple(values))}")
+    return inputs
 
 
 @torch.no_grad()
-def _write(form, model: Model, inputs: torch.Tensor, file: Path) -> float:
-    """Writes a file with its metadata beside it; returns how much its outputs differ from the model's."""
+def _write(form, model: Model, inputs: Inputs | None, file: Path) -> float:
+    """Writes a file with its metadata beside it; returns how much its outputs, or tensors, differ."""
     try:
-        expected = [flatten_outputs(model.module(inputs[:size])) for size in SIZES]
+        if form.has_code:
+            given = [(inputs.rows(size),) for size in SIZES]
+            expected = [flatten_outputs(model.module(*part.args, **part.kwargs)) for part, in given]
+        else:
+            given, expected = [()], [[*model.module.state_dict().values()]]
         form.write(model, file)
-        run = form.read(file, model)
-        difference = _difference(run, inputs, expected)
+        difference = _difference(form.read(file, model), given, expected)
     except OSError:
         raise
     except Exception as error:  # of tracers and runtimes, for models of any kind
@@ -118,22 +138,24 @@ def _write(form, model: Model, inputs: torch.Tensor, file: Path) -> float:
     return difference
 
 
-def _difference(run: Run, inputs: torch.Tensor, expected: list[list[torch.Tensor]]) -> float:
+def _difference(run: Run, inputs: list[tuple], expected: list[list[torch.Tensor]]) -> float:
     """The largest difference of outputs, relative to the largest output; infinite if shapes differ."""
     largest = 0.0
-    for size, outputs in zip(SIZES, expected, strict=True):
-        given = run(inputs[:size].contiguous())
+    for arguments, outputs in zip(inputs, expected, strict=True):
+        given = run(*arguments)
         if [output.shape for output in given] != [output.shape for output in outputs]:
             return float("inf")
         for one, other in zip(outputs, given, strict=True):
+            if torch.equal(one, other):  # also one without elements
+                continue
             gap = (one.double() - other.double()).abs().max() / one.double().abs().max().clamp_min(1e-12)
             largest = max(largest, gap.item()) if gap == gap else float("nan")
     return largest
 
 
-def _metadata(predictor: Predictor, inputs: torch.Tensor, with_transforms: bool,
+def _metadata(predictor: Predictor, inputs: Mapping[str, torch.Tensor] | None, with_transforms: bool,
               scaled: bool) -> dict[str, Any]:
-    """What another program has to know of the model, as plain values.
+    """What another program has to know of the model, as plain values. `inputs`: by name, if they are known.
 
     `scaled`: whether the uint8 images of the dataset are divided by 255 before they are given to the file.
     """
@@ -143,8 +165,11 @@ def _metadata(predictor: Predictor, inputs: torch.Tensor, with_transforms: bool,
     starts, secret = (starts_of(run), keys_from_environment(run)) if run else ([], ())
     blocks = {key: [block for block, transform in zip(written.get(key) or [], built[key], strict=True)
                     if not _augments(transform)] for key in ("eval", "batch")}
+    described = {name: {"dtype": str(value.dtype).removeprefix("torch."),
+                        "shape": ["batch", *value.shape[1:]]}
+                 for name, value in (inputs or {}).items()}
     return {
-        "input": {"dtype": str(inputs.dtype).removeprefix("torch."), "shape": ["batch", *inputs.shape[1:]]},
+        "input": described.get("input", described) if inputs else None,
         # what an image goes through before it is given to the file, in this order
         "transforms": {"eval": blocks["eval"], "batch": [] if with_transforms else blocks["batch"],
                        "uint8_to_float": scaled},

@@ -1,5 +1,5 @@
 """The formats of an exported model: how each is written with its metadata, and loaded again to compare."""
-import copy
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,16 +8,45 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-Run = Callable[[torch.Tensor], list[torch.Tensor]]
+Run = Callable[..., list[torch.Tensor]]
 _ONE_FILE_BYTES = 2**30  # an ONNX file holds up to 2 GB; the weights of larger models get a file beside it
 
 
 class Model(NamedTuple):
-    """What is exported: a module of one input, an example batch of it, and what describes both."""
+    """What is exported: a module, an example batch (None if weights need none), what describes both."""
 
     module: nn.Module
-    example: torch.Tensor
+    example: "Inputs | None"
     metadata: Mapping[str, Any]
+
+
+class Inputs(NamedTuple):
+    """Tensors `[B, ...]` that a module is called with."""
+
+    args: tuple[torch.Tensor, ...]
+    kwargs: dict[str, torch.Tensor]
+
+    def rows(self, size: int) -> "Inputs":
+        """The first `size` of a batch, some twice if there are fewer."""
+        def part(value: torch.Tensor) -> torch.Tensor:
+            return value.repeat(-(-size // len(value)), *[1] * (value.ndim - 1))[:size].clone()
+        return Inputs(tuple(map(part, self.args)), {name: part(value) for name, value in self.kwargs.items()})
+
+    def named(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        """The tensors by the names of the module's arguments, in their order; one alone is `input`."""
+        bound = inspect.signature(module.forward).bind(*self.args, **self.kwargs).arguments
+        found = {}
+        for name, value in bound.items():
+            several = enumerate(value) if isinstance(value, tuple) else dict(value).items() if isinstance(
+                value, dict) else None
+            found |= {name: value} if several is None else {
+                key if isinstance(key, str) else f"{name}_{key}": item for key, item in several}
+        return {"input": value for value in found.values()} if len(found) == 1 else found
+
+    def free_batch(self, module: nn.Module) -> Any:
+        """What torch.export takes as `dynamic_shapes`: the first dimension of each tensor is free."""
+        bound = inspect.signature(module.forward).bind(*self.args, **self.kwargs).arguments
+        return torch.utils._pytree.tree_map(lambda value: {0: torch.export.Dim.DYNAMIC}, dict(bound))
 
 
 class Format(NamedTuple):
@@ -58,34 +87,34 @@ def _write_safetensors(model: Model, file: Path) -> None:
 
 
 def _read_weights(file: Path, model: Model) -> Run:
+    """The tensors of the file, which need no inputs."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         weights = load_file(file)
     else:
         weights = torch.load(file, weights_only=True)
-    module = copy.deepcopy(model.module)
-    for value in module.state_dict().values():
-        value.zero_()
-    module.load_state_dict(weights)
-    return lambda inputs: flatten_outputs(module(inputs))
+    return lambda: [weights[name] for name in model.module.state_dict()]
 
 
 def _write_program(model: Model, file: Path) -> None:
-    program = torch.export.export(model.module, (model.example,), dynamic_shapes=_batch_dimension())
+    program = torch.export.export(model.module, *model.example,
+                                  dynamic_shapes=model.example.free_batch(model.module))
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(model.metadata)})
 
 
 def _read_program(file: Path, model: Model) -> Run:
     module = torch.export.load(file).module()
-    return lambda inputs: flatten_outputs(module(inputs))
+    return lambda inputs: flatten_outputs(module(*inputs.args, **inputs.kwargs))
 
 
 def _write_onnx(model: Model, file: Path) -> None:
     size = sum(value.nbytes for value in model.module.state_dict().values())
-    names = output_names(model.module(model.example))
-    program = torch.onnx.export(model.module, (model.example,), dynamo=True, input_names=["input"],
-                                output_names=names, dynamic_shapes=_batch_dimension(), verbose=False)
+    args, kwargs = model.example
+    program = torch.onnx.export(
+        model.module, args, kwargs=kwargs, dynamo=True, input_names=[*model.example.named(model.module)],
+        output_names=output_names(model.module(*args, **kwargs)), verbose=False,
+        dynamic_shapes=model.example.free_batch(model.module))
     program.model.metadata_props.update({name: json.dumps(value) for name, value in model.metadata.items()})
     program.save(file, external_data=size > _ONE_FILE_BYTES)
 
@@ -94,11 +123,8 @@ def _read_onnx(file: Path, model: Model) -> Run:
     from onnxruntime import InferenceSession
 
     session = InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda inputs: [*map(torch.from_numpy, session.run(None, {"input": inputs.numpy()}))]
-
-
-def _batch_dimension() -> tuple[dict]:
-    return ({0: torch.export.Dim.DYNAMIC},)
+    return lambda inputs: [*map(torch.from_numpy, session.run(None, {
+        name: value.numpy() for name, value in inputs.named(model.module).items()}))]
 
 
 FORMATS = {

@@ -68,7 +68,8 @@ def file_predictions(predictor: BatchPredictor, files: list[Path],
                      bars: bool = True) -> Iterator[Predictions]:
     """For each file, in order; `errors` has files that cannot be read. All processes get equal `files`."""
     data = predictor.trainer.data
-    inputs = InputFiles(files, input_reader(predictor.config["dataset"], data.transforms["eval"]))
+    section = predictor.config["dataset"]
+    inputs = InputFiles(files, input_reader(section, data.transforms["eval"]), section)
     batches = [range(first, min(first + data.eval_batch_size, len(files)))
                for first in range(0, len(files), data.eval_batch_size)]
     own = [[*batch[data.rank_slice.of(len(batch))]] for batch in batches]

@@ -28,10 +28,11 @@ class InputFiles(Dataset):
     Args:
         files: their paths.
         read: gives the input in a file, transformed.
+        section: the config's dataset, whose class makes the batches.
     """
 
-    def __init__(self, files: Sequence[Path], read: Callable[[Path], Any]):
-        self.files, self.read = files, read
+    def __init__(self, files: Sequence[Path], read: Callable[[Path], Any], section: Any):
+        self.files, self.read, self.section = files, read, section
 
     def __len__(self) -> int:
         return len(self.files)
@@ -49,7 +50,7 @@ class InputFiles(Dataset):
         inputs = {file: sample for file, sample, error in samples if error is None}
         errors = {file: error for file, _, error in samples if error is not None}
         try:
-            data = as_batch([*inputs.values()]) if inputs else None
+            data = as_batch([*inputs.values()], self.section) if inputs else None
         except RuntimeError as error:
             raise ConfigError("the inputs make no batch, as those of different sizes do not. One by one: "
                               f"data_loader.eval_batch_size=1. ({str(error).splitlines()[0]})") from error
