@@ -580,6 +580,7 @@ def test_a_loss_of_derivatives_is_told_what_evaluation_needs(check):
 
 @pytest.mark.slow
 def test_a_reader_that_stops_early_sees_no_traceback():
+    needs("configs/linear_regression.yaml")
     done = subprocess.run(f"{sys.executable} train.py -c configs/linear_regression.yaml --check | head -n 1",
                           shell=True, capture_output=True, text=True, cwd=PROJECT)
     assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr

@@ -60,12 +60,7 @@ def export(path: Path, name: str, with_transforms: bool = False, folder: Path | 
                 transform for transform in predictor.trainer.data.transforms["batch"]
                 if not _augments(transform)]).eval()
         try:
-            raw = _samples(predictor)
-            batch = raw.data if with_transforms else predictor.trainer.device_batch(raw, training=False)
-            inputs = _inputs(predictor, batch, with_transforms)
-            before, after = ([*each.args, *each.kwargs.values()][0] for each in (
-                _inputs(predictor, raw.data, with_transforms), inputs))
-            scaled = before.dtype == torch.uint8 and after.is_floating_point()
+            inputs, scaled = _inputs_of_samples(predictor, with_transforms)
         except ConfigError:  # weights need no samples
             if form.has_code:
                 raise
@@ -82,6 +77,16 @@ def export(path: Path, name: str, with_transforms: bool = False, folder: Path | 
     except OSError as error:
         raise unwritable(folder, error) from error
     return folder / form.name, difference
+
+
+def _inputs_of_samples(predictor: Predictor, with_transforms: bool):
+    """What the model gets of the first samples, and whether that is bytes made to floats in [0, 1]."""
+    raw = _samples(predictor)
+    batch = raw.data if with_transforms else predictor.trainer.device_batch(raw, training=False)
+    inputs = _inputs(predictor, batch, with_transforms)
+    before, after = ([*each.args, *each.kwargs.values()][0] for each in (
+        _inputs(predictor, raw.data, with_transforms), inputs))
+    return inputs, before.dtype == torch.uint8 and after.is_floating_point()
 
 
 def _augments(transform: Any) -> bool:
