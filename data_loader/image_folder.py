@@ -46,7 +46,7 @@ class ImageFolder(Dataset):
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}. Images lie in a folder for each split and class: "
                              f"{folder}/CLASS/1.jpg")
-        self.classes = sorted(path.name for path in (Path(root) / "train").glob("*/"))
+        self.classes = _folders_in(Path(root) / "train")
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
         self.samples = self.imgs = self._samples(folder)
         self.targets = [label for _, label in self.samples]
@@ -54,7 +54,7 @@ class ImageFolder(Dataset):
 
     def _samples(self, folder: Path) -> list[tuple[str, int]]:
         samples = []
-        for name in sorted(path.name for path in folder.glob("*/")):
+        for name in _folders_in(folder):
             if name not in self.class_to_idx:
                 raise ValueError(f"{folder} has the class {name}; train has {', '.join(self.classes)}")
             paths = [os.path.join(where, file)
@@ -79,3 +79,7 @@ class ImageFolder(Dataset):
         dataset = copy.copy(self)
         dataset.read, rest = self.read.with_transforms(transforms)
         return dataset, rest
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if path.is_dir())  # Python 3.10: "*/" also has files

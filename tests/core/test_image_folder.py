@@ -57,6 +57,12 @@ def test_images_of_16_bit_keep_their_shades(tmp_path):
     assert pixels(tmp_path, decoder="torchvision")[0, :, 0].tolist() == [0, 255, 255]  # as 1.0.0
 
 
+def test_a_file_beside_the_folders_of_the_classes_is_no_class(tmp_path):
+    picture().save(file(tmp_path, "1.png"))
+    (tmp_path / "train" / "notes.txt").write_text("")
+    assert ImageFolder("train", str(tmp_path)).classes == ["cat"]
+
+
 def test_images_are_turned_as_their_exif_says(tmp_path):
     Image.new("RGB", (4, 2)).save(file(tmp_path, "1.jpg"), exif=rotation(6))
     assert pixels(tmp_path).shape == (4, 2, 3) and pixels(tmp_path, decoder="torchvision").shape == (2, 4, 3)
