@@ -3,8 +3,11 @@ import importlib.util
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+import torch
+
+from logger.pictures import draw_grid
 from logger.writer import RunInfo
 from utils.errors import ConfigError
 
@@ -38,3 +41,29 @@ def picture_of(png: bytes):
     from PIL import Image
 
     return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+class PointsOnce:
+    """Points, images and histograms for a service whose steps only grow: what it has is not sent again.
+
+    A subclass has `_run`, with a method `log(values, step)`; `_sent`, the last step that the service has; and
+    `_library()`, the imported package with `Image` and `Histogram`.
+    """
+
+    def _log(self, values: Mapping, step: int) -> None:
+        if self._run and step > self._sent:
+            self._run.log({**values}, step=step)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._log(values, step)
+
+    def images(self, name: str, images: torch.Tensor, step: int,
+               captions: Sequence[str] | None = None) -> None:
+        self._log({name: self._library().Image(draw_grid(images, captions))}, step)
+
+    def figure(self, name: str, png: bytes, step: int) -> None:
+        self._log({name: self._library().Image(picture_of(png))}, step)
+
+    def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        kind = self._library().Histogram
+        self._log({name: kind(tensor.float().numpy().ravel()) for name, tensor in tensors.items()}, step)

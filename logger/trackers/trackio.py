@@ -1,15 +1,11 @@
 """Trackio: https://github.com/gradio-app/trackio"""
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import torch
-
-from logger.pictures import draw_grid
-from logger.trackers.shared import picture_of, points_before, require_package
+from logger.trackers.shared import PointsOnce, points_before, require_package
 from logger.writer import RunInfo, Writer
 
 
-class Trackio(Writer):
+class Trackio(PointsOnce, Writer):
     """Sends a run to Trackio on this machine (`trackio show`), as one run in all its starts.
 
     Trackio takes no point back: a resumed run continues where what was sent has ended.
@@ -30,10 +26,14 @@ class Trackio(Writer):
         self._sent = -1  # the last step that Trackio has from earlier starts
         self._name = f"{run.run_name}-{run.id[:6]}"  # by which Trackio finds it again
 
-    @cached_property
-    def _run(self):
+    def _library(self):
         import trackio  # takes seconds, so not in the constructor
 
+        return trackio
+
+    @cached_property
+    def _run(self):
+        trackio = self._library()
         if self.run.resumed:
             last = trackio.SQLiteStorage.get_last_step(self._project, self._name)
             self._sent = -1 if last is None else last
@@ -44,33 +44,10 @@ class Trackio(Writer):
             run.log(values, step=step)
         return run
 
-    def _log(self, values: Mapping, step: int) -> None:
-        if self._run and step > self._sent:
-            self._run.log({**values}, step=step)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._log(values, step)
-
-    def images(self, name: str, images: torch.Tensor, step: int,
-               captions: Sequence[str] | None = None) -> None:
-        from trackio import Image
-
-        self._log({name: Image(draw_grid(images, captions))}, step)
-
-    def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        from trackio import Histogram
-
-        self._log({name: Histogram(tensor.float().numpy().ravel()) for name, tensor in tensors.items()}, step)
-
     def text(self, name: str, text: str, step: int) -> None:
         from trackio import Markdown
 
         self._log({name: Markdown(text)}, step)
-
-    def figure(self, name: str, png: bytes, step: int) -> None:
-        from trackio import Image
-
-        self._log({name: Image(picture_of(png))}, step)
 
     def event(self, kind: str, text: str) -> None:
         self._run.alert(title=kind, text=text)

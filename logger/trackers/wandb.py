@@ -6,13 +6,12 @@ from typing import Literal
 
 import torch
 
-from logger.pictures import draw_grid
-from logger.trackers.shared import picture_of, points_before, require_package
+from logger.trackers.shared import PointsOnce, points_before, require_package
 from logger.trackers.wandb_files import last_step
 from logger.writer import RunInfo, Writer
 
 
-class WandB(Writer):
+class WandB(PointsOnce, Writer):
     """Sends a run to Weights & Biases, as one run in all its starts, with best.pt as an artifact.
 
     W&B takes no point back: a resumed run continues where what was sent has ended.
@@ -40,10 +39,14 @@ class WandB(Writer):
         self._is_offline = (mode or os.environ.get("WANDB_MODE")) == "offline"
         self._sent = -1  # the last step that W&B has from earlier starts
 
-    @cached_property
-    def _run(self):
+    def _library(self):
         import wandb  # takes seconds, so not in the constructor
 
+        return wandb
+
+    @cached_property
+    def _run(self):
+        wandb = self._library()
         info = self.run
         often = "x_transaction_log_flush_interval"  # seconds that a kill may cost; 15 by default
         settings = wandb.Settings(console="off", silent=True,
@@ -58,27 +61,9 @@ class WandB(Writer):
             run.log(values, step=step)
         return run
 
-    def _log(self, values: Mapping, step: int) -> None:
-        if self._run and step > self._sent:
-            self._run.log({**values}, step=step)
-
     def hparams(self, config: Mapping, changed: Mapping | None) -> None:
         if changed:
             self._run.config.update({**self.run.config}, allow_val_change=True)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._log(values, step)
-
-    def images(self, name: str, images: torch.Tensor, step: int,
-               captions: Sequence[str] | None = None) -> None:
-        from wandb import Image
-
-        self._log({name: Image(draw_grid(images, captions))}, step)
-
-    def histograms(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        from wandb import Histogram
-
-        self._log({name: Histogram(tensor.float().numpy().ravel()) for name, tensor in tensors.items()}, step)
 
     def text(self, name: str, text: str, step: int) -> None:
         self.table(name, ["text"], [[text]], step)
@@ -87,11 +72,6 @@ class WandB(Writer):
         from wandb import Table
 
         self._log({name: Table(columns=[*columns], data=[*rows])}, step)
-
-    def figure(self, name: str, png: bytes, step: int) -> None:
-        from wandb import Image
-
-        self._log({name: Image(picture_of(png))}, step)
 
     def audio(self, name: str, samples: torch.Tensor, rate_hz: int, step: int) -> None:
         from wandb import Audio
