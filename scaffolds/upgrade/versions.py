@@ -102,7 +102,7 @@ def your_side(git: Git, old: str, new: str) -> list[str]:
     """What the changelog of `new` says to owners of projects, and that of `old` does not."""
     known = set(your_side_of(git.read(old, "CHANGELOG.md") or ""))
     items = [item for item in your_side_of(git.read(new, "CHANGELOG.md") or "") if item not in known]
-    followed = zip(items, [*items[1:], "#"])  # without headings of which all is known
+    followed = zip(items, [*items[1:], "#"])  # without headings whose text is known whole
     return [item for item, after in followed if not (item.startswith("#") and after.startswith("#"))]
 
 

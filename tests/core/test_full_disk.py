@@ -242,7 +242,7 @@ def finished(tmp_path_factory):
 
 
 def last_line(done) -> str:
-    """Of the errors, of which there is one; plug-ins of a fork may warn of former names before."""
+    """The only error; plug-ins of a fork may warn of former names before."""
     assert "Traceback" not in done.stderr
     return done.stderr.splitlines()[-1]
 

@@ -1,4 +1,4 @@
-"""The cache of decoded pictures: the same bytes as without it, whatever happens to any file."""
+"""The cache of decoded pictures: the same bytes as without it, if any file is damaged, deleted or full."""
 import json
 import logging
 import os

@@ -5,7 +5,7 @@ from conftest import assert_same_run, assert_same_state, epochs, load, program, 
 from utils.errors import Interrupted
 from utils.run_record import records_of
 
-# a checkpoint is due after epoch 3 alone, so that an end before it has to save by itself
+# a checkpoint is due after epoch 3 alone, so that an end before it has to save
 OPTIONS = ["trainer.args.epochs=4", "trainer.args.ema=0.9", "trainer.args.early_stop=9",
            "trainer.args.checkpoint_every={epochs: 3}", "trainer.args.eval_every=2",
            "scheduler={type: ReduceLROnPlateau, args: {patience: 0, threshold: 9}}"]

@@ -110,7 +110,7 @@ def _walk(folder: Path, depth: int, seen: set) -> Iterator[tuple[Path, Mapping[s
 
 def _read_run(folder: Path, root: Path, files: Mapping[str, os.DirEntry], state: str | None = None) -> Run:
     records = records_of(folder) if RECORD in files else []
-    summary = _read_json(files.get(SUMMARY))
+    summary = read_json(files.get(SUMMARY))
     config = summary.get("config")
     if isinstance(config, dict):
         config = _in_one_form(config)
@@ -128,7 +128,7 @@ def _read_run(folder: Path, root: Path, files: Mapping[str, os.DirEntry], state:
         folder, os.path.relpath(folder, root) if folder != root else folder.absolute().name, state,
         reason if isinstance(reason, str) else None, monitor, best, epoch,
         _numbers(summary.get("scores")),
-        {name: value for name, value in _numbers(_read_json(files.get(SCORES))).items()
+        {name: value for name, value in _numbers(read_json(files.get(SCORES))).items()
          if name.partition("/")[0] == "test"},
         config, folder.stat().st_mtime if started is None else started,
         _duration(records, state, files), records)
@@ -223,13 +223,13 @@ def _seconds(text: Any) -> float | None:
         return None
 
 
-def _read_json(entry: os.DirEntry | None) -> dict:
+def read_json(file: os.PathLike | None) -> dict:
     """The table in a JSON file; {} if it is missing or cannot be read."""
     try:
-        if entry is None or entry.stat().st_size > _LIMIT:
+        if file is None or os.stat(file).st_size > _LIMIT:
             return {}
-        with open(entry.path, encoding="utf-8", errors="replace") as file:
-            content = json.load(file)
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            content = json.load(opened)
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

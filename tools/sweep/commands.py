@@ -7,8 +7,8 @@ from dataclasses import replace
 from tools.sweep.checks import find_faults, overrides_for
 from tools.sweep.decisions import New, next_step
 from tools.sweep.driver import TRAIN, Driver, arguments_of, seen_of
+from tools.sweep.executors.outcome import Executor
 from tools.sweep.ledger import Ledger, read_events
-from tools.sweep.outcome import Executor
 from tools.sweep.page.page import LivePage
 from tools.sweep.plan import CONFIG, Plan, begin_of, config_text, read_plan, refuse_another_sweep
 from tools.sweep.result import report_result
@@ -155,9 +155,9 @@ def _executor(plan: Plan) -> Executor:
     """What `run_on` names; imported here, as Ray is optional."""
     options = {key: value for key, value in plan.options.run_on.items() if key != "type"}
     if plan.options.run_on["type"] == "ray":
-        from tools.sweep.ray_executor import RayExecutor
+        from tools.sweep.executors.ray_executor import RayExecutor
 
         return RayExecutor(**options)
-    from tools.sweep.processes import Processes
+    from tools.sweep.executors.processes import Processes
 
     return Processes(**options)

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from tools.sweep.checks import overrides_for
 from tools.sweep.decisions import New, Promote, Start, next_step
+from tools.sweep.executors.outcome import Executor, Outcome
 from tools.sweep.ledger import Ledger
-from tools.sweep.outcome import Executor, Outcome
 from tools.sweep.plan import CONFIG, Plan
-from tools.sweep.seen import FINISHED, PAUSED, RUNNING, Seen
+from tools.sweep.sampling.seen import FINISHED, PAUSED, RUNNING, Seen
 from tools.sweep.table import number_text
 from tools.sweep.trials import MOST_LOST, Study, Trial, TrialRun
 from utils.errors import PROJECT

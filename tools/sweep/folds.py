@@ -25,10 +25,10 @@ from tools.prediction.batches import Predictions, split_predictions, write_all
 from tools.prediction.files import prediction_file
 from tools.report.report import Report
 from tools.sweep.driver import seen_of
-from tools.sweep.importance import importance
 from tools.sweep.ledger import read_events
 from tools.sweep.page.page import POOLED, write_page
 from tools.sweep.plan import CONFIG, Plan, begin_of, read_plan
+from tools.sweep.sampling.importance import importance
 from tools.sweep.table import number_text
 from tools.sweep.trials import Study, TrialRun, best_trial
 from utils.config.loading import located

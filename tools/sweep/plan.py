@@ -9,9 +9,9 @@ from typing import Any
 
 from tools.sweep.checks import with_references
 from tools.sweep.ledger import read_events
-from tools.sweep.samplers import check_sampler, suggest
+from tools.sweep.sampling.samplers import check_sampler, suggest
+from tools.sweep.sampling.seen import Seen
 from tools.sweep.section import DEFAULTS, SweepOptions, read_section
-from tools.sweep.seen import Seen
 from tools.sweep.trials import Study
 from utils.config.loading import Reading, located, raise_faults, read_config
 from utils.config.syntax import dump_yaml, format_value, parse_yaml

@@ -5,11 +5,12 @@ import statistics
 import time
 from datetime import datetime
 
+from tools.runs.reading import read_json
 from tools.sweep.driver import seen_of
-from tools.sweep.importance import importance
-from tools.sweep.page.page import POOLED, read_pooled, write_page
+from tools.sweep.executors.processes import Processes
+from tools.sweep.page.page import POOLED, write_page
 from tools.sweep.plan import BEST, CONFIG, Plan
-from tools.sweep.processes import Processes
+from tools.sweep.sampling.importance import importance
 from tools.sweep.table import ranking
 from tools.sweep.trials import Study, Trial, best_trial
 from utils.cli import print_answer
@@ -46,7 +47,7 @@ def _over_folds(plan: Plan, best: Trial) -> str:
     there, log = plan.folder / POOLED, plan.folder / "folds.log"
     if not all(file.is_file() for file in weights):
         return "all folds: no predictions, as runs have no best.pt"
-    if read_pooled(plan.folder).get("trial") == best.number and there.stat().st_mtime > max(
+    if read_json(plan.folder / POOLED).get("trial") == best.number and there.stat().st_mtime > max(
             file.stat().st_mtime for file in weights):
         return f"all folds: {there}"
     paths = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))

@@ -35,7 +35,7 @@ class Runs:
     """An executor, and what it has been given."""
 
     def __init__(self, folder: Path, **options):
-        from tools.sweep.ray_executor import RayExecutor
+        from tools.sweep.executors.ray_executor import RayExecutor
 
         self.folder, self.ended = folder, {}
         self.program = folder / "program.py"
@@ -62,7 +62,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    needs("tools/sweep/ray_executor.py")
+    needs("tools/sweep/executors/ray_executor.py")
     found = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         found.add(f"--address={found.address}")
@@ -133,7 +133,7 @@ def test_a_driver_that_goes_leaves_no_program(runs):
 
 
 def test_a_trial_that_no_node_has_room_for_is_refused(runs, cluster, monkeypatch):
-    from tools.sweep.ray_executor import RayExecutor
+    from tools.sweep.executors.ray_executor import RayExecutor
 
     runs.executor.close()
     with pytest.raises(ConfigError, match="takes 2 CPUs and 0 GPUs, and no node has .*: 1 CPUs"):
@@ -144,7 +144,8 @@ def test_a_trial_that_no_node_has_room_for_is_refused(runs, cluster, monkeypatch
 
 def test_a_cluster_whose_token_this_process_has_not_is_one_sentence(cluster, tmp_path):
     """In a process of its own, as Ray reads the token once."""
-    code = ("from tools.sweep.ray_executor import RayExecutor\nfrom utils.errors import exit_codes\n"
+    code = ("from tools.sweep.executors.ray_executor import RayExecutor\n"
+            "from utils.errors import exit_codes\n"
             f"with exit_codes(False):\n    RayExecutor(address={cluster.address!r})")
     env = {**os.environ, **cluster.env, "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=env, capture_output=True, text=True)
@@ -153,7 +154,7 @@ def test_a_cluster_whose_token_this_process_has_not_is_one_sentence(cluster, tmp
 
 
 def test_an_address_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
-    from tools.sweep import ray_executor
+    from tools.sweep.executors import ray_executor
 
     monkeypatch.setattr(ray_executor, "_CURRENT", tmp_path / "current")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -171,7 +172,7 @@ def test_an_address_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
 
 def test_other_versions_on_a_node_are_a_warning_and_a_folder_that_is_not_there_is_an_error(
         runs, cluster, monkeypatch, caplog):
-    from tools.sweep import ray_executor
+    from tools.sweep.executors import ray_executor
 
     found = {"node": "far", "versions": {"python": "3.1", "torch": "0.1"}, "has_folder": True}
     own = {"node": "here", "versions": {"python": "3.1", "torch": "0.2"}, "has_folder": True}
@@ -186,7 +187,7 @@ def test_other_versions_on_a_node_are_a_warning_and_a_folder_that_is_not_there_i
 
 
 def test_without_ray_a_line_says_how_to_get_it(monkeypatch):
-    from tools.sweep.ray_executor import RayExecutor
+    from tools.sweep.executors.ray_executor import RayExecutor
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match="'ray' needs the package ray: pip install ray. Or take processes"):

@@ -22,7 +22,7 @@ sweep:
 
 
 def test_a_grid_on_ray_equals_the_same_in_processes_bit_for_bit(small, tmp_path, monkeypatch):
-    needs("sweep.py", "tools/sweep/ray_executor.py")
+    needs("sweep.py", "tools/sweep/executors/ray_executor.py")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # a token may stand in the home folder
     small.write_text(small.read_text() + SWEEP)
     for kind in ("{type: processes, parallel: 2}", "{type: ray, address: local}"):
@@ -48,7 +48,7 @@ def trial_processes(out: Path) -> list[int]:
 
 
 def test_a_trial_whose_node_dies_ends_elsewhere_with_the_bits_of_a_single_run(small, tmp_path):
-    needs("sweep.py", "tools/sweep/ray_executor.py")
+    needs("sweep.py", "tools/sweep/executors/ray_executor.py")
     small.write_text(small.read_text() + SWEEP.replace("optimizer.type: [SGD, AdamW]\n    ", ""))
     out, cluster = tmp_path / "out", Cluster(tmp_path)
     try:

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from tools.sweep.importance import importance
-from tools.sweep.samplers import Seen, check_sampler, suggest
+from tools.sweep.sampling.importance import importance
+from tools.sweep.sampling.samplers import Seen, check_sampler, suggest
 from tools.sweep.space import Parameter, Space
 from utils.errors import ConfigError
 
@@ -139,7 +139,7 @@ def test_tpe_suggests_what_a_living_study_with_the_same_seeds_does():
     """A study of Optuna's own, with the same distributions, asked with a new sampler for each trial."""
     import optuna
 
-    from tools.sweep.samplers import derive_seed
+    from tools.sweep.sampling.samplers import derive_seed
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = Space((Parameter("kind", values=("a", "b")), Parameter("lr", low=1e-4, high=0.3, log=True),

@@ -242,13 +242,15 @@ def test_a_trial_ends_with_its_driver_also_where_the_system_does_not_see_to_it(h
     code = f"""
 import subprocess, sys, time
 sys.platform = {how!r}
-from tools.sweep import child, processes
+from tools.sweep.executors import child, processes
 command = [sys.executable, "-c", "import time; time.sleep(60)"]
 if {how!r} == "darwin":
-    start = "from tools.sweep.child import run_beside as run; import sys; sys.exit(run(sys.argv[1:]))"
+    start = ("import sys; from tools.sweep.executors.child import run_beside; "
+             "sys.exit(run_beside(sys.argv[1:]))")
     process = subprocess.Popen([sys.executable, "-c", start, *command], stdin=subprocess.PIPE)
 else:
-    start = "from tools.sweep.child import become; import sys; become(int(sys.argv[1]), sys.argv[2:])"
+    start = ("import sys; from tools.sweep.executors.child import become; "
+             "become(int(sys.argv[1]), sys.argv[2:])")
     process = subprocess.Popen([sys.executable, "-c", start, str(__import__("os").getpid()), *command])
 print(process.pid, flush=True)
 time.sleep(60)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tools.runs.reading import read_json
 from utils.run_files import replace_file
 
 FILE = "report.json"
@@ -102,11 +103,7 @@ class Kept:
 def read_kept(folder: Path) -> dict[str, Any]:
     """The content of report.json; empty tables for what is missing or cannot be read."""
     empty = {kind: {} for kind in ("images", "matrices", "figures", "texts", "tables", "speed")}
-    try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        found = {}
-    found = found if isinstance(found, dict) else {}
+    found = read_json(folder / FILE)
     whole = {**empty, "events": []}
     return {kind: found[kind] if type(found.get(kind)) is type(value) else value
             for kind, value in whole.items()}

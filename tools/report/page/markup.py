@@ -2,6 +2,8 @@
 import html
 import math
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from tools.runs.tables import escaped
@@ -102,7 +104,7 @@ def number(value: float | None) -> str:
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence], wraps: bool = True) -> str:
-    """A table. Cells that are numbers stand on the right. It scrolls by itself where it is too wide.
+    """A table. Cells that are numbers stand on the right. It scrolls where it is too wide.
 
     `wraps`: whether long cells break.
     """
@@ -119,7 +121,7 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence], wraps:
 
 
 def scrolled(name: str, content: str) -> str:
-    """What is too wide for a phone scrolls by itself, also with the keyboard."""
+    """What is too wide for a phone scrolls, also with the keyboard."""
     return f'<div class="wide" tabindex="0" role="group" aria-label="{text(name)}">{content}</div>'
 
 
@@ -174,6 +176,14 @@ def made(make: Callable[[Any], str], material: Any) -> str:
         return make(material)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         return f"<p>This part could not be made: {text(describe_error(error))}</p>"
+
+
+def document(title: str, parts: Iterable[str], folder: Path, detail: float) -> str:
+    """A whole page, which says when it was written, from which folder, and whether it leaves things out."""
+    less = "" if detail == 1 else " This page shows less of it, to stay small."
+    foot = (f'<p class="soft">Written {datetime.now():%Y-%m-%d %H:%M:%S} from the files in '
+            f"{text(folder.absolute())}.{less}</p>")
+    return HEAD.format(title=text(title), style=STYLE) + "".join(parts) + foot + CLOSED
 
 
 def fitted(build: Callable[[float], str]) -> str:

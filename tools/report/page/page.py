@@ -1,17 +1,15 @@
 """report.html: its parts in order, and its size."""
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tools.report.page import origin, results
 from tools.report.page.kept import read_kept
-from tools.report.page.markup import CLOSED, HEAD, STYLE, fitted, made, section, text
+from tools.report.page.markup import document, fitted, made, section
 from tools.report.page.points import Group, Points, grouped, read_points
-from tools.runs.reading import SCORES, Run, read_folder
+from tools.runs.reading import SCORES, Run, read_folder, read_json
 from utils.run_files import replace_file
 
 FILE = "report.html"
@@ -49,7 +47,7 @@ def write_page(folder: Path, state: str | None = None, reason: str | None = None
     if state is not None:
         run = replaced(run, state=state, reason=reason)
     points = read_points(folder / "metrics.jsonl")
-    material = Material(run, points, grouped(points.curves), _read_test(folder), read_kept(folder))
+    material = Material(run, points, grouped(points.curves), read_json(folder / SCORES), read_kept(folder))
     file = folder / FILE
     replace_file(file, page_of(material).encode(errors="backslashreplace"))
     return file
@@ -63,15 +61,4 @@ def page_of(material: Material) -> str:
 def _page_with(material: Material) -> str:
     title = f"{material.run.config.get('name', 'run')}: {material.run.folder.absolute().name}"
     parts = [section(name, made(make, material)) if name else made(make, material) for name, make in _PARTS]
-    less = "" if material.detail == 1 else " This page shows less of it, to stay small."
-    foot = (f'<p class="soft">Written {datetime.now():%Y-%m-%d %H:%M:%S} from the files in '
-            f"{text(material.run.folder.absolute())}.{less}</p>")
-    return HEAD.format(title=text(title), style=STYLE) + "".join(parts) + foot + CLOSED
-
-
-def _read_test(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return document(title, parts, material.run.folder, material.detail)

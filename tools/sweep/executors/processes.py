@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.sweep.outcome import Outcome
+from tools.sweep.executors.outcome import Outcome
 
 SAVE_S = 30
 _CHILD = Path(__file__).with_name("child.py")

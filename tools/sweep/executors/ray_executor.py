@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.sweep import ray_task
-from tools.sweep.outcome import Outcome
+from tools.sweep.executors import ray_task
+from tools.sweep.executors.outcome import Outcome
 from utils.errors import ConfigError, TrainingError
 
 log = logging.getLogger(__name__)

@@ -1,14 +1,12 @@
 """report.html of a sweep: its parts in order, and when it is written."""
-import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from tools.report.page.markup import CLOSED, HEAD, STYLE, fitted, made, section, text
+from tools.report.page.markup import document, fitted, made, section
+from tools.runs.reading import read_json
 from tools.sweep.page import parts
 from tools.sweep.page.parts import Material
 from tools.sweep.plan import Plan
@@ -42,26 +40,14 @@ class LivePage:
 
 def write_page(plan: Plan, study: Study, state: str, importance: Mapping[str, float] | None = None) -> Path:
     """Writes report.html of a sweep, and returns it. Raises OSError."""
-    material = Material(plan, study, state, importance or {}, read_pooled(plan.folder))
+    material = Material(plan, study, state, importance or {}, read_json(plan.folder / POOLED))
     file = plan.folder / FILE
     page = fitted(lambda detail: _page_with(replace(material, detail=detail)))
     replace_file(file, page.encode(errors="backslashreplace"))
     return file
 
 
-def read_pooled(folder: Path) -> dict[str, Any]:
-    """The content of out_of_fold.json; {} without one."""
-    try:
-        content = json.loads((folder / POOLED).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _page_with(material: Material) -> str:
-    folder = material.plan.folder.absolute()
     shown = [section(name, made(make, material)) if name else made(make, material) for name, make in _PARTS]
-    less = "" if material.detail == 1 else " This page shows less of it, to stay small."
-    foot = (f'<p class="soft">Written {datetime.now():%Y-%m-%d %H:%M:%S} from the files in '
-            f"{text(folder)}.{less}</p>")
-    return HEAD.format(title=text(f"{folder.name}: a sweep"), style=STYLE) + "".join(shown) + foot + CLOSED
+    folder = material.plan.folder
+    return document(f"{folder.absolute().name}: a sweep", shown, folder, material.detail)

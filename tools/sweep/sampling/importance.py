@@ -3,7 +3,7 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from tools.sweep.seen import FINISHED, Seen
+from tools.sweep.sampling.seen import FINISHED, Seen
 from tools.sweep.space import Space
 from utils.errors import ConfigError
 
@@ -20,7 +20,7 @@ def importance(space: Space, seen: Sequence[Seen], maximize: bool) -> dict[str, 
     if len(finished) < FEWEST or len({trial.value for trial in finished}) == 1:
         return None
     try:
-        from tools.sweep.optuna_study import build_study, import_optuna
+        from tools.sweep.sampling.optuna_study import build_study, import_optuna
 
         optuna = import_optuna()
     except ConfigError:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tools.sweep.seen import FINISHED, KEY, PAUSED, Seen
+from tools.sweep.sampling.seen import FINISHED, KEY, PAUSED, Seen
 from tools.sweep.space import Parameter, Space
 from utils.config.blocks import as_block
 from utils.config.signature import Signature

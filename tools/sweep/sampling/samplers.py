@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-from tools.sweep.seen import KEY, Seen
+from tools.sweep.sampling.seen import KEY, Seen
 from tools.sweep.space import Parameter, Space
 from utils.config.blocks import as_block
 from utils.errors import ConfigError
@@ -19,7 +19,7 @@ def suggest(sampler: str | dict, space: Space, seen: Sequence[Seen], number: int
     """
     if as_block(sampler)["type"] == "random":
         return _random(space, number, seed)
-    from tools.sweep.optuna_study import ask  # imports Optuna
+    from tools.sweep.sampling.optuna_study import ask  # imports Optuna
 
     return ask(sampler, space, seen, derive_seed(seed, number, "sampler"), maximize)
 
@@ -31,7 +31,7 @@ def check_sampler(sampler: str | dict, space: Space) -> None:
     if not isinstance(name, str) or not isinstance(args, dict) or set(block) - {"type", "args"}:
         raise ConfigError.at(KEY, "is neither a name nor a block, {type: tpe, args: {...}}.")
     if name not in ("grid", "random"):
-        from tools.sweep.optuna_study import check
+        from tools.sweep.sampling.optuna_study import check
 
         return check(sampler, space, [_random(space, number, seed=0) for number in range(12)])
     if args:
