@@ -56,7 +56,8 @@ def chosen_updaters(updaters: Mapping[str, Updater], optimizers: Mapping,
     """The updaters of these optimizers; all for "optimizer" where a config has several by pattern."""
     if names == ("optimizer",) and isinstance(optimizers, OptimizersByPattern):
         return [*updaters.values()]
-    if unknown := [name for name in names if name not in updaters]:
-        raise ConfigError.at("optimizer", f"this trainer updates '{unknown[0]}'; the config has "
-                                          f"{', '.join(updaters)}")
-    return [updaters[name] for name in names]
+    try:
+        return [updaters[name] for name in names]
+    except KeyError as unknown:
+        raise ConfigError.at("optimizer", f"this trainer updates {unknown}; the config has "
+                                          f"{', '.join(updaters)}") from None

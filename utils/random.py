@@ -4,6 +4,7 @@ Every random draw of a run follows a seed derived from (seed, purpose, counters)
 same numbers as a run that never stopped, with any number of loader workers.
 """
 import random
+from functools import partial
 from hashlib import blake2b
 
 import numpy as np
@@ -67,25 +68,34 @@ class StepSeeds:
 
     def __init__(self, seed: int, device: torch.device, drawn: bool = False):
         self.seed, self.device, self.drawn = seed, device, drawn
-        self._block, self._expected = -1, []  # the present EVERY steps, and the numbers around each of them
+        self._seed_torch = (torch.default_generator.manual_seed if device.type == "cpu"
+                            else partial(_seed_torch, device=device))
+        self._block = -1  # the present EVERY steps: for each its seed, and the numbers before and after it
+        self._plans: list[tuple] = []
+        self._number_after: tuple = ()
 
     def begin(self, step: int) -> None:
         """Call before a step."""
         if self.drawn:
             return seed_all(scramble(self.seed, step), self.device)
-        _seed_torch(scramble(self.seed, step), self.device)
         block, place = divmod(step, self.EVERY)
         if block != self._block:
-            self._block, self._expected = block, self._draw(block, 2 * self.EVERY)
-        if _draw_plain() != self._expected[2 * place]:
-            self._draw(block, 2 * place + 1)
+            self._block, first = block, step - place
+            seeds = [scramble(self.seed, number) for number in range(first, first + self.EVERY)]
+            numbers = self._draw(2 * self.EVERY)
+            self._plans = [*zip(seeds, numbers[::2], numbers[1::2], strict=True)]
+        seed, number_before, self._number_after = self._plans[place]
+        self._seed_torch(seed)
+        if (random.random(), np.random.random()) != number_before:
+            self._draw(2 * place + 1)
 
     def end(self, step: int) -> None:
         """Call after a step."""
-        self.drawn = self.drawn or _draw_plain() != self._expected[2 * (step % self.EVERY) + 1]
+        if not self.drawn:
+            self.drawn = (random.random(), np.random.random()) != self._number_after
 
-    def _draw(self, block: int, count: int) -> list[tuple[float, float]]:
-        _seed_plain(scramble(self.seed, -1 - block))
+    def _draw(self, count: int) -> list[tuple[float, float]]:
+        _seed_plain(scramble(self.seed, -1 - self._block))
         return [_draw_plain() for _ in range(count)]
 
 

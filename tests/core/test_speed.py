@@ -6,10 +6,13 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from types import MethodType
 
 import numpy as np
 import pytest
 import torch
+from torch.optim.lr_scheduler import LinearLR
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from base import DATASETS, TRAINERS
 from base.base_metric import Totals
@@ -21,7 +24,9 @@ from trainer.trainer import Trainer
 from utils.errors import ConfigError, Interrupted
 from utils.random import StepSeeds, derive, scramble
 from utils.training import timers
+from utils.training.schedule import Schedule
 from utils.training.timers import Timers, advice, describe_times
+from utils.training.updater import Updater, Window
 
 CPU = torch.device("cpu")
 
@@ -122,6 +127,57 @@ def test_the_steps_of_a_run_draw_by_its_seed_also_after_a_resume_at_any(small, t
         assert NotesWhatItDraws.latest.drawn == expected[:stop]
         train("-r", tmp_path / "small" / f"at{stop}", out=tmp_path)
         assert NotesWhatItDraws.latest.drawn == expected[stop:]
+
+
+# -- the optimizer's step ------------------------------------------------------------------------------------------------
+
+def an_updater(optimizer, *schedulers) -> Updater:
+    return Updater(optimizer, Schedule(optimizer, schedulers, 1, 100), torch.amp.GradScaler("cpu", enabled=False))
+
+
+def test_an_optimizers_step_is_seen_by_hooks_by_the_profiler_and_by_what_wraps_it():
+    weight, seen = torch.nn.Parameter(torch.ones(2)), []
+
+    def step(optimizer) -> float:
+        updater = an_updater(optimizer, (lambda own, length: LinearLR(own), "step"))
+        before = weight[0].item()
+        updater.update(weight.sum(), Window())
+        return before - weight[0].item()
+
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    plain = step(optimizer)
+    with torch.profiler.profile() as profile:
+        step(torch.optim.SGD([weight], lr=0.1))
+    assert "Optimizer.step#SGD.step" in {event.key for event in profile.key_averages()}
+    for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook,
+                     register_optimizer_step_pre_hook, register_optimizer_step_post_hook):
+        handle = register(lambda *given: seen.append("hook"))
+        step(optimizer)
+        handle.remove()
+    assert seen == ["hook"] * 4
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step()
+            return super().step()
+
+    assert step(Twice([weight], lr=0.1)) == pytest.approx(2 * plain)
+    wrapped = torch.optim.SGD([weight], lr=0.1)
+    wrapped.step = MethodType(lambda self: seen.append("wrapped"), wrapped)
+    assert step(wrapped) == 0 and seen[-1] == "wrapped"
+
+
+def test_a_step_opens_no_range_for_a_profiler_that_does_not_run(monkeypatch):
+    opened = []
+    monkeypatch.setattr(torch.autograd.profiler, "record_function", lambda name: opened.append(name) or nullcontext())
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    updater = an_updater(optimizer, (lambda own, length: LinearLR(own), "step"))
+    for _ in range(2):
+        updater.update(weight.sum(), Window())
+    assert weight[0] < 1 and not opened
+    optimizer.step()
+    assert opened == ["Optimizer.step#SGD.step"]
 
 
 # -- totals ----------------------------------------------------------------------------------------------------------------

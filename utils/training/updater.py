@@ -4,7 +4,8 @@
 whose value the host does not know. (Schedules per epoch are stepped by the trainer at the epoch's end.)
 """
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
@@ -141,17 +142,13 @@ class Updater:
             elif mask:  # this optimizer cannot be masked: the host waits for the device in every step
                 return
         if self.guard.skipped is not True:
-            self.optimizer.step(*self._closures())
+            _step_function(self.optimizer)()
 
     def try_step(self) -> None:
         """The preflight's step, with the gradients as they are; neither scaler nor guard see it."""
         if self.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self.optimizer.step(*self._closures())
-
-    def _closures(self) -> list[Callable]:
-        # LBFGS needs a closure. With `max_iter: 1` it calls it once, and the gradients are already there
-        return [lambda: 0.0] if isinstance(self.optimizer, torch.optim.LBFGS) else []
+        _step_function(self.optimizer)()
 
     def measure_norm(self) -> torch.Tensor:
         """The global norm of the gradients as they are, 0-dim."""
@@ -205,6 +202,26 @@ class Updater:
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _step_function(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """What makes the optimizer's step: `optimizer.step`, or the function in torch's wrapper of it.
+
+    The wrapper opens a range for torch's profiler, which takes as long as a small layer. It is needed where
+    the profiler runs, for hooks, and where something else wraps the step, too.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        # it needs a closure. With `max_iter: 1` it calls it once, and the gradients are already there
+        return partial(optimizer.step, lambda: 0.0)
+    step, own = type(optimizer).step, vars(optimizer).get("step")
+    if not getattr(step, "hooked", False) or own and getattr(own, "__wrapped__", None) is not step:
+        return optimizer.step  # torch's schedulers wrap it, too, but only to see that it is called
+    of_torch = step.__globals__.get  # a name that torch has no more counts as a hook
+    needed = (getattr(optimizer, "_optimizer_step_pre_hooks", True)
+              or getattr(optimizer, "_optimizer_step_post_hooks", True)
+              or of_torch("_global_optimizer_pre_hooks", True)
+              or of_torch("_global_optimizer_post_hooks", True) or torch.autograd._profiler_enabled())
+    return optimizer.step if needed else partial(step.__wrapped__, optimizer)
 
 
 def _in_order(saved: dict, saved_names: list[str], names: list[str], groups: list[dict]) -> dict:
