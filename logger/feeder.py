@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 MOST_WAITING = 256  # queued calls; `send` waits while there are that many
 # Methods that got arguments since version 1.0.0: the first new one, how many there were before.
 _NEW_ARGUMENTS = {"hparams": ("changed", 1), "close": ("outcome", 0), "images": ("captions", 3)}
+# The first two calls, of these methods, come before the first step, which the imports of writers would delay.
+_BEFORE_TRAINING = ("hparams", "checkpoint")
 
 
 class Feeder:
@@ -42,7 +44,7 @@ class Feeder:
         self._raise()
         if self.wants(method):
             self._calls.put((method, args))
-            if method != "hparams":  # this one can wait: the imports of writers would delay the first step
+            if method not in _BEFORE_TRAINING or self._calls.qsize() > len(_BEFORE_TRAINING):
                 self._start()
 
     def wants(self, method: str) -> bool:

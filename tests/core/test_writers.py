@@ -131,6 +131,22 @@ def test_what_no_writer_takes_starts_no_thread_and_each_is_closed():
     assert CALLS[1:] == [("close",)]
 
 
+def test_the_calls_before_the_first_step_wait_but_never_fill_the_queue(tmp_path):
+    run, calls = run_info(tmp_path, {"name": "small"}), []
+
+    class Patient(Diary):
+        hparams = checkpoint = scalars = lambda self, *given: calls.append(threading.current_thread().name)
+
+    feeder = Feeder([Patient(run)])
+    feeder.send("hparams", {}, {})
+    feeder.send("checkpoint", tmp_path, 0, False)
+    assert feeder._thread is None and not calls
+    for number in range(400):
+        feeder.send("checkpoint", tmp_path, number, False)
+    feeder.close()
+    assert calls == ["writers"] * 402
+
+
 def test_a_masked_config_keeps_its_form():
     config = {"a": [{"b": 1}, "c"], "d": {"e": {"f": 2}}}
     assert mask_tree(config, {"a.0.b", "d.e"}) == {"a": [{"b": "***"}, "c"], "d": {"e": "***"}}
