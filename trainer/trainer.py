@@ -97,7 +97,7 @@ class Trainer(BaseTrainer):
         if kind not in self._choices:
             most = max(map(num_targets, loss_parts(self.loss).values())) if self._of_torch else 0
             choice = choose_inputs(self.unwrapped_model.forward, batch, self.loss is not None, most)
-            self._choices[kind] = PAIR if choice == PAIR else choice
+            self._choices[kind] = choice
             if choice != PAIR:
                 self._log_choice(str(choice))
         return self._choices[kind]
