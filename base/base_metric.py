@@ -45,8 +45,9 @@ class Totals:
         if skipped is True:
             return
         for name, value in values.items():
-            if isinstance(value, (Real, np.generic, np.ndarray, list)):
-                value = torch.as_tensor(value)
+            of_numbers = not isinstance(value, torch.Tensor) and isinstance(
+                value, (Real, np.generic, np.ndarray, list))
+            value = torch.as_tensor(value) if of_numbers else value
             if not isinstance(value, torch.Tensor) or value.ndim and value.numel() != len(value):
                 raise ValueError(f"'{name}' is {describe_shapes(value)}; a value is one number for the "
                                  "batch, or one for each sample [B]")

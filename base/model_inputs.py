@@ -92,7 +92,7 @@ def _is_row(value: Any) -> bool:
 
 def _at(batch: Any, path: tuple) -> Any:
     for part in path:
-        by_item = isinstance(batch, Mapping) or not isinstance(part, str)
+        by_item = not isinstance(part, str) or isinstance(batch, Mapping)
         batch = batch[part] if by_item else getattr(batch, part)
     return batch
 
