@@ -38,29 +38,85 @@ def choose_inputs(forward: Callable, batch: Any, has_loss: bool = True,
     if it takes that name, or if it takes any targets and the config has no loss. `most_targets`: how many
     the loss takes, 0 for any number; of more in a tuple, such as an index after the label, it gets the first.
     """
-    found = inspect.signature(forward).parameters.values()
-    names = [each.name for each in found if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    needed = [each.name for each in found if each.default is each.empty and each.name in names]
-    takes_any = any(each.kind == each.VAR_KEYWORD for each in found)
-    inputs, at, target, targets, named = _parts(batch)
-    passed = [name for name in ([target] if has_loss else [target, *TARGETS]) if name in names] or (
-        [target] if target and takes_any and not has_loss else [])
-    beside = {name: targets for name in passed[:1]}
-    left = [name for name in named if name != target]
-    by_name = {name: (*at, name) for name in left if takes_any or name in names}
-    if by_name and (not at or len(by_name) == len(left)) and {*by_name, *beside} >= {*needed}:
-        return Choice([], by_name | beside, targets)
-    if at:
-        if len(needed) > 1 and _is_row(inputs):
-            return Choice([(0, place) for place in range(len(inputs))], beside, targets)
-        return Choice([(0,), (1,)] if len(needed) == 2 and not beside else [(0,)], beside, targets)
+    arguments, parts = _arguments(forward), _parts(batch)
+    beside = _targets_for_model(arguments, parts, has_loss)
+    if named := _inputs_by_name(arguments, parts, beside):
+        return Choice([], named | beside, parts.targets)
+    if parts.at:
+        return Choice(_args_of_pair(arguments, parts, beside), beside, parts.targets)
+    num_needed = len(arguments.needed)
     if _is_row(batch):
-        first = min(max(len(needed), 1), len(batch))
-        several = first < len(batch) - 1 and (not most_targets or len(batch) - first <= most_targets)
-        targets = (slice(first, None),) if several else (min(first, len(batch) - 1),)
-        return Choice([(place,) for place in range(first)], {name: targets for name in beside}, targets)
-    only = target and len(left) == len(needed) == 1 and needed[0] not in _WHOLE
-    return Choice([tuple(left) if only else ()], {}, targets)
+        num_inputs = min(max(num_needed, 1), len(batch))
+        targets = _targets_of_row(num_inputs, len(batch), most_targets)
+        return Choice([(place,) for place in range(num_inputs)], dict.fromkeys(beside, targets), targets)
+    others = parts.other_names()
+    is_one_input = parts.target and len(others) == num_needed == 1 and arguments.needed[0] not in _WHOLE
+    return Choice([tuple(others) if is_one_input else ()], {}, parts.targets)
+
+
+class _Arguments(NamedTuple):
+    """The arguments of `forward`: their names, those without a default, and whether it takes any other."""
+
+    names: list[str]
+    needed: list[str]
+    takes_any: bool
+
+
+class _Parts(NamedTuple):
+    """The inputs of a batch and the path to them, if they stand apart; the target's name, the targets' path.
+
+    `names`: of the inputs, or of all the batch.
+    """
+
+    inputs: Any
+    at: tuple
+    target: str | None
+    targets: tuple
+    names: list[str]
+
+    def other_names(self) -> list[str]:
+        return [name for name in self.names if name != self.target]
+
+
+def _arguments(forward: Callable) -> _Arguments:
+    found = inspect.signature(forward).parameters.values()
+    named = [each for each in found if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    return _Arguments([each.name for each in named],
+                      [each.name for each in named if each.default is each.empty],
+                      any(each.kind == each.VAR_KEYWORD for each in found))
+
+
+def _targets_for_model(arguments: _Arguments, parts: _Parts, has_loss: bool) -> dict[str, tuple]:
+    """The path to the targets by the argument of the model that takes them; {} if none does."""
+    candidates = [parts.target] if has_loss else [parts.target, *TARGETS]
+    for name in candidates:
+        if name in arguments.names:
+            return {name: parts.targets}
+    takes_them = parts.target and arguments.takes_any and not has_loss
+    return {parts.target: parts.targets} if takes_them else {}
+
+
+def _inputs_by_name(arguments: _Arguments, parts: _Parts, beside: Mapping[str, tuple]) -> dict[str, tuple]:
+    """The paths to the inputs by the arguments of these names; {} if these are not all that is needed."""
+    others = parts.other_names()
+    named = {name: (*parts.at, name) for name in others if arguments.takes_any or name in arguments.names}
+    takes_all = not parts.at or len(named) == len(others)  # a dict of inputs in a pair is given whole, or not
+    return named if takes_all and {*named, *beside} >= {*arguments.needed} else {}
+
+
+def _args_of_pair(arguments: _Arguments, parts: _Parts, beside: Mapping[str, tuple]) -> list[tuple]:
+    """The paths to the positional arguments in a batch `(inputs, targets)`."""
+    if len(arguments.needed) > 1 and _is_row(parts.inputs):
+        return [(0, place) for place in range(len(parts.inputs))]
+    return [(0,), (1,)] if len(arguments.needed) == 2 and not beside else [(0,)]
+
+
+def _targets_of_row(num_inputs: int, length: int, most_targets: int) -> tuple:
+    """The path to the targets behind the inputs in a tuple: one, or all if the loss takes several."""
+    num_left = length - num_inputs
+    if num_left > 1 and (not most_targets or num_left <= most_targets):
+        return (slice(num_inputs, None),)
+    return (min(num_inputs, length - 1),)
 
 
 def kind_of(batch: Any) -> Hashable:
@@ -71,14 +127,13 @@ def kind_of(batch: Any) -> Hashable:
     return type(batch), 0 if samples else len(batch), *map(type, batch[:1])
 
 
-def _parts(batch: Any) -> tuple[Any, tuple, str | None, tuple, list[str]]:
-    """The inputs, the path to them if they stand apart, the targets' name and path, names in the inputs."""
+def _parts(batch: Any) -> _Parts:
     is_row = _is_row(batch)
     if is_row and len(batch) == 2:
-        return batch[0], (0,), None, (1,), [*(as_mapping(batch[0]) or ())]
+        return _Parts(batch[0], (0,), None, (1,), [*(as_mapping(batch[0]) or ())])
     names = [*(as_mapping(batch) or (getattr(batch, "_fields", ()) if is_row else ()))]
     target = next((name for name in TARGETS if name in names or not is_row and hasattr(batch, name)), None)
-    return batch, (), target, (target,) if target else (), [] if is_row and not target else names
+    return _Parts(batch, (), target, (target,) if target else (), [] if is_row and not target else names)
 
 
 def _is_row(value: Any) -> bool:

@@ -259,7 +259,7 @@ MUTATIONS = [
              "test_two_processes_train_to_the_numbers_of_one[dropped]"),
     # -- batches, losses and outputs of other shapes
     Mutation("the targets of a dict do not go to a model that takes them", "base/model_inputs.py",
-             "return Choice([], by_name | beside, targets)", "return Choice([], by_name, targets)",
+             "return Choice([], named | beside, parts.targets)", "return Choice([], named, parts.targets)",
              "test_the_signature_of_the_model_decides_what_it_is_given"),
     Mutation("the last batch of a list of samples is a pair", "base/model_inputs.py",
              "0 if samples else len(batch)", "len(batch)",
@@ -755,7 +755,7 @@ MUTATIONS = [
              "kinds[0] != kinds[1]", "False",
              "test_a_run_with_buffers_that_grow_resumes_and_is_scored"),
     Mutation("a loss of one target is given all", "base/model_inputs.py",
-             "len(batch) - first <= most_targets", "True",
+             "num_left <= most_targets", "True",
              "test_a_loss_of_one_target_is_given_the_first_of_several"),
     Mutation("scoring a split without labels is no mistake of the config", "base/recovery.py",
              "    if known:\n", "    if False:\n",
