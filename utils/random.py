@@ -96,7 +96,7 @@ class StepSeeds:
 
     def _draw(self, count: int) -> list[tuple[float, float]]:
         _seed_plain(scramble(self.seed, -1 - self._block))
-        return [_draw_plain() for _ in range(count)]
+        return [*zip([random.random() for _ in range(count)], np.random.random(count).tolist(), strict=True)]
 
 
 def _seed_torch(seed: int, device: torch.device) -> None:

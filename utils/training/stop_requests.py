@@ -16,9 +16,12 @@ _LOOK_EVERY_S = 0.1  # at the launcher; a look takes 4 microseconds
 class StopRequests(NamedTuple):
     """The requests to any process: a signal's number or 0, whether max_time is up, whether a save is due."""
 
-    signal_number: int
-    to_stop: bool
-    to_save: bool
+    signal_number: int = 0
+    to_stop: bool = False
+    to_save: bool = False
+
+
+_NONE = StopRequests()
 
 
 class StopRequest:
@@ -64,6 +67,8 @@ class StopRequest:
             if launcher_died() and not self.signal_number:
                 self.signal_number = signal.SIGTERM
         to_stop = self.max_time_s is not None and time.monotonic() - self.started >= self.max_time_s
+        if not (self.signal_number or to_stop or to_save):
+            return _NONE  # in most steps
         return StopRequests(self.signal_number or 0, to_stop, to_save)
 
     def reason(self, agreed: StopRequests, step: int, time_limit: bool, ended_epoch: int = 0) -> str | None:
