@@ -195,7 +195,7 @@ MUTATIONS = [
              "        curve = curve or not any(", "        curve = curve and not any(",
              "test_matrices_and_curves_stay_arrays"),
     Mutation("values of classes are numbered", "base/metric_values.py",
-             "zip(classes if is_of_classes else count(),", "zip(count(),",
+             "zip(classes if len(array) == len(classes) else count(),", "zip(count(),",
              "test_all_numbers_of_a_metric_get_a_name"),
     Mutation("a monitor of an earlier run is not found", "utils/training/monitor.py",
              'former.get(self.name.replace("/", "_"))', "None",
