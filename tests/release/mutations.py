@@ -150,7 +150,7 @@ MUTATIONS = [
              "test_over_5_folds_and_3_seeds_the_table_is_as_by_hand_and_each_sample_is_there_once"),
     # -- what writers learn
     Mutation("a resumed run gets another id", "base/run/setup.py",
-             "None if is_new else run_id(folder)", "None",
+             "run_id(folder) or uuid.uuid4().hex", "uuid.uuid4().hex",
              "test_a_writer_learns_one_identity_what_changed_and_how_each_start_ended"),
     Mutation("points that a kill has kept from a table stay lost", "logger/trackers/table.py",
              "for step, values in points_before(", "for step, values in () and points_before(",

@@ -226,11 +226,16 @@ class Registry:
             argument = argument_named_by(error, args)
             raise ConfigError.at(f"{where}.args.{argument}" if argument else where,
                                  f"{block['type']} could not be built: {describe_error(error)}") from error
-        has_all = self.or_has and all(hasattr(type(thing), method) for method in self.or_has)
-        if self.expects and not isinstance(thing, self.expects) and not has_all:
+        if not self._is_expected(thing):
             raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; {self.one} is a "
                                         f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
+
+    def _is_expected(self, thing: object) -> bool:
+        """Whether a built object is of the class of this kind, or has the methods of one."""
+        if self.expects is None or isinstance(thing, self.expects):
+            return True
+        return bool(self.or_has) and all(hasattr(type(thing), method) for method in self.or_has)
 
 
 def _takes_none(args: dict, faults: Iterable[Fault]) -> bool:
