@@ -77,8 +77,7 @@ def _fixed_split(block) -> Fault:
     """The fault of a block for all splits that gives the same one each time."""
     path, what = ("dataset",), (f"{as_block(block)['type']} is not told which split to give: it has no "
                                 "argument 'split' or 'train' left open. Write")
-    for key in ("train", "split"):
-        if key in args_of(block):
-            path = ("dataset", "args", key)
-            what = f"the program passes '{key}' itself, for every split. Leave it out, or write"
+    if given := [key for key in ("split", "train") if key in args_of(block)]:
+        path = ("dataset", "args", given[0])
+        what = f"the program passes '{given[0]}' itself, for every split. Leave it out, or write"
     return Fault(path, f"{what} a block for each split: dataset: {{train: BLOCK, val: BLOCK}}.")

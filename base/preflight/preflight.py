@@ -165,7 +165,7 @@ def _require_made_before(names: set[str], model: nn.Module) -> None:
 
 
 def _try_averaging(trainer: PreparedTrainer, batch: Batch) -> None:
-    """With several processes: from here on backward averages; DDP builds its buckets in the first one."""
+    """With several processes: from here on backward involves all; DDP builds its buckets in the first one."""
     shared = [updater.gradients for updater in trainer.updaters.values() if updater.gradients]
     for gradients in shared:
         gradients.connect()

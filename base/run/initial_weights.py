@@ -65,7 +65,10 @@ def load_initial_weights(model: nn.Module, path: Path | str, into: str = "",
 
 
 class _Match(NamedTuple):
-    """A model's tensors, a file's that are not skipped, those that fit; patterns by skipped name."""
+    """A model's tensors, those of a file without the skipped ones, and those that fit.
+
+    `skipped`: the pattern of each skipped name.
+    """
 
     wanted: dict[str, torch.Tensor]
     given: dict[str, torch.Tensor]
@@ -87,8 +90,9 @@ class _Match(NamedTuple):
 def _match(given: Mapping[str, torch.Tensor], wanted: dict[str, torch.Tensor], skip: Sequence[str]) -> _Match:
     skipped = {name: pattern for pattern in skip for name in fnmatch.filter({**wanted, **given}, pattern)}
     given = {name: value for name, value in given.items() if name not in skipped}
-    return _Match(wanted, given, {name: value for name, value in given.items()
-                                  if name in wanted and value.shape == wanted[name].shape}, skipped)
+    loaded = {name: value for name, value in given.items()
+              if name in wanted and value.shape == wanted[name].shape}
+    return _Match(wanted, given, loaded, skipped)
 
 
 def _tensors_in(table: Mapping) -> dict[str, torch.Tensor]:

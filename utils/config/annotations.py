@@ -115,7 +115,7 @@ def nested_blocks(value, parameter: Parameter) -> list[tuple[tuple, object]]:
     """(path, block) of the blocks in an argument's value, if it takes modules or other callables."""
     annotation = annotation_of(parameter)
     if isinstance(value, list):
-        return [((number,), item) for number, item in enumerate(value)] if _lists_parts(annotation) else []
+        return [((number,), item) for number, item in enumerate(value)] if _takes_lists(annotation) else []
     # a class among the defaults is called by its owner: what it makes is a part, not the class
     default = callable(parameter.default) and not isinstance(parameter.default, type)
     members = _union_members(annotation)
@@ -125,7 +125,7 @@ def nested_blocks(value, parameter: Parameter) -> list[tuple[tuple, object]]:
     return [((), value)] if takes and is_block else []
 
 
-def _lists_parts(annotation) -> bool:
+def _takes_lists(annotation) -> bool:
     """Whether it takes lists of modules or other callables."""
     return any(_is_part(kind) for part in _lists_among(annotation) for item in typing.get_args(part)
                for kind in _union_members(item))
