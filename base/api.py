@@ -188,12 +188,13 @@ def splits_named(data: DataSplits, name: str) -> list[str]:
 
     `name` is a split, or a set (`clean`, `val/clean`). Raises ConfigError if there is none, or more than one.
     """
-    if name in (*SPLITS, "all"):
-        splits = ("val", "test") if name == "all" else (name,)
-        found = [part for split in splits for part in data.sets(split)]
+    if name in SPLITS:
+        found = data.sets(name)
+    elif name == "all":
+        found = [*data.sets("val"), *data.sets("test")]
     else:
-        named = [part for parts in data.evaluation_sets.values() for part in parts]
-        found = [part for part in named if name in (part, part.partition("/")[2])]
+        found = [part for parts in data.evaluation_sets.values() for part in parts
+                 if name in (part, part.partition("/")[2])]
         if len(found) > 1:
             raise ConfigError(f"--split {name}: there are several: {', '.join(found)}. Write one of them.")
     if not found:

@@ -55,20 +55,20 @@ def parameter_groups(model: nn.Module, rules: Iterable[Mapping] = (),
     names = choose(named) if choose else [*named]
     matches = [_first_match(rules, name) for name in names]
     _require_matches(rules, matches, names)
-    groups: dict[tuple[int, bool], list] = {}  # by the number of the rule, -1 without one
+    by_rule: dict[tuple[int, bool], dict] = {}  # by the number of the rule, -1 without one
     for parameter, number in zip(map(named.get, names), matches, strict=True):
-        if number >= 0 and rules[number].get("frozen") is True:
+        rule = rules[number] if number >= 0 else {}
+        if rule.get("frozen") is True:
             parameter.requires_grad_(False)
         if keep_frozen or parameter.requires_grad:
             exempt = not decay_bias_and_norm and parameter.ndim < 2
-            groups.setdefault((number, exempt), []).append(parameter)
-    options = {key: _options(rules[key[0]] if key[0] >= 0 else {}, key[1]) for key in groups}
-    trained = {key for key, group in groups.items()
-               if any(p.requires_grad for p in group) and "frozen_until" not in options[key]}
-    if not any(p.requires_grad for group in groups.values() for p in group):
+            group = by_rule.setdefault((number, exempt), {"params": [], **_options(rule, exempt)})
+            group["params"].append(parameter)
+    groups = [by_rule[key] for key in sorted(by_rule)]
+    if not any(map(_has_trained, groups)):
         raise ConfigError.at("optimizer", "the model has no parameters to train")
-    ordered = sorted(groups, key=lambda key: (key not in trained, key))  # the first group's rate is logged
-    return [{"params": groups[key], **options[key]} for key in ordered]
+    # the first group's rate is logged
+    return sorted(groups, key=lambda group: "frozen_until" in group or not _has_trained(group))
 
 
 def _first_match(rules: list[Mapping], name: str) -> int:
@@ -87,6 +87,10 @@ def _require_matches(rules: list[Mapping], matches: list[int], names: list[str])
                "The first rule that matches counts: put it before them." if earlier
                else "matches no parameter.")
         raise ConfigError.at("optimizer.groups", f"'{rule['match']}' {why} There are: {some_names(names)}")
+
+
+def _has_trained(group: Mapping) -> bool:
+    return any(parameter.requires_grad for parameter in group["params"])
 
 
 def set_mode(module: nn.Module, training: bool, frozen_norm: str) -> None:
@@ -111,19 +115,22 @@ def _options(rule: Mapping, exempt: bool) -> dict:
 
 def summarize(model: nn.Module) -> str:
     """A table of the model's layers (two levels deep) and their parameters."""
-    total = sum(p.numel() for p in model.parameters())
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     rows = []
     for name, module in model.named_modules():
         if name and name.count(".") < 2:
-            size = sum(p.numel() for p in module.parameters())
+            size = _size(module)
             label = f"  {'  ' * name.count('.')}{name}"
             rows.append((label, class_name(module), f"{size:,}" if size else "-"))
     rows = rows if len(rows) <= 24 else [row for row in rows if "." not in row[0]]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
     of_them = f", {frozen:,} of them frozen" if frozen else ""
-    return "\n".join([f"{class_name(model)}: {total:,} parameters{of_them}", *lines])
+    return "\n".join([f"{class_name(model)}: {_size(model):,} parameters{of_them}", *lines])
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def class_name(module: nn.Module) -> str:

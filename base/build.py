@@ -90,14 +90,20 @@ def build_data(config: dict, device: torch.device, train_dataset: Dataset | None
     transforms["joint"] = config["transforms"].get("joint")
     if options.get("sampler") is not None:
         options["sampler"] = SAMPLERS.build(options["sampler"], "data_loader.sampler")
+    return DataSplits(lambda split: built[split] if split in built else build_dataset(
+        config["dataset"], device, split), transforms, config["seed"],
+        evaluation_sets=_evaluation_sets(config["dataset"]), **options)
+
+
+def _evaluation_sets(section) -> dict[str, list[str]]:
+    """The names of val's and test's sets with blocks of their own; for test none, if it has no block."""
     sets: dict[str, list[str]] = {}
-    blocks = dataset_blocks(config["dataset"])
+    blocks = dataset_blocks(section)
     for _, split, *name in (path for path in blocks if len(path) > 2):
         sets.setdefault(split, []).append("/".join([split, *name]))
     if not any(path[1:2] in ((), ("test",)) for path in blocks):
         sets["test"] = []
-    return DataSplits(lambda split: built[split] if split in built else build_dataset(
-        config["dataset"], device, split), transforms, config["seed"], evaluation_sets=sets, **options)
+    return sets
 
 
 def build_dataset(section, device: torch.device, split: str):

@@ -26,12 +26,18 @@ def flatten(name: str, value: Any, classes: list[str] = (), curve: bool = False)
         curve = curve or not any(isinstance(item, (Mapping, str)) or _is_number(item) for item in value)
     else:
         array = _as_array(name, value)
-        is_of_classes = array.shape == (len(classes),)
-        if array.ndim == 0 or array.ndim > 1 or not is_of_classes and (curve or len(array) > _MOST_NUMBERS):
+        if not _has_named_elements(array, classes, curve):
             return {name: array if array.ndim else float(array)}
-        parts = zip(classes if is_of_classes else count(), array.astype(float).tolist())
+        parts = zip(classes if len(array) == len(classes) else count(), array.astype(float).tolist())
     return {inner: number for key, item in parts
             for inner, number in flatten(f"{name}/{key}", item, classes, curve).items()}
+
+
+def _has_named_elements(array: np.ndarray, classes: list[str], curve: bool) -> bool:
+    """Whether an array is a vector over the classes, or a short one that is not of a curve."""
+    if array.ndim != 1:
+        return False
+    return len(array) == len(classes) or not curve and len(array) <= _MOST_NUMBERS
 
 
 def logits_of(outputs: Any) -> Any:

@@ -166,7 +166,7 @@ def _find_origin(trainer: FailedTraining, prepared: list) -> str | None:
     if bad:
         found.append(f"Every module's output is finite; it is in the gradients, of {bad[-1]} last (backward "
                      "reached it first)")
-    return found[0] if found else None
+    return next(iter(found), None)
 
 
 @contextmanager

@@ -26,18 +26,26 @@ def layout_of(names: Iterable[str]) -> dict[str, dict[str, list]]:
     A chart holds a value's curves in train, val and each set of val.
     """
     names = list(names)
-    charts = list(dict.fromkeys(filter(None, (_value_of(name, names) for name in names))))
-    parts = Counter(chart.rpartition("/")[0] for chart in charts)
-    charts = [chart for chart in charts if "/" not in chart or parts[chart.rpartition("/")[0]] <= MOST_SHOWN]
+    charts = _charts_of(names)
     losses = sorted((chart for chart in charts if "loss" in chart), key=lambda chart: chart != "loss")
-    layout = {"losses": {chart: _lines(rf"(train|val(/[^/]+)?)/{re.escape(chart)}$") for chart in losses}}
+    layout = {"losses": {chart: _curves_of(chart) for chart in losses}}
     if any(name.startswith("step/") for name in names):
         layout["losses"]["loss within an epoch"] = _lines("(within_epoch|step)/.*loss")
-    layout["metrics"] = {chart: _lines(rf"(train|val(/[^/]+)?)/{re.escape(chart)}$")
-                         for chart in charts if chart not in losses}
+    layout["metrics"] = {chart: _curves_of(chart) for chart in charts if chart not in losses}
     layout["technical"] = {chart: _lines(f"(z_technical/)?{start}") for chart, start in _TECHNICAL.items()
                            if any(name.startswith(start) for name in names)}
     return {group: of_group for group, of_group in layout.items() if of_group}
+
+
+def _charts_of(names: list[str]) -> list[str]:
+    """The values of the splits, without those of long lists, such as one of a thousand classes."""
+    charts = list(dict.fromkeys(filter(None, (_value_of(name, names) for name in names))))
+    parts = Counter(chart.rpartition("/")[0] for chart in charts)
+    return [chart for chart in charts if "/" not in chart or parts[chart.rpartition("/")[0]] <= MOST_SHOWN]
+
+
+def _curves_of(chart: str) -> list:
+    return _lines(rf"(train|val(/[^/]+)?)/{re.escape(chart)}$")
 
 
 def _lines(pattern: str) -> list:

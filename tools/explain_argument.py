@@ -24,15 +24,10 @@ from utils.errors import PROJECT, ConfigError, is_ours
 def explain_argument(config: Mapping, path: KeyPath) -> Rows:
     """What is or may be at a path of a config with its defaults: what uses it, possible values, purpose."""
     section, *inner = path
-    if path == ("transforms", "joint"):
-        return [("is", JOINT), ("takes", "true or false or null"), ("default", "null")]
-    if section == "transforms" and inner and inner[0] not in TRANSFORM_KEYS:
-        known = f"{suggest_name(inner[0], TRANSFORM_KEYS)} There are: {', '.join(TRANSFORM_KEYS)}"
-        return [("but", f"there are no '{inner[0]}' transforms.{known}")]
+    if section == "transforms" and (len(inner) < 2 or inner[0] not in TRANSFORM_KEYS):
+        return _of_transforms(inner)
     if section == "data_loader" and (inner[:1] != ["sampler"] or len(inner) == 1):
         return _argument(DataSplits, Signature(DataSplits, PROVIDED), inner[0]) if inner else []
-    if section == "transforms" and len(inner) < 2:
-        return [("is", KEY_TEXTS[section][inner[0]])] if inner else []
     if section == "init":
         return [("is", KEY_TEXTS[section][key]) for key in inner[1:2] if key in KEY_TEXTS[section]]
     end = _end_of_block(config, path)
@@ -42,6 +37,18 @@ def explain_argument(config: Mapping, path: KeyPath) -> Rows:
         return _of_block(section, as_block(value_at(config, path[:end])), path[end:])
     except ConfigError as error:  # nothing has that name
         raise ConfigError.at(f"{'.'.join(path[:end])}.type", str(error)) from error
+
+
+def _of_transforms(inner: list[str]) -> Rows:
+    """What is at a key of the section `transforms`."""
+    if not inner:
+        return []
+    if inner == ["joint"]:
+        return [("is", JOINT), ("takes", "true or false or null"), ("default", "null")]
+    if inner[0] not in TRANSFORM_KEYS:
+        known = f"{suggest_name(inner[0], TRANSFORM_KEYS)} There are: {', '.join(TRANSFORM_KEYS)}"
+        return [("but", f"there are no '{inner[0]}' transforms.{known}")]
+    return [("is", KEY_TEXTS["transforms"][inner[0]])]
 
 
 def _end_of_block(config: Mapping, path: KeyPath) -> int | None:

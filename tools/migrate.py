@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from tools.migration.fork_names import DATASETS, LOADERS, OF_SPLITS, OPTIMIZERS, SCHEDULERS, TRAINER
 from tools.migration.old_config import OldConfig
@@ -69,15 +70,19 @@ def _data(old: OldConfig) -> dict:
         options["batches_per_epoch"] = batches
     _join_options(old, found, loading)
     options = {key: value for key, value in options.items() if value is not None}
-    blocks = {split: block for split, block in blocks.items() if block}
+    return {**_dataset_and_transforms(old, blocks), "data_loader": options}
+
+
+def _dataset_and_transforms(old: OldConfig, blocks: dict[str, dict]) -> dict:
+    """The sections dataset and transforms: one block if those of all splits are equal."""
     if not blocks:
-        return {"data_loader": options}
+        return {}
     first = next(iter(blocks.values()))
     apart = any(block != first for block in blocks.values())
     if apart:
         old.notes["dataset"] = (f"a block for each split, since the loaders of {', '.join(blocks)} had other "
                                 "classes or arguments")
-    data = {"dataset": blocks if apart else first, "data_loader": options}
+    data = {"dataset": blocks if apart else first}
     if any(block["type"] == "MNIST" for block in blocks.values()):
         data["transforms"] = {"batch": [{"type": "Normalize", "args": {"mean": [0.1307], "std": [0.3081]}}]}
     return data
@@ -111,34 +116,50 @@ def _join_options(old: OldConfig, found: dict[str, tuple], loading: dict[str, di
                     f"dropped, {value!r}; all loaders share their options")
 
 
-def _dataset(old: OldConfig, path: tuple, args: dict) -> dict | None:
+def _dataset(old: OldConfig, path: tuple, args: dict) -> dict:
     """The block of the dataset behind a loader, with the arguments that are no options of loading."""
-    loader = old.take(*path, "type", kind=str) if isinstance(old.look(*path), dict) else old.take(*path)
-    inner = args.pop("dataset", None)
-    beside = next((key for key in DATASETS if inner is None and path[0] not in DATASETS
-                   and isinstance(old.rest.get(key), (dict, str))
-                   and (isinstance(old.rest[key], str) or "type" in old.rest[key])), None)
-    if beside:
-        inner = old.block(beside)
-    if isinstance(inner, dict) and isinstance(inner.get("type"), str):
-        beside_type = {key: value for key, value in inner.items() if key not in ("type", "args")}
-        loader, args = inner["type"], {**(inner.get("args") or {}), **beside_type, **args}
-    elif isinstance(inner, str):
-        loader = inner
-    for key in [key for key in OF_SPLITS if isinstance(args.get(key), bool) or args.get(key) in
-                ("train", "training", "val", "valid", "validation", "test")]:
-        where = ".".join((*old.home(*path), key))
-        old.notes[where] = f"dropped, {args.pop(key)!r}; the program passes 'split'"
-    if "verbose" in args:
-        old.notes[".".join((*old.home(*path), "verbose"))] = (
-            f"dropped, {args.pop('verbose')!r}; -q and -v are for all messages")
-    if (loader or "").lower() == "mnistdataloader":
+    their_name, args = _named_dataset(old, path, args)
+    _drop_passed(old, ".".join(old.home(*path)), args)
+    if their_name.lower() == "mnistdataloader":
         return {"type": "MNIST", "args": {"root": args.pop("data_dir", None), "download": True, **args}}
-    name = re.sub("_?data_?loader$", "", loader or "", flags=re.IGNORECASE) or "MyDataset"
+    name = re.sub("_?data_?loader$", "", their_name, flags=re.IGNORECASE) or "MyDataset"
     old.notes[".".join((*path, "type"))] = (
-        f"put the dataset of {loader or 'this loader'} into data_loader/{_snake(name)}.py as class {name} "
-        "with @DATASETS.register, and its transforms under transforms")
+        f"put the dataset of {their_name or 'this loader'} into data_loader/{_snake(name)}.py as class "
+        f"{name} with @DATASETS.register, and its transforms under transforms")
     return {"type": name, "args": args}
+
+
+def _named_dataset(old: OldConfig, path: tuple, args: dict) -> tuple[str, dict]:
+    """The name and the arguments of the dataset that a loader is given, or of the loader."""
+    loader = old.take(*path, "type", kind=str) if isinstance(old.look(*path), dict) else old.take(*path)
+    given = args.pop("dataset", None)
+    if given is None and path[0] not in DATASETS:
+        given = _dataset_beside(old)
+    if isinstance(given, str):
+        return given, args
+    if isinstance(given, dict) and isinstance(given.get("type"), str):
+        beside_type = {key: value for key, value in given.items() if key not in ("type", "args")}
+        return given["type"], {**(given.get("args") or {}), **beside_type, **args}
+    return loader or "", args
+
+
+def _dataset_beside(old: OldConfig) -> dict | None:
+    """The block of a fork's dataset that stands beside the loader, under a key of its own."""
+    for key in DATASETS:
+        value = old.rest.get(key)
+        if isinstance(value, str) or isinstance(value, dict) and "type" in value:
+            return old.block(key)
+    return None
+
+
+def _drop_passed(old: OldConfig, where: str, args: dict) -> None:
+    """Drops the arguments at `where` that the program passes, or has for all, with notes on them."""
+    for key in OF_SPLITS:
+        if isinstance(args.get(key), bool) or args.get(key) in (
+                "train", "training", "val", "valid", "validation", "test"):
+            old.notes[f"{where}.{key}"] = f"dropped, {args.pop(key)!r}; the program passes 'split'"
+    if "verbose" in args:
+        old.notes[f"{where}.verbose"] = f"dropped, {args.pop('verbose')!r}; -q and -v are for all messages"
 
 
 def _optimizer(old: OldConfig) -> dict | None:
@@ -226,18 +247,8 @@ def _is_positive(value, name: str) -> bool:
 
 
 def _monitor(old: OldConfig, metrics: list[dict]) -> str | None:
-    """The monitor, from one text, or from a mode and a metric, in one list or under two keys."""
-    monitor = old.take("trainer", "monitor")
-    metric, mode = old.take("trainer", "mnt_metric"), old.take("trainer", "mnt_mode")
-    mode = mode or old.take("trainer", "monitor_mode")
-    given = monitor if monitor is not None else metric
-    if isinstance(given, list):
-        first = given[:1] if given and len(str(given[0]).split()) > 1 else given[:2]
-        if given[len(first):]:
-            old.notes["trainer.monitor"] = f"one value is monitored; not carried: {given[len(first):]}"
-        given = " ".join(sorted(map(str, first), key=lambda word: word not in ("min", "max")))
-    if isinstance(given, str) and mode in ("min", "max") and not given.startswith(("min ", "max ")):
-        given = f"{mode} {given}"
+    """The monitor, if it is of a form that is known; notes on it, if not or if it is not measured."""
+    given, mode = _given_monitor(old)
     known = re.fullmatch(r"(min|max) (?:(val|valid|validation|train)[_/])?(\S+)", str(given))
     if not known:
         if given not in (None, "off", "None") or mode not in (None, "off"):
@@ -250,6 +261,22 @@ def _monitor(old: OldConfig, metrics: list[dict]) -> str | None:
         old.notes["trainer.monitor"] = (f"'{name}' is not measured; there are {', '.join(measured)}, in "
                                         "train/ and in val/")
     return f"{known[1]} {'train' if known[2] in (None, 'train') else 'val'}/{name}"
+
+
+def _given_monitor(old: OldConfig) -> tuple[Any, Any]:
+    """The monitor and the mode: from one text, or from a mode and a metric, in one list or under two keys."""
+    monitor = old.take("trainer", "monitor")
+    metric, mode = old.take("trainer", "mnt_metric"), old.take("trainer", "mnt_mode")
+    mode = mode or old.take("trainer", "monitor_mode")
+    given = monitor if monitor is not None else metric
+    if isinstance(given, list):
+        first = given[:1] if given and len(str(given[0]).split()) > 1 else given[:2]
+        if given[len(first):]:
+            old.notes["trainer.monitor"] = f"one value is monitored; not carried: {given[len(first):]}"
+        given = " ".join(sorted(map(str, first), key=lambda word: word not in ("min", "max")))
+    if isinstance(given, str) and mode in ("min", "max") and not given.startswith(("min ", "max ")):
+        given = f"{mode} {given}"
+    return given, mode
 
 
 def _copy(kind: str, name: str, file: str, registry: str) -> str:

@@ -228,19 +228,21 @@ def _group_faults(block: Mapping, path: tuple) -> Iterator[Fault]:
         return
     signature = OPTIMIZERS.signature(OPTIMIZERS.get(block["type"]))
     for number, rule in enumerate(groups):
-        where = (*path, "groups", number)
-        if not isinstance(rule, dict) or not isinstance(rule.get("match"), str):
-            yield Fault(where,
-                        "a rule is {match: PATTERN} with options of the optimizer, or with frozen: true")
-            continue
-        frozen = rule.get("frozen", True)
-        if isinstance(frozen, dict) and frozen.keys() == {"until_epoch"}:
-            yield from _mismatches(frozen["until_epoch"], PositiveInt, (*where, "frozen", "until_epoch"))
-        elif type(frozen) is not bool:
-            yield WrongValue((*where, "frozen"), f"true, false or {{until_epoch: 3}} is needed; this is "
-                                                 f"{frozen!r}.{suggest_value(frozen, [bool])}")
-        options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
-        yield from (fault.below(where) for fault in signature.faults(options) if fault.path)
+        yield from _rule_faults(rule, (*path, "groups", number), signature)
+
+
+def _rule_faults(rule, where: tuple, signature: Signature) -> Iterator[Fault]:
+    if not isinstance(rule, dict) or not isinstance(rule.get("match"), str):
+        yield Fault(where, "a rule is {match: PATTERN} with options of the optimizer, or with frozen: true")
+        return
+    frozen = rule.get("frozen", True)
+    if isinstance(frozen, dict) and frozen.keys() == {"until_epoch"}:
+        yield from _mismatches(frozen["until_epoch"], PositiveInt, (*where, "frozen", "until_epoch"))
+    elif type(frozen) is not bool:
+        yield WrongValue((*where, "frozen"), f"true, false or {{until_epoch: 3}} is needed; this is "
+                                             f"{frozen!r}.{suggest_value(frozen, [bool])}")
+    options = {key: value for key, value in rule.items() if key not in ("match", "frozen")}
+    yield from (fault.below(where) for fault in signature.faults(options) if fault.path)
 
 
 def _schedule_faults(scheduler, optimizer) -> Iterator[Fault]:

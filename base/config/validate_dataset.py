@@ -70,9 +70,14 @@ def _block_faults(path: tuple, block, transforms) -> Iterator[Fault]:
     faults = DATASETS.faults(block, path, provided={"split", "train"} - args.keys())
     yield from faults
     if not faults and path == ("dataset",) and not open_split_arguments(block):
-        given = [("args", key) for key in ("split", "train") if key in args]
-        what = (f"{as_block(block)['type']} is not told which split to give: it has no argument 'split' or "
-                "'train' left open. Write" if not given else
-                f"the program passes '{given[0][1]}' itself, for every split. Leave it out, or write")
-        yield Fault((*path, *(given[0] if given else ())),
-                    f"{what} a block for each split: dataset: {{train: BLOCK, val: BLOCK}}.")
+        yield _fixed_split(block)
+
+
+def _fixed_split(block) -> Fault:
+    """The fault of a block for all splits that gives the same one each time."""
+    path, what = ("dataset",), (f"{as_block(block)['type']} is not told which split to give: it has no "
+                                "argument 'split' or 'train' left open. Write")
+    if given := [key for key in ("split", "train") if key in args_of(block)]:
+        path = ("dataset", "args", given[0])
+        what = f"the program passes '{given[0]}' itself, for every split. Leave it out, or write"
+    return Fault(path, f"{what} a block for each split: dataset: {{train: BLOCK, val: BLOCK}}.")

@@ -16,20 +16,22 @@ def count_samples(data: Any, nominal: int) -> int:
     Targets are all but the first of a tuple or list, or the values of a dict with usual names (without such
     names all of its values). `nominal`, how many were collated, if that does not tell.
     """
-    expected, data = nominal, data if (named := as_mapping(data)) is None else named
     if data is None:
         return 0
     if isinstance(data, list) and all(isinstance(item, (tuple, Mapping)) for item in data):
         return min(len(data), nominal)
-    if isinstance(data, Mapping):
-        parts = [data[name] for name in TARGETS if name in data] or list(data.values())
-    else:
-        whole = [data] if isinstance(data, PackedSequence) else []
-        parts = whole or (list(data[1:]) if isinstance(data, (tuple, list)) else [])
-        if parts and isinstance(data[0], torch.Tensor) and data[0].ndim:
-            expected = len(data[0])
-    lengths = {length for part in parts for length in _lengths(part, expected)}
+    first = data[0] if isinstance(data, (tuple, list)) and data else None
+    expected = len(first) if isinstance(first, torch.Tensor) and first.ndim else nominal
+    lengths = {length for target in _targets_of(data) for length in _lengths(target, expected)}
     return min(lengths.pop(), nominal) if len(lengths) == 1 else nominal
+
+
+def _targets_of(data: Any) -> list:
+    if isinstance(data, PackedSequence):  # which is a tuple, too
+        return [data]
+    if (named := as_mapping(data)) is not None:
+        return [named[name] for name in TARGETS if name in named] or list(named.values())
+    return list(data[1:]) if isinstance(data, (tuple, list)) else []
 
 
 def _lengths(part: Any, expected: int) -> list[int]:

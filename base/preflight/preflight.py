@@ -79,7 +79,6 @@ def require_monitored(monitor: Monitor, produced: Mapping[str, float], has_val: 
 
 def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping,
                      resumed: bool = False) -> dict[str, float]:
-    batch, what = None, "training" if split == "train" else "evaluation"
     try:
         batch = _first_batch(trainer.data, split)
         with _state_restored(trainer), trainer.without_steps():
@@ -87,26 +86,36 @@ def _preflight_split(trainer: PreparedTrainer, split: str, config: Mapping,
             values = (_try_training(trainer, batch, config, resumed) if split == "train"
                       else _try_evaluation(trainer, split, batch))
     except LoadError as error:
-        message = f"One batch of {what} was tried before the run, and failed: {error.faults[0].message}"
         key = locate_error(trainer, error.__cause__)[0] or "dataset"
-        raise LoadError.at(key, message) from error.__cause__
+        raise LoadError.at(key, _failed(split, error.faults[0].message)) from error.__cause__
     except ConfigError:
         raise
     except Exception as error:
         if _is_of_the_machine(error):
             raise
-        if is_freed_graph(error):
-            raise ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are "
-                                              "named in one call: self.update(loss, 'a', 'b')") from error
-        key, text = explain_error(trainer, error)
-        if split != "train" and is_missing_graph(error):
-            text += " Evaluation computes no gradients; what needs them goes inside torch.enable_grad()."
-        message = (f"One batch of {what} was tried before the run, and failed: {text} "
-                   "(--verbose shows the traceback)")
-        if (key or "").startswith("metrics."):
-            message = f"{as_block(config['metrics'][int(key[8:])])['type']}: {message}"
-        raise (ConfigError.at(key, message) if key else ConfigError(message)) from error
+        raise _explained(error, trainer, split, config) from error
     return {f"{split}/{name}": value for name, value in values.items()}
+
+
+def _failed(split: str, why: str) -> str:
+    what = "training" if split == "train" else "evaluation"
+    return f"One batch of {what} was tried before the run, and failed: {why}"
+
+
+def _explained(error: Exception, trainer: PreparedTrainer, split: str, config: Mapping) -> ConfigError:
+    """What an error of a step says on the config, with the key that it is about, if that is known."""
+    if is_freed_graph(error):
+        return ConfigError.at("optimizer", "update() had this loss before. Optimizers of one loss are "
+                                           "named in one call: self.update(loss, 'a', 'b')")
+    key, text = explain_error(trainer, error)
+    if split != "train" and is_missing_graph(error):
+        text += " Evaluation computes no gradients; what needs them goes inside torch.enable_grad()."
+    message = _failed(split, f"{text} (--verbose shows the traceback)")
+    if not key:
+        return ConfigError(message)
+    if key.startswith("metrics."):
+        message = f"{as_block(config['metrics'][int(key[8:])])['type']}: {message}"
+    return ConfigError.at(key, message)
 
 
 def _first_batch(data: DataSplits, split: str) -> Batch:
@@ -134,10 +143,7 @@ def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping,
     precision = trainer.precision if trainer.compile is None else "fp32"
     with loss_inputs_watched(trainer, config, batch), precision_watched(trainer.unwrapped_model, precision):
         values, learns = _train_on(trainer, batch)
-    if made := [name for name in _names_in_state(trainer.unwrapped_model) if name not in names]:
-        raise ConfigError.at("model", f"its forward pass made {', '.join(made)}, which optimizers and "
-                                      "checkpoints need from the start. Make it in __init__; a buffer may "
-                                      "also get persistent=False.")
+    _require_made_before(names, trainer.unwrapped_model)
     if versions == [weight._version for weight in weights] and all(weight.grad is None for weight in weights):
         report_no_gradients(type(trainer), learns, resumed)
     elif values.get("loss") == 0 and not any(updater.measure_norm() for updater in trainer.updaters.values()):
@@ -145,13 +151,26 @@ def _try_training(trainer: PreparedTrainer, batch: Batch, config: Mapping,
                     "from it. Check the loss, and the labels it gets.")
     _try_smallest_batch(trainer, "train", batch,
                         lambda small: as_values(trainer.train_step(trainer.device_batch(small))))
+    _try_averaging(trainer, batch)
+    try_steps(trainer.updaters)
+    return values
+
+
+def _require_made_before(names: set[str], model: nn.Module) -> None:
+    """Raises ConfigError if the forward pass has made weights or buffers besides these that were there."""
+    if made := [name for name in _names_in_state(model) if name not in names]:
+        raise ConfigError.at("model", f"its forward pass made {', '.join(made)}, which optimizers and "
+                                      "checkpoints need from the start. Make it in __init__; a buffer may "
+                                      "also get persistent=False.")
+
+
+def _try_averaging(trainer: PreparedTrainer, batch: Batch) -> None:
+    """With several processes: from here on backward involves all; DDP builds its buckets in the first one."""
     shared = [updater.gradients for updater in trainer.updaters.values() if updater.gradients]
     for gradients in shared:
         gradients.connect()
-    if shared:  # from here on backward involves all processes; DDP builds its buckets in the first one
+    if shared:
         _train_on(trainer, batch)
-    try_steps(trainer.updaters)
-    return values
 
 
 def _names_in_state(model: nn.Module) -> list[str]:
@@ -207,13 +226,19 @@ def _try_evaluation(trainer: PreparedTrainer, split: str, batch: Batch) -> dict[
     return values
 
 
+def _require_loadable(state: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a part of a trainer's state that a checkpoint cannot hold."""
+    for name, part in state.items():
+        if not hasattr(part, "load_state_dict"):
+            raise ConfigError.at("trainer", f"self.state['{name}'] is a {type(part).__name__}."
+                                            " What a checkpoint holds has state_dict and load_state_dict.")
+
+
 @contextmanager
 def _state_restored(trainer: PreparedTrainer):
     """Inside, the trainer's state may change; afterwards it is restored, and there are no gradients."""
     updaters = trainer.updaters.values()
-    if odd := [name for name, part in trainer.state.items() if not hasattr(part, "load_state_dict")]:
-        raise ConfigError.at("trainer", f"self.state['{odd[0]}'] is a {type(trainer.state[odd[0]]).__name__}."
-                                        " What a checkpoint holds has state_dict and load_state_dict.")
+    _require_loadable(trainer.state)
     kept = {name: part for name, part in trainer.state.items()
             if not any(part is updater for updater in updaters)}
     before, metrics = (StateCopier().copy({name: part.state_dict() for name, part in kept.items()}),

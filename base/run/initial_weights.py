@@ -6,7 +6,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -50,28 +50,54 @@ def load_initial_weights(model: nn.Module, path: Path | str, into: str = "",
     if into not in parts:
         raise ConfigError(f"the model has no part '{into}'.{suggest_name(into, parts)}")
     file, found = read_weights(Path(path))
-    wanted = {name: value for name, value in parts[into].state_dict().items()
-              if isinstance(value, torch.Tensor)}
-    given = _renamed(found, rename or {}, wanted)
-    skipped = {name: pattern for pattern in skip for name in fnmatch.filter({**wanted, **given}, pattern)}
-    given = {name: value for name, value in given.items() if name not in skipped}
-    loaded = {name: value for name, value in given.items()
-              if name in wanted and value.shape == wanted[name].shape}
-    if not loaded or (unused := {*skip} - {*skipped.values()}):
-        what = f"'{min(unused)}' of skip is no name's pattern" if loaded else "no tensor fits the model"
+    wanted = _tensors_in(parts[into].state_dict())
+    match = _match(_renamed(found, rename or {}, wanted), wanted, skip)
+    if not match.loaded or (unused := {*skip} - {*match.skipped.values()}):
+        what = f"'{min(unused)}' of skip is no name's pattern" if match.loaded else "no tensor fits the model"
         raise ConfigError(f"{file}: {what}. It has: {some_names(found)}; the model: {some_names(wanted)}")
-    parts[into].load_state_dict(loaded, strict=False)
-    report = {
-        "loaded": list(loaded), "skipped": list(skipped),
-        "missing (keep their first values)": [name for name in wanted if name not in {**given, **skipped}],
-        "unexpected (left out)": [name for name in given if name not in wanted],
-        "mismatched (left out)": [f"{name} {list(given[name].shape)}, not {list(wanted[name].shape)}"
-                                  for name in wanted if name in given and name not in loaded]}
+    parts[into].load_state_dict(match.loaded, strict=False)
+    report = match.report()
     log.info("Weights from %s%s: %s", file, into and f" into {into}", _summary(report, wanted))
     details = "\n".join(f"  {len(names):4d} {what}: {', '.join(names)}"
                         for what, names in report.items() if names)
     log.debug("%s", details)
     return details
+
+
+class _Match(NamedTuple):
+    """A model's tensors, those of a file without the skipped ones, and those that fit.
+
+    `skipped`: the pattern of each skipped name.
+    """
+
+    wanted: dict[str, torch.Tensor]
+    given: dict[str, torch.Tensor]
+    loaded: dict[str, torch.Tensor]
+    skipped: dict[str, str]
+
+    def report(self) -> dict[str, list[str]]:
+        """The names of all tensors, by what becomes of them."""
+        known, left_out = {**self.given, **self.skipped}, self.given.keys() - self.loaded.keys()
+        return {
+            "loaded": list(self.loaded), "skipped": list(self.skipped),
+            "missing (keep their first values)": [name for name in self.wanted if name not in known],
+            "unexpected (left out)": [name for name in self.given if name not in self.wanted],
+            "mismatched (left out)": [
+                f"{name} {list(self.given[name].shape)}, not {list(value.shape)}"
+                for name, value in self.wanted.items() if name in left_out]}
+
+
+def _match(given: Mapping[str, torch.Tensor], wanted: dict[str, torch.Tensor], skip: Sequence[str]) -> _Match:
+    skipped = {name: pattern for pattern in skip for name in fnmatch.filter({**wanted, **given}, pattern)}
+    given = {name: value for name, value in given.items() if name not in skipped}
+    loaded = {name: value for name, value in given.items()
+              if name in wanted and value.shape == wanted[name].shape}
+    return _Match(wanted, given, loaded, skipped)
+
+
+def _tensors_in(table: Mapping) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in table.items()
+            if isinstance(name, str) and isinstance(value, torch.Tensor)}
 
 
 def _summary(report: Mapping[str, list[str]], wanted: Mapping) -> str:
@@ -117,11 +143,10 @@ def read_weights(path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     for key in ("state_dict", "model"):
         inner = content.get(key) if isinstance(content, dict) else None
         content = inner if isinstance(inner, dict) else content
-    items = content.items() if isinstance(content, dict) else ()
-    tensors = {name: value for name, value in items
-               if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    tensors = _tensors_in(content) if isinstance(content, dict) else {}
     if not tensors:
-        there = ", ".join(str(name) for name, _ in items) or f"a {type(content).__name__}"
+        names = ", ".join(map(str, content)) if isinstance(content, dict) else ""
+        there = names or f"a {type(content).__name__}"
         raise ConfigError(f"{path}: holds {there[:200]}; a state_dict is needed, the tensors by their names, "
                           "or one under 'state_dict' or 'model'")
     return path, tensors

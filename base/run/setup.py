@@ -87,10 +87,11 @@ def broadcast_checkpoint(checkpoint: Checkpoint | None, out: Path, name: str,
                     f"they resume {checkpoint.file}" if checkpoint else "they begin anew")
     if lock and dist.is_main():
         checkpoint = _claim(checkpoint, lock, waits=restarts > 0)
-    chosen = dist.broadcast_object(checkpoint and (checkpoint.file, checkpoint.state["progress"]))
-    if chosen is None or (checkpoint and chosen == (checkpoint.file, checkpoint.state["progress"])):
-        return checkpoint if chosen else None
-    return open_checkpoint(chosen[0], (), whole=False)
+    own = checkpoint and (checkpoint.file, checkpoint.state["progress"])
+    chosen = dist.broadcast_object(own)
+    if chosen == own:
+        return checkpoint
+    return chosen and open_checkpoint(chosen[0], (), whole=False)
 
 
 def _claim(checkpoint: Checkpoint | None, lock: RunLock, waits: bool) -> Checkpoint | None:
@@ -179,8 +180,7 @@ def open_run(resolved: RunConfig, checkpoint: Checkpoint | None, device: torch.d
         if is_new:
             require_unused(folder)  # another process may have had it meanwhile
         remove_links(folder)
-        known_id = None if is_new else run_id(folder)
-        record_start(folder, {**start, "run_id": known_id or uuid.uuid4().hex,
+        record_start(folder, {**start, "run_id": run_id(folder) or uuid.uuid4().hex,
                               "from_environment": sorted(resolved.reading.from_environment),
                               **_origins(resolved),
                               "locked": bool(lock and lock.holds),

@@ -150,7 +150,7 @@ MUTATIONS = [
              "test_over_5_folds_and_3_seeds_the_table_is_as_by_hand_and_each_sample_is_there_once"),
     # -- what writers learn
     Mutation("a resumed run gets another id", "base/run/setup.py",
-             "None if is_new else run_id(folder)", "None",
+             "run_id(folder) or uuid.uuid4().hex", "uuid.uuid4().hex",
              "test_a_writer_learns_one_identity_what_changed_and_how_each_start_ended"),
     Mutation("points that a kill has kept from a table stay lost", "logger/trackers/table.py",
              "for step, values in points_before(", "for step, values in () and points_before(",
@@ -195,7 +195,7 @@ MUTATIONS = [
              "        curve = curve or not any(", "        curve = curve and not any(",
              "test_matrices_and_curves_stay_arrays"),
     Mutation("values of classes are numbered", "base/metric_values.py",
-             "zip(classes if is_of_classes else count(),", "zip(count(),",
+             "zip(classes if len(array) == len(classes) else count(),", "zip(count(),",
              "test_all_numbers_of_a_metric_get_a_name"),
     Mutation("a monitor of an earlier run is not found", "utils/training/monitor.py",
              'former.get(self.name.replace("/", "_"))', "None",

@@ -48,10 +48,7 @@ def export(path: Path, name: str, with_transforms: bool = False, folder: Path | 
     kept.
     """
     form = FORMATS[name]
-    if missing := [package for package in form.packages if importlib.util.find_spec(package) is None]:
-        raise ConfigError(f"--format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    if with_transforms and not form.has_code:
-        raise ConfigError(f"--format {name} holds weights alone; --with-transforms goes with pt2 and onnx")
+    _require_possible(name, with_transforms)
     predictor, inputs, scaled = load(path, overrides, "cpu"), None, False
     with located(predictor.places):
         module = predictor.model
@@ -77,6 +74,15 @@ def export(path: Path, name: str, with_transforms: bool = False, folder: Path | 
     except OSError as error:
         raise unwritable(folder, error) from error
     return folder / form.name, difference
+
+
+def _require_possible(name: str, with_transforms: bool) -> None:
+    """Raises ConfigError for a format whose packages are missing, or that cannot hold the transforms."""
+    form = FORMATS[name]
+    if missing := [package for package in form.packages if importlib.util.find_spec(package) is None]:
+        raise ConfigError(f"--format {name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    if with_transforms and not form.has_code:
+        raise ConfigError(f"--format {name} holds weights alone; --with-transforms goes with pt2 and onnx")
 
 
 def _inputs_of_samples(predictor: Predictor, with_transforms: bool):
@@ -165,7 +171,6 @@ def _metadata(predictor: Predictor, inputs: Mapping[str, torch.Tensor] | None, w
     `scaled`: whether the uint8 images of the dataset are divided by 255 before they are given to the file.
     """
     config, run = predictor.config, run_of(predictor.checkpoint.file)
-    scores = run and run / "test.json"
     built, written = predictor.trainer.data.transforms, config["transforms"]
     starts, secret = (starts_of(run), keys_from_environment(run)) if run else ([], ())
     blocks = {key: [block for block, transform in zip(written.get(key) or [], built[key], strict=True)
@@ -179,6 +184,11 @@ def _metadata(predictor: Predictor, inputs: Mapping[str, torch.Tensor] | None, w
         "transforms": {"eval": blocks["eval"], "batch": [] if with_transforms else blocks["batch"],
                        "uint8_to_float": scaled},
         "classes": predictor.classes, "config": masked(flatten(config), secret),
-        "scores": json.loads(scores.read_text()) if scores and scores.exists() else {},
+        "scores": _test_scores(run),
         "checkpoint": predictor.checkpoint.file.name,
         "commit": starts[-1].get("git_commit") if starts else None}
+
+
+def _test_scores(run: Path | None) -> dict[str, Any]:
+    file = run and run / "test.json"
+    return json.loads(file.read_text()) if file and file.exists() else {}

@@ -49,10 +49,8 @@ class Report:
     def _kind_for(self, outputs: torch.Tensor,
                   targets: torch.Tensor) -> "LabelReport | ResidualReport | None":
         if self.to_probabilities:
-            fits = outputs.ndim > 1 and targets.shape == outputs.shape[:1] + outputs.shape[2:]
-            if not fits or targets.is_floating_point():
-                return None
-            return ClassReport(self._names(outputs.shape[1]), self.to_probabilities)
+            is_fit = _are_of_classes(outputs, targets)
+            return ClassReport(self._names(outputs.shape[1]), self.to_probabilities) if is_fit else None
         if not outputs.is_floating_point() or outputs.shape != targets.shape:
             return None
         names = {getattr(loss, "__name__", type(loss).__name__) for loss in self.losses}
@@ -60,7 +58,7 @@ class Report:
         if thresholds := [_OF_LABELS[name] for name in names if name in _OF_LABELS]:
             is_labels = binary and outputs.ndim <= 2
             return LabelReport(self._names(outputs[0].numel()), thresholds[0]) if is_labels else None
-        own = not any(_of_torch(loss) for loss in self.losses) and not binary
+        own = not any(map(_of_torch, self.losses)) and not binary
         is_values = targets.is_floating_point() and (own or names & {*_OF_VALUES})
         return ResidualReport() if is_values else None
 
@@ -106,6 +104,12 @@ class Certainty:
         """By name, for those with two values or more."""
         return {name: math.sqrt(max(squares - total**2 / number, 0) / (number - 1) / number)
                 for name, (number, total, squares) in self.sums.items() if number > 1}
+
+
+def _are_of_classes(outputs: torch.Tensor, targets: torch.Tensor) -> bool:
+    """Whether outputs are `[B, K, ...]`, and targets whole numbers `[B, ...]`."""
+    fits = outputs.ndim > 1 and targets.shape == outputs.shape[:1] + outputs.shape[2:]
+    return fits and not targets.is_floating_point()
 
 
 def _of_torch(loss: Any) -> bool:

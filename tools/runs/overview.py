@@ -1,5 +1,5 @@
 """The table of many runs or of groups of them, and the table of a few side by side."""
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -42,12 +42,7 @@ def overview(all_runs: Sequence[Run], where: Iterable[str] = (), sort: str | Non
     runs = [run for _, run in shown]
     notes = _notes(runs, len(all_runs))
     if key:
-        scores = test_scores(runs)
-        groups = [(group_row(group, key, scores), group) for group in group_runs(runs, key)]
-        groups = sorted(groups, key=lambda pair: order(pair[0])) if order else groups
-        table = _table_of_groups([row for row, _ in groups], runs, key)
-        content = [{**{name: row.get(name) for name in table.columns}, "runs": [run.name for run in group]}
-                   for row, group in groups]
+        table, content = _overview_of_groups(runs, key, order)
         notes.append("Means of finished runs; std is that of a sample, n how many runs count.")
     else:
         shown = sorted(shown, key=lambda pair: order(pair[0])) if order else shown
@@ -56,11 +51,19 @@ def overview(all_runs: Sequence[Run], where: Iterable[str] = (), sort: str | Non
     return Overview(replace(table, notes=[*table.notes, *notes]), content)
 
 
+def _overview_of_groups(runs: Sequence[Run], key: str, order: Callable[[Row], Any] | None) -> Overview:
+    scores = test_scores(runs)
+    groups = [(group_row(group, key, scores), group) for group in group_runs(runs, key)]
+    groups = sorted(groups, key=lambda pair: order(pair[0])) if order else groups
+    table = _table_of_groups([row for row, _ in groups], runs, key)
+    return Overview(table, [
+        {**{name: row.get(name) for name in table.columns}, "runs": [run.name for run in group]}
+        for row, group in groups])
+
+
 def compare(runs: Sequence[Run]) -> Overview:
     """A few runs side by side: a row for each value, and for each config key that differs."""
-    rows = [{**row_of(run), **{f"last {name}": value for name, value in run.scores.items()}} for run in runs]
-    for row in rows:
-        row |= {"duration": duration_text(row["duration"])} if "duration" in row else {}
+    rows = [_full_row(run) for run in runs]
     names = [*BEFORE[1:], *{f"last {name}": None for run in runs for name in run.scores},
              *test_scores(runs), *differing_keys(runs), *AFTER]
     has = [name for name in names if any(name in row for row in rows)]
@@ -69,6 +72,12 @@ def compare(runs: Sequence[Run]) -> Overview:
                   [{"name": name} | {place: row[name] for place, row in zip(places, rows, strict=True)
                                      if name in row} for name in has], kept=2)
     return Overview(table, [as_content(run) for run in runs])
+
+
+def _full_row(run: Run) -> Row:
+    """The values of a run by name, also those of its last evaluation."""
+    row = {**row_of(run), **{f"last {name}": value for name, value in run.scores.items()}}
+    return row | {"duration": duration_text(row["duration"])} if "duration" in row else row
 
 
 def as_content(run: Run) -> dict[str, Any]:

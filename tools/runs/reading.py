@@ -122,7 +122,6 @@ def _read_run(folder: Path, root: Path, files: Mapping[str, os.DirEntry], state:
     if state == "unknown" and not records and said in OUTCOMES:
         state = said
     last = last if last.get("outcome") in OUTCOMES else summary if state == said else {}
-    started = next((record["started_s"] for record in records if _is_start(record)), None)
     reason = last.get("reason")
     return Run(
         folder, os.path.relpath(folder, root) if folder != root else folder.absolute().name, state,
@@ -130,8 +129,7 @@ def _read_run(folder: Path, root: Path, files: Mapping[str, os.DirEntry], state:
         _numbers(summary.get("scores")),
         {name: value for name, value in _numbers(read_json(files.get(SCORES))).items()
          if name.partition("/")[0] == "test"},
-        config, folder.stat().st_mtime if started is None else started,
-        _duration(records, state, files), records)
+        config, _started(records, folder), _duration(records, state, files), records)
 
 
 def _best_of(summary: dict, config: dict, folder: Path) -> tuple[str | None, float | None, int | None]:
@@ -167,14 +165,19 @@ def _in_one_form(flat: Mapping[str, Any]) -> dict[str, Any]:
               for key, value in flat.items() if value or not key.endswith(".args")}
     lists = {found[1] for key in config if (found := _ITEM.fullmatch(key))}
     for path in sorted(lists, key=len, reverse=True):  # inner ones first
-        below = [key for key in config if key.startswith(f"{path}.")]
-        alone = {key: key.removesuffix(".type") for key in below if _ITEM.fullmatch(key) and
-                 not any(other != key and other.startswith(key.removesuffix("type")) for other in below)}
-        if len(alone) == len(below) and all(isinstance(config[key], str) for key in below):
-            config[path] = [config.pop(key) for key in below]
-        else:
-            config = {alone.get(key, key): value for key, value in config.items()}
+        config = _with_bare_names(config, path)
     return config
+
+
+def _with_bare_names(config: dict[str, Any], path: str) -> dict[str, Any]:
+    """A flat config whose blocks without arguments in the list at `path` are names; if all are, one value."""
+    below = [key for key in config if key.startswith(f"{path}.")]
+    alone = {key: key.removesuffix(".type") for key in below if _ITEM.fullmatch(key) and
+             not any(other != key and other.startswith(key.removesuffix("type")) for other in below)}
+    if len(alone) == len(below) and all(isinstance(config[key], str) for key in below):
+        config[path] = [config.pop(key) for key in below]
+        return config
+    return {alone.get(key, key): value for key, value in config.items()}
 
 
 def _read_config(folder: Path) -> dict:
@@ -210,6 +213,14 @@ def _duration(records: list[dict], state: str, files: Mapping[str, os.DirEntry])
         ended = time.time() if state == "running" else max(written, default=begun)
         total = (total or 0.0) + max(ended - begun, 0.0)
     return total
+
+
+def _started(records: list[dict], folder: Path) -> float:
+    """When a run was started first; if that was not recorded, when its folder was changed last."""
+    for record in records:
+        if _is_start(record):
+            return record["started_s"]
+    return folder.stat().st_mtime
 
 
 def _is_start(record: dict) -> bool:

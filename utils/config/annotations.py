@@ -115,15 +115,20 @@ def nested_blocks(value, parameter: Parameter) -> list[tuple[tuple, object]]:
     """(path, block) of the blocks in an argument's value, if it takes modules or other callables."""
     annotation = annotation_of(parameter)
     if isinstance(value, list):
-        items = [kind for part in _lists_among(annotation) for item in typing.get_args(part)
-                 for kind in _union_members(item)]
-        return [((number,), item) for number, item in enumerate(value)] if any(map(_is_part, items)) else []
+        return [((number,), item) for number, item in enumerate(value)] if _takes_lists(annotation) else []
     # a class among the defaults is called by its owner: what it makes is a part, not the class
     default = callable(parameter.default) and not isinstance(parameter.default, type)
-    kinds = [typing.get_origin(part) or part for part in _union_members(annotation)]
-    takes = any(map(_is_part, _union_members(annotation))) or (annotation is typing.Any and default)
+    members = _union_members(annotation)
+    kinds = [typing.get_origin(part) or part for part in members]
+    takes = any(map(_is_part, members)) or (annotation is typing.Any and default)
     is_block = isinstance(value, dict) and isinstance(value.get("type"), str) and dict not in kinds
     return [((), value)] if takes and is_block else []
+
+
+def _takes_lists(annotation) -> bool:
+    """Whether it takes lists of modules or other callables."""
+    return any(_is_part(kind) for part in _lists_among(annotation) for item in typing.get_args(part)
+               for kind in _union_members(item))
 
 
 def _is_part(annotation) -> bool:

@@ -136,13 +136,13 @@ class Registry:
 
         `provided`: what the program adds to `args` if it is missing. `keys`: others that the block may have.
         """
-        block = {"type": block} if isinstance(block, str) else block
-        if not isinstance(block, dict):
+        if not isinstance(block, (dict, str)):
             wrong = f"{self.one} is NAME or {{type: NAME, args: {{...}}}}, not {format_value(block)}"
             return [Fault(path, wrong)]
+        block = as_block(block)
         if not isinstance(block.get("type"), str):
             return [self._untyped(block, path)]
-        args, allowed = block.get("args"), ("type", "args", *keys)
+        args, allowed = {} if block.get("args") is None else block["args"], ("type", "args", *keys)
         beside = {key: value for key, value in block.items() if key not in allowed}
         try:
             signature = self.signature(self.get(block["type"]))
@@ -152,12 +152,11 @@ class Registry:
             return [WrongValue((*path, "type"), str(error)),
                     *self._unknown_key_faults(beside, path, allowed, {})]
         faults = self._unknown_key_faults(beside, path, allowed, signature.parameters)
-        if args is not None and not isinstance(args, dict):
+        if not isinstance(args, dict):
             wrong = f"a table of arguments is needed, not {format_value(args)}"
             return [*faults, WrongValue((*path, "args"), wrong)]
-        found = signature.faults(args or {}, {*beside, *provided})
-        if len(args or {}) > 1 and {key for fault in found if isinstance(fault, UnknownKey)
-                                    for key in fault.path[:1]} == args.keys():
+        found = signature.faults(args, {*beside, *provided})
+        if _takes_none(args, found):
             given = ", ".join(map(str, args))
             faults.insert(0, Fault((*path, "type"), f"{block['type']} takes none of the arguments that are "
                                                     f"given: {given}. Is it the type that is meant?"))
@@ -227,11 +226,22 @@ class Registry:
             argument = argument_named_by(error, args)
             raise ConfigError.at(f"{where}.args.{argument}" if argument else where,
                                  f"{block['type']} could not be built: {describe_error(error)}") from error
-        has_all = self.or_has and all(hasattr(type(thing), method) for method in self.or_has)
-        if self.expects and not isinstance(thing, self.expects) and not has_all:
+        if not self._is_expected(thing):
             raise ConfigError.at(where, f"{block['type']} gives a {type(thing).__name__}; {self.one} is a "
                                         f"{self.expects.__module__}.{self.expects.__qualname__}")
         return thing
+
+    def _is_expected(self, thing: object) -> bool:
+        """Whether a built object is of the class of this kind, or has the methods of one."""
+        if self.expects is None or isinstance(thing, self.expects):
+            return True
+        return bool(self.or_has) and all(hasattr(type(thing), method) for method in self.or_has)
+
+
+def _takes_none(args: dict, faults: Iterable[Fault]) -> bool:
+    """Whether several arguments are given, and all of them are unknown: another type may be meant."""
+    unknown = {key for fault in faults if isinstance(fault, UnknownKey) for key in fault.path[:1]}
+    return len(args) > 1 and unknown == args.keys()
 
 
 def _own_copy(value):

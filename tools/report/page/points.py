@@ -99,8 +99,7 @@ def value_at_step(curve: Curve, step: float | None) -> float | None:
 def grouped(curves: dict[str, Curve]) -> list[Group]:
     """The charts: one for each metric, with all splits. The values of classes become one range."""
     groups: dict[tuple, Group] = {}
-    plain = {name.partition("/")[2] for name in curves if name.startswith(("train/", "step/"))}
-    plain |= {rest for name in curves if name.startswith("val/") and "/" not in (rest := name[4:])}
+    plain = _names_without_classes(curves)
     for name, curve in curves.items():
         split, _, rest = name.partition("/")
         head, _, tail = rest.partition("/")
@@ -117,6 +116,12 @@ def grouped(curves: dict[str, Curve]) -> list[Group]:
     for group in groups.values():
         group.curves.update(_range_of(group.members.values()) if group.members else {})
     return [*groups.values()]
+
+
+def _names_without_classes(curves: Iterable[str]) -> set[str]:
+    """The names of values, such as `f1`, which may be followed by a class, or follow a set of val."""
+    plain = {name.partition("/")[2] for name in curves if name.startswith(("train/", "step/"))}
+    return plain | {rest for name in curves if name.startswith("val/") and "/" not in (rest := name[4:])}
 
 
 def _group(groups: dict, title: str, about_training: bool) -> Group:

@@ -57,8 +57,7 @@ def scores(material: Material) -> str:
     run, parts = material.run, []
     tested = {name: value for name, value in material.test.items() if "/" in name}
     if tested:
-        errors = {f"{split}/{name}": error for split, part in _reports(material).items()
-                  for name, error in part.get("standard_errors", {}).items()}
+        errors = _standard_errors(material)
         rows = [(name, _plain(value), *([_plain(errors.get(name))] if errors else []))
                 for name, value in [*tested.items()][:_rows(material)]]
         about = f"From test.py: {material.test.get('checkpoint')}, epoch {material.test.get('epoch')}"
@@ -282,6 +281,11 @@ def _at(curve: Curve, step: int | None) -> float | None:
 
 def _order(value: Any) -> float:
     return value if type(value) in (int, float) and not math.isnan(value) else math.inf
+
+
+def _standard_errors(material: Material) -> dict[str, float]:
+    return {f"{split}/{name}": error for split, part in _reports(material).items()
+            for name, error in part.get("standard_errors", {}).items()}
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 import math
 import shlex
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +176,16 @@ def failures(material: Material) -> str:
     return table(f"{len(failed)} trials failed", ["trial", "values", "reason"], rows) if rows else ""
 
 
+def _means(of_seeds: Iterable[dict[str, float]]) -> list[tuple]:
+    """The name of each score, its mean over seeds, its deviation, and how many seeds have it."""
+    values: dict[str, list[float]] = {}
+    for scores in of_seeds:
+        for name, value in scores.items():
+            values.setdefault(name, []).append(value)
+    return [(name, statistics.fmean(own), statistics.stdev(own) if len(own) > 1 else None, len(own))
+            for name, own in values.items()]
+
+
 def folds(material: Material) -> str:
     """One report over all folds, of predictions for samples that a run has not trained on."""
     pooled, best = material.pooled, best_trial(material.study)
@@ -185,14 +195,9 @@ def folds(material: Material) -> str:
         f"Trial {pooled['trial']}: {pooled['samples']} samples, each predicted by the run that did not train "
         "on it, at that run's best epoch. out_of_fold.csv holds the predictions. The epoch was chosen on the "
         "same samples, so the scores are a little too good.")
-    names = dict.fromkeys(name for scores in seeds.values() for name in scores)
-    rows = []
-    for name in names:
-        values = [scores[name] for scores in seeds.values() if name in scores]
-        rows.append((name, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None,
-                     len(values)))
     parts = [f'<p class="soft">{text(about)}</p>',
-             table("Scores over all folds", ["score", "mean", "deviation", "seeds"], rows, wraps=False)]
+             table("Scores over all folds", ["score", "mean", "deviation", "seeds"], _means(seeds.values()),
+                   wraps=False)]
     report = pooled["report"]
     of_seeds = f", {len(seeds)} seeds together: each sample counts {len(seeds)} times" * (len(seeds) > 1)
     if classes := report.get("classes", {}):

@@ -119,8 +119,7 @@ def parallel(dots: Sequence[Dot], parameters: Sequence[Parameter], names: Mappin
     parts, titles = [], [*(names.get(one.key, one.key) for one in parameters), metric]
     unused = set()
     for dot in reversed(dots):
-        found = [axis.place(dot.params[one.key]) if one.key in dot.params else None
-                 for axis, one in zip(axes, parameters)]
+        found = _crossings(dot, axes, parameters)
         unused |= {place for place, at in zip(places, found) if at is None}
         heights = [_UNUSED if at is None else at for at in found] + [axes[-1].place(dot.value)]
         path = "M" + "L".join(f"{at},{height}" for at, height in zip(places, heights, strict=True))
@@ -134,6 +133,12 @@ def parallel(dots: Sequence[Dot], parameters: Sequence[Parameter], names: Mappin
            f'aria-label="Parallel coordinates">{"".join(parts)}</svg>')
     return (f"<figure><figcaption>A line for each trial{_spectrum()}</figcaption>"
             f"{scrolled('Parallel coordinates', svg)}{_beyond(axes[-1])}</figure>")
+
+
+def _crossings(dot: Dot, axes: Sequence[Axis], parameters: Sequence[Parameter]) -> list[int | None]:
+    """Where a trial's line crosses the axes of the parameters; None at those that it does not use."""
+    return [axis.place(dot.params[one.key]) if one.key in dot.params else None
+            for axis, one in zip(axes, parameters)]
 
 
 def learning_curves(curves: Sequence[tuple[str, float, Sequence[tuple[int, float]]]], metric: str,
