@@ -78,7 +78,7 @@ class EpochPlans:
         short = (sizes[-1] < sizes[:-1].min(initial=sizes[-1]) if in_batches
                  else len(places) % self.batch_size)
         ends = ends[:-1] if self.drop_last and short else ends
-        if not len(ends):
+        if not len(ends) or not len(places):
             raise ConfigError.at(WHERE, f"{self.name} gives no batch of {self.batch_size}.")
         indices = self.info.indices[places[:ends[-1]].astype(np.int64)]
         return EpochPlan(indices, _repeats(indices), ends)

@@ -52,7 +52,8 @@ def load_initial_weights(model: nn.Module, path: Path | str, into: str = "",
     file, found = read_weights(Path(path))
     wanted = _tensors_in(parts[into].state_dict())
     match = _match(_renamed(found, rename or {}, wanted), wanted, skip)
-    if not match.loaded or (unused := {*skip} - {*match.skipped.values()}):
+    if not match.loaded or (unused := {pattern for pattern in skip
+                                       if not fnmatch.filter(match.skipped, pattern)}):
         what = f"'{min(unused)}' of skip is no name's pattern" if match.loaded else "no tensor fits the model"
         raise ConfigError(f"{file}: {what}. It has: {some_names(found)}; the model: {some_names(wanted)}")
     parts[into].load_state_dict(match.loaded, strict=False)
@@ -67,19 +68,19 @@ def load_initial_weights(model: nn.Module, path: Path | str, into: str = "",
 class _Match(NamedTuple):
     """A model's tensors, those of a file without the skipped ones, and those that fit.
 
-    `skipped`: the pattern of each skipped name.
+    `skipped`: the skipped names.
     """
 
     wanted: dict[str, torch.Tensor]
     given: dict[str, torch.Tensor]
     loaded: dict[str, torch.Tensor]
-    skipped: dict[str, str]
+    skipped: list[str]
 
     def report(self) -> dict[str, list[str]]:
         """The names of all tensors, by what becomes of them."""
-        known, left_out = {**self.given, **self.skipped}, self.given.keys() - self.loaded.keys()
+        known, left_out = {*self.given, *self.skipped}, self.given.keys() - self.loaded.keys()
         return {
-            "loaded": list(self.loaded), "skipped": list(self.skipped),
+            "loaded": list(self.loaded), "skipped": self.skipped,
             "missing (keep their first values)": [name for name in self.wanted if name not in known],
             "unexpected (left out)": [name for name in self.given if name not in self.wanted],
             "mismatched (left out)": [
@@ -88,7 +89,8 @@ class _Match(NamedTuple):
 
 
 def _match(given: Mapping[str, torch.Tensor], wanted: dict[str, torch.Tensor], skip: Sequence[str]) -> _Match:
-    skipped = {name: pattern for pattern in skip for name in fnmatch.filter({**wanted, **given}, pattern)}
+    skipped = [name for name in {**wanted, **given}
+               if any(fnmatch.fnmatch(name, pattern) for pattern in skip)]
     given = {name: value for name, value in given.items() if name not in skipped}
     loaded = {name: value for name, value in given.items()
               if name in wanted and value.shape == wanted[name].shape}

@@ -79,9 +79,9 @@ def keep_arguments(reading: Reading) -> Reading:
     for change in reading.changed_types:
         block = value_at(config, ".".join(change.path))
         free = _free_arguments(change, block["type"])
-        if free is None:
-            continue
-        new, old = block.get("args") or {}, change.block.get("args") or {}
+        new, old = (given.get("args") or {} for given in (block, change.block))
+        if free is None or not isinstance(new, dict) or not isinstance(old, dict):
+            continue  # validation says what is wrong
         taken = {name: value for name, value in old.items() if name in free and name not in new}
         dropped = [name for name in old if name not in free]
         beside = {key: value for key, value in change.block.items() if key not in ("type", "args")}

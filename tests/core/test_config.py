@@ -423,6 +423,12 @@ def test_an_override_of_a_type_keeps_what_the_new_one_takes_and_names_the_rest(
     assert reading.config != config and (resumed or keep_arguments(reading).places)
 
 
+@pytest.mark.parametrize("args", ["[1]", "5", "word"])
+def test_arguments_that_are_no_table_are_a_mistake_beside_another_type_too(write, args):
+    with pytest.raises(ConfigError, match="optimizer.args: a table of arguments is needed"):
+        resolve_config(read_config(write("c.yaml", FULL), ["optimizer.type=SGD", f"optimizer.args={args}"]), None, [])
+
+
 def test_an_argument_that_a_step_size_refers_to_is_kept_as_a_value(write):
     reading = keep_arguments(read_config(write("c.yaml", FULL), ["scheduler.type=StepLR", "seed=5"]))
     assert reading.config["scheduler"]["args"]["step_size"] == 5

@@ -222,7 +222,7 @@ def test_a_sampler_that_draws_from_global_generators_gives_the_same_and_moves_no
 @pytest.mark.parametrize(("given", "message"), [
     ([0, 64], "gives position 64; those of the train split are 0 to 63"), ([-1], "gives position -1"),
     ([], "gives neither positions nor batches"), ([0.5], "neither positions nor batches"),
-    ([[1, 2], []], "none of them empty"), (None, "failed in epoch 1"),
+    ([[1, 2], []], "none of them empty"), (torch.arange(0), "gives no batch"), (None, "failed in epoch 1"),
 ])
 def test_what_cannot_be_an_order_is_an_error(given, message):
     with pytest.raises(ConfigError, match=f"data_loader.sampler: .*{message}"):

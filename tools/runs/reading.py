@@ -163,7 +163,7 @@ def _in_one_form(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A flat config as `flat_config` gives it today: earlier summaries kept how a block was written."""
     config = {f"{key}.type" if key in _BLOCKS and isinstance(value, str) else key: value
               for key, value in flat.items() if value or not key.endswith(".args")}
-    lists = {found[1] for key in config if (found := _ITEM.fullmatch(key))}
+    lists = dict.fromkeys(found[1] for key in config if (found := _ITEM.fullmatch(key)))
     for path in sorted(lists, key=len, reverse=True):  # inner ones first
         config = _with_bare_names(config, path)
     return config
