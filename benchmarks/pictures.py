@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import jobs  # noqa: E402
-from benchmarks.harness import Clock, Comparison  # noqa: E402
+from benchmarks.harness import PROJECT, Clock, Comparison  # noqa: E402
 
 BATCH_SIZE, NUM_CLASSES, MEAN, STD = 64, 10, [0.5] * 3, [0.25] * 3
 CROPS = {160: 96, 500: 224}
@@ -75,16 +75,21 @@ def register() -> None:
 
 
 def program(args, **options) -> dict:
-    register()
     size = CROPS[args.width]
     transforms = {"train": [sized("RandomResizedCrop", size), "RandomHorizontalFlip"],
                   "eval": [sized("Resize", size * 8 // 7), sized("CenterCrop", size)],
                   "batch": [{"type": "Normalize", "args": {"mean": MEAN, "std": STD}}]}
-    config = {"dataset": {"type": "ImageFolder", "args": {"root": str(root(args)), **options}},
-              "seed": args.seed, "transforms": transforms,
+    return epochs(args, transforms, root(args), **options)
+
+
+def epochs(args, transforms: dict, folder: Path, project: Path = PROJECT, **options) -> dict:
+    """Epochs of the program in a checkout, over the pictures in a folder; `options` of its ImageFolder."""
+    register()
+    config = {"dataset": {"type": "ImageFolder", "args": {"root": str(folder), **options}},
+              "seed": args.seed + args.round, "transforms": transforms,
               "data_loader": {"batch_size": BATCH_SIZE}, "model": "Pictures", "loss": "CrossEntropyLoss",
               "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}}}
-    return jobs.template_epochs(config, None, args.epochs)
+    return jobs.template_epochs(config, None, args.epochs, project)
 
 
 def sized(name: str, size: int) -> dict:
@@ -111,7 +116,7 @@ def usual(args, num_workers: int) -> dict:
     from utils.heap import keep_heap
 
     keep_heap()
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed + args.round)
     size, end = CROPS[args.width], [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     augmented = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     plain = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size)]
@@ -125,15 +130,19 @@ def usual(args, num_workers: int) -> dict:
     clock = Clock()
     for _ in range(args.epochs):
         model.train()
+        train_hits = 0
         for images, labels in train:
             optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
+            outputs = model(images)
+            cross_entropy(outputs, labels).backward()
             optimizer.step()
+            train_hits += (outputs.argmax(1) == labels).sum().item()
         model.eval()
         with torch.no_grad():
             hits = sum((model(images).argmax(1) == labels).sum().item() for images, labels in val)
         clock.mark()
-    return {**clock.numbers(len(train)), "accuracy": hits / len(val.dataset)}
+    return {**clock.numbers(len(train)), "accuracy": hits / len(val.dataset),
+            "train_accuracy": train_hits / len(train.dataset)}
 
 
 def compute(args) -> dict:
@@ -163,8 +172,8 @@ def compute(args) -> dict:
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, choices=CROPS, default=160, help="of the pictures (160)")
-    parser.add_argument("--images", type=int, default=None, help="to train on (3,600 of 160, 1,000 of 500)")
-    parser.add_argument("--epochs", type=int, default=4, help="of each process (4): all but the first count")
+    parser.add_argument("--images", type=int, default=None, help="to train on")
+    parser.add_argument("--epochs", type=int, default=4, help="of each process; all but the first count")
     parser.add_argument("--seed", type=int, default=1, help="(1)")
 
 
