@@ -117,14 +117,15 @@ def medians(rounds: list[dict]) -> dict[str, dict]:
 
 
 def paired(rounds: list[dict], pairs: Sequence[tuple[str, str, str]], function: Callable) -> list[dict]:
-    """For each (field, one, other) median, least and largest over the rounds of `function` of both values of a round."""
+    """For each (field, one, other) what summarizes `function` of both values of a round, over the rounds."""
     summaries = []
     for field, one, other in pairs:
         values = [function(results[one][field], results[other][field]) for results in rounds
                   if field in results.get(one, ()) and field in results.get(other, ())]
         if values and None not in values:
             summaries.append({"field": field, "of": one, "to": other, "median": statistics.median(values),
-                              "min": min(values), "max": max(values)})
+                              "min": min(values), "max": max(values), "mean": statistics.mean(values),
+                              "deviation": statistics.stdev(values) if len(values) > 1 else 0.0})
     return summaries
 
 
@@ -143,7 +144,8 @@ def table(document: dict) -> str:
              for row in rows]
     for kind, sign in (("ratios", "/"), ("differences", "-")):
         lines += [f"{fields[pair['field']]}: {pair['of']} {sign} {pair['to']} = {figure(pair['median'])} "
-                  f"({figure(pair['min'])} to {figure(pair['max'])})" for pair in document[kind]]
+                  f"({figure(pair['min'])} to {figure(pair['max'])}; mean {figure(pair['mean'])}, standard deviation "
+                  f"{figure(pair['deviation'])})" for pair in document[kind]]
     about, rounds = document["machine"], len(document["rounds"])
     device = next((values["device"] for values in medians.values() if "device" in values), about["cpu"])
     lines.append(f"medians of {rounds} round{'s' * (rounds != 1)}; {device}, {about['threads']} threads, torch "

@@ -19,8 +19,9 @@
     NAME_exif    the same pictures with a camera's EXIF block, upright
     NAME_turned  the same with an orientation: the picture is turned when it is read
 
-The network is that of pictures.py, which also makes the pictures. The time of an epoch goes from the end of one
-evaluation to the end of the next. If other programs run meanwhile, use `--threads 1` and compare the processor's time.
+The network is that of pictures.py, which also makes the pictures. The time of an epoch goes from the end of
+one evaluation to the end of the next. While other programs run, compare the processor's time, with
+`--threads 1`.
 """
 import argparse
 import os
@@ -68,8 +69,8 @@ def program(args, name: str, before: bool = False, orientation: int | None = Non
     project = args.against if before else PROJECT
     if before:
         enter(project)
-    return pictures.epochs(args, dict(zip(("train", "eval", "batch"), recipes(pictures.CROPS[args.width])[name],
-                                          strict=True)), folder, project=project)
+    train, evaluation, batch = recipes(pictures.CROPS[args.width])[name]
+    return pictures.epochs(args, {"train": train, "eval": evaluation, "batch": batch}, folder, project)
 
 
 def with_exif(folder: Path, orientation: int) -> Path:

@@ -9,7 +9,8 @@ import pytest
 from conftest import PROJECT, program
 
 harness = pytest.importorskip("benchmarks.harness", reason="a fork may do without benchmarks")
-COMPARISONS = ("distributed", "gpu", "memory", "mnist_epoch", "peers", "pictures", "saving", "startup", "step_overhead")
+COMPARISONS = ("distributed", "gpu", "memory", "mnist_epoch", "peers", "picture_recipes", "pictures", "saving", "startup",
+               "step_overhead")
 
 
 def measured(name, *args, cwd) -> dict:
@@ -75,7 +76,8 @@ def test_contestants_take_turns_and_ratios_are_those_within_a_round():
     comparison = Recorded("speed", "", dict.fromkeys("abc"), {"s": "seconds"}, ratios=[("s", "b", "a"), ("s", "c", "a")])
     document = comparison.measure(comparison.parse(["--rounds", "3"]), [])
     assert comparison.order == list("abc" "bca" "cab")
-    assert document["ratios"] == [{"field": "s", "of": "b", "to": "a", "median": 2.25, "min": 4 / 3, "max": 4.0}]
+    assert document["ratios"] == [{"field": "s", "of": "b", "to": "a", "median": 2.25, "min": 4 / 3, "max": 4.0,
+                                   "mean": pytest.approx(91 / 36), "deviation": pytest.approx(1.35486, abs=1e-5)}]
     assert document["medians"] == {"a": {"s": 6.0}, "b": {"s": 8.0}, "c": {"note": "not installed"}}
     assert "not installed" in harness.table(document) and "seconds: b / a" in harness.table(document)
 
