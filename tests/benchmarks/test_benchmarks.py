@@ -45,6 +45,15 @@ def test_the_cost_of_a_save_is_measured_and_nothing_is_left_behind(tmp_path):
 
 
 @pytest.mark.slow
+def test_recipes_over_pictures_are_run_by_both_versions(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    sizes, names = ("--images", 64, "--epochs", 2), "crop,crop_before,crop_turned"
+    document = measured("picture_recipes", *sizes, "--contestants", names, "--against", PROJECT, cwd=tmp_path)
+    assert all(values["epoch_s"] > 0 and 0 <= values["train_accuracy"] <= 1 for values in document["medians"].values())
+    assert [(pair["of"], pair["to"]) for pair in document["ratios"]] == 2 * [("crop", "crop_before"), ("crop_turned", "crop")]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
 def test_the_pages_of_tensorboard_begin_with_the_losses(tmp_path):
     pytest.importorskip("websockets")
