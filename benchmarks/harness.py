@@ -56,6 +56,7 @@ class Comparison:
                             help=f"which of {', '.join(self.contestants)}")
         parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round there, too")
         parser.add_argument("--contestant", help=argparse.SUPPRESS)
+        parser.add_argument("--round", type=int, default=0, help=argparse.SUPPRESS)
         self.options(parser)
         args = parser.parse_args(argv)
         if unknown := [name for name in args.contestants if name not in self.contestants]:
@@ -82,7 +83,7 @@ class Comparison:
         for number in range(args.rounds):
             turn = number % len(args.contestants)
             order = args.contestants[turn:] + args.contestants[:turn]
-            results = {name: self.run_contestant(name, args, argv) for name in order}
+            results = {name: self.run_contestant(name, args, [*argv, "--round", str(number)]) for name in order}
             rounds.append({name: results[name] for name in args.contestants})
             say(f"{self.name}: round {number + 1} of {args.rounds}")
         return {"comparison": self.name, "command": shlex.join(["python", f"benchmarks/{self.name}.py", *argv]),
@@ -116,14 +117,15 @@ def medians(rounds: list[dict]) -> dict[str, dict]:
 
 
 def paired(rounds: list[dict], pairs: Sequence[tuple[str, str, str]], function: Callable) -> list[dict]:
-    """For each (field, one, other) median, least and largest over the rounds of `function` of both values of a round."""
+    """For each (field, one, other) what summarizes `function` of both values of a round, over the rounds."""
     summaries = []
     for field, one, other in pairs:
         values = [function(results[one][field], results[other][field]) for results in rounds
                   if field in results.get(one, ()) and field in results.get(other, ())]
         if values and None not in values:
             summaries.append({"field": field, "of": one, "to": other, "median": statistics.median(values),
-                              "min": min(values), "max": max(values)})
+                              "min": min(values), "max": max(values), "mean": statistics.mean(values),
+                              "deviation": statistics.stdev(values) if len(values) > 1 else 0.0})
     return summaries
 
 
@@ -142,7 +144,8 @@ def table(document: dict) -> str:
              for row in rows]
     for kind, sign in (("ratios", "/"), ("differences", "-")):
         lines += [f"{fields[pair['field']]}: {pair['of']} {sign} {pair['to']} = {figure(pair['median'])} "
-                  f"({figure(pair['min'])} to {figure(pair['max'])})" for pair in document[kind]]
+                  f"({figure(pair['min'])} to {figure(pair['max'])}; mean {figure(pair['mean'])}, standard deviation "
+                  f"{figure(pair['deviation'])})" for pair in document[kind]]
     about, rounds = document["machine"], len(document["rounds"])
     device = next((values["device"] for values in medians.values() if "device" in values), about["cpu"])
     lines.append(f"medians of {rounds} round{'s' * (rounds != 1)}; {device}, {about['threads']} threads, torch "
@@ -205,20 +208,22 @@ def minor_faults() -> int:
 
 
 class Clock:
-    """When epochs end, and how many pages were handed out by then. Make it when the first epoch begins."""
+    """When epochs end; the processor's time and the pages handed out by then. Make it when the first epoch begins."""
 
     def __init__(self):
-        self.times, self.faults = [], []
+        self.times, self.processor_times, self.faults = [], [], []
         self.mark()
 
     def mark(self) -> None:
         self.times.append(time.perf_counter())
+        self.processor_times.append(time.process_time())
         self.faults.append(minor_faults())
 
     def numbers(self, num_steps: int) -> dict[str, float]:
         """Seconds of the first epoch and the median of the others, of `num_steps` steps each; with what memory took."""
-        epochs_s = [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
+        epochs_s, processor_s, faults = ([after - before for before, after in zip(values, values[1:], strict=False)]
+                                         for values in (self.times, self.processor_times, self.faults))
         later = slice(1, None) if len(epochs_s) > 1 else slice(None)
-        faults = [after - before for before, after in zip(self.faults, self.faults[1:], strict=False)][later]
         return {"first_epoch_s": epochs_s[0], "epoch_s": statistics.median(epochs_s[later]),
-                "faults_per_step": statistics.mean(faults) / num_steps, "peak_rss_mib": peak_rss_mib()}
+                "processor_s": statistics.median(processor_s[later]),
+                "faults_per_step": statistics.mean(faults[later]) / num_steps, "peak_rss_mib": peak_rss_mib()}

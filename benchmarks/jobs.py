@@ -13,7 +13,7 @@ from benchmarks.harness import PROJECT, Clock
 
 BATCH_SIZE = 128
 EPOCH_FIELDS = {"epoch_s": "later epochs [s]", "first_epoch_s": "first epoch [s]", "accuracy": "val accuracy",
-                "faults_per_step": "page faults a step", "peak_rss_mib": "peak memory [MiB]"}
+                "train_accuracy": "train accuracy", "faults_per_step": "page faults a step", "peak_rss_mib": "peak memory [MiB]"}
 
 
 def data_option(parser) -> None:
@@ -97,13 +97,16 @@ def steps_per_epoch(data: str | None) -> int:
     return -(-(54_000 if data else 1_293) // BATCH_SIZE)
 
 
-def template_epochs(config: dict, data: str | None, num_epochs: int) -> dict:
-    """Epochs of the program itself, from their first batch to the next one's: evaluation, logs and checkpoints counted."""
+def template_epochs(config: dict, data: str | None, num_epochs: int, project: Path = PROJECT) -> dict:
+    """Epochs of the program itself, from their first batch to the next one's: evaluation, logs and checkpoints counted.
+
+    `project`: the checkout whose modules this process imports.
+    """
     from base import TRAINERS
     from logger import WRITERS, Writer
     from trainer.trainer import Trainer
 
-    clocks, scores = [], []
+    clocks, scores = [], {}
 
     @TRAINERS.register
     class TimedEpochs(Trainer):
@@ -116,23 +119,24 @@ def template_epochs(config: dict, data: str | None, num_epochs: int) -> dict:
     @WRITERS.register
     class Scores(Writer):
         def scalars(self, values, step):
-            scores.append(values.get("val/accuracy", 0.0))
+            scores.update(values)
 
     run_program({"name": "epoch", "metrics": ["accuracy", {"type": "top_k_accuracy", "args": {"k": 3}, "name": "top3"}],
                  "data_loader": {"batch_size": BATCH_SIZE, "validation_split": 0.1}, **config,
                  "writers": ["TensorBoard", "Scores"],
-                 "trainer": {"type": "TimedEpochs", "args": {"epochs": num_epochs}}}, "--device", "cpu")
-    return {**clocks[0].numbers(steps_per_epoch(data)), "accuracy": scores[-1]}
+                 "trainer": {"type": "TimedEpochs", "args": {"epochs": num_epochs}}}, "--device", "cpu", project=project)
+    return {**clocks[0].numbers(steps_per_epoch(data)), "accuracy": scores["val/accuracy"],
+            "train_accuracy": scores["train/accuracy"]}
 
 
-def run_program(config: dict, *options: str) -> None:
+def run_program(config: dict, *options: str, project: Path = PROJECT) -> None:
     """`python train.py -c CONFIG OPTIONS` in this process, at a terminal, so that its progress bar is drawn."""
     with tempfile.TemporaryDirectory() as folder, at_a_terminal():
         file, before = Path(folder) / "config.json", sys.argv
         file.write_text(json.dumps(config))
         sys.argv = ["train.py", "-c", str(file), "--out", folder, *options]
         try:
-            runpy.run_path(str(PROJECT / "train.py"), run_name="__main__")
+            runpy.run_path(str(project / "train.py"), run_name="__main__")
         except SystemExit as end:
             if end.code:
                 raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import jobs
 from benchmarks.harness import PROJECT, Clock, installed, versions
 
-ROOMS = ("base", "data_loader", "logger", "model", "trainer", "utils")  # names that both projects use
+ROOMS = ("base", "data_loader", "logger", "model", "tools", "trainer", "utils")  # names that both projects use
 
 
 def epochs(checkout: Path, data: str | None, num_epochs: int) -> dict:
@@ -52,12 +52,17 @@ def epochs(checkout: Path, data: str | None, num_epochs: int) -> dict:
 
 def modules_of(checkout: Path) -> dict:
     """Its modules, in place of this project's of the same names."""
+    enter(checkout)
+    names = ("base", "model.model", "model.loss", "data_loader.data_loaders", "trainer", "parse_config", "train")
+    return {name: importlib.import_module(name) for name in names}
+
+
+def enter(checkout: Path) -> None:
+    """Makes this process, which has imported nothing else of this project, import from the checkout."""
     for name in [name for name in sys.modules if name.split(".")[0] in ROOMS]:
         del sys.modules[name]
     sys.path[:] = [str(checkout.resolve()), *(entry for entry in sys.path if Path(entry).resolve() != PROJECT)]
     os.chdir(checkout)  # it reads logger/logger_config.json from there
-    names = ("base", "model.model", "model.loss", "data_loader.data_loaders", "trainer", "parse_config", "train")
-    return {name: importlib.import_module(name) for name in names}
 
 
 def config(data: str | None, num_epochs: int, folder: str) -> dict:

@@ -17,6 +17,9 @@ _CROPS = ("RandomResizedCrop", "Resize", "CenterCrop", "RandomCrop")
 # times as long.
 _QUICK = (*_CROPS, "RandomHorizontalFlip", "RandomVerticalFlip", "Grayscale", "RandomGrayscale",
           "GaussianBlur")
+_ORIENTATION, _TURNS = 0x0112, {  # of EXIF
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
+    7: "TRANSVERSE", 8: "ROTATE_90"}
 _TO_TENSOR = ("ToTensor", "PILToTensor", "ToImage")
 
 
@@ -107,13 +110,16 @@ def _content(path) -> bytes:
 
 def read_image(file) -> Any:
     """The image in a file, RGB with 8 bit, upright. A PIL image; of an animated one the first frame."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(file) as image:
-        image = ImageOps.exif_transpose(image)
+        pixels = image
         if image.mode.startswith("I"):  # 16-bit gray, which `convert` would cut off at 255
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-        return image.convert("RGB")
+            pixels = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+        pixels = pixels.convert("RGB")
+        # after the pixels: to read those of a TIFF turns them. Twice as fast as ImageOps.exif_transpose.
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+        return pixels if turn is None else pixels.transpose(Image.Transpose[turn])
 
 
 def decode_quickly(data: bytes) -> torch.Tensor | None:

@@ -22,8 +22,8 @@ from base.summary import describe_parts
 from logger.feeder import Feeder
 from logger.run_log import SilentRun
 from logger.writer import build_writer
+from tools.compute_advice import describe_advice
 from tools.find_lr import Placed, steps
-from tools.data_checks.cache_advice import describe_cache
 from tools.data_checks.image_headers import describe_images
 from tools.monitor_direction import warn_of_direction, warn_of_plateau_mode
 from tools.data_checks.moved_images import warn_of_moved_images
@@ -131,10 +131,7 @@ def check_experiment(setup, config: dict, outside: bool = False) -> str:
         size = sum(file.stat().st_size for file in Path(folder).glob("last.pt"))
     if faults:
         raise ConfigError.of(faults)
-    num_batches = step_s and trainer.data.num_batches("train")
-    advice = num_batches and describe_cache(trainer.data, config["dataset"],
-                                            step_s * num_batches / trainer.accumulate)
-    return "\n".join(filter(None, [_estimate(trainer, step_s, eval_s, size), advice]))
+    return "\n".join([*_estimate(trainer, step_s, eval_s, size), *describe_advice(trainer, config, step_s)])
 
 
 @contextmanager
@@ -311,7 +308,7 @@ def _state_faults(trainer: Restorable, config: dict, folder: Path) -> list[Fault
     return [Fault(("trainer",), f"saved and taken up again, {different}")] if different else []
 
 
-def _estimate(trainer: Plan, step_s: float | None, eval_s: float | None, size: int) -> str:
+def _estimate(trainer: Plan, step_s: float | None, eval_s: float | None, size: int) -> list[str]:
     """Time, memory and disk space of a run, one per line."""
     data, store = trainer.data, trainer.save_policy
     num_batches = data.num_batches("train")
@@ -335,7 +332,7 @@ def _estimate(trainer: Plan, step_s: float | None, eval_s: float | None, size: i
     num_numbered = trainer.epochs // trainer.save_every if trainer.save_every else 0
     num_kept = 2 + bool(trainer.monitor) + min(num_numbered, store.keep_last or num_numbered)
     lines.append(f"disk     {_size(size * num_kept)} for at most {num_kept} checkpoints of {_size(size)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _duration(time_s: float) -> str:

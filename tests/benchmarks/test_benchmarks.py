@@ -9,7 +9,8 @@ import pytest
 from conftest import PROJECT, program
 
 harness = pytest.importorskip("benchmarks.harness", reason="a fork may do without benchmarks")
-COMPARISONS = ("distributed", "gpu", "memory", "mnist_epoch", "peers", "pictures", "saving", "startup", "step_overhead")
+COMPARISONS = ("distributed", "gpu", "memory", "mnist_epoch", "peers", "picture_recipes", "pictures", "saving", "startup",
+               "step_overhead")
 
 
 def measured(name, *args, cwd) -> dict:
@@ -44,6 +45,15 @@ def test_the_cost_of_a_save_is_measured_and_nothing_is_left_behind(tmp_path):
 
 
 @pytest.mark.slow
+def test_recipes_over_pictures_are_run_by_both_versions(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    sizes, names = ("--images", 64, "--epochs", 2), "crop,crop_before,crop_turned"
+    document = measured("picture_recipes", *sizes, "--contestants", names, "--against", PROJECT, cwd=tmp_path)
+    assert all(values["epoch_s"] > 0 and 0 <= values["train_accuracy"] <= 1 for values in document["medians"].values())
+    assert [(pair["of"], pair["to"]) for pair in document["ratios"]] == 2 * [("crop", "crop_before"), ("crop_turned", "crop")]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
 def test_the_pages_of_tensorboard_begin_with_the_losses(tmp_path):
     pytest.importorskip("websockets")
@@ -75,7 +85,8 @@ def test_contestants_take_turns_and_ratios_are_those_within_a_round():
     comparison = Recorded("speed", "", dict.fromkeys("abc"), {"s": "seconds"}, ratios=[("s", "b", "a"), ("s", "c", "a")])
     document = comparison.measure(comparison.parse(["--rounds", "3"]), [])
     assert comparison.order == list("abc" "bca" "cab")
-    assert document["ratios"] == [{"field": "s", "of": "b", "to": "a", "median": 2.25, "min": 4 / 3, "max": 4.0}]
+    assert document["ratios"] == [{"field": "s", "of": "b", "to": "a", "median": 2.25, "min": 4 / 3, "max": 4.0,
+                                   "mean": pytest.approx(91 / 36), "deviation": pytest.approx(1.35486, abs=1e-5)}]
     assert document["medians"] == {"a": {"s": 6.0}, "b": {"s": 8.0}, "c": {"note": "not installed"}}
     assert "not installed" in harness.table(document) and "seconds: b / a" in harness.table(document)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import datasets
 from torchvision import transforms as v1
 from torchvision.transforms import v2
@@ -66,6 +66,15 @@ def test_a_file_beside_the_folders_of_the_classes_is_no_class(tmp_path):
 def test_images_are_turned_as_their_exif_says(tmp_path):
     Image.new("RGB", (4, 2)).save(file(tmp_path, "1.jpg"), exif=rotation(6))
     assert pixels(tmp_path).shape == (4, 2, 3) and pixels(tmp_path, decoder="torchvision").shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_images_of_any_format_are_turned_as_pillow_turns_them(kind):
+    for image in (picture(), picture().convert("L")):
+        for number in range(10):
+            data = encoded(image, kind, exif=rotation(number))
+            expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+            assert np.array_equal(image_reader.read_image(io.BytesIO(data)), expected)
 
 
 def test_of_an_animated_image_the_first_frame_is_read(tmp_path):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import PROJECT, program
+from conftest import PROJECT, assert_same_run, load, program, train
 from test_image_folder import file, folder_of, loaded, picture
 from torchvision.transforms import v2
 
@@ -203,17 +203,48 @@ def test_a_process_that_is_killed_at_any_write_leaves_a_cache_that_is_right(tmp_
         assert all(map(torch.equal, found, expected)) and len(decoded) == 4 - (last + 1) // 6
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--distributed", "--nproc", "2"]], ids=["one process", "two"])
-def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(tmp_path, options):
+@pytest.fixture
+def config(tmp_path):
+    """A config file for runs over 40 images; 8 steps an epoch."""
     folder_of(tmp_path, 40)
-    size, args = {"args": {"size": 16}}, {"root": str(tmp_path), "cache": {}}
+    size, args = {"args": {"size": 16}}, {"root": str(tmp_path)}
     config = {"name": "kept", "dataset": {"type": "ImageFolder", "args": args},
               "transforms": {"train": [{"type": "RandomResizedCrop", **size}, "RandomHorizontalFlip"],
                              "eval": [{"type": "Resize", **size}, {"type": "CenterCrop", **size}]},
-              "data_loader": {"batch_size": 4, "validation_split": 0.2, "num_workers": 1},
+              "data_loader": {"batch_size": 4, "validation_split": 0.2}, "metrics": ["accuracy"],
               "model": {"type": "MLP", "args": {"sizes": [768, 2]}}, "loss": "CrossEntropyLoss",
-              "optimizer": {"type": "SGD", "args": {"lr": 0.01}}, "trainer": {"args": {"epochs": 3}}}
+              "optimizer": {"type": "SGD", "args": {"lr": 0.01}}, "writers": [],
+              "trainer": {"args": {"epochs": 3, "log_every": 1}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    done = program("train.py", "--verify-resume", "-c", tmp_path / "config.json", *options)
-    assert done.returncode == 0 and "the same" in done.stdout, done.stdout + done.stderr
+    return tmp_path / "config.json"
+
+
+def test_runs_are_the_same_without_a_cache_and_with_a_cold_and_a_warm_one(tmp_path, config, monkeypatch):
+    plain = train("-c", config, out=tmp_path / "plain")
+    for workers in (0, 2):
+        monkeypatch.setenv("SEEDBED_CACHE", str(tmp_path / f"cache{workers}"))
+        for number, cache in enumerate(("null", "{}", "{}")):
+            other = train("-c", config, f"data_loader.num_workers={workers}", f"dataset.args.cache={cache}",
+                          out=tmp_path / f"other{workers}{number}")
+            assert_same_run(plain, other)
+        assert sum(file.stat().st_size for file in cache_folder().glob("*.idx")) >= 40 * 56  # of a record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--distributed", "--nproc", "2", "--device", "cpu"]],
+                         ids=["one process", "two"])
+def test_a_run_with_a_cache_that_is_killed_and_resumed_is_that_without_a_cache(
+        tmp_path, config, monkeypatch, options):
+    def run(*args, code: int = 0):
+        program("train.py", "-q", *args, *options, code=code)
+
+    run("-c", config, "--out", tmp_path / "out", "--run-name", "plain")
+    monkeypatch.setenv("CRASH_AT_STEP", "14")  # in the second of three epochs
+    run("-c", config, "--out", tmp_path / "out", "--run-name", "killed", "dataset.args.cache={}",
+        "data_loader.num_workers=2", "trainer.args.checkpoint_every={steps: 3}",
+        code=1 if options else -signal.SIGKILL)
+    monkeypatch.delenv("CRASH_AT_STEP")
+    plain, killed = (tmp_path / "out" / "kept" / name for name in ("plain", "killed"))
+    assert load(killed)["state"]["progress"]["step"] in (9, 12)  # 12 may have been half written
+    run("-r", killed)
+    assert_same_run(plain, killed)
