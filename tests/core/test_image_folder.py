@@ -163,6 +163,19 @@ def test_the_first_crop_is_that_of_torchvision_within_two_levels(tmp_path, modul
         assert difference.max() <= 2 and difference.mean() < 0.2
 
 
+def test_boxes_are_those_that_torchvision_draws_from_the_same_numbers():
+    shapes = ((160, 160), (375, 500), (1, 700), (700, 1), (40, 90))  # in two of them no box fits
+    for seed in range(2000):
+        crop = v1.RandomResizedCrop(9, [(0.08, 1), (1, 1)][seed % 2], [(3 / 4, 4 / 3), (2, 3)][seed % 3 % 2])
+        log_ratio = torch.log(torch.tensor(crop.ratio)).tolist()
+        height, width = shapes[seed % 5]
+        seed_cpu(seed)
+        ours = image_reader._random_box(height, width, crop.scale, crop.ratio, log_ratio), torch.rand(1)
+        seed_cpu(seed)
+        theirs = crop.get_params(torch.empty(3, height, width), crop.scale, crop.ratio), torch.rand(1)
+        assert ours == theirs, seed
+
+
 def sequence(transforms: list, path) -> tuple:
     """What the reader makes of a file, and then the transforms that are left."""
     seed_cpu(3)
