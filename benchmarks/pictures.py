@@ -7,6 +7,7 @@
                                in a DataLoader with that number of workers; AdamW's fused kernel
     files                      the program as it comes, which reads the same files
     cached                     the same with `cache: {}`: later epochs read decoded pictures
+    files_threads, cached_threads   the same with `data_loader.decode_threads`, as many as --threads
     compute                    the same steps on one batch that is there already
 
 All evaluate a tenth as many pictures, and keep the heap. The time of an epoch goes from the end of one
@@ -74,7 +75,7 @@ def register() -> None:
             super().__init__(*layers)
 
 
-def program(args, **options) -> dict:
+def program(args, threads: int = 0, **options) -> dict:
     register()
     size = CROPS[args.width]
     transforms = {"train": [sized("RandomResizedCrop", size), "RandomHorizontalFlip"],
@@ -82,7 +83,7 @@ def program(args, **options) -> dict:
                   "batch": [{"type": "Normalize", "args": {"mean": MEAN, "std": STD}}]}
     config = {"dataset": {"type": "ImageFolder", "args": {"root": str(root(args)), **options}},
               "seed": args.seed, "transforms": transforms,
-              "data_loader": {"batch_size": BATCH_SIZE}, "model": "Pictures", "loss": "CrossEntropyLoss",
+              "data_loader": {"batch_size": BATCH_SIZE, "decode_threads": threads}, "model": "Pictures", "loss": "CrossEntropyLoss",
               "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}}}
     return jobs.template_epochs(config, None, args.epochs)
 
@@ -95,10 +96,18 @@ def files(args) -> dict:
     return program(args)
 
 
-def cached(args) -> dict:
+def files_threads(args) -> dict:
+    return program(args, args.threads)
+
+
+def cached(args, threads: int = 0) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SEEDBED_CACHE"] = folder
-        return program(args, cache={})
+        return program(args, threads, cache={})
+
+
+def cached_threads(args) -> dict:
+    return cached(args, args.threads)
 
 
 def usual(args, num_workers: int) -> dict:
@@ -179,10 +188,11 @@ class Pictures(Comparison):
 
 COMPARISON = Pictures(
     "pictures", __doc__,
-    {"files": files, "cached": cached, "compute": compute,
+    {"files": files, "files_threads": files_threads, "cached": cached, "cached_threads": cached_threads,
+     "compute": compute,
      **{f"usual_{number}": partial(usual, num_workers=number) for number in range(3)}},
     jobs.EPOCH_FIELDS, rounds=7, options=options,
-    ratios=[("epoch_s", one, f"usual_{number}") for one in ("files", "cached", "compute")
+    ratios=[("epoch_s", one, f"usual_{number}") for one in ("files", "files_threads", "cached", "cached_threads", "compute")
             for number in range(3)])
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import mmap
 import os
 import shutil
 import struct
+import threading
 import time
 import uuid
 import warnings
@@ -68,6 +69,7 @@ class PictureStore:
         self._read: dict[str, int] = {}  # how far each idx file has been read
         self._maps: dict[str, torch.Tensor] = {}
         self._next_look, self._segment, self._is_closed = 0.0, None, False
+        self._lock = threading.Lock()  # for threads that add pictures
 
     def picture(self, path, decode: Callable[[str, bytes], torch.Tensor]) -> torch.Tensor:
         """The picture in a file; if it is not there yet, `decode(path, content)`, which is added.
@@ -137,7 +139,7 @@ class PictureStore:
             if checksum is not None:  # once in each process
                 self._pictures[digest] = (*place[:-1], None)
             return pixels[offset:end].view(height, width, 3).permute(2, 0, 1)
-        del self._pictures[digest]
+        self._pictures.pop(digest, None)  # another thread may have been faster
         return None
 
     def _mapped(self, segment: str, end: int) -> torch.Tensor | None:
@@ -158,10 +160,11 @@ class PictureStore:
         if self._is_closed:
             return
         try:
-            if self._segment is None or self._segment.process != os.getpid():  # not in a forked process
-                self._segment = _Segment(self.folder, self._max_bytes)
             pixels = picture.permute(1, 2, 0).contiguous().numpy()  # as torch resizes them fastest
-            self._enter(self._segment.name, self._segment.add(key, digest, pixels))
+            with self._lock:
+                if self._segment is None or self._segment.process != os.getpid():  # not in a forked process
+                    self._segment = _Segment(self.folder, self._max_bytes)
+                self._enter(self._segment.name, self._segment.add(key, digest, pixels))
         except OSError as error:
             self._is_closed = True
             log.warning("%s: no more pictures are kept there, and the others are decoded each time: %s",

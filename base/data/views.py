@@ -1,5 +1,9 @@
 """Views of a dataset that give the samples of a batch: their randomness, their transforms, the loader."""
+import functools
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,10 +28,15 @@ class SampleView(Dataset):
     another generator's number, it is read again with all of them seeded. Later batches keep to what this one
     needed. Code that hides its draws (`torch.random.fork_rng`), or asks for the seed, shows in the first two
     samples, which are also read with all generators seeded.
+
+    `num_threads` threads read the batch if the dataset has a method `read_alone(index, generator)`; each
+    sample then gets a generator that is seeded as torch's would be, so its numbers are the same.
     """
 
-    def __init__(self, dataset: Dataset, transforms: Transform, seed: int, collate: SampleCollate):
+    def __init__(self, dataset: Dataset, transforms: Transform, seed: int, collate: SampleCollate,
+                 num_threads: int = 0):
         self.dataset, self.transforms, self.seed, self.collate = dataset, transforms, seed, collate
+        self.num_threads = num_threads
         self.draws, self.is_checked = 0, False  # 0: no numbers, as far as known; 1: torch's; 2: any
 
     def __getitems__(self, chosen: Chosen) -> Any:
@@ -35,6 +44,10 @@ class SampleView(Dataset):
 
     def samples(self, chosen: Chosen) -> list:
         """The samples before they are collated; a BadSample for each that cannot be read."""
+        if self.num_threads:
+            # a task of one sample would take longer than to read a small picture
+            parts = [chosen.part(slice(first, first + 8)) for first in range(0, len(chosen.indices), 8)]
+            return sum(threads(os.getpid(), self.num_threads).map(self._part, parts), [])
         while self.draws < 2:
             seed = derive(self.seed, "batch", *chosen.position(0))
             seed_cpu(seed)
@@ -53,12 +66,40 @@ class SampleView(Dataset):
         samples = []
         for place, index in enumerate(chosen.indices.tolist()):
             if draws:
-                seed_sample(derive(self.seed, "sample", *chosen.position(place)))
+                seed_sample(self._seed_of(chosen, place))
             samples.append(self._read(index))
         return samples
 
+    def _part(self, chosen: Chosen) -> list:
+        samples = []
+        for place, index in enumerate(chosen.indices.tolist()):
+            generator = torch.Generator().manual_seed(self._seed_of(chosen, place))
+            read = functools.partial(self.dataset.read_alone, generator=generator)
+            samples.append(read_sample(read, index, self.dataset, self.transforms))
+        return samples
+
+    def _seed_of(self, chosen: Chosen, place: int) -> int:
+        return derive(self.seed, "sample", *chosen.position(place))
+
     def _read(self, index: int) -> Any:
         return read_sample(self.dataset.__getitem__, index, self.dataset, self.transforms)
+
+
+@functools.cache
+def threads(process: int, count: int) -> ThreadPoolExecutor:
+    """The threads of a process that read samples. torch's operations start no other threads in them."""
+    num_threads, started = torch.get_num_threads(), threading.Barrier(count + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)  # of this thread, and of those to come
+        started.wait()
+
+    pool = ThreadPoolExecutor(count, "decode", start)
+    for _ in range(count):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(num_threads)
+    return pool
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -1,5 +1,6 @@
 """Pictures as they lie in folders: turned, of 16 bit, animated, broken; either decoder; the first crop."""
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -228,10 +229,12 @@ def folder_of(root, count: int = 12):
     return root
 
 
-def loaded(root, workers: int = 0, start: int = 0, transforms=None, **options) -> list[torch.Tensor]:
+def loaded(root, workers: int = 0, start: int = 0, transforms=None, threads: int = 0,
+           **options) -> list[torch.Tensor]:
     train = [v2.RandomResizedCrop(16), v2.RandomHorizontalFlip()] if transforms is None else transforms
     data = DataSplits(lambda split: ImageFolder(split, str(root), **options), {"train": train}, 5,
-                      batch_size=4, validation_split=0, num_workers=workers)
+                      batch_size=4, validation_split=0, num_workers=workers, decode_threads=threads,
+                      on_bad_sample="skip")
     batches = [batch.data[0] for batch in data.batches("train", epoch=1, start=start)]
     data.close()
     return batches
@@ -242,6 +245,29 @@ def test_an_epoch_of_crops_is_the_same_with_workers_from_its_middle_and_with_any
     assert torch.equal(torch.cat(loaded(tmp_path, workers=2)), whole)
     assert torch.equal(torch.cat(loaded(tmp_path, start=1)), whole[4:])
     assert torch.equal(torch.cat(loaded(tmp_path, decoder="pil")), whole)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_threads_change_nothing(tmp_path, monkeypatch, cached):
+    monkeypatch.setenv("SEEDBED_CACHE", str(tmp_path / "cache"))
+    options = {"cache": {}} if cached else {}
+    folder_of(tmp_path, 21)
+    file(tmp_path, "07.jpg").write_bytes(b"")
+    whole = torch.cat(loaded(tmp_path))
+    assert len(whole) == 20
+    for threads in (1, 2, 4):
+        assert torch.equal(torch.cat(loaded(tmp_path, threads=threads, **options)), whole)
+    assert torch.equal(torch.cat(loaded(tmp_path, threads=2, workers=2, **options)), whole)
+    later = torch.cat(loaded(tmp_path, threads=2, start=2, **options))
+    assert torch.equal(later, torch.cat(loaded(tmp_path, start=2)))
+    assert torch.get_num_threads() == int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
+
+
+def test_threads_that_can_read_nothing_are_named(tmp_path, caplog):
+    folder_of(tmp_path, 4)
+    batches = loaded(tmp_path, threads=2, transforms=[v2.RandomCrop(16)])
+    assert "data_loader.decode_threads: no effect on train" in caplog.text
+    assert torch.equal(batches[0], loaded(tmp_path, transforms=[v2.RandomCrop(16)])[0])
 
 
 def test_size_makes_larger_images_smaller_and_leaves_others(tmp_path):
