@@ -83,7 +83,8 @@ def program(args, threads: int = 0, **options) -> dict:
                   "batch": [{"type": "Normalize", "args": {"mean": MEAN, "std": STD}}]}
     config = {"dataset": {"type": "ImageFolder", "args": {"root": str(root(args)), **options}},
               "seed": args.seed, "transforms": transforms,
-              "data_loader": {"batch_size": BATCH_SIZE, "decode_threads": threads}, "model": "Pictures", "loss": "CrossEntropyLoss",
+              "data_loader": {"batch_size": BATCH_SIZE, "decode_threads": threads},
+              "model": "Pictures", "loss": "CrossEntropyLoss",
               "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}}}
     return jobs.template_epochs(config, None, args.epochs)
 
@@ -192,8 +193,8 @@ COMPARISON = Pictures(
      "compute": compute,
      **{f"usual_{number}": partial(usual, num_workers=number) for number in range(3)}},
     jobs.EPOCH_FIELDS, rounds=7, options=options,
-    ratios=[("epoch_s", one, f"usual_{number}") for one in ("files", "files_threads", "cached", "cached_threads", "compute")
-            for number in range(3)])
+    ratios=[("epoch_s", one, f"usual_{number}") for number in range(3)
+            for one in ("files", "files_threads", "cached", "cached_threads", "compute")])
 
 if __name__ == "__main__":
     COMPARISON.main()
