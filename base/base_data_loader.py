@@ -429,7 +429,7 @@ class DataSplits:
             if self.decode_threads and not _reads_alone(source, left):
                 log.warning("data_loader.decode_threads: no effect on %s: threads only read an ImageFolder "
                             "with no other transforms than Resize, CenterCrop, RandomResizedCrop, "
-                            "RandomHorizontalFlip, Grayscale and ToTensor", split)
+                            "RandomHorizontalFlip and ToTensor", split)
         return self._sources[key]
 
     def _fetch(self, split: str) -> Callable | None:

@@ -19,8 +19,8 @@ _CROPS = ("RandomResizedCrop", "Resize", "CenterCrop", "RandomCrop")
 _QUICK = (*_CROPS, "RandomHorizontalFlip", "RandomVerticalFlip", "Grayscale", "RandomGrayscale",
           "GaussianBlur")
 # What draws nothing, or from a given generator.
-_ALONE = ("RandomResizedCrop", "Resize", "CenterCrop", "RandomHorizontalFlip", "Grayscale", "ToTensor",
-          "PILToTensor", "ToImage")
+_ALONE = ("RandomResizedCrop", "Resize", "CenterCrop", "RandomHorizontalFlip", "ToTensor", "PILToTensor",
+          "ToImage")
 _TO_TENSOR = ("ToTensor", "PILToTensor", "ToImage")
 
 
@@ -216,7 +216,10 @@ def _random_box(height: int, width: int, scale: Sequence[float], ratio: Sequence
 
 
 def _flipped(image: torch.Tensor, generator: torch.Generator | None, p: float) -> torch.Tensor:
-    return image.flip(-1) if torch.rand(1, generator=generator).item() < p else image
+    if torch.rand(1, generator=generator).item() >= p:
+        return image
+    # of a large image torch would start its threads, for each image
+    return image.flip(-1) if image.numel() < 2**15 else torch.from_numpy(image.numpy()[..., ::-1].copy())
 
 
 def _resized(image: torch.Tensor, size: list[int]) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Views of a dataset that give the samples of a batch: their randomness, their transforms, the loader."""
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -47,7 +46,7 @@ class SampleView(Dataset):
         if self.num_threads:
             # a task of one sample would take longer than to read a small picture
             parts = [chosen.part(slice(first, first + 8)) for first in range(0, len(chosen.indices), 8)]
-            return sum(threads(os.getpid(), self.num_threads).map(self._part, parts), [])
+            return sum(_threads(os.getpid(), self.num_threads).map(self._part, parts), [])
         while self.draws < 2:
             seed = derive(self.seed, "batch", *chosen.position(0))
             seed_cpu(seed)
@@ -86,20 +85,9 @@ class SampleView(Dataset):
 
 
 @functools.cache
-def threads(process: int, count: int) -> ThreadPoolExecutor:
-    """The threads of a process that read samples. torch's operations start no other threads in them."""
-    num_threads, started = torch.get_num_threads(), threading.Barrier(count + 1)
-
-    def start() -> None:
-        torch.set_num_threads(1)  # of this thread, and of those to come
-        started.wait()
-
-    pool = ThreadPoolExecutor(count, "decode", start)
-    for _ in range(count):
-        pool.submit(int)
-    started.wait()
-    torch.set_num_threads(num_threads)
-    return pool
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    """The threads of a process that read samples."""
+    return ThreadPoolExecutor(count)
 
 
 def _equal(one: Any, other: Any) -> bool:
