@@ -146,7 +146,7 @@ def test_torchcodec_is_used_only_where_it_gives_the_pixels_of_pillow(monkeypatch
     lambda kind: [kind.CenterCrop((20, 80))], lambda kind: [kind.RandomCrop(30)],
     lambda kind: [kind.RandomResizedCrop((9, 30)), kind.RandomHorizontalFlip(), kind.RandomVerticalFlip()],
     lambda kind: [kind.RandomResizedCrop((110, 100)), kind.RandomHorizontalFlip(0.7)]],
-    ids=["random resized", "resize and center", "size", "larger", "beyond the rim", "random", "flips", "large"])
+    ids=["random resized", "resize, center", "size", "larger", "beyond the rim", "random", "flips", "large"])
 def test_the_first_crop_is_that_of_torchvision_within_two_levels(tmp_path, module, make):
     picture(123, 77).save(file(tmp_path, "1.jpg"), quality=95)
     transforms = make(module)
