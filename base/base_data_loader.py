@@ -77,6 +77,8 @@ class DataSplits:
         shuffle: whether the train split is shuffled, anew in every epoch.
         drop_last: whether the train split's last batch is left out if it is smaller than the others.
         num_workers: processes that load samples; 0 loads them in the main process.
+        decode_threads: threads that decode a batch of ImageFolder's images and crop them, in each process
+            that loads; 0 for none. Worth it for photographs where there is no GPU. It changes no result.
         pin_memory: whether batches are put where a GPU copies them from faster; null: with CUDA.
         timeout: seconds to wait for a worker's batch; 0 for no limit.
         prefetch_factor: batches that each worker loads ahead; by default torch's 2.
@@ -100,7 +102,8 @@ class DataSplits:
                  group_by: str | None = None, batches_per_epoch: PositiveInt | None = None,
                  eval_batches: PositiveInt | None = None, limit: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False, sampler: Callable | None = None,
-                 num_workers: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
+                 num_workers: Annotated[int, at_least(0), below(1000)] = 0,
+                 decode_threads: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None, on_bad_sample: Literal["error", "skip"] = "error",
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
@@ -114,6 +117,7 @@ class DataSplits:
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches, self.limit, self.sampler, self._kept_plans = eval_batches, limit, sampler, None
         self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
+        self.decode_threads = decode_threads
         self.folds = Folds(folds, fold, stratify, group_by) if folds else None
         self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)} | _of_workers(
             num_workers, timeout=timeout, prefetch_factor=prefetch_factor,
@@ -408,8 +412,9 @@ class DataSplits:
         stand_ins = self._order(split).indices if skips else None
         if not transforms.transforms and (fetch := self._fetch(split)):
             return BatchView(fetch, seed, SampleCollate(fetch, stand_ins))
-        source = self._source(split, training, transforms)
-        return SampleView(*source, seed, SampleCollate(self._collate_of(split), stand_ins))
+        source, left = self._source(split, training, transforms)
+        threads = self.decode_threads if _reads_alone(source, left) else 0
+        return SampleView(source, left, seed, SampleCollate(self._collate_of(split), stand_ins), threads)
 
     def _source(self, split: str, training: bool,
                 transforms: SampleTransforms) -> tuple[Dataset, SampleTransforms]:
@@ -421,6 +426,10 @@ class DataSplits:
                 then = f"; then {', '.join(names[count:])}" * (count < len(names))
                 log.info("%s: %s does %s as it reads%s", split, type(source).__name__,
                          ", ".join(names[:count]), then)
+            if self.decode_threads and not _reads_alone(source, left):
+                log.warning("data_loader.decode_threads: no effect on %s: threads only read an ImageFolder "
+                            "with no other transforms than Resize, CenterCrop, RandomResizedCrop, "
+                            "RandomHorizontalFlip and ToTensor", split)
         return self._sources[key]
 
     def _fetch(self, split: str) -> Callable | None:
@@ -458,6 +467,11 @@ class DataSplits:
 
     def _collate_of(self, split: str) -> Callable[[list], Any]:
         return getattr(self.dataset(split), "collate_fn", default_collate)
+
+
+def _reads_alone(source: Dataset, left: SampleTransforms) -> bool:
+    """Whether threads can read samples of the dataset at the same time, with these transforms."""
+    return not left.transforms and getattr(source, "read_alone", None) is not None
 
 
 def _of_workers(num_workers: int, **options: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@
                                in a DataLoader with that number of workers; AdamW's fused kernel
     files                      the program as it comes, which reads the same files
     cached                     the same with `cache: {}`: later epochs read decoded pictures
+    files_threads, cached_threads   the same with `data_loader.decode_threads`, as many as --threads
     compute                    the same steps on one batch that is there already
 
 All evaluate a tenth as many pictures, and keep the heap. The time of an epoch goes from the end of one
@@ -78,21 +79,23 @@ def register() -> None:
             super().__init__(*layers)
 
 
-def program(args, **options) -> dict:
+def program(args, threads: int = 0, **options) -> dict:
     size = CROPS[args.width]
     transforms = {"train": [sized("RandomResizedCrop", size), "RandomHorizontalFlip"],
                   "eval": [sized("Resize", size * 8 // 7), sized("CenterCrop", size)],
                   "batch": [{"type": "Normalize", "args": {"mean": MEAN, "std": STD}}]}
-    return epochs(args, transforms, root(args), **options)
+    return epochs(args, transforms, root(args), threads=threads, **options)
 
 
-def epochs(args, transforms: dict, folder: Path, project: Path = PROJECT, **options) -> dict:
+def epochs(args, transforms: dict, folder: Path, project: Path = PROJECT, threads: int = 0,
+           **options) -> dict:
     """Epochs of the program in a checkout, over the pictures in a folder; `options` of its ImageFolder."""
     register()
+    decoding = {"decode_threads": threads} if threads else {}
     config = {"dataset": {"type": "ImageFolder", "args": {"root": str(folder), **options}},
               "seed": args.seed + args.round, "transforms": transforms,
-              "data_loader": {"batch_size": BATCH_SIZE}, "model": "Pictures", "loss": "CrossEntropyLoss",
-              "optimizer": {"type": "AdamW", "args": {"lr": LEARNING_RATE}}}
+              "data_loader": {"batch_size": BATCH_SIZE, **decoding}, "model": "Pictures",
+              "loss": "CrossEntropyLoss", "optimizer": {"type": "AdamW", "args": {"lr": LEARNING_RATE}}}
     return jobs.template_epochs(config, None, args.epochs, project)
 
 
@@ -104,10 +107,18 @@ def files(args) -> dict:
     return program(args)
 
 
-def cached(args) -> dict:
+def files_threads(args) -> dict:
+    return program(args, args.threads)
+
+
+def cached(args, threads: int = 0) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SEEDBED_CACHE"] = folder
-        return program(args, cache={})
+        return program(args, threads, cache={})
+
+
+def cached_threads(args) -> dict:
+    return cached(args, args.threads)
 
 
 def usual(args, num_workers: int) -> dict:
@@ -192,11 +203,12 @@ class Pictures(Comparison):
 
 COMPARISON = Pictures(
     "pictures", __doc__,
-    {"files": files, "cached": cached, "compute": compute,
+    {"files": files, "files_threads": files_threads, "cached": cached, "cached_threads": cached_threads,
+     "compute": compute,
      **{f"usual_{number}": partial(usual, num_workers=number) for number in range(3)}},
     jobs.EPOCH_FIELDS, rounds=7, options=options,
-    ratios=[("epoch_s", one, f"usual_{number}") for one in ("files", "cached", "compute")
-            for number in range(3)],
+    ratios=[("epoch_s", one, f"usual_{number}") for number in range(3)
+            for one in ("files", "files_threads", "cached", "cached_threads", "compute")],
     differences=[*((field, one, "usual_0") for field in ("accuracy", "train_accuracy")
                    for one in ("files", "cached")), ("accuracy", "cached", "files")])
 

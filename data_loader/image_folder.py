@@ -1,9 +1,11 @@
 """Images sorted into a folder per split and class."""
 import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch
 from torch.utils.data import Dataset
 
 from base import DATASETS
@@ -69,8 +71,16 @@ class ImageFolder(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int):
+        return self._sample(index)
+
+    @property
+    def read_alone(self) -> Callable | None:
+        """From an index and a generator to the sample; None if threads cannot do that at the same time."""
+        return self._sample if self.read.is_alone else None
+
+    def _sample(self, index: int, generator: torch.Generator | None = None) -> tuple[Any, int]:
         path, target = self.samples[index]
-        return self.read(path), target
+        return self.read(path, generator), target
 
     def with_transforms(self, transforms: list) -> tuple[Dataset, list]:
         """The dataset whose samples have gone through the first of the transforms, and the others."""

@@ -2,7 +2,8 @@
 import copy
 import functools
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ _QUICK = (*_CROPS, "RandomHorizontalFlip", "RandomVerticalFlip", "Grayscale", "R
 _ORIENTATION, _TURNS = 0x0112, {  # of EXIF
     2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
     7: "TRANSVERSE", 8: "ROTATE_90"}
+# What draws nothing, or from a given generator.
+_ALONE = ("RandomResizedCrop", "Resize", "CenterCrop", "RandomHorizontalFlip", "ToTensor", "PILToTensor",
+          "ToImage")
 _TO_TENSOR = ("ToTensor", "PILToTensor", "ToImage")
 
 
@@ -34,11 +38,13 @@ class ImageReader:
             raise ValueError("decoder: torchcodec cannot be imported: pip install torchcodec. "
                              "'auto' does without it.")
         self.decoder, self.size = decoder, size
-        self.steps: list[Callable] | None = None  # what it does with uint8 tensors; None for PIL images
+        # what it does with uint8 tensors and a generator of random numbers; None for PIL images
+        self.steps: list[Callable] | None = None
+        self.is_alone = False  # whether threads may use it at the same time, each with its generator
         variant = repr((decoder == "torchvision", size, torch.__version__ if size else ""))
         self.store = None if cache is None else PictureStore(variant, **cache)
 
-    def __call__(self, path) -> Any:
+    def __call__(self, path, generator: torch.Generator | None = None) -> Any:
         if self.steps is None and not self.size and not self.store:
             return self._pil_image(path)
         image = self.store.picture(path, self._decoded) if self.store else self._decoded(path, _content(path))
@@ -46,7 +52,7 @@ class ImageReader:
             return _as_pil(image)
         result = image
         for step in self.steps:
-            result = step(result)
+            result = step(result, generator)
         # what lies in the store's file must not be changed
         shares = self.store and isinstance(result, torch.Tensor) and (
             result.untyped_storage().data_ptr() == image.untyped_storage().data_ptr())
@@ -67,8 +73,9 @@ class ImageReader:
             count += 1  # a batch of uint8 becomes one of floats on the device
         elif count < len(kinds):
             makes_tensors = kinds[count] in _TO_TENSOR
-            reader.steps.append(_step(kinds[count], transforms[count]) if makes_tensors else _as_pil)
+            reader.steps.append(_step(kinds[count] if makes_tensors else "pil", transforms[count]))
             count += makes_tensors
+        reader.is_alone = all(kind in _ALONE for kind in kinds[:count])
         return reader, transforms[count:]
 
     def _pil_image(self, file) -> Any:
@@ -132,11 +139,14 @@ def decode_quickly(data: bytes) -> torch.Tensor | None:
         int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") < 2**26)
     decode = ("decode_jpeg" if data[:3] == b"\xff\xd8\xff" else "decode_png" if is_png
               else "decode_webp" if data[8:12] == b"WEBP" else "")
+    if not decode:
+        return None
+    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # for bytes it sets filters of warnings
     try:
-        image = getattr(_torchcodec(), decode)(data) if decode else None
+        image = getattr(_torchcodec(), decode)(buffer)
     except Exception:  # of any kind of damage
         return None
-    return image if image is not None and image.ndim == 3 else None  # else of several frames
+    return image if image.ndim == 3 else None  # else of several frames
 
 
 @functools.cache
@@ -170,24 +180,52 @@ def _kind(transform: Any) -> str:
 
 
 def _step(kind: str, transform: Callable) -> Callable:
-    """What does a transform with a uint8 tensor `[C, H, W]`."""
+    """What does a transform with a uint8 tensor `[C, H, W]` and a generator."""
     if kind == "RandomResizedCrop":
-        return functools.partial(_randomly_cropped, transform=transform)
+        log_ratio = torch.log(torch.tensor(transform.ratio)).tolist()
+        return functools.partial(_randomly_cropped, transform=transform, log_ratio=log_ratio)
     if kind == "RandomHorizontalFlip":
-        return functools.partial(_flipped, p=transform.p)
-    return {"ToTensor": _as_floats, "PILToTensor": torch.clone}.get(kind, transform)
+        return functools.partial(_flipped, p=torch.tensor(transform.p, dtype=torch.float32).item())
+    apply = {"ToTensor": _as_floats, "PILToTensor": torch.clone, "pil": _as_pil}.get(kind, transform)
+    return functools.partial(_applied, apply=apply)
 
 
-def _randomly_cropped(image: torch.Tensor, transform: Any) -> torch.Tensor:
+def _applied(image: torch.Tensor, generator: torch.Generator | None, apply: Callable) -> Any:
+    return apply(image)
+
+
+def _randomly_cropped(image: torch.Tensor, generator: torch.Generator | None, transform: Any,
+                      log_ratio: list[float]) -> torch.Tensor:
     """Half of the time of the transform itself, which does the same."""
-    top, left, height, width = transform.get_params(image, transform.scale, transform.ratio)
+    top, left, height, width = _random_box(*image.shape[1:], transform.scale, transform.ratio, log_ratio,
+                                           generator)
     box = image.numpy()[:, top:top + height, left:left + width]
     # copied here, in the order it has: torch would start its threads for that, for each image
     return _resized(torch.from_numpy(np.array(box, order="K")), transform.size)
 
 
-def _flipped(image: torch.Tensor, p: float) -> torch.Tensor:
-    return image.flip(-1) if torch.rand(1) < p else image
+def _random_box(height: int, width: int, scale: Sequence[float], ratio: Sequence[float],
+                log_ratio: Sequence[float], generator: torch.Generator | None = None
+                ) -> tuple[int, int, int, int]:
+    """(top, left, height, width) as RandomResizedCrop.get_params draws them, in a third of its time."""
+    drawn = torch.empty(1)
+    for _ in range(10):
+        area = height * width * drawn.uniform_(*scale, generator=generator).item()
+        aspect = drawn.uniform_(*log_ratio, generator=generator).exp_().item()
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = (int(drawn.random_(room + 1, generator=generator).item())
+                         for room in (height - h, width - w))
+            return top, left, h, w
+    w, h = min(width, round(height * max(ratio))), min(height, round(width / min(ratio)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _flipped(image: torch.Tensor, generator: torch.Generator | None, p: float) -> torch.Tensor:
+    if torch.rand(1, generator=generator).item() >= p:
+        return image
+    # of a large image torch would start its threads, for each image
+    return image.flip(-1) if image.numel() < 2**15 else torch.from_numpy(image.numpy()[..., ::-1].copy())
 
 
 def _resized(image: torch.Tensor, size: list[int]) -> torch.Tensor:

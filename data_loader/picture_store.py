@@ -9,6 +9,7 @@ import mmap
 import os
 import shutil
 import struct
+import threading
 import time
 import uuid
 import warnings
@@ -55,7 +56,7 @@ class PictureStore:
     def __init__(self, variant: str, max_gb: float = 50):
         from PIL import __version__ as pillow
 
-        self._state = blake2b(repr((1, variant, pillow)).encode()).digest(), max_gb * _GB, cache_folder()
+        self._state = blake2b(repr((2, variant, pillow)).encode()).digest(), max_gb * _GB, cache_folder()
         self.__setstate__(self._state)
 
     def __getstate__(self) -> tuple:
@@ -68,6 +69,7 @@ class PictureStore:
         self._read: dict[str, int] = {}  # how far each idx file has been read
         self._maps: dict[str, torch.Tensor] = {}
         self._next_look, self._segment, self._is_closed = 0.0, None, False
+        self._lock = threading.Lock()  # for threads that add pictures
 
     def picture(self, path, decode: Callable[[str, bytes], torch.Tensor]) -> torch.Tensor:
         """The picture in a file; if it is not there yet, `decode(path, content)`, which is added.
@@ -136,8 +138,8 @@ class PictureStore:
         if pixels is not None and (checksum is None or crc32(pixels[offset:end].numpy()) == checksum):
             if checksum is not None:  # once in each process
                 self._pictures[digest] = (*place[:-1], None)
-            return pixels[offset:end].view(3, height, width)
-        del self._pictures[digest]
+            return pixels[offset:end].view(height, width, 3).permute(2, 0, 1)
+        self._pictures.pop(digest, None)  # another thread may have been faster
         return None
 
     def _mapped(self, segment: str, end: int) -> torch.Tensor | None:
@@ -158,9 +160,11 @@ class PictureStore:
         if self._is_closed:
             return
         try:
-            if self._segment is None or self._segment.process != os.getpid():  # not in a forked process
-                self._segment = _Segment(self.folder, self._max_bytes)
-            self._enter(self._segment.name, self._segment.add(key, digest, picture.contiguous().numpy()))
+            pixels = picture.permute(1, 2, 0).contiguous().numpy()  # as torch resizes them fastest
+            with self._lock:
+                if self._segment is None or self._segment.process != os.getpid():  # not in a forked process
+                    self._segment = _Segment(self.folder, self._max_bytes)
+                self._enter(self._segment.name, self._segment.add(key, digest, pixels))
         except OSError as error:
             self._is_closed = True
             log.warning("%s: no more pictures are kept there, and the others are decoded each time: %s",
@@ -179,11 +183,11 @@ class _Segment:
         self.index = open(folder / f"{self.name}.idx", "xb", buffering=0)
 
     def add(self, key: bytes, digest: bytes, pixels: np.ndarray) -> bytes:
-        """The record of pixels `[3, H, W]` that are now there."""
+        """The record of pixels `[H, W, 3]` that are now there."""
         self.left -= pixels.nbytes
         if self.left <= 0:
             self.left = self._room()
-        record = _RECORD.pack(key, digest, self.length, *pixels.shape[1:], crc32(pixels), 0)[:-4]
+        record = _RECORD.pack(key, digest, self.length, *pixels.shape[:2], crc32(pixels), 0)[:-4]
         record += struct.pack("<I", crc32(record))
         try:
             _write_all(self.pixels, pixels.reshape(-1))

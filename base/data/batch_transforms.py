@@ -28,6 +28,7 @@ class BatchPreparation:
         # copies are made in this stream, while the GPU still computes earlier steps
         self._side: torch.cuda.Stream | None = None
         self.augments = any(isinstance(transform, BatchAugmentation) for transform in transforms)
+        self._first = _in_place(transforms[0]) if transforms else None  # for floats that were made here
 
     def __call__(self, batch: Any, device: torch.device, channels_last: bool = False,
                  chosen: Chosen | None = None) -> Any:
@@ -39,10 +40,11 @@ class BatchPreparation:
             batch = self._copied(batch, device)
         if device.type != "cpu":  # all that is not copied yet
             batch = to_device(batch, device)
-        batch = on_input(batch, _as_floats)
+        given, batch = batch, on_input(batch, _as_floats)
         draws = self._draws(chosen, device) if chosen and self.augments else None
-        for transform in self.transforms:
+        for number, transform in enumerate(self.transforms):
             if not isinstance(transform, BatchAugmentation):
+                transform = self._first if number == 0 and batch is not given else transform
                 _cache_constants(transform, device)
                 batch = on_input(batch, transform)
             elif draws and self.joint is False and type(transform).__call__ is BatchAugmentation.__call__:
@@ -78,6 +80,13 @@ class BatchPreparation:
 def _as_floats(inputs: Any) -> Any:
     images = isinstance(inputs, torch.Tensor) and inputs.dtype == torch.uint8 and inputs.ndim == 4
     return inputs.float().div_(255) if images else inputs
+
+
+def _in_place(transform: Transform) -> Transform:
+    """The transform; for torchvision's Normalize one that works in place: two thirds of the time."""
+    kind = type(transform)
+    is_known = kind.__name__ == "Normalize" and kind.__module__.startswith("torchvision.transforms.")
+    return kind(transform.mean, transform.std, inplace=True) if is_known else transform
 
 
 def _channels_last(inputs: Any) -> Any:

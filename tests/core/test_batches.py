@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
+from torchvision import transforms as v1
 from torchvision.datasets import CIFAR10, MNIST, SVHN
+from torchvision.transforms import v2
 
 from base import DATASETS, TRANSFORMS, ArrayDataset, BatchAugmentation
 from base.base_data_loader import DataSplits
 from base.data.arrays import as_arrays, move_arrays
+from base.data.batch_transforms import BatchPreparation
 from base.data.views import BatchView
 from conftest import assert_same_run, epochs, score, train
 from utils.errors import ConfigError, Interrupted
@@ -175,11 +178,37 @@ def test_a_sample_that_covers_its_tracks_draws_numbers_of_its_own_too(draw):
     assert len(set(values[1].tolist())) == 8 and torch.equal(values[0], values[1][:4])
 
 
-def test_only_samples_that_draw_are_seeded_one_by_one():
-    for dataset, draws in ((OneByOne(TensorDataset(IMAGES, LABELS)), False), (DrawsLate(random.random, late=1), True)):
+def test_samples_are_seeded_one_by_one_only_for_the_generators_that_they_draw_from():
+    for dataset, draws in ((OneByOne(TensorDataset(IMAGES, LABELS)), 0), (DrawsLate(lambda: torch.rand(1).item(), late=1), 1),
+                           (DrawsLate(random.random, late=1), 2)):
         data = splits(dataset, validation_split=0)
         read(data)
-        assert data._loaders["train", True].dataset.draws is draws
+        assert data._loaders["train", True].dataset.draws == draws
+
+
+def test_a_sample_that_draws_from_torch_and_late_from_numpy_draws_the_same_in_any_batch():
+    class Both(DrawsLate):
+        def __getitem__(self, index):
+            return torch.rand(1) + (np.random.random() if index > 16 else 0), index
+
+    def drawn(**options) -> dict[int, float]:
+        batches = read(splits(Both(None), validation_split=0, **options), epoch=1)
+        return {number: value for batch in batches for value, number in zip(*map(torch.Tensor.tolist, batch.data), strict=True)}
+
+    expected = drawn(batch_size=1)
+    assert drawn(batch_size=4) == drawn(batch_size=20) == drawn(batch_size=4, num_workers=2) == expected
+
+
+@pytest.mark.parametrize("module", [v1, v2])
+def test_normalize_changes_only_floats_that_the_program_made(module):
+    normalize = module.Normalize([0.4] * 3, [0.3] * 3)
+    prepare = BatchPreparation([normalize], seed=0)
+    images = torch.arange(4 * 3 * 5 * 5).reshape(4, 3, 5, 5)
+    for given in (images.to(torch.uint8), images / 300):
+        before = given.clone()
+        floats = before / 255 if given.dtype == torch.uint8 else before
+        assert torch.equal(prepare((given, 0), CPU)[0], normalize(floats))
+        assert torch.equal(given, before)
 
 
 def test_mapped_arrays_travel_to_other_processes_as_names(tmp_path):

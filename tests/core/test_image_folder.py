@@ -153,8 +153,9 @@ def test_torchcodec_is_used_only_where_it_gives_the_pixels_of_pillow(monkeypatch
     lambda kind: [kind.RandomResizedCrop(24)], lambda kind: [kind.Resize(24), kind.CenterCrop(20)],
     lambda kind: [kind.Resize((20, 50))], lambda kind: [kind.Resize(70, max_size=100)],
     lambda kind: [kind.CenterCrop((20, 80))], lambda kind: [kind.RandomCrop(30)],
-    lambda kind: [kind.RandomResizedCrop((9, 30)), kind.RandomHorizontalFlip(), kind.RandomVerticalFlip()]],
-    ids=["random resized", "resize and center", "size", "larger", "beyond the rim", "random", "flips"])
+    lambda kind: [kind.RandomResizedCrop((9, 30)), kind.RandomHorizontalFlip(), kind.RandomVerticalFlip()],
+    lambda kind: [kind.RandomResizedCrop((110, 100)), kind.RandomHorizontalFlip(0.7)]],
+    ids=["random resized", "resize, center", "size", "larger", "beyond the rim", "random", "flips", "large"])
 def test_the_first_crop_is_that_of_torchvision_within_two_levels(tmp_path, module, make):
     picture(123, 77).save(file(tmp_path, "1.jpg"), quality=95)
     transforms = make(module)
@@ -170,6 +171,19 @@ def test_the_first_crop_is_that_of_torchvision_within_two_levels(tmp_path, modul
         assert torch.equal(after, torch.rand(1)) and ours.shape == theirs.shape and ours.dtype == torch.uint8
         difference = (ours.int() - theirs.int()).abs().float()
         assert difference.max() <= 2 and difference.mean() < 0.2
+
+
+def test_boxes_are_those_that_torchvision_draws_from_the_same_numbers():
+    shapes = ((160, 160), (375, 500), (1, 700), (700, 1), (40, 90))  # in two of them no box fits
+    for seed in range(2000):
+        crop = v1.RandomResizedCrop(9, [(0.08, 1), (1, 1)][seed % 2], [(3 / 4, 4 / 3), (2, 3)][seed % 3 % 2])
+        log_ratio = torch.log(torch.tensor(crop.ratio)).tolist()
+        height, width = shapes[seed % 5]
+        seed_cpu(seed)
+        ours = image_reader._random_box(height, width, crop.scale, crop.ratio, log_ratio), torch.rand(1)
+        seed_cpu(seed)
+        theirs = crop.get_params(torch.empty(3, height, width), crop.scale, crop.ratio), torch.rand(1)
+        assert ours == theirs, seed
 
 
 def sequence(transforms: list, path) -> tuple:
@@ -224,10 +238,12 @@ def folder_of(root, count: int = 12):
     return root
 
 
-def loaded(root, workers: int = 0, start: int = 0, transforms=None, **options) -> list[torch.Tensor]:
+def loaded(root, workers: int = 0, start: int = 0, transforms=None, threads: int = 0,
+           **options) -> list[torch.Tensor]:
     train = [v2.RandomResizedCrop(16), v2.RandomHorizontalFlip()] if transforms is None else transforms
     data = DataSplits(lambda split: ImageFolder(split, str(root), **options), {"train": train}, 5,
-                      batch_size=4, validation_split=0, num_workers=workers)
+                      batch_size=4, validation_split=0, num_workers=workers, decode_threads=threads,
+                      on_bad_sample="skip")
     batches = [batch.data[0] for batch in data.batches("train", epoch=1, start=start)]
     data.close()
     return batches
@@ -238,6 +254,28 @@ def test_an_epoch_of_crops_is_the_same_with_workers_from_its_middle_and_with_any
     assert torch.equal(torch.cat(loaded(tmp_path, workers=2)), whole)
     assert torch.equal(torch.cat(loaded(tmp_path, start=1)), whole[4:])
     assert torch.equal(torch.cat(loaded(tmp_path, decoder="pil")), whole)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_threads_change_nothing(tmp_path, monkeypatch, cached):
+    monkeypatch.setenv("SEEDBED_CACHE", str(tmp_path / "cache"))
+    options = {"cache": {}} if cached else {}
+    folder_of(tmp_path, 21)
+    file(tmp_path, "07.jpg").write_bytes(b"")
+    whole = torch.cat(loaded(tmp_path))
+    assert len(whole) == 20
+    for threads in (1, 2, 4):
+        assert torch.equal(torch.cat(loaded(tmp_path, threads=threads, **options)), whole)
+    assert torch.equal(torch.cat(loaded(tmp_path, threads=2, workers=2, **options)), whole)
+    later = torch.cat(loaded(tmp_path, threads=2, start=2, **options))
+    assert torch.equal(later, torch.cat(loaded(tmp_path, start=2)))
+
+
+def test_threads_that_can_read_nothing_are_named(tmp_path, caplog):
+    folder_of(tmp_path, 4)
+    batches = loaded(tmp_path, threads=2, transforms=[v2.RandomCrop(16)])
+    assert "data_loader.decode_threads: no effect on train" in caplog.text
+    assert torch.equal(batches[0], loaded(tmp_path, transforms=[v2.RandomCrop(16)])[0])
 
 
 def test_size_makes_larger_images_smaller_and_leaves_others(tmp_path):

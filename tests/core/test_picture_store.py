@@ -57,7 +57,7 @@ def test_an_epoch_is_the_same_with_and_without_the_cache(tmp_path, transforms):
 def test_a_picture_is_decoded_once_and_found_by_new_processes_and_under_other_names(tmp_path):
     picture().save(path := file(tmp_path, "1.jpg"))
     expected = whole(path)
-    assert torch.equal(kept(path), expected) and whole(path).is_contiguous()
+    assert torch.equal(kept(path), expected) and whole(path).stride() == expected.stride()
     other = pickle.loads(pickle.dumps(ImageReader(cache={}))).store
     assert torch.equal(other.picture(path, must_not_decode), expected)
     path.rename(path.with_name("2.jpg"))

@@ -3,9 +3,9 @@
 DATA_LOADER = {
     "batch_size": 32, "eval_batch_size": None, "validation_split": None, "batches_per_epoch": None,
     "eval_batches": None, "limit": None, "shuffle": True, "drop_last": False, "num_workers": 0,
-    "pin_memory": None, "timeout": 0, "prefetch_factor": None, "persistent_workers": None,
-    "multiprocessing_context": None, "stream_resume": "state", "sampler": None, "folds": None, "fold": 0,
-    "stratify": False, "group_by": None, "on_bad_sample": "error"}
+    "decode_threads": 0, "pin_memory": None, "timeout": 0, "prefetch_factor": None,
+    "persistent_workers": None, "multiprocessing_context": None, "stream_resume": "state", "sampler": None,
+    "folds": None, "fold": 0, "stratify": False, "group_by": None, "on_bad_sample": "error"}
 TRAINER = {
     "epochs": 10, "monitor": "min val/loss", "early_stop": None, "min_delta": 0.0, "eval_every": 1,
     "checkpoint_every": None, "save_every": None, "keep_last": None, "async_save": True,
