@@ -34,6 +34,7 @@ from utils.signals import ignore_in_worker
 __getattr__ = former_names_of(__name__)
 
 log = logging.getLogger(__name__)
+NumHelpers = Annotated[int, at_least(0), below(1000)]  # processes or threads
 # arguments of DataSplits that the program passes
 PROVIDED = ("build_dataset", "transforms", "seed", "evaluation_sets")
 
@@ -102,8 +103,7 @@ class DataSplits:
                  group_by: str | None = None, batches_per_epoch: PositiveInt | None = None,
                  eval_batches: PositiveInt | None = None, limit: PositiveInt | None = None,
                  shuffle: bool = True, drop_last: bool = False, sampler: Callable | None = None,
-                 num_workers: Annotated[int, at_least(0), below(1000)] = 0,
-                 decode_threads: Annotated[int, at_least(0), below(1000)] = 0, pin_memory: bool | None = None,
+                 num_workers: NumHelpers = 0, decode_threads: NumHelpers = 0, pin_memory: bool | None = None,
                  timeout: Annotated[float, at_least(0)] = 0, prefetch_factor: PositiveInt | None = None,
                  persistent_workers: bool | None = None, on_bad_sample: Literal["error", "skip"] = "error",
                  multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
@@ -116,14 +116,13 @@ class DataSplits:
         self.seed, self.validation_split, self.batches_per_epoch = seed, validation_split, batches_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.eval_batches, self.limit, self.sampler, self._kept_plans = eval_batches, limit, sampler, None
-        self.shuffle, self.drop_last, self.replays = shuffle, drop_last, stream_resume == "replay"
-        self.decode_threads = decode_threads
+        self.shuffle, self.drop_last, self.decode_threads = shuffle, drop_last, decode_threads
+        self.replays, self.rank_slice = stream_resume == "replay", RankSlice(dist.rank(), dist.world_size())
         self.folds = Folds(folds, fold, stratify, group_by) if folds else None
         self.loader_options = {"num_workers": num_workers, "pin_memory": bool(pin_memory)} | _of_workers(
             num_workers, timeout=timeout, prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers, multiprocessing_context=multiprocessing_context)
         self._build_dataset, self.evaluation_sets = build_dataset, evaluation_sets or {}
-        self.rank_slice = RankSlice(dist.rank(), dist.world_size())
         self.skipped_samples = SkippedSamples() if on_bad_sample == "skip" else None
         self.place, self.fingerprint = StreamPlace(), DataFingerprint(self)  # the place in a train stream
         self._num_dropped, self._stand_ins = 0, {}  # left out by a collate_fn; for batches without samples

@@ -66,7 +66,7 @@ def load_initial_weights(model: nn.Module, path: Path | str, into: str = "",
 
 
 class _Match(NamedTuple):
-    """A model's tensors, those of a file without the skipped ones, and those that fit.
+    """The tensors of a model, of a file without the skipped ones, and of both that fit.
 
     `skipped`: the skipped names.
     """

@@ -136,7 +136,7 @@ def parallel(dots: Sequence[Dot], parameters: Sequence[Parameter], names: Mappin
 
 
 def _crossings(dot: Dot, axes: Sequence[Axis], parameters: Sequence[Parameter]) -> list[int | None]:
-    """Where a trial's line crosses the axes of the parameters; None at those that it does not use."""
+    """Where a trial's line crosses the axes of the parameters; None where it does not use one."""
     return [axis.place(dot.params[one.key]) if one.key in dot.params else None
             for axis, one in zip(axes, parameters)]
 
