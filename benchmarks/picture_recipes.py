@@ -16,8 +16,8 @@
     resize       Resize to a square, also in evaluation
 
     NAME_before  the same config, run by the checkout
-    NAME_exif    the same pictures with a camera's EXIF block, upright
-    NAME_turned  the same with an orientation: the picture is turned when it is read
+    crop_exif    crop on the same pictures with a camera's EXIF block, upright
+    crop_turned  the same with an orientation: the picture is turned when it is read
 
 The network is that of pictures.py, which also makes the pictures. The time of an epoch goes from the end of
 one evaluation to the end of the next. While other programs run, compare the processor's time, with
@@ -102,14 +102,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 NAMES = recipes(0)
 CONTESTANTS = {name + suffix: partial(program, name=name, before=bool(suffix))
                for name in NAMES for suffix in ("", "_before")}
-EXIF = {f"{name}{suffix}": partial(program, name=name, orientation=orientation)
-        for name in ("crop", "v2") for suffix, orientation in (("_exif", 1), ("_turned", ROTATED_90))}
+EXIF = {f"crop_{name}": partial(program, name="crop", orientation=orientation)
+        for name, orientation in (("exif", 1), ("turned", ROTATED_90))}
 COMPARISON = pictures.Pictures(
     "picture_recipes", __doc__, CONTESTANTS | EXIF,
     {"epoch_s": "later epochs [s]", "processor_s": "their processor's time [s]"}, rounds=5, options=options,
     ratios=[(field, *pair) for field in ("epoch_s", "processor_s")
             for pair in (*((name, f"{name}_before") for name in NAMES),
-                         *((name, name.partition("_")[0]) for name in EXIF))])
+                         *((name, "crop") for name in EXIF))])
 
 if __name__ == "__main__":
     COMPARISON.main()

@@ -23,8 +23,8 @@ class ImageFolder(Dataset):
     Images are RGB with 8 bit, upright as their EXIF orientation says; 16-bit ones are scaled, alpha is left
     out, and of animated ones the first frame is taken. Without transforms they are uint8 `[3, H, W]`. If the
     first transform is torchvision's Resize, CenterCrop, RandomCrop or RandomResizedCrop (bilinear, without
-    padding), it works on uint8 tensors while the image is read: the same box, at most 2 levels of 255 away
-    from what it makes of a PIL image. The log says which transforms then take PIL images.
+    padding), also behind ToImage, it works on uint8 tensors while the image is read: the same box, at most 2
+    levels of 255 away from what it makes of a PIL image. The log says which transforms then take PIL images.
 
     Args:
         root: the folder that contains the folders of the splits.

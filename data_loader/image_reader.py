@@ -63,9 +63,10 @@ class ImageReader:
 
         These get a PIL image if none of the first makes tensors, as they do with a reader that does none.
         """
+        given, transforms = transforms, _with_crops_first(transforms)
         kinds = [_kind(transform) for transform in transforms]
         if self.decoder == "torchvision" or kinds and kinds[0] not in _CROPS:
-            return self, transforms
+            return self, given
         count = next((number for number, kind in enumerate(kinds) if kind not in _QUICK), len(kinds))
         reader = copy.copy(self)
         reader.steps = list(map(_step, kinds[:count], transforms))
@@ -177,6 +178,15 @@ def _kind(transform: Any) -> str:
     pads = given.get("padding") is not None or given.get("pad_if_needed")  # slower with tensors
     ours = kind.__module__.startswith(_MODULES) and bilinear and given.get("antialias", True) and not pads
     return kind.__name__ if ours else ""
+
+
+def _with_crops_first(transforms: list) -> list:
+    """The transforms with a leading ToImage behind the crops and flips, which do the same before it."""
+    kinds = [_kind(transform) for transform in transforms]
+    if kinds[:1] != ["ToImage"]:
+        return transforms
+    end = next((number for number, kind in enumerate(kinds) if number and kind not in _QUICK), len(kinds))
+    return [*transforms[1:end], transforms[0], *transforms[end:]]
 
 
 def _step(kind: str, transform: Callable) -> Callable:

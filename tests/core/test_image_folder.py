@@ -220,6 +220,18 @@ def test_what_follows_a_crop_gets_what_it_knows(tmp_path, kind):
     assert ImageReader("torchvision").with_transforms([kind.CenterCrop(2)])[1]  # as 1.0.0
 
 
+def test_a_crop_after_to_image_is_done_while_reading_too(tmp_path):
+    picture(123, 77).save(path := file(tmp_path, "1.jpg"))
+    floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.2] * 3)]
+    for transforms, num_left in (([v2.RandomResizedCrop(24), v2.RandomHorizontalFlip(), *floats], 2),
+                                 ([v2.RandomCrop(24), v2.ColorJitter(0.4)], 1), ([v2.Resize(24)], 0),
+                                 ([v2.ColorJitter(0.4)], 2), ([], 1)):
+        sample, expected, rest = sequence([v2.ToImage(), *transforms], path)
+        assert len(rest) == num_left and (num_left == len(transforms) + 1 or type(sample) is type(expected))
+        assert torch.equal(torch.as_tensor(sample), expected), transforms
+    assert len(ImageReader("torchvision").with_transforms([v2.ToImage(), v2.CenterCrop(2)])[1]) == 2
+
+
 def test_to_tensor_at_the_end_is_left_to_the_batch(tmp_path):
     picture().save(file(tmp_path, "1.png"))
     for end in ([v2.ToTensor()], []):
