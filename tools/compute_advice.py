@@ -33,6 +33,12 @@ class Computing(Protocol):
     unwrapped_model: nn.Module
 
 
+class Stepping(Protocol):
+    """What is needed of a trainer to time its steps."""
+
+    def optimizer_step(self, batches: list) -> bool: ...
+
+
 def describe_advice(trainer: Computing, config: Mapping, step_s: float | None) -> list[str]:
     """What would make a run with steps of `step_s` seconds faster, one per line."""
     num_batches = step_s and trainer.data.num_batches("train")
@@ -95,7 +101,7 @@ def _copy(trainer: Computing, config: Mapping, option: dict) -> BaseTrainer:
     return copy
 
 
-def _short_window(trainer: Computing, copy: BaseTrainer) -> list:
+def _short_window(trainer: Computing, copy: Stepping) -> list:
     """Batches of a step that takes no longer than SLOW_S: the first one, or a part of it, repeated."""
     batch = trainer.data.first_batch("train")
     _step_s(copy, [batch])  # the first step is slower
@@ -105,7 +111,7 @@ def _short_window(trainer: Computing, copy: BaseTrainer) -> list:
     return [batch] * trainer.accumulate
 
 
-def _step_times(plain: BaseTrainer, other: BaseTrainer, window: list) -> tuple[float, float]:
+def _step_times(plain: Stepping, other: Stepping, window: list) -> tuple[float, float]:
     """The median seconds of a step of two trainers, which take turns."""
     started, pairs = time.perf_counter(), []
     for _ in range(NUM_PAIRS):
@@ -117,7 +123,7 @@ def _step_times(plain: BaseTrainer, other: BaseTrainer, window: list) -> tuple[f
     return median(before), median(after)
 
 
-def _step_s(trainer: BaseTrainer, window: list) -> float:
+def _step_s(trainer: Stepping, window: list) -> float:
     started = time.perf_counter()
     trainer.optimizer_step(window)
     return time.perf_counter() - started
