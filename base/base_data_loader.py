@@ -251,7 +251,7 @@ class DataSplits:
             continues = key == ("train", True) and is_stateful(stream.dataset)
             stream.enter(epoch, start, self.place if continues else StreamPlace())
             report_resume(stream)
-            loaded = self._iterators[key] = iter(loader)
+            loaded = self.iterate(loader, key)
             batches = track_place(loaded, stream.place)
             if not limit and key not in self._reported:
                 self._reported.add(key)
@@ -261,10 +261,15 @@ class DataSplits:
             if plans := self._plans(split, training):
                 plans.require_same_everywhere(epoch)
             loader.batch_sampler.enter(epoch, start)
-            loaded = self._iterators[key] = iter(loader)
+            loaded = self.iterate(loader, key)
             batches = loader.batch_sampler.batches(loaded)
         batches = map(partial(self._counted, split, training), batches)
         return itertools.islice(batches, limit - start) if limit else batches
+
+    def iterate(self, loader: DataLoader | BatchLoader, key: Any) -> Iterator[Any]:
+        """Iterates over a loader whose workers `close` ends; one at a time for each `key`."""
+        self._iterators[key] = iter(loader)
+        return self._iterators[key]
 
     def num_in_step(self, batches: Sequence[Batch]) -> int:
         """How many samples count in a step's batches, over all processes. Every process has to call it."""

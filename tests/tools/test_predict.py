@@ -1,6 +1,7 @@
 """Predictions for splits and files: those of the scores, written whole or not at all."""
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from base import DATASETS, LOSSES, MODELS, TRAINERS, TRANSFORMS, ArrayDataset, f
 from base import load as load_predictor
 from conftest import PROJECT, needs, program, score, train
 from data_loader.digits import Digits
+from tools.prediction.batches import file_predictions
 from tools.prediction.files import prediction_file
 from trainer.trainer import Trainer
 from utils.errors import ConfigError
@@ -165,6 +167,14 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(run, pictures, tmp_pat
     [line] = map(json.loads, (tmp_path / "in" / "o.jsonl").read_text().splitlines())
     assert line["id"].endswith("3.png") and len(line["top"]) == 3 and line["top"][0][0] == line["class"]
     assert line["top"][0][1] >= line["top"][1][1] >= line["top"][2][1]
+
+
+def test_no_worker_is_left_that_the_program_would_wait_for_after_an_error(run, pictures):
+    predictor = load_predictor(run, ["data_loader.num_workers=2", "data_loader.eval_batch_size=2"])
+    predictions = file_predictions(predictor, sorted(pictures.glob("?.png")))
+    assert next(predictions).ids and len(multiprocessing.active_children()) == 2
+    predictor.trainer.data.close()  # as at the end of the program
+    assert not multiprocessing.active_children()
 
 
 def test_folders_of_images_give_names_of_classes_also_for_odd_files(tmp_path):

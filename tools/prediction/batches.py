@@ -75,8 +75,8 @@ def file_predictions(predictor: BatchPredictor, files: list[Path],
     own = [[*batch[data.rank_slice.of(len(batch))]] for batch in batches]
     loader = DataLoader(inputs, batch_sampler=own, collate_fn=list, **data.loader_options)
     bar = ProgressBar("predict", len(batches), shown=bars)
-    with closing(bar):
-        for samples in loader:
+    with closing(bar), closing(data):
+        for samples in data.iterate(loader, "files"):
             batch = inputs.collate(samples)
             values = {} if batch.data is None else predictor.predict(Batch(batch.data, len(batch.ids), 0))
             parts = dist.all_gather_object((batch.ids, _as_arrays(values, len(batch.ids)), batch.errors))
