@@ -82,7 +82,8 @@ def describe_end(trainer: Described, elapsed_s: float) -> str:
     scored = "val" if trainer.data.sets("val") else "train"
     option = f" --split {scored}" if trainer.data.evaluation_sets.get("test") == [] else ""
     dropped = [f"  dropped {num_dropped:,} samples that collate_fn left out"] if num_dropped else []
-    dropped += [f"  skipped {trainer.data.skipped_samples}"] if trainer.data.skipped_samples else []
+    skipped = trainer.data.skipped_samples
+    dropped += [f"  skipped {skipped}"] if skipped and skipped.num_skipped else []
     has_best = trainer.monitor and trainer.monitor.best_epoch
     best = [f"  best    {trainer.monitor}: {run / CHECKPOINTS / 'best.pt'}"] if has_best else []
     return "\n".join([

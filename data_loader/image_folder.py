@@ -1,5 +1,6 @@
 """Images sorted into a folder per split and class."""
 import copy
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from data_loader.image_reader import ImageReader
 from data_loader.picture_store import parse_cache
 from utils.config.annotations import PositiveInt
 
+log = logging.getLogger(__name__)
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -37,6 +39,7 @@ class ImageFolder(Dataset):
 
     The classes are those of train, in alphabetical order. Another split may lack some of them. Raises
     ValueError if a split has no folder, or has a class that train does not have, or a class without images.
+    Names that begin with a dot are left out.
     """
 
     read_input = ImageReader
@@ -48,20 +51,28 @@ class ImageFolder(Dataset):
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}. Images lie in a folder for each split and class: "
                              f"{folder}/CLASS/1.jpg")
-        self.classes = _folders_in(Path(root) / "train")
+        hidden = decoder == "torchvision"  # version 1.0.0 read .ipynb_checkpoints and the like, too
+        self.classes, classes = (_folders_in(Path(root) / name, hidden) for name in ("train", split))
+        if not self.classes:
+            raise ValueError(f"{Path(root) / 'train'} holds no folders. Images lie in a folder for each "
+                             f"class: {folder}/CLASS/1.jpg")
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
-        self.samples = self.imgs = self._samples(folder)
+        if lacking := [name for name in self.classes if name not in classes]:
+            log.warning("%s has no images of %s", folder, ", ".join(lacking))
+        self.samples = self.imgs = self._samples(folder, classes, hidden)
         self.targets = [label for _, label in self.samples]
         self.read = ImageReader(decoder, size, cache)
 
-    def _samples(self, folder: Path) -> list[tuple[str, int]]:
+    def _samples(self, folder: Path, classes: list[str], hidden: bool) -> list[tuple[str, int]]:
         samples = []
-        for name in _folders_in(folder):
+        for name in classes:
             if name not in self.class_to_idx:
                 raise ValueError(f"{folder} has the class {name}; train has {', '.join(self.classes)}")
             paths = [os.path.join(where, file)
                      for where, _, files in sorted(os.walk(folder / name, followlinks=True))
                      for file in sorted(files) if file.lower().endswith(ENDINGS)]
+            root = len(str(folder))
+            paths = [path for path in paths if hidden or f"{os.sep}." not in path[root:]]
             if not paths:
                 raise ValueError(f"{folder / name} holds no images ({', '.join(ENDINGS)})")
             samples += [(path, self.class_to_idx[name]) for path in paths]
@@ -91,5 +102,7 @@ class ImageFolder(Dataset):
         return dataset, rest
 
 
-def _folders_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*") if path.is_dir())  # Python 3.10: "*/" also has files
+def _folders_in(folder: Path, hidden: bool) -> list[str]:
+    """The names of its folders; only with `hidden` also such as .ipynb_checkpoints."""
+    return sorted(path.name for path in folder.glob("*")  # Python 3.10: "*/" also has files
+                  if path.is_dir() and (hidden or not path.name.startswith(".")))

@@ -131,13 +131,23 @@ def require_loaded(batch: Batch, split: str, training: bool, skips: bool) -> Bat
             raise lacking[0]
         if data is None:
             also = f"; nor can {', '.join(str(sample.index) for sample in bad[1:])}" if bad[1:] else ""
-            skip = ", or leave it out of training: data_loader.on_bad_sample=skip" if training else ""
-            advice = "" if bad[0].index is None else f"\nRepair it, or take it out of the dataset{skip}"
+            advice = _advice(bad, len(bad) == batch.num_samples, training)
             raise LoadError.at("dataset", f"{split} {bad[0].text}{also}{advice}.") from bad[0].error
         chosen = batch.chosen and batch.chosen.part(places or slice(1))
         batch = replace(batch, data=data, chosen=chosen, num_samples=min(len(places), batch.num_samples),
                         left_out=bad if batch.num_samples else [])
     return replace(batch, num_total=batch.num_samples) if skips else batch
+
+
+def _advice(bad: list[BadSample], is_all: bool, training: bool) -> str:
+    if bad[0].index is None:
+        return ""
+    if is_all and len(bad) > 1:
+        return ("\nNone of the batch can be used, so it is hardly the files: look at transforms and the "
+                "dataset. Transforms that need tensors, such as Normalize, follow ToImage and ToDtype, or "
+                "stand in transforms.batch")
+    skip = ", or leave it out of training: data_loader.on_bad_sample=skip" if training else ""
+    return f"\nReplace it by one that can be read (before a new run it may also be taken out){skip}"
 
 
 class SkippedSamples:

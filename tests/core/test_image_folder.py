@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,12 @@ def picture(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
     return Image.fromarray((slope + noise).clip(0, 255).astype(np.uint8))
 
 
+def images_at(root, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(root / name)
+
+
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
     opened = io.BytesIO()
     image.save(opened, kind, **options)
@@ -61,6 +68,23 @@ def test_a_file_beside_the_folders_of_the_classes_is_no_class(tmp_path):
     picture().save(file(tmp_path, "1.png"))
     (tmp_path / "train" / "notes.txt").write_text("")
     assert ImageFolder("train", str(tmp_path)).classes == ["cat"]
+
+
+def test_what_begins_with_a_dot_is_neither_a_class_nor_an_image(tmp_path):
+    images_at(tmp_path, "train/a/1.png", "train/.ipynb_checkpoints/1.png", "train/a/.ipynb_checkpoints/1.png",
+              "train/a/._1.png")
+    data = ImageFolder("train", str(tmp_path))
+    assert data.classes == ["a"] and [Path(path).name for path, _ in data.samples] == ["1.png"]
+    assert len(ImageFolder("train", str(tmp_path), decoder="torchvision")) == 4  # as in version 1.0.0
+
+
+def test_missing_folders_of_classes_are_told(tmp_path, caplog):
+    images_at(tmp_path, "flat/train/1.png")
+    with pytest.raises(ValueError, match="flat/train holds no folders. Images lie in a folder"):
+        ImageFolder("train", str(tmp_path / "flat"))
+    images_at(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png")
+    ImageFolder("val", str(tmp_path))
+    assert "val has no images of b" in caplog.text
 
 
 def test_images_are_turned_as_their_exif_says(tmp_path):

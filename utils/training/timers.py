@@ -2,7 +2,7 @@
 import time
 
 ORDER = ("data wait", "compute", "evaluation", "logging", "saving", "other")
-ADVICE = {"data wait": "raise data_loader.num_workers or use the batched path (ArrayDataset)",
+ADVICE = {"data wait": "raise data_loader.num_workers if there are more cores; docs/speed.md has other ways",
           "logging": "raise trainer.args.log_every",
           "saving": "save less often: trainer.args.checkpoint_every"}
 ADVISE_ABOVE = 0.2  # fraction of the time from which on advice is given
