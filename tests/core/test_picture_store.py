@@ -96,13 +96,17 @@ def test_two_data_sets_unpacked_alike_do_not_meet(tmp_path):
     os.chdir(PROJECT)
 
 
+def changed(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1:]
+
+
 def test_damaged_and_half_written_files_of_the_cache_are_passed_over(tmp_path, cache):
     paths = [file(folder_of(tmp_path, 4), f"{number:02}.jpg") for number in range(4)]
     expected = [*map(ImageReader(cache={}).with_transforms([])[0], paths)]
     pixels, index = next(cache.glob("*.dat")), next(cache.glob("*.idx"))
     data, records = bytearray(pixels.read_bytes()), bytearray(index.read_bytes())
-    for file_, content in ((pixels, data[:-1]), (pixels, b""), (pixels, data[:100] + b"!" + data[101:]),
-                           (index, records[:-1]), (index, records[:20] + b"!!" + records[22:]), (index, b""),
+    for file_, content in ((pixels, data[:-1]), (pixels, b""), (pixels, changed(data, 100)),
+                           (index, records[:-1]), (index, changed(records, 20)), (index, b""),
                            (index, records + b"half a record"), (index, records + bytes(112))):
         before = file_.read_bytes()
         file_.write_bytes(content)
