@@ -4,6 +4,7 @@ Each process that adds pictures has a segment of its own: NAME.dat has pixels, o
 and NAME.idx a record for each. A record is written after its pixels. So nothing has to be locked, and a
 process that is killed leaves at most pixels without a record, or a part of a record.
 """
+import errno
 import logging
 import mmap
 import os
@@ -58,6 +59,12 @@ class PictureStore:
 
         self._state = blake2b(repr((2, variant, pillow)).encode()).digest(), max_gb * _GB, cache_folder()
         self.__setstate__(self._state)
+        try:  # loader workers would not be heard
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            self._close(error)
 
     def __getstate__(self) -> tuple:
         return self._state
@@ -166,9 +173,12 @@ class PictureStore:
                     self._segment = _Segment(self.folder, self._max_bytes)
                 self._enter(self._segment.name, self._segment.add(key, digest, pixels))
         except OSError as error:
-            self._is_closed = True
-            log.warning("%s: no more pictures are kept there, and the others are decoded each time: %s",
-                        self.folder, error.strerror or error)
+            self._close(error)
+
+    def _close(self, error: OSError) -> None:
+        self._is_closed = True
+        log.warning("%s: no more pictures are kept there, and the others are decoded each time: %s",
+                    self.folder, error.strerror or error)
 
 
 class _Segment:

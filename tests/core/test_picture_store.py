@@ -13,6 +13,7 @@ from test_image_folder import file, folder_of, loaded, picture
 from torchvision.transforms import v2
 
 from data_loader import picture_store
+from data_loader.image_folder import ImageFolder
 from data_loader.image_reader import ImageReader
 from data_loader.picture_store import PictureStore, cache_folder, parse_cache
 from utils.cli import train_arguments
@@ -115,6 +116,14 @@ def test_damaged_and_half_written_files_of_the_cache_are_passed_over(tmp_path, c
     for name in cache.iterdir():
         name.unlink()
     assert all(map(torch.equal, [whole(path) for path in paths], expected))
+
+
+def test_a_folder_that_cannot_be_used_is_told_before_loader_workers_start(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SEEDBED_CACHE", str(tmp_path / "file"))
+    folder = ImageFolder("train", str(folder_of(tmp_path)), cache={})
+    assert f"{tmp_path / 'file' / 'pictures'}: no more pictures are kept there" in caplog.text
+    assert folder[0][0].size  # without it
 
 
 @pytest.mark.parametrize("name", ["_write_all", "mkdir"])
