@@ -127,7 +127,7 @@ def _refuse_changes_without_effect(checkpoint: Checkpoint, config: dict) -> None
                    f"{checkpoint.file}")
         else:
             log.log(logging.DEBUG if waits else logging.INFO, "%s is now %s; the checkpoint was made with %s",
-                    key, format_value(new), format_value(old))
+                    key, format_value(new), format_value(value_at(checkpoint.config, key, old)))
             continue
         faults.append(Fault(tuple(key.split(".")), why))
     if faults:
