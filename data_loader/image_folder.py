@@ -64,15 +64,14 @@ class ImageFolder(Dataset):
         self.read = ImageReader(decoder, size, cache)
 
     def _samples(self, folder: Path, classes: list[str], hidden: bool) -> list[tuple[str, int]]:
-        samples = []
+        samples, above = [], len(str(folder))  # a dot in the path to it does not count
         for name in classes:
             if name not in self.class_to_idx:
                 raise ValueError(f"{folder} has the class {name}; train has {', '.join(self.classes)}")
             paths = [os.path.join(where, file)
                      for where, _, files in sorted(os.walk(folder / name, followlinks=True))
                      for file in sorted(files) if file.lower().endswith(ENDINGS)]
-            root = len(str(folder))
-            paths = [path for path in paths if hidden or f"{os.sep}." not in path[root:]]
+            paths = [path for path in paths if hidden or f"{os.sep}." not in path[above:]]
             if not paths:
                 raise ValueError(f"{folder / name} holds no images ({', '.join(ENDINGS)})")
             samples += [(path, self.class_to_idx[name]) for path in paths]

@@ -1,4 +1,4 @@
-"""Decoded pictures in files that runs and processes share. Nothing depends on it: it can be deleted.
+"""Decoded pictures in files that runs and processes share. It can be deleted with the option `cache`.
 
 Each process that adds pictures has a segment of its own: NAME.dat has pixels, one picture after the other,
 and NAME.idx a record for each. A record is written after its pixels. So nothing has to be locked, and a
